@@ -1,0 +1,79 @@
+"""The command line: `ggufkit VERB`, one module a verb.
+
+`main` is the console script. A verb's module is imported when the verb is called, so that `ggufkit inspect`
+starts without NumPy. Errors leave here as one line on stderr: exit 1 for a `GgufkitError` or a failed check,
+2 for wrong usage, 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from ggufkit import __version__
+from ggufkit.errors import GgufkitError, UsageError
+
+__all__ = ["main"]
+
+# verb → the one line that `ggufkit --help` shows. Its module is `ggufkit.cli.<verb>` and defines
+# `command`, a `click.Command`; "-" in a verb is "_" in the module's name.
+VERBS: dict[str, str] = {}
+
+
+class _Verbs(click.Group):
+    """A group that imports the module of a verb only when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            return None
+        return importlib.import_module(f"ggufkit.cli.{name.replace('-', '_')}").command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], VERBS, n=2)
+            hint = f" Did you mean {' or '.join(near)}?" if near else f" Verbs: {', '.join(VERBS)}."
+            ctx.fail(f"No such command {args[0]!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ggufkit")
+def cli() -> None:
+    """Convert, inspect, patch and run GGUF models."""
+
+
+def main(args: list[str] | None = None) -> Any:
+    """Run the command line with `args` (default: `sys.argv[1:]`) and exit."""
+    try:
+        cli.main(args=args, prog_name="ggufkit", standalone_mode=False)
+    except click.ClickException as e:
+        e.show()
+        sys.exit(e.exit_code)
+    except UsageError as e:
+        click.echo(f"ggufkit: {e}", err=True)
+        sys.exit(2)
+    except GgufkitError as e:
+        click.echo(f"ggufkit: {e}", err=True)
+        sys.exit(1)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("ggufkit: interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`); nothing is left to tell it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
