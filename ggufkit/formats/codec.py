@@ -1,0 +1,284 @@
+"""Rows ↔ blocks: the only door to the encoders and decoders.
+
+    blocks = encode(rows, "Q4_K")              # (…, rows, cols) float32 → (…, rows, row_bytes) uint8
+    rows = decode(blocks, "Q4_K")              # and back
+
+The bytes are llama.cpp's (`ggml_quantize_chunk`) for any number of threads and on any CPU. Kernels are found by
+name in the family's file: `q4_k_encode(x, out)`, `q4_k_encode_weighted(x, importance, out)`, `q4_k_decode(blocks,
+out)` with
+
+    x           (rows, cols) float32           blocks  (n, type_size) uint8
+    importance  (cols,) float32                out     (rows, row_bytes) uint8, or (n, block_size) float32
+
+all C-contiguous and aligned, inputs read-only (so that each kernel is compiled for one signature). Kernels see
+finite weights only. A format without `…_encode_weighted` does not use importance.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ggufkit.errors import CodecError
+from ggufkit.formats.table import Format, format_by_name
+from ggufkit.kernels.threads import for_ranges
+
+__all__ = ["decode", "encode", "validate"]
+
+# Weights a kernel call: float32 rows of one call stay in a core's L2 cache between the check and the encoder.
+_CHUNK = 1 << 17
+
+# Below this no scale of any format overflows float16.
+_HALF_MAX = 65504.0
+
+# Formats whose blocks are NumPy numbers.
+_NUMBERS = {
+    "F32": np.float32,
+    "F64": np.float64,
+    "I8": np.int8,
+    "I16": np.int16,
+    "I32": np.int32,
+    "I64": np.int64,
+}
+
+
+def encode(
+    rows: ArrayLike,
+    format: Format | str,
+    importance: ArrayLike | None = None,
+    *,
+    out: np.ndarray | None = None,
+    threads: int | None = None,
+    name: str = "",
+) -> np.ndarray:
+    """Encode rows of weights as `ggml_quantize_chunk` does.
+
+    Parameters
+    ----------
+    rows : array of shape (…, cols). Converted to float32 first, except for F64 and integer formats, which take
+        any numbers that they can hold exactly.
+    format : target format or its name.
+    importance : array of shape (cols,), float32, non-negative; how much an error in each column matters.
+        Formats that do not use it ignore it.
+    out : array of shape (…, row_bytes), uint8, C-contiguous, to write to.
+    threads : how many; default GGUFKIT_THREADS or all CPUs.
+    name : what to call the tensor in errors.
+
+    Returns
+    -------
+    array of shape (…, row_bytes), uint8
+
+    Raises
+    ------
+    CodecError : a row's length is no multiple of the block size; a weight is not finite (named by row and
+        column) or too large for the format; importance is missing, negative or of the wrong length.
+
+    Notes
+    -----
+    Bit-exact with llama.cpp's x86-64 reference build.
+    """
+    format = _format(format)
+    what = f"{name}: " if name else ""
+    if not format.encodable:
+        raise CodecError(
+            f"{what}{format.name} only holds activations in memory; weights cannot be encoded to it"
+        )
+    if format.name in _NUMBERS and format.name != "F32":
+        return _encode_numbers(np.asarray(rows), format, out, what)
+    x = np.asarray(rows, dtype=np.float32)
+    if x.ndim == 0:
+        raise CodecError(f"{what}cannot encode a scalar; give an array of shape (rows, cols)")
+    shape = (*x.shape[:-1], format.row_bytes(x.shape[-1]))
+    out = _output(out, shape, np.dtype(np.uint8), what)
+    if x.size == 0:
+        return out
+    weights = _importance(importance, format, x.shape[-1], what)
+    x = _frozen(x.reshape(-1, x.shape[-1]))
+    blocks = out.reshape(-1, shape[-1])
+    write = _encoder(format, weights)
+
+    def encode_range(lo: int, hi: int) -> None:
+        largest = _check_finite(x[lo:hi], lo, format, what)
+        write(x[lo:hi], blocks[lo:hi])
+        if largest > _HALF_MAX:
+            _check_overflow(x[lo:hi], blocks[lo:hi], lo, format, what)
+
+    for_ranges(encode_range, x.shape[0], _CHUNK // x.shape[1], threads)
+    return out
+
+
+def decode(
+    blocks: ArrayLike,
+    format: Format | str,
+    *,
+    out: np.ndarray | None = None,
+    threads: int | None = None,
+) -> np.ndarray:
+    """Decode blocks to float32, bit-exact with GGML's `to_float`; any bytes decode to something.
+
+    Parameters
+    ----------
+    blocks : array of shape (…, row_bytes), uint8.
+    format : their format or its name.
+    out : array of shape (…, cols), float32, C-contiguous, to write to.
+    threads : how many; default GGUFKIT_THREADS or all CPUs.
+
+    Returns
+    -------
+    array of shape (…, cols), float32
+
+    Raises
+    ------
+    CodecError : the last dimension is no multiple of the format's block of `type_size` bytes.
+    """
+    format = _format(format)
+    data = np.asarray(blocks)
+    if data.dtype != np.uint8 or data.ndim == 0:
+        raise CodecError(
+            f"blocks must be an array of bytes of shape (rows, row_bytes), not {data.dtype} {data.shape}"
+        )
+    n, rest = divmod(data.shape[-1], format.type_size)
+    if rest:
+        raise CodecError(
+            f"{data.shape[-1]} bytes a row are no multiple of {format.name}'s {format.type_size}-byte block"
+        )
+    shape = (*data.shape[:-1], n * format.block_size)
+    out = _output(out, shape, np.dtype(np.float32), "")
+    if data.size == 0:
+        return out
+    flat = _frozen(data.reshape(-1, format.type_size))
+    values = out.reshape(-1, format.block_size)
+    read = _decoder(format)
+    for_ranges(
+        lambda lo, hi: read(flat[lo:hi], values[lo:hi]), flat.shape[0], _CHUNK // format.block_size, threads
+    )
+    return out
+
+
+def validate(blocks: ArrayLike, format: Format | str) -> int | None:
+    """Index of the first block that `ggml_validate_row_data` refuses (a scale or number not finite), or None.
+
+    `blocks` is an array of bytes, a whole number of blocks; the index counts blocks over the flattened array.
+    """
+    format = _format(format)
+    records = (
+        np.ascontiguousarray(blocks, dtype=np.uint8).reshape(-1, format.type_size).view(format.dtype)[:, 0]
+    )
+    bad = np.zeros(records.shape, bool)
+    if format.name == "BF16":
+        bad |= records["x"] & 0x7F80 == 0x7F80
+    elif format.name == "MXFP4":
+        bad |= records["e"] == 0xFF
+    elif format.name == "IQ1_M":
+        # The float16 scale lies in the top four bits of the four uint16 in `scales`.
+        bad |= records["scales"].view("<u2")[:, 3] & 0xF000 == 0x7000
+        bad &= records["scales"].view("<u2")[:, 2] & 0xC000 == 0xC000
+    else:
+        for field, _, code in format.fields:
+            if code[0] == "f" and field != "s":
+                bad |= ~np.isfinite(records[field])
+    return int(bad.argmax()) if bad.any() else None
+
+
+def _format(format: Format | str) -> Format:
+    return format if isinstance(format, Format) else format_by_name(format)
+
+
+def _family(format: Format) -> ModuleType:
+    return importlib.import_module(f"ggufkit.formats.{format.family}")
+
+
+def _encoder(format: Format, importance: np.ndarray | None) -> Callable[[np.ndarray, np.ndarray], Any]:
+    if format.name == "F32":
+        return lambda x, out: np.copyto(out.view(np.float32), x)
+    kernel = getattr(_family(format), f"{format.name.lower()}_encode_weighted", None)
+    if importance is not None and kernel is not None:
+        return lambda x, out: kernel(x, importance, out)
+    return getattr(_family(format), f"{format.name.lower()}_encode")
+
+
+def _decoder(format: Format) -> Callable[[np.ndarray, np.ndarray], Any]:
+    if (number := _NUMBERS.get(format.name)) is not None:
+        return lambda blocks, out: np.copyto(out, blocks.view(number), casting="unsafe")
+    return getattr(_family(format), f"{format.name.lower()}_decode")
+
+
+def _encode_numbers(values: np.ndarray, format: Format, out: np.ndarray | None, what: str) -> np.ndarray:
+    number = _NUMBERS[format.name]
+    with np.errstate(invalid="ignore"):
+        exact = values.astype(number)
+    if not np.array_equal(exact, values) or (values.dtype.kind == "f" and not np.isfinite(values).all()):
+        raise CodecError(f"{what}the {values.dtype} values cannot be held exactly by {format.name}")
+    exact = np.ascontiguousarray(exact)
+    blocks = exact.view(np.uint8).reshape(*exact.shape[:-1], exact.shape[-1] * format.type_size)
+    if out is None:
+        return blocks
+    np.copyto(_output(out, blocks.shape, np.dtype(np.uint8), what), blocks)
+    return out
+
+
+def _frozen(array: np.ndarray) -> np.ndarray:
+    """A C-contiguous, aligned, read-only view (or copy) of `array`."""
+    view = np.require(array, requirements=["C", "A"])[:]
+    view.flags.writeable = False
+    return view
+
+
+def _output(out: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype, what: str) -> np.ndarray:
+    if out is None:
+        return np.empty(shape, dtype)
+    if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous or not out.flags.writeable:
+        raise CodecError(
+            f"{what}out must be a writable C-contiguous {dtype} array of shape {shape}, not {out.dtype} {out.shape}"
+        )
+    return out
+
+
+def _importance(importance: ArrayLike | None, format: Format, cols: int, what: str) -> np.ndarray | None:
+    if importance is None:
+        if format.needs_importance:
+            raise CodecError(f"{what}{format.name} needs importance weights; make an importance matrix first")
+        return None
+    weights = np.asarray(importance, dtype=np.float32)
+    if weights.shape != (cols,):
+        raise CodecError(
+            f"{what}importance must have one value a column, shape ({cols},), not {weights.shape}"
+        )
+    bad = ~(np.isfinite(weights) & (weights >= 0))
+    if bad.any():
+        at = int(bad.argmax())
+        raise CodecError(f"{what}importance must be finite and not negative; column {at} is {weights[at]}")
+    return _frozen(weights)
+
+
+def _check_finite(x: np.ndarray, first_row: int, format: Format, what: str) -> float:
+    """The largest magnitude in `x`, whose row 0 is the tensor's `first_row`; raises for NaN and infinity."""
+    from ggufkit.formats.scalar import largest_magnitude
+
+    largest = largest_magnitude(x)
+    if largest < np.inf:
+        return largest
+    row, col = np.argwhere(~np.isfinite(x))[0]
+    raise CodecError(
+        f"{what}row {first_row + row}, column {col} is {x[row, col]}, which {format.name} cannot hold"
+    )
+
+
+def _check_overflow(x: np.ndarray, blocks: np.ndarray, first_row: int, format: Format, what: str) -> None:
+    """Raise where a number or a scale became infinite: the weights are too large for the format."""
+    bad = validate(blocks, format)
+    if bad is None:
+        return
+    row, block = divmod(bad, blocks.shape[1] // format.type_size)
+    lo = block * format.block_size
+    worst = np.abs(x[row, lo : lo + format.block_size]).max()
+    columns = f"columns {lo} to {lo + format.block_size - 1}" if format.block_size > 1 else f"column {lo}"
+    raise CodecError(
+        f"{what}row {first_row + row}, {columns}: ±{worst:g} is too large for {format.name}; "
+        "use F32 or BF16 for this tensor"
+    )

@@ -1,0 +1,73 @@
+"""Plain numbers: F16 and BF16 (F32, F64 and the integers need no kernel; see `codec`), and the check for all.
+
+A "block" is one number. `x` is (rows, cols) float32; `out` and `blocks` are bytes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ggufkit.kernels.jit import kernel
+from ggufkit.kernels.lanes import LANES, float_to_half, half_to_float, load_half, store, store_half
+from ggufkit.kernels.lanes import load as load_lanes
+
+
+@kernel
+def f16_encode(x, out):
+    """float32 → float16, to nearest, ties to even. x: (rows, cols) float32; out: (rows, 2 cols) uint8."""
+    values, bits = x.reshape(-1), out.reshape(-1).view(np.uint16)
+    whole = values.size - values.size % LANES
+    for i in range(0, whole, LANES):
+        store_half(bits, i, load_lanes(values, i))
+    for i in range(whole, values.size):
+        bits[i] = float_to_half(values[i])
+
+
+@kernel
+def f16_decode(blocks, out):
+    """float16 → float32, exact. blocks: (n, 2) uint8; out: (n, 1) float32."""
+    bits, values = blocks.reshape(-1).view(np.uint16), out.reshape(-1)
+    whole = values.size - values.size % LANES
+    for i in range(0, whole, LANES):
+        store(values, i, load_half(bits, i))
+    for i in range(whole, values.size):
+        values[i] = half_to_float(bits[i])
+
+
+@kernel
+def bf16_encode(x, out):
+    """float32 → bfloat16, to nearest, ties to even; a NaN stays one. x: (rows, cols); out: (rows, 2 cols) uint8.
+
+    float32   SEEEEEEE EMMMMMMM mmmmmmmm mmmmmmmm
+    bfloat16  SEEEEEEE EMMMMMMM
+    """
+    words, bits = x.reshape(-1).view(np.uint32), out.reshape(-1).view(np.uint16)
+    for i in range(words.size):
+        word = words[i]
+        rounded = (word + np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+        quiet = (word >> np.uint32(16)) | np.uint32(64)
+        is_nan = (word & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+        bits[i] = np.uint16(quiet if is_nan else rounded)
+
+
+@kernel
+def bf16_decode(blocks, out):
+    """bfloat16 → float32, exact. blocks: (n, 2) uint8; out: (n, 1) float32."""
+    bits, words = blocks.reshape(-1).view(np.uint16), out.reshape(-1).view(np.uint32)
+    for i in range(words.size):
+        words[i] = np.uint32(bits[i]) << np.uint32(16)
+
+
+@kernel
+def largest_magnitude(x):
+    """Largest |x|; infinity if any value is infinite or NaN. x: (rows, cols) float32.
+
+    Magnitudes of floats are ordered like their bits, and integer maxima vectorise.
+    """
+    words = x.reshape(-1).view(np.uint32)
+    largest = np.uint32(0)
+    for i in range(words.size):
+        largest = max(largest, words[i] & np.uint32(0x7FFFFFFF))
+    one = np.empty(1, np.uint32)
+    one[0] = min(largest, np.uint32(0x7F800000))
+    return one.view(np.float32)[0]

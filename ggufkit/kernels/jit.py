@@ -1,0 +1,114 @@
+"""Compilation: the only place that calls `numba.njit`.
+
+    @kernel
+    def q4_0_encode(x, out): ...
+
+Kernels release the GIL, follow IEEE 754 to the letter (no fast-math, NumPy's division) and are cached on disk.
+Numba notices an edit of the file that defines a kernel but not of a helper inlined from another file, so the
+cache folder's name carries a hash of all sources that may hold one, of the CPU and of Numba's version.
+
+Environment: NUMBA_CACHE_DIR overrides the folder; NUMBA_CPU_NAME and NUMBA_CPU_FEATURES choose another target.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import llvmlite.binding as llvm
+import numba
+from numba.core import config, event
+
+__all__ = ["CPU_FEATURES", "cache_folder", "kernel"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Rooms that may define or inline kernels.
+_KERNEL_ROOMS = ("kernels", "formats", "runtime")
+
+
+def _cpu_features() -> frozenset[str]:
+    """LLVM's names of what the target CPU can do ("avx2", "f16c", "dotprod", …)."""
+    if config.CPU_FEATURES is not None:
+        return frozenset(f[1:] for f in config.CPU_FEATURES.split(",") if f.startswith("+"))
+    if config.CPU_NAME is not None and llvm.get_host_cpu_name() != config.CPU_NAME:
+        # A named CPU: kernels choose their portable bodies, LLVM its instructions.
+        return frozenset()
+    return frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)
+
+
+CPU_FEATURES = _cpu_features()
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels are kept."""
+    if config.CACHE_DIR:
+        return Path(config.CACHE_DIR)
+    if sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "ggufkit" / "kernels" / _sources_hash()
+
+
+def _sources_hash() -> str:
+    """Short hash of everything that a compiled kernel depends on."""
+    package = Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for room in _KERNEL_ROOMS:
+        for source in sorted((package / room).rglob("*.py")):
+            digest.update(source.relative_to(package).as_posix().encode() + b"\0")
+            digest.update(source.read_bytes() + b"\0")
+    cpu = config.CPU_NAME or llvm.get_host_cpu_name()
+    for part in (numba.__version__, cpu, config.CPU_FEATURES or "", *sorted(CPU_FEATURES)):
+        digest.update(part.encode() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+_CACHE_FOLDER = cache_folder()
+
+
+@contextlib.contextmanager
+def _numba_cache_in(folder: Path) -> Iterator[None]:
+    """Numba reads its folder setting when a function is decorated; other users of Numba keep theirs."""
+    before, config.CACHE_DIR = config.CACHE_DIR, str(folder)
+    try:
+        yield
+    finally:
+        config.CACHE_DIR = before
+
+
+def kernel(function: F) -> F:
+    """Compile `function` on its first call, with a signature for each set of argument types."""
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    try:
+        with _numba_cache_in(_CACHE_FOLDER):
+            return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # no folder is writable: compile in every process
+        return numba.njit(**options)(function)
+
+
+class _SayOnce(event.Listener):
+    """Explains the pause when the first kernel is really compiled and not loaded."""
+
+    def on_start(self, event: event.Event) -> None:
+        where = event.data["dispatcher"].py_func.__module__
+        if where.startswith("ggufkit."):
+            numba.core.event.unregister("numba:compile", self)
+            cpu = config.CPU_NAME or llvm.get_host_cpu_name()
+            print(
+                f"ggufkit: compiling kernels for {cpu}, once; later runs load them",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def on_end(self, event: event.Event) -> None:
+        pass
+
+
+event.register("numba:compile", _SayOnce())
