@@ -85,9 +85,7 @@ def encode(
     format = _format(format)
     what = f"{name}: " if name else ""
     if not format.encodable:
-        raise CodecError(
-            f"{what}{format.name} only holds activations in memory; weights cannot be encoded to it"
-        )
+        raise CodecError(f"{what}{format.name} only holds activations in memory; weights cannot be encoded to it")
     if format.name in _NUMBERS and format.name != "F32":
         return _encode_numbers(np.asarray(rows), format, out, what)
     x = np.asarray(rows, dtype=np.float32)
@@ -139,9 +137,7 @@ def decode(
     format = _format(format)
     data = np.asarray(blocks)
     if data.dtype != np.uint8 or data.ndim == 0:
-        raise CodecError(
-            f"blocks must be an array of bytes of shape (rows, row_bytes), not {data.dtype} {data.shape}"
-        )
+        raise CodecError(f"blocks must be an array of bytes of shape (rows, row_bytes), not {data.dtype} {data.shape}")
     n, rest = divmod(data.shape[-1], format.type_size)
     if rest:
         raise CodecError(
@@ -154,9 +150,7 @@ def decode(
     flat = _frozen(data.reshape(-1, format.type_size))
     values = out.reshape(-1, format.block_size)
     read = _decoder(format)
-    for_ranges(
-        lambda lo, hi: read(flat[lo:hi], values[lo:hi]), flat.shape[0], _CHUNK // format.block_size, threads
-    )
+    for_ranges(lambda lo, hi: read(flat[lo:hi], values[lo:hi]), flat.shape[0], _CHUNK // format.block_size, threads)
     return out
 
 
@@ -166,9 +160,7 @@ def validate(blocks: ArrayLike, format: Format | str) -> int | None:
     `blocks` is an array of bytes, a whole number of blocks; the index counts blocks over the flattened array.
     """
     format = _format(format)
-    records = (
-        np.ascontiguousarray(blocks, dtype=np.uint8).reshape(-1, format.type_size).view(format.dtype)[:, 0]
-    )
+    records = np.ascontiguousarray(blocks, dtype=np.uint8).reshape(-1, format.type_size).view(format.dtype)[:, 0]
     bad = np.zeros(records.shape, bool)
     if format.name == "BF16":
         bad |= records["x"] & 0x7F80 == 0x7F80
@@ -246,9 +238,7 @@ def _importance(importance: ArrayLike | None, format: Format, cols: int, what: s
         return None
     weights = np.asarray(importance, dtype=np.float32)
     if weights.shape != (cols,):
-        raise CodecError(
-            f"{what}importance must have one value a column, shape ({cols},), not {weights.shape}"
-        )
+        raise CodecError(f"{what}importance must have one value a column, shape ({cols},), not {weights.shape}")
     bad = ~(np.isfinite(weights) & (weights >= 0))
     if bad.any():
         at = int(bad.argmax())
@@ -264,9 +254,7 @@ def _check_finite(x: np.ndarray, first_row: int, format: Format, what: str) -> f
     if largest < np.inf:
         return largest
     row, col = np.argwhere(~np.isfinite(x))[0]
-    raise CodecError(
-        f"{what}row {first_row + row}, column {col} is {x[row, col]}, which {format.name} cannot hold"
-    )
+    raise CodecError(f"{what}row {first_row + row}, column {col} is {x[row, col]}, which {format.name} cannot hold")
 
 
 def _check_overflow(x: np.ndarray, blocks: np.ndarray, first_row: int, format: Format, what: str) -> None:

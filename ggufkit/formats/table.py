@@ -82,9 +82,7 @@ class Format:
         """NumPy record type of one block, `type_size` bytes."""
         import numpy as np
 
-        return np.dtype(
-            [(name, "<" + code, (n,)) if n > 1 else (name, "<" + code) for name, n, code in self.fields]
-        )
+        return np.dtype([(name, "<" + code, (n,)) if n > 1 else (name, "<" + code) for name, n, code in self.fields])
 
     def row_bytes(self, cols: int) -> int:
         """Bytes of a row of `cols` weights.

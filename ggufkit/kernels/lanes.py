@@ -159,15 +159,13 @@ for _op, _symbol in (
 # ---- Memory -----------------------------------------------------------------------------------------------------
 
 
-def _address(
-    ctx: Any, b: ir.IRBuilder, array_type: Any, array: ir.Value, index: ir.Value, vector: ir.Type
-) -> Any:
+def _address(ctx: Any, b: ir.IRBuilder, array_type: Any, array: ir.Value, index: ir.Value, vector: ir.Type) -> Any:
     data = ctx.make_array(array_type)(ctx, b, array).data
     return b.bitcast(b.gep(data, [index]), vector.as_pointer())
 
 
 # array dtype → (LLVM element, vector type in the kernel, how to widen on load)
-_ELEMENTS = {
+_ELEMENTS: dict[Any, tuple[ir.Type, Any, str | None]] = {
     types.float32: (_F32, f32x16, None),
     types.int32: (_I32, i32x16, None),
     types.uint32: (_I32, i32x16, None),
@@ -339,9 +337,7 @@ def _conversion(source: Any, target: Any, emit: Callable, summary: str) -> Any:
 
 
 to_f32 = _conversion(i32x16, f32x16, lambda b, x, t: b.sitofp(x, t), "int32 to float32.")
-to_i32 = _conversion(
-    f32x16, i32x16, lambda b, x, t: b.fptosi(x, t), "float32 to int32, towards zero; in range."
-)
+to_i32 = _conversion(f32x16, i32x16, lambda b, x, t: b.fptosi(x, t), "float32 to int32, towards zero; in range.")
 f32_bits = _conversion(f32x16, i32x16, lambda b, x, t: b.bitcast(x, t), "The bits of float32 lanes.")
 bits_f32 = _conversion(i32x16, f32x16, lambda b, x, t: b.bitcast(x, t), "float32 lanes from their bits.")
 
@@ -413,9 +409,7 @@ def _emit_half_to_float(b: ir.IRBuilder, bits: ir.Value) -> ir.Value:
     # The exponent is 112 too small: multiplying by 2¹¹² mends it, subnormals included.
     scaled = b.fmul(b.bitcast(magnitude, single), _constant(kind, _F32, 2.0**112))
     special = b.or_(magnitude, integer(0x7F800000))  # infinity and NaN keep their mantissa
-    quiet = b.select(
-        b.icmp_unsigned(">", magnitude, integer(0x0F800000)), b.or_(special, integer(0x00400000)), special
-    )
+    quiet = b.select(b.icmp_unsigned(">", magnitude, integer(0x0F800000)), b.or_(special, integer(0x00400000)), special)
     is_special = b.icmp_unsigned(">=", magnitude, integer(0x0F800000))
     return b.bitcast(b.or_(sign, b.select(is_special, quiet, b.bitcast(scaled, word))), single)
 

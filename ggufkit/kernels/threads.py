@@ -38,9 +38,7 @@ def _pool(workers: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(workers, thread_name_prefix="ggufkit")
 
 
-def for_ranges(
-    function: Callable[[int, int], None], rows: int, grain: int, threads: int | None = None
-) -> None:
+def for_ranges(function: Callable[[int, int], None], rows: int, grain: int, threads: int | None = None) -> None:
     """Call `function(lo, hi)` for consecutive ranges that cover `0 … rows`, at most `grain` rows each.
 
     The first exception (in row order) is raised again once the running calls have ended; calls that have
