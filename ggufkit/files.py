@@ -1,0 +1,180 @@
+"""Output files that appear whole or not at all.
+
+The bytes go to a temporary file beside the target. When all is written it is flushed to the device (fsync),
+renamed to the target, and the folder's entry is flushed too. A crash at any moment leaves the target as it was.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from types import TracebackType
+from typing import BinaryIO
+
+from ggufkit.errors import FileError, UsageError, os_errors, printable
+
+__all__ = ["AtomicFile", "refuse_same_file", "sync_file", "sync_folder"]
+
+
+class AtomicFile:
+    """A file that replaces its target only when everything was written.
+
+    Use as a context manager: a clean exit commits, an exception (Ctrl-C included) removes the temporary file.
+    A target that is a symbolic link is written through: the link stays.
+
+    Parameters
+    ----------
+    path : the target.
+    force : replace an existing target.
+    temp : path of the temporary file, on the same file system as the target; by default a fresh name beside
+        it. A given file is opened without truncation and is kept after an exception, so that a caller can resume.
+
+    Attributes
+    ----------
+    path : the target, links resolved.
+    file : the temporary file, binary, unbuffered, readable and seekable.
+
+    Raises
+    ------
+    FileError : the target exists and `force` is not given, is no regular file, or cannot be written.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], force: bool = False, temp: str | os.PathLike[str] | None = None
+    ):
+        self.path = os.path.realpath(path)
+        self.force = force
+        self._keep_temp = temp is not None
+        self._mode: int | None = None
+        with os_errors(path, "write"):
+            self._check_target()
+            if temp is None:
+                folder, name = os.path.split(self.path)
+                # Names end at 255 bytes on most file systems: leave room for the random part.
+                handle, self.temp = tempfile.mkstemp(".tmp", f".{name[:60]}.", folder)
+            else:
+                self.temp = os.fspath(temp)
+                handle = os.open(self.temp, os.O_RDWR | os.O_CREAT, 0o600)
+            self.file: BinaryIO = os.fdopen(handle, "r+b", buffering=0)
+
+    def _check_target(self) -> None:
+        try:
+            found = os.stat(self.path)
+        except FileNotFoundError:
+            return
+        if not stat.S_ISREG(found.st_mode):
+            raise FileError(f"cannot write {printable(self.path)}: it exists and is no regular file")
+        if not self.force:
+            raise FileError(f"{printable(self.path)} exists already; give --force to replace it")
+        if not os.access(self.path, os.W_OK):
+            raise FileError(f"cannot write {printable(self.path)}: the file is read-only")
+        self._mode = stat.S_IMODE(found.st_mode)
+
+    def commit(self) -> None:
+        """Flush the file to the device and give it the target's name."""
+        with os_errors(self.path, "write"):
+            os.fchmod(self.file.fileno(), _default_mode() if self._mode is None else self._mode)
+            sync_file(self.file.fileno())
+            self.file.close()
+            if self.force:
+                os.replace(self.temp, self.path)
+            else:
+                _rename_new(self.temp, self.path)
+            sync_folder(os.path.dirname(self.path))
+
+    def discard(self) -> None:
+        """Remove the temporary file (keep one whose path the caller chose)."""
+        self.file.close()
+        if not self._keep_temp:
+            try:
+                os.unlink(self.temp)
+            except FileNotFoundError:
+                pass
+
+    def __enter__(self) -> AtomicFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.discard()
+            if isinstance(value, OSError):
+                with os_errors(self.path, "write"):
+                    raise value
+            return
+        try:
+            self.commit()
+        except BaseException:
+            self.discard()
+            raise
+
+
+def _default_mode() -> int:
+    """The mode of a new file under the process's umask; a temporary file starts as 0600."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+def _rename_new(temp: str, path: str) -> None:
+    """Rename `temp` to `path` unless somebody created `path` in the meantime."""
+    try:
+        # A hard link fails when the name exists: no window between the check and the rename.
+        os.link(temp, path)
+    except FileExistsError:
+        raise FileError(f"{printable(path)} appeared while it was being written; give --force") from None
+    except OSError:
+        # No hard links on this file system.
+        if os.path.lexists(path):
+            raise FileError(f"{printable(path)} appeared while it was being written; give --force") from None
+        os.replace(temp, path)
+    else:
+        os.unlink(temp)
+
+
+def sync_file(handle: int) -> None:
+    """Flush a file's data to the device."""
+    try:
+        import fcntl
+
+        # macOS: fsync stops at the drive's cache.
+        fcntl.fcntl(handle, fcntl.F_FULLFSYNC)  # type: ignore[attr-defined]
+    except (ImportError, AttributeError, OSError):
+        os.fsync(handle)
+
+
+def sync_folder(folder: str) -> None:
+    """Flush a folder's entries to the device, where the file system lets one open a folder for that."""
+    try:
+        handle = os.open(folder or ".", os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError as e:
+        import errno
+
+        if e.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
+
+
+def refuse_same_file(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Refuse an output that is one of the inputs, also through a link.
+
+    Raises
+    ------
+    UsageError : both paths lead to the same file.
+    """
+    try:
+        same = os.path.samefile(source, target)
+    except OSError:
+        return
+    if same:
+        raise UsageError(
+            f"{printable(os.fspath(target))} is the input file {printable(os.fspath(source))} itself; "
+            "choose another output"
+        )

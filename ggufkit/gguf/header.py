@@ -1,0 +1,522 @@
+"""The header of a GGUF file, read with the standard library alone.
+
+    ┌──────────────────────────────────────────────────────────────────────────────┐
+    │ "GGUF"  version u32   tensors u64   pairs u64                                │  v1: counts and lengths u32
+    ├──────────────────────────────────────────────────────────────────────────────┤
+    │ pair:    key string   type u32   value                                       │  × pairs
+    │   string: length u64, bytes                                                  │
+    │   array:  item type u32, count u64, items                                    │
+    ├──────────────────────────────────────────────────────────────────────────────┤
+    │ tensor:  name string   dims u32   ne[0] … ne[dims-1] u64   type u32   offset │  × tensors
+    ├──────────────────────────────────────────────────────────────────────────────┤
+    │ zeros up to a multiple of general.alignment (32), counted from the magic     │
+    ├──────────────────────────────────────────────────────────────────────────────┤
+    │ data: the tensors in order, each padded with zeros to the alignment          │
+    └──────────────────────────────────────────────────────────────────────────────┘
+
+Everything here may come from a stranger. A count is checked against the bytes that are left before anything is
+allocated or fetched for it, and what llama.cpp refuses is refused. Where llama.cpp is lenient in a way that makes
+two readers see two different files (NUL or bad UTF-8 in names, sizes that overflow, data that is not there), the
+file is refused too. Values are decoded when they are asked for.
+
+Source: ggml/src/gguf.cpp of llama.cpp, docs/gguf.md of ggml.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum
+from math import prod
+from typing import Any
+
+from ggufkit.errors import GGUFError, printable
+from ggufkit.formats.table import Format, format_by_id
+from ggufkit.gguf.source import Source
+
+__all__ = ["Field", "Header", "Limits", "TensorInfo", "Value", "ValueType", "parse_header"]
+
+MAGIC = b"GGUF"
+ALIGNMENT_KEY = "general.alignment"
+DEFAULT_ALIGNMENT = 32
+MAX_NAME = 64  # GGML_MAX_NAME: a tensor's name and its final NUL
+MAX_DIMS = 4  # GGML_MAX_DIMS
+
+
+class ValueType(IntEnum):
+    """The type of a metadata value (`enum gguf_type`)."""
+
+    UINT8 = 0
+    INT8 = 1
+    UINT16 = 2
+    INT16 = 3
+    UINT32 = 4
+    INT32 = 5
+    FLOAT32 = 6
+    BOOL = 7
+    STRING = 8
+    ARRAY = 9
+    UINT64 = 10
+    INT64 = 11
+    FLOAT64 = 12
+
+    @property
+    def code(self) -> str:
+        """The `struct` code of a number or bool."""
+        return _CODES[self]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a number or bool."""
+        return _NBYTES[self]
+
+    @property
+    def short(self) -> str:
+        """The short name that `set` takes and the tables show: u8, i32, f32, bool, str, arr, …"""
+        return _SHORT[self]
+
+
+_CODES = dict(zip(ValueType, "B b H h I i f ? s a Q q d".split(), strict=True))
+_SHORT = dict(zip(ValueType, "u8 i8 u16 i16 u32 i32 f32 bool str arr u64 i64 f64".split(), strict=True))
+_NBYTES = {t: struct.calcsize("<" + c) for t, c in _CODES.items() if c not in "sa"}
+_TYPES: dict[int, ValueType] = {int(t): t for t in ValueType}
+
+
+@dataclass(frozen=True)
+class Value:
+    """A metadata value with its type, as the writer needs it.
+
+    For an array `type` is ``ARRAY``, `item_type` the type of its items and `value` a list, a NumPy array or, for
+    numbers, any buffer of their little-endian bytes.
+    """
+
+    type: ValueType
+    value: Any
+    item_type: ValueType | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The caps of the reader. The defaults are llama.cpp's where it has one.
+
+    Attributes
+    ----------
+    header : bytes of the whole header (real ones stay below 20 MB).
+    key : bytes of a key (the specification's 2^16 - 1).
+    string : bytes of a string value.
+    array : items of an array.
+    alignment : largest `general.alignment`.
+    versions : accepted versions; add 1 to read files of 2023.
+    """
+
+    header: int = 128 << 20
+    key: int = (1 << 16) - 1
+    string: int = 1 << 30
+    array: int = 1 << 30
+    alignment: int = 1 << 20
+    versions: tuple[int, ...] = (2, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One metadata pair. The value stays as bytes until `value` asks for it.
+
+    Attributes
+    ----------
+    key : the key.
+    type, item_type : the value's type; `item_type` is None unless it is an array.
+    count : items of the array, 1 for a single value.
+    offset : byte in the GGUF where the pair (its key's length) starts.
+    start, end : bytes of the value, without its type and an array's count.
+    """
+
+    key: str
+    type: ValueType
+    item_type: ValueType | None
+    count: int
+    offset: int
+    start: int
+    end: int
+    _buffer: bytearray = field(repr=False)
+    _order: str = field(repr=False)  # "<" or ">"
+    _length: str = field(repr=False)  # struct code of a length: "Q", in v1 "I"
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def raw(self) -> bytes:
+        """The value's bytes as they are in the file."""
+        return bytes(memoryview(self._buffer)[self.start : self.end])
+
+    @property
+    def value(self) -> Any:
+        """The value as plain Python: int, float, bool, str or a list of them.
+
+        Strings that are no UTF-8 (partial characters in vocabularies) keep their bytes as surrogate escapes.
+        """
+        if self.type is ValueType.ARRAY:
+            return list(self.items())
+        return next(self.items())
+
+    def items(self) -> Iterator[Any]:
+        """The items of an array, or the one value, decoded one after the other."""
+        kind = self.type if self.item_type is None else self.item_type
+        if kind is ValueType.STRING:
+            for text in self.strings():
+                yield text.decode("utf-8", "surrogateescape")
+        elif kind is ValueType.BOOL:
+            # C's view: every byte but 0 is true.
+            yield from map(bool, self.raw)
+        else:
+            yield from struct.unpack_from(f"{self._order}{self.count}{kind.code}", self._buffer, self.start)
+
+    def strings(self) -> Iterator[bytes]:
+        """The items of an array of strings, or the one string, as bytes."""
+        length = struct.Struct(self._order + self._length)
+        at = self.start
+        for _ in range(self.count):
+            (n,) = length.unpack_from(self._buffer, at)
+            at += length.size + n
+            yield bytes(self._buffer[at - n : at])
+
+    def describe(self) -> str:
+        """The type for people: ``u32``, ``arr[str, 152064]``."""
+        return self.type.short if self.item_type is None else f"arr[{self.item_type.short}, {self.count}]"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """Where a tensor is.
+
+    Attributes
+    ----------
+    name, format : its name and type.
+    shape : NumPy order; `shape[-1]` is the row length, GGUF's `ne[0]`.
+    offset : byte in the data section where it starts.
+    nbytes : bytes without padding.
+    at : byte in the GGUF where its entry (the name's length) starts.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    format: Format
+    offset: int
+    nbytes: int
+    at: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """A parsed header. All offsets count from the magic.
+
+    Attributes
+    ----------
+    version : 1, 2 or 3.
+    byteorder : ``"little"`` or ``"big"``.
+    alignment : bytes.
+    fields : the metadata pairs in file order.
+    tensors : the tensors in file order.
+    end : first byte after the last tensor's entry.
+    data_offset : first byte of the data section.
+    data_end : first byte after the last tensor's last padding.
+    """
+
+    version: int
+    byteorder: str
+    alignment: int
+    fields: dict[str, Field]
+    tensors: dict[str, TensorInfo]
+    end: int
+    data_offset: int
+    data_end: int
+
+
+def padded(n: int, alignment: int) -> int:
+    """`n` rounded up to a multiple of `alignment`."""
+    return -(-n // alignment) * alignment
+
+
+def parse_header(source: Source, start: int = 0, limits: Limits | None = None) -> Header:
+    """Read the header of the GGUF that starts at byte `start` of `source`.
+
+    Raises
+    ------
+    GGUFError : the file breaks a rule; `.offset` is the byte of the offending value.
+    """
+    return _Parser(source, start, limits or Limits()).parse()
+
+
+class _Parser:
+    """Walks a header from front to back and fetches it as it goes."""
+
+    # Fetches grow by half of what is there: few requests, and never twice the header in all.
+    FIRST_FETCH = 16 << 10
+
+    def __init__(self, source: Source, start: int, limits: Limits):
+        self.source, self.start, self.limits = source, start, limits
+        self.size = source.size - start  # of the GGUF with its data
+        self.buffer = bytearray()  # the GGUF's first bytes, as many as were needed so far
+        self.at = 0  # where the next value starts
+        self.order, self.length = "<", "Q"
+
+    def fail(self, message: str, at: int) -> GGUFError:
+        return GGUFError(message, self.source.name, self.start + at)
+
+    # -- bytes --------------------------------------------------------------------------------------------
+
+    def need(self, n: int, what: str) -> None:
+        """Make sure that the `n` bytes at `self.at` are in the buffer."""
+        end = self.at + n
+        if end <= len(self.buffer):
+            return
+        if n > self.size - self.at:
+            raise self.fail(
+                f"{what} needs {n} bytes, but only {max(0, self.size - self.at)} are left in the file; "
+                "it is cut short or damaged",
+                self.at,
+            )
+        if end > self.limits.header:
+            raise self.fail(f"{what} makes the header larger than the limit of {self.limits.header} bytes", self.at)
+        have = len(self.buffer)
+        want = max(end, min(self.size, self.limits.header, max(self.FIRST_FETCH, have + have // 2)))
+        self.buffer += self.source.read(self.start + have, want - have)
+
+    def number(self, code: str, what: str) -> int:
+        self.need(struct.calcsize("<" + code), what)
+        (value,) = struct.unpack_from(self.order + code, self.buffer, self.at)
+        self.at += struct.calcsize("<" + code)
+        return value
+
+    def skip(self, count: int, size: int, what: str) -> None:
+        """Step over `count` items of `size` bytes."""
+        if count > (self.size - self.at) // size:
+            raise self.fail(
+                f"{what} has {count} items of {size} bytes, but only {max(0, self.size - self.at)} bytes are left "
+                "in the file",
+                self.at,
+            )
+        self.need(count * size, what)
+        self.at += count * size
+
+    def string(self, what: str, limit: int) -> bytes:
+        at = self.at
+        n = self.number(self.length, f"the length of {what}")
+        if n > limit:
+            raise self.fail(f"{what} is {n} bytes long, the limit is {limit}", at)
+        self.need(n, what)
+        self.at += n
+        return bytes(self.buffer[self.at - n : self.at])
+
+    def name(self, what: str, limit: int) -> str:
+        """A key or a tensor's name: not empty, no NUL, UTF-8."""
+        at = self.at
+        raw = self.string(what, limit)
+        if not raw:
+            raise self.fail(f"{what} is empty", at)
+        if b"\0" in raw:
+            raise self.fail(f"{what} {printable(repr(raw)[1:])} holds a NUL: C programs would read another name", at)
+        try:
+            return raw.decode()
+        except UnicodeDecodeError as e:
+            raise self.fail(f"{what} {printable(repr(raw)[1:])} is not valid UTF-8 ({e.reason})", at) from None
+
+    # -- parts --------------------------------------------------------------------------------------------
+
+    def parse(self) -> Header:
+        version, n_tensors, n_pairs = self.preamble()
+        fields = self.pairs(n_pairs)
+        alignment = self.alignment(fields.get(ALIGNMENT_KEY))
+        tensors, data_size = self.tensors(n_tensors, alignment)
+        end = self.at
+        data_offset = padded(end, alignment) if tensors else end
+        self.check_data(list(tensors.values()), data_offset)
+        return Header(
+            version=version,
+            byteorder="little" if self.order == "<" else "big",
+            alignment=alignment,
+            fields=fields,
+            tensors=tensors,
+            end=end,
+            data_offset=data_offset,
+            data_end=data_offset + data_size,
+        )
+
+    def preamble(self) -> tuple[int, int, int]:
+        """Magic, version and counts → (version, tensors, pairs). Finds the byte order."""
+        self.need(4, "the magic")
+        magic = bytes(self.buffer[:4])
+        if magic != MAGIC:
+            raise self.fail(f"this is no GGUF file: it starts with {magic!r} instead of b'GGUF'", 0)
+        self.at = 4
+        version = self.number("I", "the version")
+        # A version that fits two bytes has them at the other end when the byte order is the other one.
+        if version & 0xFFFF == 0 and version != 0:
+            self.order = ">"
+            (version,) = struct.unpack_from(">I", self.buffer, 4)
+        if version not in self.limits.versions:
+            supported = ", ".join(map(str, self.limits.versions))
+            hint = "; llama.cpp no longer reads version 1, open it with --allow-v1" if version == 1 else ""
+            raise self.fail(f"GGUF version {version} is not supported, only {supported}{hint}", 4)
+        if version == 1:
+            self.length = "I"
+
+        n_bytes = struct.calcsize("<" + self.length)
+        at = self.at
+        n_tensors = self.number(self.length, "the number of tensors")
+        n_pairs = self.number(self.length, "the number of metadata pairs")
+        # The smallest pair: a key of one byte, its type, a value of one byte. The smallest tensor: a name of one
+        # byte, no dimensions, its type, its offset.
+        for where, n, least, what in (
+            (at, n_tensors, n_bytes + 1 + 4 + 4 + 8, "tensors"),
+            (at + n_bytes, n_pairs, n_bytes + 1 + 4 + 1, "metadata pairs"),
+        ):
+            left = self.size - self.at
+            if n > left // least:
+                raise self.fail(f"the header promises {n} {what}, but only {left} bytes are left in the file", where)
+        return version, n_tensors, n_pairs
+
+    def pairs(self, n: int) -> dict[str, Field]:
+        fields: dict[str, Field] = {}
+        for i in range(n):
+            at = self.at
+            key = self.name(f"metadata key {i}", self.limits.key)
+            if key in fields:
+                raise self.fail(f"the key {printable(key)} occurs twice, first at byte {fields[key].offset}", at)
+            fields[key] = self.pair(key, at)
+        return fields
+
+    def pair(self, key: str, at: int) -> Field:
+        shown = printable(key)
+        kind, item_type, count = self.value_type(f"the type of {shown}"), None, 1
+        if kind is ValueType.ARRAY:
+            item_type = self.value_type(f"the item type of the array {shown}")
+            if item_type is ValueType.ARRAY:
+                raise self.fail(f"{shown} is an array of arrays, which llama.cpp does not read", self.at - 4)
+            where = self.at
+            count = self.number(self.length, f"the length of the array {shown}")
+            if count > self.limits.array:
+                raise self.fail(f"the array {shown} has {count} items, the limit is {self.limits.array}", where)
+        start = self.at
+        basic = kind if item_type is None else item_type
+        if basic is ValueType.STRING:
+            self.skip_strings(count, shown)
+        else:
+            self.skip(count, basic.nbytes, f"the value of {shown}")
+        return Field(key, kind, item_type, count, at, start, self.at, self.buffer, self.order, self.length)
+
+    def value_type(self, what: str) -> ValueType:
+        at = self.at
+        number = self.number("I", what)
+        if (kind := _TYPES.get(number)) is None:
+            raise self.fail(f"{what} is {number}, the known types are 0 to {max(_TYPES)}", at)
+        return kind
+
+    def skip_strings(self, count: int, shown: str) -> None:
+        """Step over `count` strings: the hot loop of a header with a large vocabulary."""
+        length = struct.Struct(self.order + self.length)
+        if count > (self.size - self.at) // length.size:
+            raise self.fail(
+                f"{shown} has {count} strings, but only {max(0, self.size - self.at)} bytes are left in the file",
+                self.at,
+            )
+        if count * length.size > self.limits.header - self.at:
+            raise self.fail(f"{shown} makes the header larger than the limit of {self.limits.header} bytes", self.at)
+        unpack, prefix = length.unpack_from, length.size
+        done, limit = 0, self.limits.string
+        while done < count:
+            at, have = self.at, len(self.buffer)
+            last = have - prefix
+            for done in range(done, count):  # noqa: B020 - goes on after each fetch
+                if at > last:
+                    break
+                (n,) = unpack(self.buffer, at)
+                if n > limit or at + prefix + n > have:
+                    break
+                at += prefix + n
+            else:
+                done = count
+            self.at = at
+            if done < count:
+                # This string is not wholly in the buffer, or it is wrong: take the careful path once.
+                self.string(f"string {done} of {shown}", limit)
+                done += 1
+
+    def alignment(self, pair: Field | None) -> int:
+        if pair is None:
+            return DEFAULT_ALIGNMENT
+        if pair.type is not ValueType.UINT32:
+            raise self.fail(f"{ALIGNMENT_KEY} must be of type u32 but is {pair.describe()}", pair.offset)
+        value: int = pair.value
+        if value == 0 or value & (value - 1):
+            raise self.fail(f"{ALIGNMENT_KEY} is {value}, which is no power of two", pair.start)
+        if value > self.limits.alignment:
+            raise self.fail(f"{ALIGNMENT_KEY} is {value}, the limit is {self.limits.alignment}", pair.start)
+        return value
+
+    def tensors(self, n: int, alignment: int) -> tuple[dict[str, TensorInfo], int]:
+        """The tensors' entries, and the bytes of the data section."""
+        tensors: dict[str, TensorInfo] = {}
+        data_size = 0
+        for i in range(n):
+            info = self.tensor(i)
+            if info.name in tensors:
+                raise self.fail(
+                    f"the tensor {printable(info.name)} occurs twice, first at byte {tensors[info.name].at}", info.at
+                )
+            if info.offset != data_size:
+                raise self.fail(
+                    f"the data of tensor {printable(info.name)} starts at {info.offset}, but the tensor before ends "
+                    f"at {data_size}: tensors must follow each other without gaps",
+                    self.at - 8,
+                )
+            tensors[info.name] = info
+            data_size += padded(info.nbytes, alignment)
+        return tensors, data_size
+
+    def tensor(self, i: int) -> TensorInfo:
+        at = self.at
+        name = self.name(f"the name of tensor {i}", MAX_NAME - 1)
+        shown = printable(name)
+        n_dims = self.number("I", f"the number of dimensions of {shown}")
+        if n_dims > MAX_DIMS:
+            raise self.fail(f"tensor {shown} has {n_dims} dimensions, the limit is {MAX_DIMS}", self.at - 4)
+        dims_at = self.at
+        width = 4 if self.length == "I" else 8
+        self.need(n_dims * width, f"the shape of {shown}")
+        ne = struct.unpack_from(f"{self.order}{n_dims}{self.length}", self.buffer, self.at)
+        self.at += n_dims * width
+        # "At least": llama.cpp lets the product be 2^63 - 1 in one check and not in the next.
+        if any(n >= 1 << 63 for n in ne) or prod(n for n in ne if n) >= (1 << 63) - 1:
+            raise self.fail(f"tensor {shown} of shape {list(ne)} has 2^63 or more elements", dims_at)
+
+        type_at = self.at
+        number = self.number("I", f"the type of {shown}")
+        if (format := format_by_id(number)) is None:
+            raise self.fail(f"tensor {shown} has the unknown or removed type {number}", type_at)
+        row = ne[0] if ne else 1
+        if row % format.block_size:
+            raise self.fail(
+                f"tensor {shown} is {format.name} with rows of {row} weights, which is no multiple of "
+                f"{format.block_size}",
+                dims_at,
+            )
+        offset = self.number("Q", f"the data offset of {shown}")
+        nbytes = format.row_bytes(row) * prod(ne[1:])
+        return TensorInfo(name, tuple(reversed(ne)), format, offset, nbytes, at)
+
+    def check_data(self, tensors: list[TensorInfo], data_offset: int) -> None:
+        """All the data must be there; only zeros after the last tensor may be missing."""
+        if tensors and data_offset > self.size:
+            raise self.fail(
+                f"the data section starts at byte {data_offset}, but the file has only {self.size} bytes", self.at
+            )
+        for info in tensors:
+            if info.nbytes > self.size - data_offset - info.offset:
+                left = max(0, self.size - data_offset - info.offset)
+                raise self.fail(
+                    f"tensor {printable(info.name)} needs {info.nbytes} bytes of data at byte "
+                    f"{data_offset + info.offset}, but only {left} are left in the file; it is cut short or damaged",
+                    info.at,
+                )

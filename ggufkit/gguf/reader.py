@@ -1,0 +1,258 @@
+"""Open GGUF files: one file, all shards of a split one, or a remote one, behind one interface.
+
+    with ggufkit.open("model.gguf") as model:
+        model.metadata["general.architecture"]                 # 'llama'
+        model.tensors["token_embd.weight"].floats(0, 10)       # ten rows, float32
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from ggufkit.errors import GGUFError, printable
+from ggufkit.gguf.header import Field, Header, Limits, TensorInfo, parse_header
+from ggufkit.gguf.source import FileSource, Source
+from ggufkit.tensor import Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["GGUF", "Metadata", "Part", "open"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of a model: where its bytes are, where the GGUF starts in it, its header."""
+
+    source: Source
+    start: int
+    header: Header
+
+    def file_offset(self, info: TensorInfo) -> int:
+        """The byte of the file where the tensor's data starts."""
+        return self.start + self.header.data_offset + info.offset
+
+
+class Metadata(Mapping[str, Any]):
+    """Metadata values as plain Python, decoded on first use.
+
+    An array is a list; a string that is no UTF-8 keeps its bytes as surrogate escapes.
+    """
+
+    def __init__(self, fields: Mapping[str, Field]):
+        self._fields = fields
+        self._values: dict[str, Any] = {}
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self._values:
+            self._values[key] = self._fields[key].value
+        return self._values[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._fields
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    def __repr__(self) -> str:
+        return f"<Metadata of {len(self)} keys>"
+
+
+class GGUF:
+    """An open GGUF model. Get one from `open`; use it as a context manager.
+
+    Attributes
+    ----------
+    path : the path or address that was opened.
+    parts : the files, in shard order; one unless the model is split.
+    fields : metadata pairs with their types, from the first part.
+    metadata : the same, as plain Python values.
+    tensors : the lazy tensors of all parts, in file order.
+    info : where each tensor is in its file's data section.
+    """
+
+    def __init__(self, path: str, parts: list[Part]):
+        self.path = path
+        self.parts = parts
+        self.fields: Mapping[str, Field] = parts[0].header.fields
+        self.metadata = Metadata(self.fields)
+        self.info: dict[str, TensorInfo] = {}
+        self._part_of: dict[str, Part] = {}
+        for part in parts:
+            for name, info in part.header.tensors.items():
+                if name in self.info:
+                    raise GGUFError(
+                        f"the tensor {printable(name)} is also in {printable(self._part_of[name].source.name)}",
+                        part.source.name,
+                        part.start + info.at,
+                    )
+                self.info[name] = info
+                self._part_of[name] = part
+        self.tensors: Mapping[str, Tensor] = {
+            name: Tensor(name, info.shape, info.format, self._rows_of(info)) for name, info in self.info.items()
+        }
+
+    # -- the file -----------------------------------------------------------------------------------------
+
+    @property
+    def version(self) -> int:
+        return self.parts[0].header.version
+
+    @property
+    def byteorder(self) -> str:
+        """``"little"`` or ``"big"``."""
+        return self.parts[0].header.byteorder
+
+    @property
+    def alignment(self) -> int:
+        return self.parts[0].header.alignment
+
+    @property
+    def data_offset(self) -> int:
+        """Where the first part's data section starts, in bytes from its magic."""
+        return self.parts[0].header.data_offset
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(part.source.size for part in self.parts)
+
+    def part_of(self, name: str) -> Part:
+        """The file that holds a tensor."""
+        return self._part_of[name]
+
+    def file_offset(self, name: str) -> int:
+        """The byte in its file where a tensor's data starts."""
+        return self._part_of[name].file_offset(self.info[name])
+
+    def close(self) -> None:
+        for part in self.parts:
+            part.source.close()
+
+    def __enter__(self) -> GGUF:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<GGUF {printable(self.path)}: {len(self.fields)} keys, {len(self.info)} tensors>"
+
+    # -- metadata -----------------------------------------------------------------------------------------
+
+    @overload
+    def get(self, key: str, type: type[T]) -> T: ...
+    @overload
+    def get(self, key: str, type: type[T], default: T | None) -> T | None: ...
+
+    def get(self, key: str, type: type, *default: Any) -> Any:
+        """A metadata value that must be of a Python type: `int`, `float`, `bool`, `str` or `list`.
+
+        Parameters
+        ----------
+        default : what an absent key gives; without it an absent key is an error.
+
+        Raises
+        ------
+        GGUFError : the key is missing, or its value is of another type.
+        """
+        if key not in self.fields:
+            if default:
+                return default[0]
+            raise GGUFError(f"the key {printable(key)} is missing", self.path)
+        value = self.metadata[key]
+        # bool is an int to Python, but no count of layers.
+        if not isinstance(value, type) or (isinstance(value, bool) and type is not bool):
+            field = self.fields[key]
+            raise GGUFError(
+                f"{printable(key)} should be of type {type.__name__}, but is {field.describe()}",
+                self.path,
+                field.offset,
+            )
+        return value
+
+    # -- tensors ------------------------------------------------------------------------------------------
+
+    def _rows_of(self, info: TensorInfo) -> Any:
+        part = self._part_of[info.name]
+        rows = 1
+        for n in info.shape[:-1]:
+            rows *= n
+        row_bytes = info.nbytes // rows if rows else 0
+        big = part.header.byteorder == "big"
+
+        def read(lo: int, hi: int) -> np.ndarray:
+            import numpy as np
+
+            if not 0 <= lo <= hi <= rows:
+                raise IndexError(f"rows {lo}:{hi} of {info.name}, which has {rows}")
+            data = part.source.read(part.file_offset(info) + lo * row_bytes, (hi - lo) * row_bytes)
+            blocks = np.frombuffer(data, np.uint8).reshape(hi - lo, row_bytes)  # (hi - lo, row_bytes)
+            if big and blocks.size:
+                blocks = swapped(blocks, info.format.dtype)
+                blocks.flags.writeable = False
+            return blocks
+
+        return read
+
+    def mapped(self, name: str) -> np.ndarray:
+        """A tensor's blocks mapped into memory: array of shape (rows, row_bytes), uint8, read-only.
+
+        The pages are shared with other processes that map the file and are read on first touch. For local
+        little-endian files.
+        """
+        import numpy as np
+
+        part, tensor = self._part_of[name], self.tensors[name]
+        if not isinstance(part.source, FileSource) or part.header.byteorder == "big":
+            raise GGUFError("only a local little-endian file can be mapped into memory", part.source.name)
+        shape = (tensor.rows, tensor.row_bytes)
+        if 0 in shape:
+            return np.empty(shape, np.uint8)
+        return np.memmap(part.source.name, np.uint8, "r", part.file_offset(self.info[name]), shape)
+
+
+def swapped(blocks: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Blocks in the other byte order: every number of every field reversed.
+
+    Parameters
+    ----------
+    blocks : array of shape (rows, row_bytes), uint8.
+    dtype : the format's record type.
+    """
+    return blocks.view(dtype).byteswap().view(blocks.dtype)
+
+
+def open(
+    path: str | os.PathLike[str], *, offset: int = 0, shards: bool = True, limits: Limits | None = None
+) -> GGUF:
+    """Open a GGUF file and read its header.
+
+    Parameters
+    ----------
+    path : a file, any shard of a split model, or an address (``https://…``, ``hf://owner/repo/file``).
+    offset : byte where the GGUF starts in the file.
+    shards : for a shard, open the whole model; False opens this file alone.
+    limits : other caps than the default ones.
+
+    Raises
+    ------
+    FileError : the file is missing or unreadable.
+    GGUFError : it is no GGUF, or breaks a rule of the format.
+    """
+    name = os.fspath(path)
+    source: Source = FileSource(path)
+    try:
+        part = Part(source, offset, parse_header(source, offset, limits))
+        return GGUF(name, [part])
+    except BaseException:
+        source.close()
+        raise
