@@ -6,9 +6,11 @@ renamed to the target, and the folder's entry is flushed too. A crash at any mom
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import tempfile
+from contextlib import suppress
 from types import TracebackType
 from typing import BinaryIO
 
@@ -40,9 +42,7 @@ class AtomicFile:
     FileError : the target exists and `force` is not given, is no regular file, or cannot be written.
     """
 
-    def __init__(
-        self, path: str | os.PathLike[str], force: bool = False, temp: str | os.PathLike[str] | None = None
-    ):
+    def __init__(self, path: str | os.PathLike[str], force: bool = False, temp: str | os.PathLike[str] | None = None):
         self.path = os.path.realpath(path)
         self.force = force
         self._keep_temp = temp is not None
@@ -87,10 +87,8 @@ class AtomicFile:
         """Remove the temporary file (keep one whose path the caller chose)."""
         self.file.close()
         if not self._keep_temp:
-            try:
+            with suppress(FileNotFoundError):
                 os.unlink(self.temp)
-            except FileNotFoundError:
-                pass
 
     def __enter__(self) -> AtomicFile:
         return self
@@ -154,8 +152,6 @@ def sync_folder(folder: str) -> None:
     try:
         os.fsync(handle)
     except OSError as e:
-        import errno
-
         if e.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):
             raise
     finally:

@@ -69,13 +69,13 @@ def test_vocabularies_survive(shared, tmp_path):
 
 def test_size_is_known_before_writing(tmp_path):
     plan = Plan({"k": "v"}, [("a", (5,), F32), ("b", (0, 32), Q8_0)], alignment=128)
-    assert 128 == plan.data_offset
-    assert 256 == plan.size
-    with Writer(tmp_path / "x.gguf", {"k": "v"}, [("a", (5,), F32)], alignment=128) as out:
+    assert plan.data_offset == 256
+    assert plan.size == 384
+    with Writer(tmp_path / "x.gguf", {"k": "v"}, [("a", (5,), F32), ("b", (0, 32), Q8_0)], alignment=128) as out:
         out.write("a", 0, np.zeros((1, 20), np.uint8))
-    assert 256 == (tmp_path / "x.gguf").stat().st_size
+    assert (tmp_path / "x.gguf").stat().st_size == 384
     with ggufkit.open(tmp_path / "x.gguf") as model:
-        assert ["k", "general.alignment"] == list(model.fields)
+        assert list(model.fields) == ["k", "general.alignment"]
 
 
 def test_missing_row_leaves_no_file(tmp_path):
@@ -84,13 +84,13 @@ def test_missing_row_leaves_no_file(tmp_path):
         Writer(tmp_path / "x.gguf", {}, [("a", (2, 4), F32)]) as out,
     ):
         out.write("a", 0, np.zeros((1, 16), np.uint8))
-    assert [] == list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_exception_leaves_no_file(tmp_path):
     with pytest.raises(KeyboardInterrupt), Writer(tmp_path / "x.gguf", {}, []):
         raise KeyboardInterrupt
-    assert [] == list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_existing_file_needs_force(tmp_path):
@@ -98,7 +98,7 @@ def test_existing_file_needs_force(tmp_path):
     path.write_text("old")
     with pytest.raises(FileError, match="--force"):
         Writer(path, {}, [])
-    assert "old" == path.read_text()
+    assert path.read_text() == "old"
     with Writer(path, {}, [], force=True):
         pass
     assert path.read_bytes().startswith(b"GGUF")
@@ -146,4 +146,4 @@ def test_nan_payload_and_odd_bytes_survive_both_byte_orders(tmp_path):
             pass
         rewrite(tmp_path / "a.gguf", tmp_path / "b.gguf", byteorder="little", force=True)
         with ggufkit.open(tmp_path / "b.gguf") as model:
-            assert b"\xe2\x96" == next(model.fields["text"].strings())
+            assert next(model.fields["text"].strings()) == b"\xe2\x96"

@@ -77,8 +77,22 @@ class ValueType(IntEnum):
         return _SHORT[self]
 
 
-_CODES = dict(zip(ValueType, "B b H h I i f ? s a Q q d".split(), strict=True))
-_SHORT = dict(zip(ValueType, "u8 i8 u16 i16 u32 i32 f32 bool str arr u64 i64 f64".split(), strict=True))
+_CODES = dict(zip(ValueType, "BbHhIif?saQqd", strict=True))
+_SHORT = {
+    ValueType.UINT8: "u8",
+    ValueType.INT8: "i8",
+    ValueType.UINT16: "u16",
+    ValueType.INT16: "i16",
+    ValueType.UINT32: "u32",
+    ValueType.INT32: "i32",
+    ValueType.FLOAT32: "f32",
+    ValueType.BOOL: "bool",
+    ValueType.STRING: "str",
+    ValueType.ARRAY: "arr",
+    ValueType.UINT64: "u64",
+    ValueType.INT64: "i64",
+    ValueType.FLOAT64: "f64",
+}
 _NBYTES = {t: struct.calcsize("<" + c) for t, c in _CODES.items() if c not in "sa"}
 _TYPES: dict[int, ValueType] = {int(t): t for t in ValueType}
 
@@ -423,20 +437,17 @@ class _Parser:
             )
         if count * length.size > self.limits.header - self.at:
             raise self.fail(f"{shown} makes the header larger than the limit of {self.limits.header} bytes", self.at)
-        unpack, prefix = length.unpack_from, length.size
-        done, limit = 0, self.limits.string
+        unpack, prefix, limit = length.unpack_from, length.size, self.limits.string
+        done = 0
         while done < count:
             at, have = self.at, len(self.buffer)
             last = have - prefix
-            for done in range(done, count):  # noqa: B020 - goes on after each fetch
-                if at > last:
-                    break
+            while done < count and at <= last:
                 (n,) = unpack(self.buffer, at)
                 if n > limit or at + prefix + n > have:
                     break
                 at += prefix + n
-            else:
-                done = count
+                done += 1
             self.at = at
             if done < count:
                 # This string is not wholly in the buffer, or it is wrong: take the careful path once.

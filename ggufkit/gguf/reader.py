@@ -1,8 +1,8 @@
 """Open GGUF files: one file, all shards of a split one, or a remote one, behind one interface.
 
-    with ggufkit.open("model.gguf") as model:
-        model.metadata["general.architecture"]                 # 'llama'
-        model.tensors["token_embd.weight"].floats(0, 10)       # ten rows, float32
+with ggufkit.open("model.gguf") as model:
+    model.metadata["general.architecture"]                 # 'llama'
+    model.tensors["token_embd.weight"].floats(0, 10)       # ten rows, float32
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["GGUF", "Metadata", "Part", "open"]
 
 T = TypeVar("T")
+_REQUIRED = object()
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ class GGUF:
     @overload
     def get(self, key: str, type: type[T], default: T | None) -> T | None: ...
 
-    def get(self, key: str, type: type, *default: Any) -> Any:
+    def get(self, key: str, type: type, default: Any = _REQUIRED) -> Any:
         """A metadata value that must be of a Python type: `int`, `float`, `bool`, `str` or `list`.
 
         Parameters
@@ -165,8 +166,8 @@ class GGUF:
         GGUFError : the key is missing, or its value is of another type.
         """
         if key not in self.fields:
-            if default:
-                return default[0]
+            if default is not _REQUIRED:
+                return default
             raise GGUFError(f"the key {printable(key)} is missing", self.path)
         value = self.metadata[key]
         # bool is an int to Python, but no count of layers.
@@ -231,9 +232,7 @@ def swapped(blocks: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return blocks.view(dtype).byteswap().view(blocks.dtype)
 
 
-def open(
-    path: str | os.PathLike[str], *, offset: int = 0, shards: bool = True, limits: Limits | None = None
-) -> GGUF:
+def open(path: str | os.PathLike[str], *, offset: int = 0, shards: bool = True, limits: Limits | None = None) -> GGUF:
     """Open a GGUF file and read its header.
 
     Parameters

@@ -66,7 +66,9 @@ class FileSource:
                 parts.append(data)
                 done += len(data)
         if done < n:
-            raise GGUFError(f"the file ends {n - done} bytes early; it was cut while being read", self.name, offset + done)
+            raise GGUFError(
+                f"the file ends {n - done} bytes early; it was cut while being read", self.name, offset + done
+            )
         return b"".join(parts)
 
     def close(self) -> None:

@@ -355,7 +355,7 @@ class Writer:
             raise GGUFError(f"no tensor {printable(name)} was planned", self.path)
         rows = prod(info.shape[:-1])
         row_bytes = info.nbytes // rows if rows else 0
-        data = memoryview(blocks)
+        data = blocks.data
         if data.nbytes != len(blocks) * row_bytes or not 0 <= row <= rows - len(blocks):
             raise GGUFError(
                 f"rows {row}:{row + len(blocks)} of {data.nbytes} bytes do not fit tensor {printable(name)} of "
