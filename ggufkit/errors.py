@@ -88,9 +88,11 @@ class MissingDependency(GgufkitError):
 
 def printable(text: object, limit: int = 200) -> str:
     """`text` with control characters escaped and cut to `limit`: safe to show on a terminal."""
-    shown = "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in str(text)
-    )
+    shown = str(text)
+    if not shown.isprintable():
+        shown = "".join(
+            c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in shown
+        )
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 

@@ -21,7 +21,9 @@ __all__ = ["main"]
 
 # verb → the one line that `ggufkit --help` shows. Its module is `ggufkit.cli.<verb>` and defines
 # `command`, a `click.Command`; "-" in a verb is "_" in the module's name.
-VERBS: dict[str, str] = {}
+VERBS: dict[str, str] = {
+    "inspect": "Show what is in a model.",
+}
 
 
 class _Verbs(click.Group):

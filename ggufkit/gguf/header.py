@@ -28,6 +28,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
+from itertools import repeat
 from math import prod
 from typing import Any
 
@@ -267,6 +268,7 @@ class _Parser:
 
     # Fetches grow by half of what is there: few requests, and never twice the header in all.
     FIRST_FETCH = 16 << 10
+    RUN = 1024  # strings of a vocabulary that are stepped over at once
 
     def __init__(self, source: Source, start: int, limits: Limits):
         self.source, self.start, self.limits = source, start, limits
@@ -437,22 +439,25 @@ class _Parser:
             )
         if count * length.size > self.limits.header - self.at:
             raise self.fail(f"{shown} makes the header larger than the limit of {self.limits.header} bytes", self.at)
-        unpack, prefix, limit = length.unpack_from, length.size, self.limits.string
         done = 0
         while done < count:
-            at, have = self.at, len(self.buffer)
-            last = have - prefix
-            while done < count and at <= last:
-                (n,) = unpack(self.buffer, at)
-                if n > limit or at + prefix + n > have:
-                    break
-                at += prefix + n
-                done += 1
-            self.at = at
-            if done < count:
-                # This string is not wholly in the buffer, or it is wrong: take the careful path once.
-                self.string(f"string {done} of {shown}", limit)
-                done += 1
+            # A run at a time without looking: a length that leads out of the buffer makes the next `unpack`, or the
+            # comparison at the end, fail. Then the run is walked again with care.
+            run = min(self.RUN, count - done)
+            at = self.at
+            unpack, prefix, buffer = length.unpack_from, length.size, self.buffer
+            try:
+                if self.limits.string < self.limits.header:
+                    raise OverflowError  # a string over its limit could lie inside the buffer
+                for _ in repeat(None, run):
+                    at += prefix + unpack(buffer, at)[0]
+                if at > len(buffer):
+                    raise OverflowError
+                self.at = at
+            except (struct.error, OverflowError):
+                for i in range(done, done + run):
+                    self.string(f"string {i} of {shown}", self.limits.string)
+            done += run
 
     def alignment(self, pair: Field | None) -> int:
         if pair is None:

@@ -1,0 +1,120 @@
+"""What the verbs share: options to open a model, text that is safe on a terminal, tables, JSON."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import click
+
+from ggufkit.errors import printable
+from ggufkit.gguf.header import Field, Limits, ValueType
+from ggufkit.gguf.reader import GGUF
+from ggufkit.gguf.reader import open as open_gguf
+
+__all__ = ["echo_json", "echo_table", "human_bytes", "human_count", "model_options", "open_model", "show_value"]
+
+
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how to open a model; the command gets them as one dict, `how`."""
+
+    @click.option("--allow-v1", is_flag=True, help="Also read files of version 1 (2023), which llama.cpp refuses.")
+    @click.option("--one-shard", is_flag=True, help="Of a split model, look into this file alone.")
+    @click.option("--offset", type=click.IntRange(min=0), default=0, help="Byte where the GGUF starts in the file.")
+    @functools.wraps(command)
+    def wrapped(allow_v1: bool, one_shard: bool, offset: int, **arguments: Any) -> Any:
+        return command(how={"allow_v1": allow_v1, "one_shard": one_shard, "offset": offset}, **arguments)
+
+    return wrapped
+
+
+def open_model(path: str, how: dict[str, Any] | None = None) -> GGUF:
+    """Open a model as the options of `model_options` say."""
+    how = how or {}
+    limits = Limits(versions=(1, 2, 3)) if how.get("allow_v1") else Limits()
+    return open_gguf(path, offset=how.get("offset", 0), shards=not how.get("one_shard"), limits=limits)
+
+
+def show_value(field: Field, items: int = 6, limit: int = 100) -> str:
+    """A value on one line; of an array the first `items`."""
+    if field.item_type is None:
+        return show_item(next(field.items()), limit)
+    first: list[str] = []
+    for item in field.items() if field.item_type is ValueType.STRING else _head(field, items):
+        if len(first) == items:
+            break
+        first.append(show_item(item, 30))
+    return "[" + ", ".join(first) + (", …]" if len(field) > items else "]")
+
+
+def _head(field: Field, n: int) -> list[Any]:
+    """The first `n` numbers of an array, without decoding the rest."""
+    import dataclasses
+
+    kind = field.item_type
+    n = min(n, len(field))
+    if kind is None or n == len(field):
+        return list(field.items())
+    return list(dataclasses.replace(field, count=n, end=field.start + n * kind.nbytes).items())
+
+
+def show_item(item: Any, limit: int = 100) -> str:
+    if isinstance(item, str):
+        # Cut first: a chat template may be long, and printable looks at each character.
+        return printable(item[: limit + 1], limit)
+    if isinstance(item, bool):
+        return "true" if item else "false"
+    return f"{item:.7g}" if isinstance(item, float) else str(item)
+
+
+def echo_table(rows: Iterable[Sequence[object]], head: Sequence[str], right: Iterable[int] = ()) -> None:
+    """Print rows in columns.
+
+    Parameters
+    ----------
+    right : the columns that are aligned to the right.
+    """
+    texts = [tuple(head), *(tuple(map(str, row)) for row in rows)]
+    widths = [max(len(row[i]) for row in texts) for i in range(len(head))]
+    right = set(right)
+    for row in texts:
+        cells = [
+            cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        click.echo(("  " + "  ".join(cells)).rstrip())
+
+
+def human_bytes(n: int) -> str:
+    """Bytes for people, in powers of 1000 as llama.cpp and disks count: 4.37 GB."""
+    if n < 1000:
+        return f"{n} B"
+    power = min(5, int(math.log10(n)) // 3)
+    return f"{n / 1000**power:.2f} {' kMGTP'[power]}B"
+
+
+def human_count(n: int) -> str:
+    """A count of weights for people: 7.24 B."""
+    if n < 1000:
+        return str(n)
+    power = min(4, int(math.log10(n)) // 3)
+    return f"{n / 1000**power:.2f} {' KMBT'[power]}"
+
+
+def echo_json(value: Any) -> None:
+    """Print a value as JSON in ASCII, without control characters; NaN and infinities become strings."""
+    import json
+
+    text = json.dumps(_finite(value), indent=2)
+    click.echo(text.replace("\x7f", "\\u007f"))  # the only control character that json leaves
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value

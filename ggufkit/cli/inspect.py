@@ -1,0 +1,186 @@
+"""`ggufkit inspect`: what is in a model."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from math import prod
+from typing import Any
+
+import click
+
+from ggufkit.cli.common import (
+    echo_json,
+    echo_table,
+    human_bytes,
+    human_count,
+    model_options,
+    open_model,
+    show_item,
+    show_value,
+)
+from ggufkit.errors import printable
+from ggufkit.gguf.header import Field, TensorInfo
+from ggufkit.gguf.reader import GGUF
+from ggufkit.gguf.summary import ranges, roles, summary, type_shares
+
+__all__ = ["command"]
+
+
+@click.command()
+@click.argument("file")
+@click.option("--summary", "only_summary", is_flag=True, help="Show the summary.")
+@click.option("--kv", metavar="GLOB", help="Show the metadata whose keys match, e.g. 'tokenizer.*'.")
+@click.option("--tensors", "only_tensors", is_flag=True, help="Show the table of all tensors.")
+@click.option("--json", "as_json", is_flag=True, help="Everything as JSON, arrays without their items.")
+@click.option("--json-array", is_flag=True, help="The same, with the items.")
+@model_options
+def command(
+    file: str,
+    only_summary: bool,
+    kv: str | None,
+    only_tensors: bool,
+    as_json: bool,
+    json_array: bool,
+    how: dict[str, Any],
+) -> None:
+    """Show what is in FILE: a summary, the types by layer, the metadata and the tensors.
+
+    FILE is a GGUF, any shard of a split one, or an address (https://…, hf://owner/repo/file). Only the header is
+    read. With --summary, --kv or --tensors only these parts are shown.
+
+    \b
+    ggufkit inspect model.gguf
+    ggufkit inspect --kv 'tokenizer.chat_template' model.gguf
+    """
+    with open_model(file, how) as model:
+        if as_json or json_array:
+            echo_json(as_dict(model, kv, json_array))
+            return
+        everything = not (only_summary or kv or only_tensors)
+        if everything or only_summary:
+            echo_summary(model)
+            echo_types(model)
+        if everything or kv:
+            echo_metadata(model, kv or "*", whole=bool(kv))
+        if everything or only_tensors:
+            echo_tensors(model)
+
+
+def section(title: str) -> None:
+    click.echo(f"\n{title}")
+
+
+def echo_summary(model: GGUF) -> None:
+    facts = summary(model)
+    click.echo(printable(model.path, 4096))
+    order = "" if model.byteorder == "little" else ", big-endian"
+    size = f"{human_bytes(facts.pop('size'))}, GGUF v{model.version}{order}, alignment {model.alignment}"
+    files = facts.pop("files")
+    rows = [("size", size if files == 1 else f"{size}, {files} files")]
+    shown = {
+        "parameters": lambda n: f"{human_count(n)} ({n})",
+        "bytes": human_bytes,
+        "bits_per_weight": lambda bits: f"{bits:.2f}",
+    }
+    names = {"bytes": "data", "bits_per_weight": "bits a weight"}
+    for name, value in facts.items():
+        text = shown.get(name, show_item)(value)
+        rows.append((names.get(name, name.replace("_", " ")), text))
+    for name, text in rows:
+        click.echo(f"  {name:<20}{text}")
+
+
+def echo_types(model: GGUF) -> None:
+    shares = type_shares(model.info.values())
+    if not shares:
+        return
+    section("types")
+    total = sum(share.nbytes for share in shares) or 1
+    rows = [
+        (s.format, s.tensors, human_count(s.weights), human_bytes(s.nbytes), f"{100 * s.nbytes / total:.1f} %")
+        for s in shares
+    ]
+    echo_table(rows, ("type", "tensors", "weights", "bytes", "share"), right=range(1, 5))
+
+    section("types by layer")
+    rows_by_role = []
+    for role in roles(model.info.values()):
+        types = [
+            f"{name} {', '.join(ranges(layers))}" if layers else name
+            for name, layers in sorted(role.layers.items(), key=lambda item: item[1])
+        ]
+        shapes = list(dict.fromkeys(show_shape(info) for info in role.infos))
+        rows_by_role.append((printable(role.name), shapes[0] + (" …" if len(shapes) > 1 else ""), "; ".join(types)))
+    echo_table(rows_by_role, ("tensor", "shape", "type and layers"))
+
+
+def show_shape(info: TensorInfo) -> str:
+    """The shape as GGUF has it, row length first."""
+    return " × ".join(map(str, reversed(info.shape))) or "scalar"
+
+
+def echo_metadata(model: GGUF, glob: str, whole: bool) -> None:
+    fields = matching(model, glob)
+    if whole and len(fields) == 1:
+        # One key asked for: its value in full length, line breaks included.
+        (field,) = fields
+        items = list(field.items())
+        click.echo(f"{printable(field.key)}  {field.describe()}")
+        for item in items:
+            for line in str(item).split("\n") if isinstance(item, str) else [show_item(item)]:
+                click.echo("  " + printable(line, 1 << 20))
+        return
+    section(f"metadata ({len(fields)} keys)")
+    rows = [(printable(f.key), f.describe(), show_value(f)) for f in fields]
+    echo_table(rows, ("key", "type", "value"))
+
+
+def matching(model: GGUF, glob: str | None) -> list[Field]:
+    return [field for key, field in model.fields.items() if glob is None or fnmatchcase(key, glob)]
+
+
+def echo_tensors(model: GGUF) -> None:
+    section(f"tensors ({len(model.info)})")
+    rows = [
+        (printable(name), info.format.name, show_shape(info), human_bytes(info.nbytes), model.file_offset(name))
+        for name, info in model.info.items()
+    ]
+    echo_table(rows, ("tensor", "type", "shape", "bytes", "offset"), right=(3, 4))
+
+
+def as_dict(model: GGUF, glob: str | None, arrays: bool) -> dict[str, Any]:
+    """The model as gguf-dump's JSON has it (shapes in GGUF's order), with a summary."""
+    metadata: dict[str, Any] = {}
+    for i, field in enumerate(matching(model, glob)):
+        entry: dict[str, Any] = {"index": i, "type": field.type.name, "offset": field.offset}
+        if field.item_type is not None:
+            entry |= {"array_types": [field.item_type.name], "count": len(field)}
+        if field.item_type is None or arrays:
+            entry["value"] = field.value
+        metadata[field.key] = entry
+    tensors = {
+        name: {
+            "index": i,
+            "shape": list(reversed(info.shape)),
+            "type": info.format.name,
+            "weights": prod(info.shape),
+            "bytes": info.nbytes,
+            "offset": model.file_offset(name),
+            "file": model.part_of(name).source.name,
+        }
+        for i, (name, info) in enumerate(model.info.items())
+    }
+    types = {
+        s.format: {"tensors": s.tensors, "weights": s.weights, "bytes": s.nbytes}
+        for s in type_shares(model.info.values())
+    }
+    return {
+        "filename": model.path,
+        "version": model.version,
+        "endian": model.byteorder.upper(),
+        "alignment": model.alignment,
+        "summary": summary(model),
+        "types": types,
+        "metadata": metadata,
+        "tensors": tensors,
+    }

@@ -1,0 +1,124 @@
+"""`ggufkit inspect`: the summary, the tables, JSON, and nothing that harms a terminal."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ggufkit.cli import main
+from ggufkit.formats.table import FORMATS
+from ggufkit.gguf.header import Value, ValueType
+from ggufkit.gguf.writer import Writer
+
+F32, Q4_K, Q6_K = FORMATS["F32"], FORMATS["Q4_K"], FORMATS["Q6_K"]
+
+
+@pytest.fixture
+def run(capsys):
+    """Run the command line → (exit code, stdout, stderr)."""
+
+    def run(*args) -> tuple[int, str, str]:
+        code = 0
+        try:
+            main([str(a) for a in args])
+        except SystemExit as e:
+            code = e.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def model(tmp_path):
+    """Four layers whose attn_v is Q6_K in the first and the last."""
+    path = tmp_path / "model.gguf"
+    metadata = {
+        "general.architecture": "llama",
+        "general.file_type": 15,
+        "llama.context_length": 4096,
+        "llama.block_count": 4,
+        "evil\x1b[2J": "\x1b]0;title\x07",
+        "tokenizer.ggml.tokens": [f"token{i}" for i in range(100)],
+        "nan": float("nan"),
+        "big": Value(ValueType.UINT64, (1 << 63) + 1),
+    }
+    tensors = [("token_embd.weight", (100, 256), Q4_K)]
+    for i in range(4):
+        tensors += [
+            (f"blk.{i}.attn_norm.weight", (256,), F32),
+            (f"blk.{i}.attn_v.weight", (8, 256), Q6_K if i in (0, 3) else Q4_K),
+        ]
+    with Writer(path, metadata, tensors) as out:
+        for name, info in out.plan.infos.items():
+            out.write(name, 0, np.zeros((info.nbytes // info.format.row_bytes(256), info.format.row_bytes(256)), "u1"))
+    return path
+
+
+def test_summary_and_tables(run, model):
+    code, out, err = run("inspect", model)
+    assert (code, err) == (0, "")
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert "architecture llama" in lines
+    assert "file type Q4_K_M" in lines
+    assert "context length 4096" in lines
+    assert "vocabulary 100" in lines
+    assert "parameters 34.82 K (34816)" in lines
+    assert "blk.*.attn_v.weight 256 × 8 Q6_K 0, 3; Q4_K 1–2" in lines
+    assert "tokenizer.ggml.tokens arr[str, 100] [token0, token1, token2, token3, token4, token5, …]" in lines
+    assert any(line.startswith("blk.3.attn_v.weight Q6_K 256 × 8 1.68 kB") for line in lines)
+    assert all(c.isprintable() or c == "\n" for c in out)
+
+
+def test_parts_can_be_chosen(run, model):
+    _, out, _ = run("inspect", "--kv", "llama.*", model)
+    assert "llama.block_count" in out
+    assert "general" not in out
+    assert "attn_v" not in out
+    _, out, _ = run("inspect", "--kv", "general.architecture", model)
+    assert out == "general.architecture  str\n  llama\n"
+    _, out, _ = run("inspect", "--tensors", model)
+    assert "architecture" not in out
+    assert "blk.2.attn_v.weight" in out
+
+
+def test_json_is_exact_and_ascii(run, model):
+    _, out, _ = run("inspect", "--json", model)
+    found = json.loads(out)
+    assert out.isascii()
+    assert found["metadata"]["big"]["value"] == (1 << 63) + 1
+    assert found["metadata"]["nan"]["value"] == "nan"
+    assert "value" not in found["metadata"]["tokenizer.ggml.tokens"]
+    assert found["tensors"]["token_embd.weight"]["shape"] == [256, 100]
+    assert found["summary"]["parameters"] == 34816
+    _, out, _ = run("inspect", "--json-array", model)
+    assert json.loads(out)["metadata"]["tokenizer.ggml.tokens"]["value"][-1] == "token99"
+
+
+def test_errors_are_one_line(run, model, tmp_path):
+    code, out, err = run("inspect", tmp_path / "none.gguf")
+    assert (code, out) == (1, "")
+    assert "does not exist" in err
+    assert err.count("\n") == 1
+    (tmp_path / "cut.gguf").write_bytes(model.read_bytes()[:-2000])
+    code, out, err = run("inspect", tmp_path / "cut.gguf")
+    assert (code, out) == (1, "")
+    assert "cut short" in err
+    assert err.count("\n") == 1
+
+
+def test_numpy_is_not_imported(model):
+    probe = (
+        "import sys; from ggufkit.cli import main\n"
+        f"main(['inspect', {str(model)!r}])\n"
+        "assert not {'numpy', 'numba', 'rich'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", probe], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_shared_corpus_prints_no_control_character(run, shared):
+    for path in sorted((shared / "malformed").glob("*.gguf")):
+        _, out, err = run("inspect", path)
+        assert all(c.isprintable() or c == "\n" for c in out + err), path.name
