@@ -4,9 +4,9 @@ The reference's searches add floats in a fixed order, which no compiler may chan
 one weight at a time. Blocks do not depend on one another, though: with block k in lane k of a vector, every lane
 performs the very same float32 operations in the very same order, and one instruction does sixteen blocks' work.
 
-    f32x16    <16 x float>    + - * /   < <= > >= == !=   minimum maximum fabs sqrt select
-    i32x16    <16 x i32>      + - *  & | ^ << >>   < <= > >= == !=   minimum maximum select
-    mask16    <16 x i1>       & | ~   any_lane all_lanes
+    f32x16    <16 x float>    + - * /   < <= > >= == !=   minimum maximum fabs sqrt select highest lowest
+    i32x16    <16 x i32>      + - *  & | ^ << >>   < <= > >= == !=   minimum maximum select highest lowest total
+    mask16    <16 x i1>       & | ~   any_lane all_lanes first_lane mask_bits
 
 LLVM splits a vector into what the CPU has (1 zmm, 2 ymm, 4 NEON registers), so one source serves every machine.
 Without fast-math flags nothing is reordered or contracted into FMA: each CPU gives the same bits.
@@ -34,15 +34,21 @@ __all__ = [
     "bits_f32",
     "f32_bits",
     "fabs",
+    "first_lane",
     "float_to_half",
     "gather",
     "half_to_float",
+    "highest",
     "lane",
+    "lane_numbers",
     "load",
     "load_half",
+    "lowest",
+    "mask_bits",
     "maximum",
     "minimum",
     "nearest_int",
+    "round_away",
     "select",
     "splat",
     "sqrt",
@@ -50,6 +56,7 @@ __all__ = [
     "store_half",
     "to_f32",
     "to_i32",
+    "total",
     "transpose",
 ]
 
@@ -351,6 +358,87 @@ def nearest_int(typingctx, x):
         return b.fsub(b.fadd(args[0], magic), magic)
 
     return f32x16(f32x16), emit
+
+
+@intrinsic
+def round_away(typingctx, x):
+    """C's `roundf` as int32: to the nearest integer, ties away from zero; in range.
+
+    Adding the float below 0.5 with the sign of `x` and cutting off gives the same, 0.49999997 and 8388609 included.
+    """
+
+    def emit(ctx, b, sig, args):
+        sign = b.and_(b.bitcast(args[0], i32x16.llvm), ir.Constant(i32x16.llvm, [ir.Constant(_I32, 1 << 31)] * LANES))
+        below_half = ir.Constant(i32x16.llvm, [ir.Constant(_I32, 0x3EFFFFFF)] * LANES)
+        return b.fptosi(b.fadd(args[0], b.bitcast(b.or_(sign, below_half), f32x16.llvm)), i32x16.llvm)
+
+    return i32x16(f32x16), emit
+
+
+# ---- Across lanes -----------------------------------------------------------------------------------------------
+
+
+def _fold(emit: Callable, summary: str) -> Any:
+    """A reduction in four halvings; only for operations whose order does not matter."""
+
+    @intrinsic
+    def function(typingctx, vector):
+        scalar = {f32x16: types.float32, i32x16: types.int32}[vector]
+
+        def emit_fold(ctx, b, sig, args):
+            value = args[0]
+            for half in (8, 4, 2, 1):
+                order = [(k + half) % LANES for k in range(LANES)]
+                value = emit(b, value, _shuffle(b, value, value, order))
+            return b.extract_element(value, ir.Constant(_I32, 0))
+
+        return scalar(vector), emit_fold
+
+    function.__doc__ = summary
+    return function
+
+
+highest = _fold(
+    lambda b, x, y: b.select(_compare(b, ">", x, y), x, y),
+    "The largest lane, a scalar; which of 0.0 and -0.0 is open.",
+)
+lowest = _fold(
+    lambda b, x, y: b.select(_compare(b, "<", x, y), x, y),
+    "The smallest lane, a scalar; which of 0.0 and -0.0 is open.",
+)
+total = _fold(lambda b, x, y: b.add(x, y), "The sum of int32 lanes, a scalar.")
+
+
+@intrinsic
+def lane_numbers(typingctx):
+    """0, 1, … 15 as int32 lanes."""
+
+    def emit(ctx, b, sig, args):
+        return ir.Constant(i32x16.llvm, [ir.Constant(_I32, k) for k in range(LANES)])
+
+    return i32x16(), emit
+
+
+@intrinsic
+def mask_bits(typingctx, mask):
+    """A mask as an int32 between 0 and 65535: lane k is bit k."""
+
+    def emit(ctx, b, sig, args):
+        return b.zext(b.bitcast(args[0], _I16), _I32)
+
+    return types.int32(mask16), emit
+
+
+@intrinsic
+def first_lane(typingctx, mask):
+    """Number of the first lane that is True; 16 if none is."""
+
+    def emit(ctx, b, sig, args):
+        bits = b.zext(b.bitcast(args[0], _I16), _I32)
+        marked = b.or_(bits, ir.Constant(_I32, 1 << LANES))
+        return b.zext(b.cttz(marked, ir.Constant(_I1, 1)), ir.IntType(64))
+
+    return types.intp(mask16), emit
 
 
 def _reduction(name: str, summary: str) -> Any:

@@ -1,0 +1,147 @@
+"""Every format's encoder and decoder against libggml, byte for byte, over the table of formats."""
+
+from __future__ import annotations
+
+import importlib
+
+import ggml
+import numpy as np
+import pytest
+import weights
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from ggufkit.errors import CodecError
+from ggufkit.formats import codec
+from ggufkit.formats.table import FORMATS, formats
+
+
+def has_kernel(format, verb):
+    try:
+        family = importlib.import_module(f"ggufkit.formats.{format.family}")
+    except ModuleNotFoundError:
+        return False
+    return hasattr(family, f"{format.name.lower()}_{verb}")
+
+
+def names(verb):
+    return [format.name for format in formats() if has_kernel(format, verb)]
+
+
+DECODABLE = [name for name in names("decode") if ggml.traits(FORMATS[name].id).to_float]
+ENCODABLE = [name for name in names("encode") if FORMATS[name].encodable]
+PLAIN = [name for name in ENCODABLE if not FORMATS[name].needs_importance]
+# ggml_quantize_chunk does not look at the importance.
+IGNORES_IMPORTANCE = {"F16", "BF16", "Q8_0", "TQ1_0", "TQ2_0", "MXFP4", "NVFP4", "Q1_0", "Q2_0"}
+WEIGHTED = [name for name in ENCODABLE if name in IGNORES_IMPORTANCE or name in names("encode_weighted")]
+COLS = 512
+
+
+def assert_same_bytes(expected, actual, name, what, x):
+    if np.array_equal(expected, actual):
+        return
+    format = FORMATS[name]
+    shape = (-1, format.type_size)
+    differing = (expected.reshape(shape) != actual.reshape(shape)).any(1)
+    block = int(differing.argmax())
+    weights = x.reshape(-1, format.block_size)[block]
+    pytest.fail(
+        f"{name}, {what}: {differing.sum()} of {differing.size} blocks differ, the first is {block}\n"
+        f"expected {expected.reshape(shape)[block].tobytes().hex()}\n"
+        f"actual   {actual.reshape(shape)[block].tobytes().hex()}\nweights {weights.tolist()}"
+    )
+
+
+def expected_bytes(x, name, importance=None):
+    """libggml's bytes; None where its own check refuses them (a scale beyond float16)."""
+    blocks = ggml.quantize(x, FORMATS[name].id, importance)
+    return blocks if ggml.valid(blocks, FORMATS[name].id) else None
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_encode_equals_libggml(name):
+    for what, x in weights.weights(5, COLS):
+        if (expected := expected_bytes(x, name)) is not None:
+            assert_same_bytes(expected, codec.encode(x, name, threads=1), name, what, x)
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_encode_with_importance_equals_libggml(name):
+    for importance_kind, importance in weights.importances(COLS):
+        for what, x in weights.weights(3, COLS, seed=1):
+            if (expected := expected_bytes(x, name, importance)) is not None:
+                actual = codec.encode(x, name, importance, threads=1)
+                assert_same_bytes(expected, actual, name, f"{what}, importance {importance_kind}", x)
+
+
+@pytest.mark.parametrize("name", DECODABLE)
+def test_decode_equals_libggml_for_any_bytes(name):
+    format = FORMATS[name]
+    blocks = weights.random_blocks(1000, format.type_size)
+    expected = ggml.to_float(blocks, format.id)
+    actual = codec.decode(blocks.reshape(10, -1), name, threads=1).reshape(expected.shape)
+    # NaNs of random scales: any NaN is right.
+    same = (expected.view(np.uint32) == actual.view(np.uint32)) | (np.isnan(expected) & np.isnan(actual))
+    assert same.all(), f"{name}: weight {np.argwhere(~same)[0]}"
+
+
+finite = st.floats(-1e4, 1e4, width=32)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+@settings(max_examples=25, deadline=None)
+@given(x=hnp.arrays(np.float32, (1, 256), elements=finite, fill=finite))
+def test_encode_equals_libggml_for_any_weights(name, x):
+    if (expected := expected_bytes(x, name)) is not None:
+        assert_same_bytes(expected, codec.encode(x, name, threads=1), name, "hypothesis", x)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_bytes_do_not_depend_on_threads_or_on_how_rows_are_cut(name, monkeypatch):
+    monkeypatch.setattr(codec, "_CHUNK", 3 * COLS)
+    _, x = next(weights.weights(23, COLS))
+    whole = codec.encode(x, name, threads=1)
+    for threads in (2, 3):
+        assert np.array_equal(whole, codec.encode(x, name, threads=threads))
+    one_by_one = np.concatenate([codec.encode(x[i : i + 1], name, threads=1) for i in range(len(x))])
+    assert np.array_equal(whole, one_by_one)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_weights_that_are_not_finite_are_named(name):
+    x = np.zeros((3, COLS), np.float32)
+    x[2, 17] = np.nan
+    with pytest.raises(CodecError, match=rf"blk\.0: row 2, column 17 is nan, which {name}"):
+        codec.encode(x, name, name="blk.0")
+
+
+def test_encode_refuses_what_it_cannot_do():
+    x = np.zeros((2, 48), np.float32)
+    with pytest.raises(CodecError, match="multiple of 32"):
+        codec.encode(x, "Q8_0")
+    with pytest.raises(CodecError, match="only holds activations"):
+        codec.encode(np.zeros((1, 256), np.float32), "Q8_K")
+    x = np.zeros((2, 64), np.float32)
+    with pytest.raises(CodecError, match=r"one value a column, shape \(64,\)"):
+        codec.encode(x, "Q4_0", np.ones(32, np.float32))
+    with pytest.raises(CodecError, match="not negative; column 3 is -1"):
+        codec.encode(x, "Q4_0", np.where(np.arange(64) == 3, -1, 1))
+    with pytest.raises(CodecError, match="needs importance"):
+        codec.encode(np.zeros((1, 256), np.float32), "IQ1_S")
+    x[1, 40] = 1e38
+    with pytest.raises(CodecError, match=r"row 1, columns 32 to 63: ±1e\+38 is too large for Q8_0"):
+        codec.encode(x, "Q8_0")
+
+
+def test_encode_and_decode_write_to_given_arrays():
+    x = np.ones((2, 64), np.float32)
+    blocks = np.empty((2, 68), np.uint8)
+    assert codec.encode(x, "Q8_0", out=blocks) is blocks
+    rows = np.empty((2, 64), np.float32)
+    assert codec.decode(blocks, "Q8_0", out=rows) is rows
+    assert np.allclose(rows, x, rtol=1e-3)
+    with pytest.raises(CodecError, match=r"shape \(2, 68\)"):
+        codec.encode(x, "Q8_0", out=blocks[:1])
+    with pytest.raises(CodecError, match="34-byte block"):
+        codec.decode(blocks[:, :33], "Q8_0")
