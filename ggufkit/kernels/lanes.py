@@ -58,6 +58,7 @@ __all__ = [
     "to_i32",
     "total",
     "transpose",
+    "untranspose",
 ]
 
 LANES = 16
@@ -239,6 +240,14 @@ _LOW = [half + LANES * which for half in range(LANES // 2) for which in (0, 1)]
 _HIGH = [LANES // 2 + position for position in _LOW]
 
 
+def _transposed(b: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
+    """Each round rotates the 8-bit position (row, column) of an element by one bit; four rounds swap the halves."""
+    for _ in range(4):
+        pairs = [(rows[k], rows[k + LANES // 2]) for k in range(LANES // 2)]
+        rows = [_shuffle(b, x, y, order) for x, y in pairs for order in (_LOW, _HIGH)]
+    return rows
+
+
 @intrinsic
 def transpose(typingctx, source, source_index, stride, target, target_index):
     """Transpose a 16 × 16 tile: `target[target_index + 16 i + k] = source[source_index + stride k + i]`.
@@ -257,17 +266,39 @@ def transpose(typingctx, source, source_index, stride, target, target_index):
             row = b.load(_address(ctx, b, sig.args[0], args[0], index, _vector(read)))
             row.align = 1
             rows.append(getattr(b, widen)(row, result.llvm) if widen else row)
-        # Each round rotates the 8-bit position (row, column) of an element by one bit; four rounds swap the halves.
-        for _ in range(4):
-            pairs = [(rows[k], rows[k + LANES // 2]) for k in range(LANES // 2)]
-            rows = [_shuffle(b, x, y, order) for x, y in pairs for order in (_LOW, _HIGH)]
-        for k, row in enumerate(rows):
+        for k, row in enumerate(_transposed(b, rows)):
             index = b.add(args[4], ir.Constant(args[4].type, LANES * k))
             vector = b.trunc(row, _vector(written)) if narrow else row
             b.store(vector, _address(ctx, b, sig.args[3], args[3], index, _vector(written))).align = 1
         return ctx.get_dummy_value()
 
     return types.void(source, types.intp, types.intp, target, types.intp), emit
+
+
+@intrinsic
+def untranspose(typingctx, source, source_index, target, target_index, stride):
+    """The way back: `target[target_index + stride k + i] = source[source_index + 16 i + k]`; equal element types.
+
+    Lane k of sixteen consecutive vectors becomes a row of 16 elements.
+    """
+    if source.dtype != target.dtype:
+        return None
+    vector = _vector(_ELEMENTS[source.dtype][0])
+
+    def emit(ctx, b, sig, args):
+        def row(array, start, step, k):
+            index = b.add(args[start], b.mul(step, ir.Constant(step.type, k)))
+            return _address(ctx, b, sig.args[array], args[array], index, vector)
+
+        rows = []
+        for i in range(LANES):
+            rows.append(b.load(row(0, 1, ir.Constant(args[1].type, LANES), i)))
+            rows[-1].align = 1
+        for k, value in enumerate(_transposed(b, rows)):
+            b.store(value, row(2, 3, args[4], k)).align = 1
+        return ctx.get_dummy_value()
+
+    return types.void(source, types.intp, target, types.intp, types.intp), emit
 
 
 # ---- Lanes ------------------------------------------------------------------------------------------------------
