@@ -1,0 +1,10 @@
+"""The K-quants: super-blocks of 256 weights whose sub-blocks' scales are themselves quantized.
+
+tiles     16 super-blocks to lanes, their bytes back
+search    the scale searches
+q45_k …   a file for each pair of like formats: search, quantize, pack; and decode
+"""
+
+from ggufkit.formats.kquants.q45_k import q4_k_decode, q4_k_encode
+
+__all__ = ["q4_k_decode", "q4_k_encode"]

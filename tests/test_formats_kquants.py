@@ -1,0 +1,94 @@
+"""The K-quants against libggml byte for byte, and hand-made blocks against the formula."""
+
+from __future__ import annotations
+
+import ggml
+import numpy as np
+import pytest
+
+from ggufkit.formats import kquants
+from ggufkit.formats.codec import decode, encode
+from ggufkit.formats.table import format_by_name
+
+KQUANTS = [name for name in ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K") if hasattr(kquants, f"{name.lower()}_encode")]
+COLS = 512
+
+
+def _weights() -> dict[str, np.ndarray]:
+    """Rows of every kind that a search could stumble over; 17 rows of 2 super-blocks: two batches and a rest."""
+    random = np.random.default_rng(0)
+    shape = (17, COLS)
+    size = shape[0] * shape[1]
+    normal = random.standard_normal(size)
+    scales = 10.0 ** random.uniform(-8, 3, size // 16)
+    rows = {
+        "student-t": random.standard_t(4, size) * 0.02,
+        "uniform": random.uniform(-1, 1, size),
+        "positive": random.uniform(0.5, 1, size),
+        "negative": -random.uniform(0.9, 1, size),
+        "sparse": normal * (random.random(size) < 0.05),
+        "one-hot": normal * (np.arange(size) % 259 == 0),
+        "zero": np.zeros(size),
+        "constant": np.repeat(random.standard_normal(size // 64), 64),
+        "nearly constant": -1 - 1e-7 * random.integers(0, 3, size),
+        "two values": np.where(random.random(size) < 0.5, 1, -0.25),
+        "whole numbers": random.integers(-8, 8, size),
+        "alternating": np.where(np.arange(size) % 2, 1, -1) * random.uniform(0.9, 1.1, size),
+        "sorted": np.sort(normal),
+        "scales": normal * np.repeat(scales, 16),
+        "denormal": normal * 1e-40,
+        **{f"{scale:g}": normal * scale for scale in (1e-38, 1e-30, 1e-15, 1e-7, 1e-6, 1e-4, 1e4)},
+    }
+    return {name: values.astype(np.float32).reshape(shape) for name, values in rows.items()}
+
+
+WEIGHTS = _weights()
+
+
+def assert_same_blocks(expected: np.ndarray, actual: np.ndarray, name: str) -> None:
+    size = format_by_name(name).type_size
+    differing = (expected.reshape(-1, size) != actual.reshape(-1, size)).any(1)
+    assert not differing.any(), f"{differing.sum()} of {differing.size} blocks, first {differing.argmax()}"
+
+
+@pytest.mark.parametrize("name", KQUANTS)
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_encode_gives_ggml_bytes(name: str, kind: str):
+    rows = WEIGHTS[kind]
+    assert_same_blocks(ggml.quantize(rows, format_by_name(name).id), encode(rows, name), name)
+
+
+@pytest.mark.parametrize("name", KQUANTS)
+@pytest.mark.parametrize("blocks", [1, 2, 15, 16, 17, 33])
+def test_encode_any_number_of_blocks(name: str, blocks: int):
+    rows = np.random.default_rng(blocks).standard_normal((1, 256 * blocks)).astype(np.float32)
+    assert_same_blocks(ggml.quantize(rows, format_by_name(name).id), encode(rows, name), name)
+
+
+@pytest.mark.parametrize("name", KQUANTS)
+def test_decode_gives_ggml_bits(name: str):
+    format = format_by_name(name)
+    blocks = np.random.default_rng(0).integers(0, 256, (5000, format.type_size), np.uint8)
+    expected, actual = ggml.to_float(blocks, format.id), decode(blocks, name)
+    np.testing.assert_array_equal(expected.view(np.uint32), actual.view(np.uint32))
+
+
+def _block(name: str, **fields: object) -> np.ndarray:
+    block = np.zeros((1,), format_by_name(name).dtype)
+    for field, value in fields.items():
+        block[field] = value
+    return block.view(np.uint8)
+
+
+def test_decode_q4_k_by_hand():
+    # Sub-block 0: scale 3, min 2; sub-block 5: scale 0b10_0001, min 0b01_0010.
+    scales = np.zeros(12, np.uint8)
+    scales[0], scales[4], scales[9] = 3, 2, 0b0010_0001
+    scales[1], scales[5] = 0b10 << 6, 0b01 << 6
+    qs = np.zeros(128, np.uint8)
+    qs[0], qs[64] = 7, 9 << 4
+    values = decode(_block("Q4_K", d=0.5, dmin=0.25, scales=scales, qs=qs), "Q4_K")
+    assert values[0] == 0.5 * 3 * 7 - 0.25 * 2
+    assert values[1] == -0.25 * 2
+    assert values[160] == 0.5 * 33 * 9 - 0.25 * 18
+    assert values[161] == -0.25 * 18
