@@ -84,7 +84,7 @@ def make_qkx2(X, at, W, L, grid):
             d = this_scale * load(L, i * LANES) + this_lo - load(X, at + i * LANES)
             d = fabs(d) if grid.use_mad else d * d
             error = error + load(W, i * LANES) * d
-        better = (D > zero) & (error < best)
+        better = (zero < D) & (error < best)
         best = select(better, error, best)
         best_iscale = select(better, iscale, best_iscale)
         best_base = select(better, lo, best_base)
