@@ -55,6 +55,7 @@ def encode(
     out: np.ndarray | None = None,
     threads: int | None = None,
     name: str = "",
+    first_row: int = 0,
 ) -> np.ndarray:
     """Encode rows of weights as `ggml_quantize_chunk` does.
 
@@ -67,7 +68,7 @@ def encode(
         Formats that do not use it ignore it.
     out : array of shape (…, row_bytes), uint8, C-contiguous, to write to.
     threads : how many; default GGUFKIT_THREADS or all CPUs.
-    name : what to call the tensor in errors.
+    name, first_row : what to call the tensor, and the number of the first of these rows in it, in errors.
 
     Returns
     -------
@@ -101,10 +102,10 @@ def encode(
     write = _encoder(format, weights)
 
     def encode_range(lo: int, hi: int) -> None:
-        largest = _check_finite(x[lo:hi], lo, format, what)
+        largest = _check_finite(x[lo:hi], first_row + lo, format, what)
         write(x[lo:hi], blocks[lo:hi])
         if largest > _HALF_MAX:
-            _check_overflow(x[lo:hi], blocks[lo:hi], lo, format, what)
+            _check_overflow(x[lo:hi], blocks[lo:hi], first_row + lo, format, what)
 
     for_ranges(encode_range, x.shape[0], _CHUNK // x.shape[1], threads)
     return out
