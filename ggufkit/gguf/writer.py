@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 from collections.abc import Iterable, Mapping
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -321,6 +322,7 @@ class Writer:
         temp: str | os.PathLike[str] | None = None,
     ):
         self.plan = Plan(metadata, tensors, alignment=alignment, byteorder=byteorder, pad_header=pad_header)
+        self._lock = threading.Lock()
         self._missing = {name: info.nbytes for name, info in self.plan.infos.items() if info.nbytes}
         self._output = AtomicFile(path, force, temp)
         try:
@@ -377,7 +379,8 @@ class Writer:
     def wrote(self, name: str, nbytes: int) -> None:
         """Note that `nbytes` of a tensor's data were written, by whatever way."""
         if name in self._missing:
-            self._missing[name] -= nbytes
+            with self._lock:
+                self._missing[name] -= nbytes
 
     def __enter__(self) -> Writer:
         return self
