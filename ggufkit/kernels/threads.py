@@ -7,13 +7,17 @@ functions that take it, sets how many; the default is every CPU this process may
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from typing import TypeVar
 
 from ggufkit.errors import UsageError
 
-__all__ = ["for_ranges", "thread_count"]
+__all__ = ["for_each", "for_ranges", "thread_count"]
+
+T = TypeVar("T")
 
 
 def thread_count(threads: int | None = None) -> int:
@@ -61,3 +65,41 @@ def for_ranges(function: Callable[[int, int], None], rows: int, grain: int, thre
         for future in futures:
             if not future.cancelled():
                 future.exception()
+
+
+def for_each(function: Callable[[T], None], items: Iterable[T], workers: int) -> None:
+    """Call `function(item)` for every item, in `workers` threads that start the items in order.
+
+    For items that read and write files, and for more items than a list should hold. The first exception (in the
+    order of the items) is raised again once the running calls have ended; so is Ctrl-C. No further item is started.
+    """
+    numbered = enumerate(items)
+    lock = threading.Lock()
+    stop = threading.Event()
+    failures: list[tuple[int, BaseException]] = []
+
+    def work() -> None:
+        while not stop.is_set():
+            with lock:
+                index, item = next(numbered, (-1, None))
+            if index < 0:
+                return
+            try:
+                function(item)  # type: ignore[arg-type]
+            except BaseException as e:
+                failures.append((index, e))
+                stop.set()
+
+    threads = [threading.Thread(target=work, name=f"ggufkit-{i}") for i in range(workers)]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        stop.set()
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join()
+    if failures:
+        raise min(failures, key=lambda failure: failure[0])[1]

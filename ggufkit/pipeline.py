@@ -1,0 +1,266 @@
+"""Lazy tensors in, a GGUF file out: what `convert` and `quantize` have in common.
+
+    planned = [Planned(tensor, FORMATS["Q4_K"], "default of Q4_K_M"), …]
+    write_model("out.gguf", metadata, planned)
+
+A tensor that has its format already is copied, every other one is decoded to float32 and encoded:
+
+    worker 1   read ▒▒ encode ████████ write ▒ read ▒▒ encode ████████ write ▒
+    worker 2      read ▒▒ encode ████████ write ▒ read ▒▒ encode ████████ write ▒
+    worker 3         read ▒▒ ········· encode ████████ write ▒ …
+
+A piece is about a million weights, whole rows of one tensor. As many workers as there are threads encode at a time;
+the others wait for the disk meanwhile. Inside a worker the float32 rows go through a buffer that stays in its core's
+L2 cache. So memory does not depend on the size of a tensor, and the bytes do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ggufkit.errors import CodecError, FileError, GgufkitError, printable
+from ggufkit.formats.table import Format
+from ggufkit.gguf.writer import Plan, Writer
+from ggufkit.journal import Journal
+from ggufkit.kernels.threads import for_each, thread_count
+from ggufkit.tensor import Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["MEMORY", "Interrupted", "Planned", "Progress", "stream", "write_model"]
+
+# Default limit of the buffers, bytes.
+MEMORY = 512 << 20
+
+# Weights a piece: enough that the cost of handing it out vanishes.
+_PIECE = 1 << 20
+
+# Weights decoded at a time: as float32 half a megabyte, which stays in L2.
+_CHUNK = 1 << 17
+
+# Workers that read or write while the others encode.
+_WAITING = 2
+
+Progress = Callable[["Planned", int], None]
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C; the message says how to continue."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A tensor and what becomes of it.
+
+    Attributes
+    ----------
+    tensor : the tensor, under the name that it has in the output.
+    format : its format in the output.
+    reason : why that one, for people.
+    importance : array of shape (cols,), or (experts, cols) for a stack of experts; float32. How much an error in
+        each column matters.
+    """
+
+    tensor: Tensor
+    format: Format
+    reason: str = ""
+    importance: np.ndarray | None = None
+
+    @property
+    def copied(self) -> bool:
+        return self.tensor.format == self.format
+
+    @cached_property
+    def row_bytes(self) -> int:
+        return self.format.row_bytes(self.tensor.cols)
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Bytes in the output, without padding."""
+        return self.tensor.rows * self.row_bytes
+
+    def encode(self, lo: int, hi: int) -> np.ndarray:
+        """Rows `lo:hi` as they are in the output: array of shape (hi - lo, row_bytes), uint8.
+
+        Raises
+        ------
+        CodecError : a weight is not finite, or the format cannot hold it.
+        """
+        return self.encode_blocks(self.tensor.read(lo, hi), lo)
+
+    def encode_blocks(self, source: np.ndarray, lo: int) -> np.ndarray:
+        """As `encode`, from the source's blocks of the rows from `lo` on."""
+        if self.copied:
+            self._check(source, lo)
+            return source
+        import numpy as np
+
+        from ggufkit.formats.codec import decode, encode
+
+        cols, rows = self.tensor.cols, len(source)
+        out = np.empty((rows, self.row_bytes), np.uint8)
+        step = max(1, _CHUNK // max(cols, 1))
+        floats = np.empty((min(step, rows), cols), np.float32)
+        for at, end, importance in self._parts(lo, lo + rows, step):
+            part = slice(at - lo, end - lo)
+            x = decode(source[part], self.tensor.format, out=floats[: end - at], threads=1)
+            encode(x, self.format, importance, out=out[part], threads=1, name=printable(self.tensor.name), first_row=at)
+        return out
+
+    def _parts(self, lo: int, hi: int, step: int) -> Iterator[tuple[int, int, np.ndarray | None]]:
+        """Rows `lo:hi` in steps that do not cross from one expert to the next: (from, to, importance)."""
+        if self.importance is None:
+            yield from ((at, min(at + step, hi), None) for at in range(lo, hi, step))
+            return
+        experts = self.importance.reshape(-1, self.tensor.cols)  # (experts, cols)
+        rows = self.tensor.rows // len(experts)
+        while lo < hi:
+            end = min(lo + step, hi, lo - lo % rows + rows)
+            yield lo, end, experts[lo // rows]
+            lo = end
+
+    def _check(self, blocks: np.ndarray, lo: int) -> None:
+        from ggufkit.formats.codec import validate
+
+        if (bad := validate(blocks, self.format)) is not None:
+            row, block = divmod(bad, self.tensor.cols // self.format.block_size)
+            column = block * self.format.block_size
+            what = "the block's scale" if self.format.is_quantized else "the value"
+            raise CodecError(
+                f"{printable(self.tensor.name)}: row {lo + row}, column {column}: {what} is not finite; "
+                f"the source is damaged or overflowed {self.format.name}"
+            )
+
+
+@dataclass(frozen=True)
+class _Piece:
+    planned: Planned
+    lo: int
+    hi: int
+
+
+def _pieces(planned: Sequence[Planned]) -> Iterator[_Piece]:
+    for p in planned:
+        step = max(1, _PIECE // max(p.tensor.cols, 1))
+        for lo in range(0, p.tensor.rows, step):
+            yield _Piece(p, lo, min(lo + step, p.tensor.rows))
+
+
+def _workers(planned: Sequence[Planned], threads: int, memory: int) -> int:
+    """As many workers as keep the threads busy and the buffers below `memory` bytes, at least one."""
+    piece = 1
+    for p in planned:
+        cols = max(p.tensor.cols, 1)
+        rows = min(p.tensor.rows, max(1, _PIECE // cols))
+        floats = 4 * cols * max(1, _CHUNK // cols)
+        piece = max(piece, rows * (p.tensor.row_bytes + p.row_bytes) + floats)
+    return max(1, min(threads + _WAITING, memory // piece))
+
+
+def stream(
+    planned: Sequence[Planned],
+    writer: Writer,
+    *,
+    threads: int | None = None,
+    memory: int = MEMORY,
+    progress: Progress | None = None,
+    journal: Journal | None = None,
+) -> None:
+    """Read, encode and write all tensors.
+
+    Parameters
+    ----------
+    planned : the tensors, in any order; `writer` has planned the same names, shapes and formats.
+    threads : how many encode; default GGUFKIT_THREADS or all CPUs.
+    memory : bytes that the buffers may take (at least one row of one tensor is held).
+    progress : called with a tensor and a number of its rows whenever these are done, never by two threads at once.
+    journal : records what is written, and knows what an earlier run wrote.
+
+    Raises
+    ------
+    CodecError : a weight is not finite, or does not fit its format.
+    FileError, GGUFError : see `Writer.write`.
+    """
+    encoding = threading.BoundedSemaphore(thread_count(threads))
+    lock = threading.Lock()
+
+    def done(piece: _Piece) -> None:
+        if progress is not None:
+            with lock:
+                progress(piece.planned, piece.hi - piece.lo)
+
+    def work(piece: _Piece) -> None:
+        p, name = piece.planned, piece.planned.tensor.name
+        nbytes = (piece.hi - piece.lo) * p.row_bytes
+        if journal is not None and journal.has(name, piece.lo, nbytes):
+            writer.wrote(name, nbytes)
+            return done(piece)
+        source = p.tensor.read(piece.lo, piece.hi)
+        with encoding:
+            blocks = p.encode_blocks(source, piece.lo)
+        writer.write(name, piece.lo, blocks)
+        if journal is not None:
+            journal.record(name, piece.lo, blocks)
+        return done(piece)
+
+    for_each(work, _pieces(planned), _workers(planned, thread_count(threads), memory))
+
+
+def write_model(
+    path: str | os.PathLike[str],
+    metadata: Mapping[str, Any],
+    planned: Sequence[Planned],
+    *,
+    force: bool = False,
+    threads: int | None = None,
+    memory: int = MEMORY,
+    progress: Progress | None = None,
+    resume_key: bytes | None = None,
+) -> None:
+    """Write a whole GGUF file: it appears under its name when it is complete.
+
+    Parameters
+    ----------
+    path : the file.
+    metadata, planned : its contents, in file order.
+    force : replace an existing file.
+    threads, memory, progress : see `stream`.
+    resume_key : what the contents depend on, beyond the header of the file (the identity of the source, the
+        importance). With it, a run that was killed or ran out of disk leaves `path`.partial and its journal, and
+        the next run with the same key continues there.
+
+    Raises
+    ------
+    FileError : `path` exists already, cannot be written, another process is writing it, or the disk is full.
+    CodecError : see `stream`.
+    """
+    tensors = [(p.tensor.name, p.tensor.shape, p.format) for p in planned]
+    if resume_key is None:
+        with Writer(path, metadata, tensors, force=force) as writer:
+            stream(planned, writer, threads=threads, memory=memory, progress=progress)
+        return
+    if not force and os.path.exists(path):
+        raise FileError(f"{printable(os.fspath(path))} exists already; give --force to replace it")
+    partial = Path(f"{os.path.realpath(path)}.partial")
+    again = f"what is done is kept in {printable(partial.name)}; run the same command again to continue"
+    with Journal(partial, Plan(metadata, tensors), resume_key) as journal:
+        try:
+            with Writer(path, metadata, tensors, force=force, temp=partial) as writer:
+                stream(planned, writer, threads=threads, memory=memory, progress=progress, journal=journal)
+            journal.remove()
+        except KeyboardInterrupt:
+            raise Interrupted(again) from None
+        except FileError as e:
+            raise FileError(f"{e}; {again}") from e
+        except GgufkitError:
+            # Continuing would fail at the same place.
+            journal.remove()
+            partial.unlink(missing_ok=True)
+            raise

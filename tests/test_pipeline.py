@@ -1,0 +1,165 @@
+"""The pipeline: rows to blocks to a file, for any number of threads, and what is left when it stops."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ggufkit import pipeline
+from ggufkit.errors import CodecError, FileError
+from ggufkit.formats.codec import decode, encode
+from ggufkit.formats.table import FORMATS
+from ggufkit.gguf.reader import open as open_gguf
+from ggufkit.pipeline import Interrupted, Planned, write_model
+from ggufkit.tensor import Tensor
+
+METADATA = {"general.architecture": "llama"}
+
+
+def tensor(name: str, values: np.ndarray, format: str = "F32") -> Tensor:
+    blocks = encode(values.reshape(-1, values.shape[-1]), format)
+    blocks.flags.writeable = False
+    return Tensor(name, values.shape, FORMATS[format], lambda lo, hi: blocks[lo:hi])
+
+
+def weights(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    """Many pieces a tensor, several chunks a piece, without large tensors."""
+    monkeypatch.setattr(pipeline, "_PIECE", 4096)
+    monkeypatch.setattr(pipeline, "_CHUNK", 1024)
+
+
+def model() -> list[Planned]:
+    return [
+        Planned(tensor("a.weight", weights(300, 64)), FORMATS["Q8_0"]),
+        Planned(tensor("b.weight", weights(65, 96, seed=1), "BF16"), FORMATS["BF16"]),
+        Planned(tensor("c.bias", weights(33, seed=2)), FORMATS["F32"]),
+        Planned(tensor("d.weight", weights(3, 50, 32, seed=3), "F16"), FORMATS["Q4_0"]),
+    ]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_write_model_holds_what_the_codec_gives(tmp_path, small_pieces, threads):
+    write_model(tmp_path / "m.gguf", METADATA, model(), threads=threads)
+    with open_gguf(tmp_path / "m.gguf") as written:
+        for p in model():
+            expected = encode(decode(p.tensor.read(0, p.tensor.rows), p.tensor.format), p.format)
+            assert p.format == written.tensors[p.tensor.name].format
+            assert p.tensor.shape == written.tensors[p.tensor.name].shape
+            np.testing.assert_array_equal(expected, written.tensors[p.tensor.name].read(0, p.tensor.rows))
+
+
+def test_stack_of_experts_uses_the_importance_of_each(small_pieces):
+    values, importance = weights(3, 50, 64), np.abs(weights(3, 64, seed=9))
+    planned = Planned(tensor("e", values), FORMATS["Q4_0"], importance=importance)
+    expected = np.concatenate([encode(values[i], "Q4_0", importance[i]) for i in range(3)])
+    np.testing.assert_array_equal(expected, planned.encode(0, 150))
+    np.testing.assert_array_equal(expected[37:120], planned.encode(37, 120))
+
+
+def test_progress_counts_every_row(tmp_path, small_pieces):
+    rows: dict[str, int] = {}
+    write_model(
+        tmp_path / "m.gguf",
+        METADATA,
+        model(),
+        progress=lambda p, n: rows.__setitem__(p.tensor.name, rows.get(p.tensor.name, 0) + n),
+    )
+    assert rows == {p.tensor.name: p.tensor.rows for p in model()}
+
+
+@pytest.mark.parametrize("format", ["Q8_0", "F32"])
+def test_weight_that_is_not_finite_is_named(tmp_path, small_pieces, format):
+    values = weights(300, 64)
+    bad = Tensor("a.weight", (300, 64), FORMATS["F32"], lambda lo, hi: values[lo:hi].view(np.uint8))
+    values[211, 5] = np.inf
+    with pytest.raises(CodecError, match=r"a\.weight: row 211, column 5"):
+        write_model(tmp_path / "m.gguf", METADATA, [Planned(bad, FORMATS[format])], resume_key=b"k")
+    assert list(tmp_path.iterdir()) == []
+
+
+class StopAfter:
+    """A progress callback that raises after `pieces` pieces."""
+
+    def __init__(self, pieces: int, error: BaseException):
+        self.pieces, self.error = pieces, error
+
+    def __call__(self, planned: Planned, rows: int) -> None:
+        self.pieces -= 1
+        if self.pieces == 0:
+            raise self.error
+
+
+def file_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("pieces", [1, 4, 9])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_interrupted_run_continues_to_the_same_bytes(tmp_path, small_pieces, pieces, error):
+    write_model(tmp_path / "whole.gguf", METADATA, model())
+    target = tmp_path / "m.gguf"
+    with pytest.raises((Interrupted, FileError), match="run the same command again"):
+        write_model(target, METADATA, model(), resume_key=b"k", progress=StopAfter(pieces, error), threads=1)
+    assert not target.exists()
+
+    read: list[str] = []
+    planned = [
+        Planned(Tensor(t.name, t.shape, t.format, lambda lo, hi, t=t: read.append(t.name) or t.read(lo, hi)), p.format)
+        for p in model()
+        for t in [p.tensor]
+    ]
+    write_model(target, METADATA, planned, resume_key=b"k")
+    assert file_hash(tmp_path / "whole.gguf") == file_hash(target)
+    assert len(read) <= 5 + 2 + 1 + 2 - pieces
+    assert {"whole.gguf", "m.gguf"} == {p.name for p in tmp_path.iterdir()}
+
+
+def test_resume_with_another_key_starts_again(tmp_path, small_pieces):
+    target = tmp_path / "m.gguf"
+    with pytest.raises(Interrupted):
+        write_model(target, METADATA, model(), resume_key=b"one", progress=StopAfter(5, KeyboardInterrupt()), threads=1)
+    other = [Planned(tensor(p.tensor.name, -p.tensor.floats().reshape(p.tensor.shape)), p.format) for p in model()]
+    write_model(target, METADATA, other, resume_key=b"two")
+    write_model(tmp_path / "whole.gguf", METADATA, other)
+    assert file_hash(tmp_path / "whole.gguf") == file_hash(target)
+
+
+def test_resume_does_not_trust_pieces_that_never_reached_the_disk(tmp_path, small_pieces):
+    target = tmp_path / "m.gguf"
+    with pytest.raises(Interrupted):
+        write_model(target, METADATA, model(), resume_key=b"k", progress=StopAfter(9, KeyboardInterrupt()), threads=1)
+    partial = tmp_path / "m.gguf.partial"
+    data = bytearray(partial.read_bytes())
+    data[600:9000] = bytes(8400)
+    partial.write_bytes(data)
+    write_model(target, METADATA, model(), resume_key=b"k")
+    write_model(tmp_path / "whole.gguf", METADATA, model())
+    assert file_hash(tmp_path / "whole.gguf") == file_hash(target)
+
+
+def test_existing_target_is_refused_before_any_work(tmp_path):
+    target = tmp_path / "m.gguf"
+    target.write_bytes(b"mine")
+    for key in (None, b"k"):
+        with pytest.raises(FileError, match="exists already"):
+            write_model(target, METADATA, model(), resume_key=key)
+    assert target.read_bytes() == b"mine"
+    assert [target] == list(tmp_path.iterdir())
+
+
+def test_second_writer_of_the_same_target_is_refused(tmp_path, small_pieces):
+    target = tmp_path / "m.gguf"
+
+    def again(planned: Planned, rows: int) -> None:
+        with pytest.raises(FileError, match="another process is writing it"):
+            write_model(target, METADATA, model(), resume_key=b"k")
+
+    write_model(target, METADATA, model()[2:3], resume_key=b"k", progress=again)
