@@ -4,9 +4,9 @@ The reference's searches add floats in a fixed order, which no compiler may chan
 one weight at a time. Blocks do not depend on one another, though: with block k in lane k of a vector, every lane
 performs the very same float32 operations in the very same order, and one instruction does sixteen blocks' work.
 
-    f32x16    <16 x float>    + - * /   < <= > >= == !=   minimum maximum fabs sqrt select highest lowest
+    f32x16    <16 x float>    + - * /   < <= > >= == !=   minimum maximum fabs sqrt select highest lowest permute
     i32x16    <16 x i32>      + - *  & | ^ << >>   < <= > >= == !=   minimum maximum select highest lowest total
-    mask16    <16 x i1>       & | ~   any_lane all_lanes first_lane mask_bits
+    mask16    <16 x i1>       & | ~   any_lane all_lanes first_lane mask_bits bits_mask
 
 LLVM splits a vector into what the CPU has (1 zmm, 2 ymm, 4 NEON registers), so one source serves every machine.
 Without fast-math flags nothing is reordered or contracted into FMA: each CPU gives the same bits.
@@ -32,6 +32,8 @@ __all__ = [
     "all_lanes",
     "any_lane",
     "bits_f32",
+    "bits_mask",
+    "bytes_i32",
     "f32_bits",
     "fabs",
     "first_lane",
@@ -48,6 +50,7 @@ __all__ = [
     "maximum",
     "minimum",
     "nearest_int",
+    "permute",
     "round_away",
     "select",
     "splat",
@@ -488,6 +491,46 @@ def _reduction(name: str, summary: str) -> Any:
 
 any_lane = _reduction("any", "True if at least one lane is.")
 all_lanes = _reduction("all", "True if every lane is.")
+
+
+@intrinsic
+def bits_mask(typingctx, bits):
+    """The mask whose lane k is bit k of an int32."""
+    return mask16(types.int32), lambda ctx, b, sig, args: b.bitcast(b.trunc(args[0], _I16), mask16.llvm)
+
+
+@intrinsic
+def bytes_i32(typingctx, low, high):
+    """The sixteen signed bytes of two uint64, the lowest byte of `low` in lane 0."""
+
+    def emit(ctx, b, sig, args):
+        pair = ir.Constant(ir.VectorType(ir.IntType(64), 2), ir.Undefined)
+        for position, word in enumerate(args):
+            pair = b.insert_element(pair, word, ir.Constant(_I32, position))
+        return b.sext(b.bitcast(pair, _vector(_I8)), i32x16.llvm)
+
+    return i32x16(types.uint64, types.uint64), emit
+
+
+@intrinsic
+def permute(typingctx, x, indices):
+    """`x[indices]`, lane by lane: a table of sixteen float32. Each index must be 0 … 15."""
+
+    def emit(ctx, b, sig, args):
+        table, positions = args
+        if "avx512f" in CPU_FEATURES:
+            kind = ir.FunctionType(f32x16.llvm, [f32x16.llvm, i32x16.llvm])
+            return b.call(cgutils.get_or_insert_function(b.module, kind, "llvm.x86.avx512.permvar.sf.512"), args)
+        slot = cgutils.alloca_once_value(b, table)
+        data = b.bitcast(slot, _F32.as_pointer())
+        vector = ir.Constant(f32x16.llvm, ir.Undefined)
+        for k in range(LANES):
+            position = ir.Constant(_I32, k)
+            value = b.load(b.gep(data, [b.extract_element(positions, position)]))
+            vector = b.insert_element(vector, value, position)
+        return vector
+
+    return f32x16(f32x16, i32x16), emit
 
 
 # ---- Half precision ---------------------------------------------------------------------------------------------
