@@ -92,3 +92,16 @@ def test_decode_q4_k_by_hand():
     assert values[1] == -0.25 * 2
     assert values[160] == 0.5 * 33 * 9 - 0.25 * 18
     assert values[161] == -0.25 * 18
+
+
+def test_decode_q6_k_by_hand():
+    # Weight 37: nibble 0xB of ql[5 + 32], bits 2–3 of qh[5]; weight 200: high nibble of ql[64 + 8], bits 4–5 of qh[40].
+    ql, qh, scales = np.zeros(128, np.uint8), np.zeros(64, np.uint8), np.zeros(16, np.int8)
+    ql[37], qh[5] = 0x0B, 0b10 << 2
+    ql[72], qh[40] = 0xC0, 0b11 << 4
+    scales[2], scales[12] = -7, 100
+    values = decode(_block("Q6_K", d=0.5, ql=ql, qh=qh, scales=scales), "Q6_K")
+    assert values[37] == 0.5 * -7 * (0b10_1011 - 32)
+    assert values[38] == 0.5 * -7 * -32
+    assert values[200] == 0.5 * 100 * (0b11_1100 - 32)
+    assert values[0] == 0

@@ -5,6 +5,7 @@ search    the scale searches
 q45_k …   a file for each pair of like formats: search, quantize, pack; and decode
 """
 
+from ggufkit.formats.kquants.q36_k import q6_k_decode, q6_k_encode
 from ggufkit.formats.kquants.q45_k import q4_k_decode, q4_k_encode
 
-__all__ = ["q4_k_decode", "q4_k_encode"]
+__all__ = ["q4_k_decode", "q4_k_encode", "q6_k_decode", "q6_k_encode"]

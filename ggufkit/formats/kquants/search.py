@@ -11,9 +11,10 @@ import numpy as np
 
 from ggufkit.formats.kquants.tiles import nearest_level
 from ggufkit.kernels.jit import kernel
-from ggufkit.kernels.lanes import LANES, fabs, load, maximum, minimum, select, splat, store
+from ggufkit.kernels.lanes import LANES, fabs, load, maximum, minimum, nearest_int, select, splat, store
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
+_GROUP_MAX_EPS = np.float32(1e-15)
 
 
 class Grid(NamedTuple):
@@ -97,3 +98,52 @@ def make_qkx2(X, at, W, L, grid):
         select(constant, zero, best_iscale),
         select(constant, zero, best_base),
     )
+
+
+@kernel
+def make_qx(X, at, W, nmax):
+    """Scale of x ≈ scale·l, l in −nmax … nmax − 1, of 16 weights.
+
+    The weight of largest magnitude first gets level −nmax, then 18 inverse scales around that one are tried.
+
+    Returns
+    -------
+    scale and the iscale that gives the levels found: l = nearest(iscale·x); both 0 where all weights are below
+    1e-15, whose level is −nmax.
+
+    Source: make_qx_quants, ggml-quants.c.
+    """
+    zero, bottom, top = splat(_ZERO), splat(-nmax), splat(nmax - _ONE)
+    largest, extreme = zero, zero
+    for i in range(16):
+        v = load(X, at + i * LANES)
+        magnitude = fabs(v)
+        extreme = select(magnitude > largest, v, extreme)
+        largest = maximum(magnitude, largest)
+
+    iscale = bottom / extreme
+    sum_lx, sum_l2 = _fit(X, at, W, iscale, bottom, top)
+    scale = select(sum_l2 == zero, zero, sum_lx / sum_l2)
+    best, best_iscale = scale * sum_lx, iscale
+    for step in range(-9, 10):
+        if step != 0:
+            iscale = splat(-(nmax + np.float32(0.1) * np.float32(step))) / extreme
+            sum_lx, sum_l2 = _fit(X, at, W, iscale, bottom, top)
+            better = (sum_l2 > zero) & (sum_lx * sum_lx > best * sum_l2)
+            scale = select(better, sum_lx / sum_l2, scale)
+            best = select(better, scale * sum_lx, best)
+            best_iscale = select(better, iscale, best_iscale)
+    nothing = largest < splat(_GROUP_MAX_EPS)
+    return select(nothing, zero, scale), select(nothing, zero, best_iscale)
+
+
+@kernel
+def _fit(X, at, W, iscale, bottom, top):
+    """The sums Σ w·x·l and Σ w·l² at the levels that `iscale` gives."""
+    sum_lx, sum_l2 = splat(_ZERO), splat(_ZERO)
+    for i in range(16):
+        v, w = load(X, at + i * LANES), load(W, i * LANES)
+        level = minimum(maximum(nearest_int(iscale * v), bottom), top)
+        sum_lx = sum_lx + w * v * level
+        sum_l2 = sum_l2 + w * level * level
+    return sum_lx, sum_l2
