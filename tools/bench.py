@@ -1,0 +1,178 @@
+#!/usr/bin/env python3
+"""Speeds, each against its reference in the same run: interleaved rounds, medians, one core.
+
+    python tools/bench.py encode decode             # tables on the terminal
+    python tools/bench.py encode --formats Q4_K,Q6_K --markdown
+
+Sections: encode (against ggml_quantize_chunk), decode (against to_float, and gguf-py's NumPy decoders).
+A section is a function that takes the options and yields the rows of its table; add it to SECTIONS.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+from collections.abc import Callable, Iterator
+from statistics import median
+
+import ggml
+import numpy as np
+
+from ggufkit.formats import codec
+from ggufkit.formats.table import Format, format_by_name, formats
+
+COLS = 4096
+DECODED = 1 << 18  # weights: 1 MB of float32, near a core's L2 cache, so that memory does not set the speed
+
+
+def interleaved(functions: list[Callable[[], object]], rounds: int) -> list[list[float]]:
+    """Seconds of each function, round by round; one unmeasured round first."""
+    seconds: list[list[float]] = [[] for _ in functions]
+    for turn in range(rounds + 1):
+        for function, times in zip(functions, seconds, strict=True):
+            start = time.perf_counter()
+            function()
+            if turn:
+                times.append(time.perf_counter() - start)
+    return seconds
+
+
+def ratio(reference: list[float], own: list[float]) -> float:
+    return median(r / o for r, o in zip(reference, own, strict=True))
+
+
+def rows_for(seconds_a_row: float, target: float = 0.06) -> int:
+    """Enough rows for a call of about `target` seconds; at most 8 M weights, at least 16 rows."""
+    return int(min(max(target / max(seconds_a_row, 1e-9), 16), 8e6 // COLS))
+
+
+def chosen(options: argparse.Namespace, encodable: bool) -> list[Format]:
+    if options.formats:
+        return [format_by_name(name) for name in options.formats.split(",")]
+    everything = (format for format in formats() if format.is_quantized or format.name in ("F16", "BF16"))
+    return [format for format in everything if not encodable or format.encodable]
+
+
+# ---- encode -----------------------------------------------------------------------------------------------------
+
+
+def reference_encoder(x: np.ndarray, format: Format, importance: np.ndarray | None) -> Callable[[], object]:
+    out = np.empty((len(x), format.row_bytes(x.shape[1])), np.uint8)
+    weights = None if importance is None else importance.ctypes.data
+    call = ggml.library().ggml_quantize_chunk
+    return lambda: call(format.id, x.ctypes.data, out.ctypes.data, 0, *x.shape, weights)
+
+
+def own_encoder(x: np.ndarray, format: Format, importance: np.ndarray | None) -> Callable[[], object]:
+    out = np.empty((len(x), format.row_bytes(x.shape[1])), np.uint8)
+    return lambda: codec.encode(x, format, importance, out=out, threads=1)
+
+
+def bench_encode(options: argparse.Namespace) -> Iterator[tuple]:
+    yield "format", "reference M/s", "ggufkit M/s", "ratio", "with importance: reference", "ggufkit", "ratio"
+    rng = np.random.default_rng(0)
+    importance = rng.random(COLS).astype(np.float32)
+    for format in chosen(options, encodable=True):
+        row: list[object] = [format.name]
+        for weights in (None, importance):
+            if weights is None and format.needs_importance:
+                row += [None, None, None]
+                continue
+            x = (rng.standard_t(4, (8, COLS)) * 0.02).astype(np.float32)
+            call = reference_encoder(x, format, weights)
+            call()  # libggml builds its grids on the first call
+            start = time.perf_counter()
+            call()
+            rows = rows_for((time.perf_counter() - start) / len(x))
+            x = (rng.standard_t(4, (rows, COLS)) * 0.02).astype(np.float32)
+            pair = [reference_encoder(x, format, weights), own_encoder(x, format, weights)]
+            reference, own = interleaved(pair, options.rounds)
+            row += [x.size / median(reference) / 1e6, x.size / median(own) / 1e6, ratio(reference, own)]
+        yield tuple(row)
+
+
+# ---- decode -----------------------------------------------------------------------------------------------------
+
+
+def reference_decoder(blocks: np.ndarray, format: Format, cols: int) -> Callable[[], object]:
+    out = np.empty((len(blocks), cols), np.float32)
+    to_float = ggml.traits(format.id).to_float
+    return lambda: to_float(blocks.ctypes.data, out.ctypes.data, out.size)
+
+
+def own_decoder(blocks: np.ndarray, format: Format, cols: int) -> Callable[[], object]:
+    out = np.empty((len(blocks), cols), np.float32)
+    return lambda: codec.decode(blocks, format, out=out, threads=1)
+
+
+def numpy_decoder(blocks: np.ndarray, format: Format) -> Callable[[], object] | None:
+    """gguf-py's decoder, or None if it has none."""
+    import gguf
+
+    kind = gguf.GGMLQuantizationType.__members__.get(format.name)
+    if kind not in gguf.quants._type_traits:
+        return None
+    return lambda: gguf.quants.dequantize(blocks, kind)
+
+
+def bench_decode(options: argparse.Namespace) -> Iterator[tuple]:
+    yield "format", "reference M/s", "ggufkit M/s", "ratio", "gguf-py M/s", "ratio"
+    rng = np.random.default_rng(0)
+    for format in chosen(options, encodable=False):
+        if not ggml.traits(format.id).to_float:
+            continue
+        x = (rng.standard_t(4, (DECODED // COLS, COLS)) * 0.02).astype(np.float32)
+        blocks = ggml.quantize(x, format.id, np.ones(COLS, np.float32))
+        pair = [reference_decoder(blocks, format, COLS), own_decoder(blocks, format, COLS)]
+        reference, own = interleaved(pair, options.rounds * 5)
+        row = [format.name, x.size / median(reference) / 1e6, x.size / median(own) / 1e6, ratio(reference, own)]
+        if (call := numpy_decoder(blocks, format)) is None:
+            yield (*row, None, None)
+            continue
+        theirs, own = interleaved([call, pair[1]], 3)
+        yield (*row, x.size / median(theirs) / 1e6, ratio(theirs, own))
+
+
+SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[tuple]]] = {
+    "encode": bench_encode,
+    "decode": bench_decode,
+}
+
+
+def shown(value: object) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+    return str(value)
+
+
+def show(rows: Iterator[tuple], markdown: bool) -> None:
+    for number, row in enumerate(rows):
+        cells = [shown(value) for value in row]
+        if markdown:
+            print("| " + " | ".join(cells) + " |", flush=True)
+            if number == 0:
+                print("|---|" + "---:|" * (len(row) - 1), flush=True)
+        else:
+            widths = [10, *[max(14, len(cell) + 2) for cell in cells[1:]]]
+            print("".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
+    parser.add_argument("--formats", help="comma-separated; default all")
+    parser.add_argument("--rounds", type=int, default=7, help="measured rounds (default 7)")
+    parser.add_argument("--markdown", action="store_true", help="tables for the README")
+    options = parser.parse_args()
+    if unknown := set(options.sections) - set(SECTIONS):
+        parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+    for section in options.sections or SECTIONS:
+        print(f"\n{section}, one core, {platform.machine()} {platform.system()}, M weights/s\n")
+        show(SECTIONS[section](options), options.markdown)
+
+
+if __name__ == "__main__":
+    main()
