@@ -6,7 +6,7 @@ performs the very same float32 operations in the very same order, and one instru
 
     f32x16    <16 x float>    + - * /   < <= > >= == !=   minimum maximum fabs sqrt select highest lowest permute
     i32x16    <16 x i32>      + - *  & | ^ << >>   < <= > >= == !=   minimum maximum select highest lowest total
-    mask16    <16 x i1>       & | ~   any_lane all_lanes mask_bits bits_mask
+    mask16    <16 x i1>       & | ~   any_lane all_lanes first_lane mask_bits bits_mask
 
 LLVM splits a vector into what the CPU has (1 zmm, 2 ymm, 4 NEON registers), so one source serves every machine.
 Without fast-math flags nothing is reordered or contracted into FMA: each CPU gives the same bits.
@@ -37,6 +37,7 @@ __all__ = [
     "f32_bits",
     "fabs",
     "first_bit",
+    "first_lane",
     "float_to_half",
     "gather",
     "half_to_float",
@@ -471,6 +472,18 @@ def first_bit(typingctx, bits):
         return b.zext(b.cttz(args[0], ir.Constant(_I1, 0)), ir.IntType(64))
 
     return types.intp(types.int32), emit
+
+
+@intrinsic
+def first_lane(typingctx, mask):
+    """Number of the first lane that is True; 16 if none is."""
+
+    def emit(ctx, b, sig, args):
+        bits = b.zext(b.bitcast(args[0], _I16), _I32)
+        marked = b.or_(bits, ir.Constant(_I32, 1 << LANES))
+        return b.zext(b.cttz(marked, ir.Constant(_I1, 1)), ir.IntType(64))
+
+    return types.intp(mask16), emit
 
 
 def _reduction(name: str, summary: str) -> Any:
