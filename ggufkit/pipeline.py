@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,7 +35,7 @@ from ggufkit.tensor import Tensor
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["MEMORY", "Interrupted", "Planned", "Progress", "stream", "write_model"]
+__all__ = ["MEMORY", "Interrupted", "Planned", "Progress", "Reporter", "silent", "stream", "write_model"]
 
 # Default limit of the buffers, bytes.
 MEMORY = 512 << 20
@@ -49,6 +50,14 @@ _CHUNK = 1 << 17
 _WAITING = 2
 
 Progress = Callable[["Planned", int], None]
+
+# Shows the progress of streaming some tensors, given a word for what is done.
+Reporter = Callable[[Sequence["Planned"], str], AbstractContextManager[Progress | None]]
+
+
+def silent(planned: Sequence[Planned], doing: str) -> AbstractContextManager[None]:
+    """The reporter that shows nothing."""
+    return nullcontext()
 
 
 class Interrupted(KeyboardInterrupt):

@@ -1,0 +1,1 @@
+"""Source checkpoints: a folder with `config.json`, tokenizer files and weights, as Hugging Face publishes them."""

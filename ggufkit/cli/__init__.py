@@ -22,6 +22,7 @@ __all__ = ["main"]
 # verb → the one line that `ggufkit --help` shows. Its module is `ggufkit.cli.<verb>` and defines
 # `command`, a `click.Command`; "-" in a verb is "_" in the module's name.
 VERBS: dict[str, str] = {
+    "convert": "Convert a Hugging Face checkpoint to GGUF.",
     "inspect": "Show what is in a model.",
 }
 

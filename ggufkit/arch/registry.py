@@ -1,0 +1,57 @@
+"""Find the architecture of a checkpoint among the specs."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from difflib import get_close_matches
+from functools import lru_cache
+from typing import Any
+
+from ggufkit.arch.config import Config
+from ggufkit.arch.spec import Architecture
+from ggufkit.errors import ArchitectureError, printable
+
+__all__ = ["architecture_of", "known_models", "register"]
+
+_registered: dict[str, Architecture] = {}
+
+
+def register(spec: Architecture) -> None:
+    """Make a spec known from outside the package; a later one of the same model class wins."""
+    _registered.update(dict.fromkeys(spec.models, spec))
+
+
+def known_models() -> Mapping[str, Architecture]:
+    """Hugging Face class → architecture."""
+    return {**_bundled(), **_registered}
+
+
+@lru_cache(maxsize=1)
+def _bundled() -> dict[str, Architecture]:
+    from ggufkit.arch import specs
+
+    found: dict[str, Architecture] = {}
+    for module in pkgutil.iter_modules(specs.__path__):
+        for spec in importlib.import_module(f"{specs.__name__}.{module.name}").SPECS:
+            found.update(dict.fromkeys(spec.models, spec))
+    return found
+
+
+def architecture_of(config: Mapping[str, Any]) -> tuple[Architecture, Config]:
+    """The architecture that `config.json` names, and the config with its defaults.
+
+    Raises
+    ------
+    ArchitectureError : it names none, or one that is not known.
+    """
+    names = config.get("architectures")
+    if not isinstance(names, list) or not names or not isinstance(names[0], str):
+        raise ArchitectureError("config.json has no 'architectures', so the model's architecture is unknown")
+    models = known_models()
+    if (spec := models.get(names[0])) is None:
+        near = get_close_matches(names[0], models, n=3)
+        known = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(models))}"
+        raise ArchitectureError(f"the architecture {printable(names[0])} is not known; {known}")
+    return spec, Config(config, spec.models[names[0]])

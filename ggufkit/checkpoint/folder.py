@@ -1,0 +1,143 @@
+"""A checkpoint folder: its JSON files and its weights, single or sharded by an index."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ggufkit.checkpoint.safetensors import read_safetensors
+from ggufkit.errors import CheckpointError, FileError, os_errors, printable
+from ggufkit.tensor import Tensor
+
+__all__ = ["Checkpoint", "open_checkpoint"]
+
+_MAX_JSON = 200_000_000  # bytes; the largest tokenizer.json of today has 35 MB
+
+
+class Checkpoint:
+    """A folder with `config.json` and weights.
+
+    Attributes
+    ----------
+    folder : its path.
+    identity : changes when a file of the folder does (names, sizes and times).
+    config : `config.json`.
+    tensors : name → `Tensor`, shard after shard, sorted by name within each.
+    """
+
+    def __init__(self, folder: Path, identity: bytes, config: dict[str, Any], tensors: Mapping[str, Tensor]):
+        self.folder = folder
+        self.identity = identity
+        self.config = config
+        self.tensors = tensors
+
+    def json(self, name: str) -> dict[str, Any] | None:
+        """The JSON object in file `name` of the folder, or None when there is no such file.
+
+        Raises
+        ------
+        CheckpointError : it is not a JSON object.
+        """
+        return read_json(self.folder / name)
+
+    def text(self, name: str) -> str | None:
+        """The text in file `name` of the folder, or None when there is no such file."""
+        return _read_text(self.folder / name)
+
+
+def open_checkpoint(folder: str | Path) -> Checkpoint:
+    """Open a checkpoint folder and index its weights; no weight is read yet.
+
+    Raises
+    ------
+    FileError : the folder or a file is missing or unreadable.
+    CheckpointError : a file's contents are wrong.
+    """
+    folder = Path(folder)
+    with os_errors(folder, "open the checkpoint"):
+        entries = sorted((entry.name, entry.stat()) for entry in folder.iterdir())
+    found = [name for name, _ in entries]
+    identity = repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in entries]).encode()
+    config = read_json(folder / "config.json")
+    if config is None:
+        raise FileError(f"{printable(folder)} has no config.json, so it is no checkpoint folder")
+    return Checkpoint(folder, identity, config, _index(folder, found))
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file, or None when the file does not exist."""
+    text = _read_text(path)
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as e:
+        raise CheckpointError(f"{printable(path)} is not valid JSON: {printable(e)}") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{printable(path)} must hold a JSON object, not {type(value).__name__}")
+    return value
+
+
+def _read_text(path: Path) -> str | None:
+    with os_errors(path, "read"):
+        if not path.exists():
+            return None
+        if path.stat().st_size > _MAX_JSON:
+            raise CheckpointError(f"{printable(path)} has {path.stat().st_size} bytes, the limit is {_MAX_JSON}")
+        try:
+            return path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as e:
+            raise CheckpointError(f"{printable(path)} is not valid UTF-8 (byte {e.start})") from None
+
+
+def _index(folder: Path, found: list[str]) -> dict[str, Tensor]:
+    index = read_json(folder / "model.safetensors.index.json")
+    if index is None:
+        files = [name for name in found if name.startswith("model") and name.endswith(".safetensors")]
+        expected = None
+    else:
+        expected = _weight_map(folder, index)
+        files = sorted(set(expected.values()))
+    if not files:
+        raise CheckpointError(f"{printable(folder)} has no weights: no model*.safetensors and no index of shards")
+    tensors: dict[str, Tensor] = {}
+    for name in files:
+        if name not in found:
+            raise FileError(f"{printable(folder)} lacks the shard {printable(name)} that the index names")
+        for tensor in read_safetensors(folder / name):
+            if tensor.name in tensors:
+                raise CheckpointError(
+                    f"{printable(folder / name)}: tensor {printable(tensor.name)} is in another shard too"
+                )
+            tensors[tensor.name] = tensor
+    if expected is not None:
+        _check_complete(folder, set(expected), set(tensors))
+    return tensors
+
+
+def _weight_map(folder: Path, index: dict[str, Any]) -> dict[str, str]:
+    """Tensor name → shard file of an index, refusing files outside the folder."""
+    weight_map = index.get("weight_map")
+    where = printable(folder / "model.safetensors.index.json")
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise CheckpointError(f"{where}: weight_map must map tensor names to file names")
+    for name, file in weight_map.items():
+        if not file or Path(file).name != file or "\\" in file or file == "..":
+            raise CheckpointError(
+                f"{where}: tensor {printable(name)} is said to be in {printable(file)}, "
+                "which is not a file of this folder"
+            )
+    return weight_map
+
+
+def _check_complete(folder: Path, expected: set[str], present: set[str]) -> None:
+    for names, what in (
+        (expected - present, "in the index but in no shard"),
+        (present - expected, "in a shard but not in the index"),
+    ):
+        if names:
+            raise CheckpointError(
+                f"{printable(folder)}: {len(names)} tensors are {what}, the first is {printable(min(names))}"
+            )

@@ -1,0 +1,156 @@
+"""One safetensors file: names, shapes and row ranges of its tensors.
+
+    u64 n | n bytes of JSON {"name": {"dtype", "shape", "data_offsets": [begin, end]}, …} | data
+
+Rows are read with `pread` into memory of the caller's own, not mapped: what a conversion holds in memory stays
+bounded by what it works on, and a file that shrinks meanwhile is an error and not a crash.
+
+Source: https://github.com/huggingface/safetensors (format; the header limit of 100 MB; the rules on offsets).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Iterator
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ggufkit.errors import CheckpointError, os_errors, printable
+from ggufkit.formats.table import FORMATS, Format
+from ggufkit.tensor import Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["DTYPES", "MAX_HEADER", "read_safetensors"]
+
+MAX_HEADER = 100_000_000  # bytes
+
+# safetensors' names of the dtypes that GGML has too.
+DTYPES = {
+    "F64": FORMATS["F64"],
+    "F32": FORMATS["F32"],
+    "F16": FORMATS["F16"],
+    "BF16": FORMATS["BF16"],
+    "I64": FORMATS["I64"],
+    "I32": FORMATS["I32"],
+    "I16": FORMATS["I16"],
+    "I8": FORMATS["I8"],
+}
+
+
+def read_safetensors(path: Path) -> Iterator[Tensor]:
+    """The tensors of a file, sorted by name as the reference reads them.
+
+    Raises
+    ------
+    FileError : the file cannot be read.
+    CheckpointError : it is truncated, its header is no valid one, or a dtype has no GGML type.
+    """
+    with os_errors(path, "read"):
+        size = os.stat(path).st_size
+        header, data_start = _read_header(path, size)
+    entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
+    spans = []
+    for name, entry in sorted(entries):
+        format, shape, begin, end = _parse_entry(path, name, entry)
+        spans.append((begin, end, name))
+        yield Tensor(name, shape, format, _reader(path, data_start + begin, shape, format, name))
+    _check_spans(path, sorted(spans), size - data_start)
+
+
+def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
+    """(header, byte where the data starts)."""
+    shown = printable(path)
+    if size < 8:
+        raise CheckpointError(f"{shown}: a safetensors file has at least 8 bytes, this one {size}")
+    with open(path, "rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        if length > MAX_HEADER:
+            raise CheckpointError(f"{shown}: the header claims {length} bytes, the limit is {MAX_HEADER} (byte 0)")
+        if length > size - 8:
+            raise CheckpointError(
+                f"{shown}: the header claims {length} bytes and {size - 8} follow; the file is truncated (byte 0)"
+            )
+        text = file.read(length)
+    try:
+        header = json.loads(text, object_pairs_hook=_no_duplicates)
+    except (ValueError, RecursionError) as e:
+        raise CheckpointError(f"{shown}: the header is not valid JSON: {printable(e)}") from None
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{shown}: the header must be a JSON object, not {type(header).__name__}")
+    return header, 8 + length
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} occurs twice")
+    return result
+
+
+def _parse_entry(path: Path, name: str, entry: Any) -> tuple[Format, tuple[int, ...], int, int]:
+    where = f"{printable(path)}: tensor {printable(name)}"
+    try:
+        dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        numbers = [*shape, begin, end]
+    except (KeyError, TypeError, ValueError):
+        raise CheckpointError(f"{where} needs dtype, shape and two data_offsets") from None
+    if any(type(n) is not int or not 0 <= n < 1 << 63 for n in numbers):
+        raise CheckpointError(f"{where} has a shape or offset that is no whole number of at least 0")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise CheckpointError(
+            f"{where} has dtype {printable(dtype)}, which cannot be converted; known: {', '.join(DTYPES)}"
+        )
+    format = DTYPES[dtype]
+    expected = prod(shape) * format.type_size
+    if end - begin != expected:
+        raise CheckpointError(
+            f"{where} of shape {shape} needs {expected} bytes of {dtype}, its data_offsets span {end - begin}"
+        )
+    return format, tuple(shape), begin, end
+
+
+def _check_spans(path: Path, spans: list[tuple[int, int, str]], data_size: int) -> None:
+    """Tensors must follow one another without gap or overlap and end where the file ends."""
+    at = 0
+    for begin, end, name in spans:
+        if begin != at:
+            what = "overlaps the one before" if begin < at else f"leaves a gap of {begin - at} bytes"
+            raise CheckpointError(f"{printable(path)}: tensor {printable(name)} {what} (byte {begin} of the data)")
+        at = end
+    if at > data_size:
+        raise CheckpointError(
+            f"{printable(path)}: the tensors need {at} bytes of data, the file has {data_size}; it is truncated"
+        )
+    if at < data_size:
+        raise CheckpointError(f"{printable(path)}: {data_size - at} bytes follow the last tensor")
+
+
+def _reader(path: Path, start: int, shape: tuple[int, ...], format: Format, name: str) -> Any:
+    row_bytes = (shape[-1] if shape else 1) * format.type_size
+
+    def read(lo: int, hi: int) -> np.ndarray:
+        """Rows lo:hi as bytes, (hi - lo, row_bytes) uint8, read-only."""
+        import numpy as np
+
+        rows = np.empty((hi - lo, row_bytes), np.uint8)
+        view = rows.data.cast("B") if rows.size else memoryview(b"")
+        at = start + lo * row_bytes
+        with os_errors(path, "read"), open(path, "rb", buffering=0) as file:
+            while view:
+                n = os.preadv(file.fileno(), [view[: 1 << 30]], at)
+                if n == 0:
+                    raise CheckpointError(
+                        f"{printable(path)}: the file ends at byte {at}, inside tensor {printable(name)}"
+                    )
+                view, at = view[n:], at + n
+        rows.flags.writeable = False
+        return rows
+
+    return read

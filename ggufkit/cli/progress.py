@@ -1,0 +1,82 @@
+"""Progress of long work on stderr: how much, how fast, how long still.
+
+On a terminal a bar that moves; elsewhere (a log, a pipe) a line every ten seconds.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ggufkit.pipeline import Planned
+
+__all__ = ["progress_bar"]
+
+_LOG_EVERY = 10.0  # seconds
+
+
+@contextmanager
+def progress_bar(planned: Sequence[Planned], doing: str) -> Iterator[Callable[[Planned, int], None]]:
+    """Show the progress of streaming `planned`; gives the callback that `pipeline.stream` takes."""
+    total = sum(p.tensor.size for p in planned)
+    with (_bar if sys.stderr.isatty() else _log)(doing, total) as advance:
+        yield lambda p, rows: advance(rows * p.tensor.cols, p.tensor.name)
+
+
+@contextmanager
+def _bar(doing: str, total: int) -> Iterator[Callable[[int, str], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from ggufkit.errors import printable
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[name]}", markup=False),
+    )
+    start, done = time.monotonic(), 0
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(doing, total=total, rate="", name="")
+
+        def advance(weights: int, name: str) -> None:
+            nonlocal done
+            done += weights
+            rate = _rate(done, time.monotonic() - start)
+            bar.update(task, completed=done, rate=rate, name=printable(name, 40))
+
+        yield advance
+
+
+@contextmanager
+def _log(doing: str, total: int) -> Iterator[Callable[[int, str], None]]:
+    start = shown = time.monotonic()
+    done = 0
+
+    def advance(weights: int, name: str) -> None:
+        nonlocal done, shown
+        done += weights
+        now = time.monotonic()
+        if now - shown >= _LOG_EVERY:
+            shown = now
+            left = (total - done) * (now - start) / done
+            line = f"{doing}: {done / total:.0%}, {_rate(done, now - start)}, {_clock(left)} left"
+            print(line, file=sys.stderr, flush=True)
+
+    yield advance
+
+
+def _rate(weights: int, seconds: float) -> str:
+    return f"{weights / max(seconds, 1e-3) / 1e6:.0f} M weights/s"
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes}:{seconds:02d}"

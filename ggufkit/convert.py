@@ -1,0 +1,151 @@
+"""Checkpoints to GGUF, straight to any type, in one pass with bounded memory.
+
+    convert("Llama-3.2-1B", "llama.gguf", "Q4_K_M")
+
+A checkpoint is first seen as a GGUF that does not exist: typed metadata, and lazy tensors under their GGUF names at
+the checkpoint's own precision (`as_gguf`). The converter's types (F32, F16, BF16, Q8_0, TQ1_0, TQ2_0) write that
+out; every other type runs it through the same planning as `quantize`. So the bytes are those of llama.cpp's
+converter, followed by llama-quantize where a mix is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ggufkit.arch.card import Card, read_card
+from ggufkit.arch.registry import architecture_of
+from ggufkit.checkpoint.folder import open_checkpoint
+from ggufkit.formats.table import FORMATS
+from ggufkit.gguf.header import Value, ValueType
+from ggufkit.pipeline import MEMORY, Planned, Reporter, silent, write_model
+from ggufkit.policy.outtype import OUTTYPES, outtype_decision
+from ggufkit.tensor import Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["CheckpointModel", "as_gguf", "convert", "plan_convert"]
+
+# `general.quantization_version`: the generation of the block formats.
+_QUANTIZATION_VERSION = 2
+
+
+@dataclass(frozen=True)
+class CheckpointModel:
+    """A checkpoint seen as a GGUF.
+
+    Attributes
+    ----------
+    metadata : key → typed value, in file order.
+    tensors : GGUF name → tensor at the checkpoint's precision, in the converter's order.
+    card : what the model is called.
+    identity : changes when the checkpoint does.
+    """
+
+    metadata: Mapping[str, Value]
+    tensors: Mapping[str, Tensor]
+    card: Card
+    identity: bytes
+
+
+def as_gguf(folder: str | Path) -> CheckpointModel:
+    """See a checkpoint folder as a GGUF; reads headers and the tokenizer, no weight.
+
+    Raises
+    ------
+    FileError : the folder or one of its files is missing or unreadable.
+    CheckpointError : a file of it is malformed.
+    ArchitectureError : the architecture is not known or a hyperparameter is missing.
+    """
+    checkpoint = open_checkpoint(folder)
+    spec, config = architecture_of(checkpoint.config)
+    tensors = {tensor.name: _floating(tensor) for tensor in spec.tensors(checkpoint.tensors.values(), config)}
+    card = read_card(checkpoint, tensors.values())
+    metadata: dict[str, Value] = dict(card.pairs(spec.name))
+    for row in spec.metadata:
+        metadata.update(row(spec.name, config))
+    metadata["general.quantization_version"] = Value(ValueType.UINT32, _QUANTIZATION_VERSION)
+    metadata.update(spec.vocabulary(checkpoint, config))
+    return CheckpointModel(metadata, tensors, card, checkpoint.identity)
+
+
+def _floating(tensor: Tensor) -> Tensor:
+    """The tensor as F32, F16 or BF16; doubles and integers become F32."""
+    if tensor.format.name in ("F32", "F16", "BF16"):
+        return tensor
+    return _as_f32(tensor)
+
+
+def _as_f32(tensor: Tensor) -> Tensor:
+    def read(lo: int, hi: int) -> np.ndarray:
+        import numpy as np
+
+        return tensor.floats(lo, hi).view(np.uint8)
+
+    return replace(tensor, format=FORMATS["F32"], read=read)
+
+
+def plan_convert(model: CheckpointModel, type: str) -> tuple[Mapping[str, Value], list[Planned]]:
+    """Metadata and tensors of a file of one of the converter's types, in file order."""
+    metadata = {**model.metadata, "general.file_type": Value(ValueType.UINT32, OUTTYPES[type])}
+    planned = []
+    for tensor in model.tensors.values():
+        decision = outtype_decision(tensor.name, tensor.shape, type)
+        planned.append(Planned(tensor, decision.format, decision.reason))
+    return metadata, planned
+
+
+def convert(
+    folder: str | Path,
+    path: str | Path | None = None,
+    type: str = "auto",
+    *,
+    force: bool = False,
+    threads: int | None = None,
+    memory: int = MEMORY,
+    report: Reporter = silent,
+) -> Path:
+    """Convert a checkpoint folder to a GGUF file.
+
+    Parameters
+    ----------
+    folder : the checkpoint.
+    path : the file to write; default a name by llama.cpp's convention in the checkpoint's folder.
+    type : F32, F16, BF16, Q8_0, TQ1_0, TQ2_0, or a preset of `quantize`. ``"auto"`` is F16 for a checkpoint in
+        float16 and BF16 for any other, as in llama.cpp's converter.
+    force : replace an existing file.
+    threads, memory : see `pipeline.stream`.
+    report : shows the progress, e.g. `cli.progress.progress_bar`.
+
+    Returns
+    -------
+    the path of the file
+
+    Raises
+    ------
+    GgufkitError : the checkpoint or the type is wrong, or the file cannot be written. No file appears.
+    """
+    model = as_gguf(folder)
+    type = _source_type(model) if type.lower() == "auto" else type.upper()
+    metadata, planned = plan_convert(model, type)
+    path = Path(folder) / model.card.file_name(type) if path is None else Path(path)
+    with report(planned, "converting") as progress:
+        write_model(
+            path,
+            metadata,
+            planned,
+            force=force,
+            threads=threads,
+            memory=memory,
+            progress=progress,
+            resume_key=model.identity,
+        )
+    return path
+
+
+def _source_type(model: CheckpointModel) -> str:
+    first = next(iter(model.tensors.values()), None)
+    return "F16" if first is not None and first.format.name == "F16" else "BF16"
