@@ -11,6 +11,7 @@ from ggufkit.formats.codec import decode, encode
 from ggufkit.formats.table import format_by_name
 
 KQUANTS = [name for name in ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K") if hasattr(kquants, f"{name.lower()}_encode")]
+WEIGHTED = [name for name in KQUANTS if hasattr(kquants, f"{name.lower()}_encode_weighted")]
 COLS = 512
 
 
@@ -42,7 +43,21 @@ def _weights() -> dict[str, np.ndarray]:
     return {name: values.astype(np.float32).reshape(shape) for name, values in rows.items()}
 
 
-WEIGHTS = _weights()
+def _importance() -> dict[str, np.ndarray]:
+    random = np.random.default_rng(1)
+    rows = {
+        "random": random.random(COLS),
+        "spiky": random.pareto(1, COLS) + 1e-3,
+        "zeros": random.random(COLS) * (random.random(COLS) < 0.5),
+        "zero blocks": random.random(COLS) * (np.arange(COLS) >= 288),
+        "all zero": np.zeros(COLS),
+        "1e-30": random.random(COLS) * 1e-30,
+        "1e12": random.random(COLS) * 1e12,
+    }
+    return {name: values.astype(np.float32) for name, values in rows.items()}
+
+
+WEIGHTS, IMPORTANCE = _weights(), _importance()
 
 
 def assert_same_blocks(expected: np.ndarray, actual: np.ndarray, name: str) -> None:
@@ -56,6 +71,24 @@ def assert_same_blocks(expected: np.ndarray, actual: np.ndarray, name: str) -> N
 def test_encode_gives_ggml_bytes(name: str, kind: str):
     rows = WEIGHTS[kind]
     assert_same_blocks(ggml.quantize(rows, format_by_name(name).id), encode(rows, name), name)
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_encode_weighted_gives_ggml_bytes(name: str, kind: str):
+    rows = WEIGHTS[kind]
+    for importance in IMPORTANCE.values():
+        expected = ggml.quantize(rows, format_by_name(name).id, importance)
+        assert_same_blocks(expected, encode(rows, name, importance), name)
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+@pytest.mark.parametrize("shape", [(40, 256), (1, 5 * 256), (7, 3 * 256), (2, 32 * 256), (3, 17 * 256)])
+def test_encode_weighted_finds_each_column(name: str, shape: tuple[int, int]):
+    random = np.random.default_rng(2)
+    rows, importance = random.standard_normal(shape).astype(np.float32), random.random(shape[1]).astype(np.float32)
+    expected = ggml.quantize(rows, format_by_name(name).id, importance)
+    assert_same_blocks(expected, encode(rows, name, importance), name)
 
 
 @pytest.mark.parametrize("name", KQUANTS)
@@ -105,3 +138,13 @@ def test_decode_q6_k_by_hand():
     assert values[38] == 0.5 * -7 * -32
     assert values[200] == 0.5 * 100 * (0b11_1100 - 32)
     assert values[0] == 0
+
+
+def test_decode_q5_k_by_hand():
+    # Weight 70 (sub-block 2) and weight 102 (sub-block 3) share qs[38]; their high bits are bits 2 and 3 of qh[6].
+    scales, qs, qh = np.zeros(12, np.uint8), np.zeros(128, np.uint8), np.zeros(32, np.uint8)
+    scales[2], scales[3], scales[6] = 5, 11, 9
+    qs[38], qh[6] = 0x3E, 0b0100
+    values = decode(_block("Q5_K", d=0.5, dmin=0.25, scales=scales, qs=qs, qh=qh), "Q5_K")
+    assert values[70] == 0.5 * 5 * (16 + 14) - 0.25 * 9
+    assert values[102] == 0.5 * 11 * 3

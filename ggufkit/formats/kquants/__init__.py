@@ -6,6 +6,22 @@ q45_k …   a file for each pair of like formats: search, quantize, pack; and de
 """
 
 from ggufkit.formats.kquants.q36_k import q6_k_decode, q6_k_encode
-from ggufkit.formats.kquants.q45_k import q4_k_decode, q4_k_encode
+from ggufkit.formats.kquants.q45_k import (
+    q4_k_decode,
+    q4_k_encode,
+    q4_k_encode_weighted,
+    q5_k_decode,
+    q5_k_encode,
+    q5_k_encode_weighted,
+)
 
-__all__ = ["q4_k_decode", "q4_k_encode", "q6_k_decode", "q6_k_encode"]
+__all__ = [
+    "q4_k_decode",
+    "q4_k_encode",
+    "q4_k_encode_weighted",
+    "q5_k_decode",
+    "q5_k_encode",
+    "q5_k_encode_weighted",
+    "q6_k_decode",
+    "q6_k_encode",
+]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from ggufkit.formats.kquants.search import make_qx
-from ggufkit.formats.kquants.tiles import QK_K, load_batch, nearest_integer, nearest_level, put_half, store_batch
+from ggufkit.formats.kquants.tiles import QK_K, load_batch, nearest_level, nearest_wrapped, put_half, store_batch
 from ggufkit.kernels.jit import kernel
 from ggufkit.kernels.lanes import (
     LANES,
@@ -88,10 +88,10 @@ def _quantize_q6(X, S, Y, q, half):
     iscale = splat(np.float32(-128)) / extreme
     d = put_half(select(empty, zero, splat(np.float32(1)) / iscale), half, Y, 208)
     for j in range(_SUB):
-        scale = minimum(nearest_integer(iscale * load(S, j * LANES)), splat(np.int32(127)))
-        scale = select(empty, none, scale)
-        store(Y, (192 + j) * LANES, scale)
-        _quantize_weights(X, j, q, d * to_f32(scale), np.float32(32))
+        scale = minimum(nearest_wrapped(iscale * load(S, j * LANES)), splat(np.float32(127)))
+        scale = select(empty, zero, scale)
+        store(Y, (192 + j) * LANES, to_i32(scale))
+        _quantize_weights(X, j, q, d * scale, np.float32(32))
         if any_lane(empty):
             for i in range(j * _TILE, (j + 1) * _TILE, LANES):
                 store(q, i, select(empty, none, load(q, i)))

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from ggufkit.formats.kquants.search import Grid, make_qkx2
+from ggufkit.formats.kquants.search import Grid, byte, grid_level, make_qkx, make_qp
 from ggufkit.formats.kquants.tiles import (
     QK_K,
     get_half,
     load_batch,
-    nearest_integer,
     nearest_level,
+    nearest_wrapped,
     put_half,
+    repeat_importance,
     store_batch,
 )
 from ggufkit.kernels.jit import kernel
@@ -36,59 +37,115 @@ from ggufkit.kernels.lanes import (
     store,
     to_f32,
     to_i32,
+    transpose,
 )
 
 _N, _SUB = 32, 8  # weights a sub-block, sub-blocks a super-block
+_TILE = _N * LANES  # elements of one sub-block of the batch
 _Q4_BYTES, _Q5_BYTES = 144, 176
-_Q4_GRID = Grid(_N, np.float32(15), np.float32(-1), np.float32(0.1), 20, False)
-_Q5_GRID = Grid(_N, np.float32(31), np.float32(-0.5), np.float32(0.1), 15, False)
+
+_Q4 = Grid(_N, np.float32(15), np.float32(-1), np.float32(0.1), 20, use_mad=False, saturates=False)
+_Q5 = Grid(_N, np.float32(31), np.float32(-0.5), np.float32(0.1), 15, use_mad=False, saturates=False)
+_Q4_WEIGHTED = Grid(_N, np.float32(15), np.float32(-0.9), np.float32(0.05), 36, use_mad=False, saturates=True)
+_Q5_WEIGHTED = Grid(_N, np.float32(31), np.float32(-0.9), np.float32(0.05), 36, use_mad=False, saturates=True)
 
 # What the search found, for sub-block j of the 16 super-blocks at P[… + 16 j].
-_SCALE, _MIN, _ISCALE, _BASE, _FOUND = (k * _SUB * LANES for k in range(5))
+_SCALE, _MIN, _ISCALE, _BASE, _WEIGHT, _FOUND = (k * _SUB * LANES for k in range(6))
 
-_ZERO, _MAX6 = np.float32(0), np.float32(63)
-_NIBBLES = np.int32(0x0F0F0F0F)
+_ZERO, _ONE, _MAX6 = np.float32(0), np.float32(1), np.float32(63)
 
 
 @kernel
 def q4_k_encode(x, out):
     """Encode as quantize_row_q4_K_ref does. x: (rows, cols) float32; out: (rows, cols / 256 · 144) uint8."""
+    _encode(x, None, out, _Q4_BYTES, _Q4)
+
+
+@kernel
+def q4_k_encode_weighted(x, importance, out):
+    """Encode as quantize_row_q4_K_impl does. importance: (cols,) float32."""
+    _encode(x, importance, out, _Q4_BYTES, _Q4_WEIGHTED)
+
+
+@kernel
+def q5_k_encode(x, out):
+    """Encode as quantize_row_q5_K_ref does. x: (rows, cols) float32; out: (rows, cols / 256 · 176) uint8."""
+    _encode(x, None, out, _Q5_BYTES, _Q5)
+
+
+@kernel
+def q5_k_encode_weighted(x, importance, out):
+    """Encode as quantize_row_q5_K_impl does. importance: (cols,) float32."""
+    _encode(x, importance, out, _Q5_BYTES, _Q5_WEIGHTED)
+
+
+@kernel
+def _encode(x, importance, out, type_size, grid):
     weights, blocks = x.reshape(-1), out.reshape(-1)
-    X, P, scratch = (
-        np.empty(QK_K * LANES, np.float32),
-        np.empty(_FOUND, np.float32),
-        np.empty(2 * _N * LANES, np.float32),
-    )
-    Y, q, half = np.empty(_Q4_BYTES * LANES, np.uint8), np.empty(QK_K * LANES, np.uint8), np.empty(LANES, np.uint16)
+    X, P = np.empty(QK_K * LANES, np.float32), np.empty(_FOUND, np.float32)
+    W, L = np.empty(_TILE, np.float32), np.empty(_TILE, np.float32)
+    q, Y, half = np.empty(X.size, np.uint8), np.empty(type_size * LANES, np.uint8), np.empty(LANES, np.uint16)
+    repeated = X if importance is None else repeat_importance(importance)
     n = weights.size // QK_K
     for first in range(0, n, LANES):
         count = min(LANES, n - first)
         load_batch(weights, first, count, X)
-        _search(X, P, scratch, _Q4_GRID)
-        _quantize_scales(P, Y, half)
-        _quantize_weights(X, P, Y, q, half, _Q4_GRID.nmax)
-        _pack_q4(q, Y)
-        store_batch(Y, _Q4_BYTES, blocks, first, count)
+        if importance is None:
+            _search(X, P, W, L, grid)
+            _quantize_scales(P, Y, half)
+        else:
+            _search_weighted(X, repeated, first * QK_K % importance.size, P, W, L, grid)
+            _quantize_scales_weighted(P, L, Y, half, type_size)
+        _quantize_weights(X, P, Y, q, half, grid)
+        if type_size == _Q4_BYTES:
+            _pack_q4(q, Y)
+        else:
+            _pack_q5(q, Y)
+        store_batch(Y, type_size, blocks, first, count)
 
 
 @kernel
-def _search(X, P, scratch, grid):
+def _search(X, P, W, L, grid):
     """Scale and min of each sub-block. An error weighs rms + |x|; the rms is the sub-block's."""
-    W, L = scratch[: _N * LANES], scratch[_N * LANES :]
     for j in range(_SUB):
-        at = j * _N * LANES
         sum_x2 = splat(_ZERO)
-        for i in range(_N):
-            v = load(X, at + i * LANES)
+        for i in range(0, _TILE, LANES):
+            v = load(X, j * _TILE + i)
             sum_x2 = sum_x2 + v * v
         rms = sqrt(sum_x2 / splat(np.float32(_N)))
-        for i in range(_N):
-            store(W, i * LANES, rms + fabs(load(X, at + i * LANES)))
-        scale, low, iscale, base = make_qkx2(X, at, W, L, grid)
-        store(P, _SCALE + j * LANES, scale)
-        store(P, _MIN + j * LANES, low)
-        store(P, _ISCALE + j * LANES, iscale)
-        store(P, _BASE + j * LANES, base)
+        for i in range(0, _TILE, LANES):
+            store(W, i, rms + fabs(load(X, j * _TILE + i)))
+        _search_sub_block(X, j, P, W, L, grid)
+
+
+@kernel
+def _search_weighted(X, importance, at, P, W, L, grid):
+    """The same; an error weighs importance · √(2·mean square + x²). Sums of the weights to P."""
+    sum_x2 = splat(_ZERO)
+    for i in range(0, QK_K * LANES, LANES):
+        v = load(X, i)
+        sum_x2 = sum_x2 + v * v
+    sigma2 = splat(np.float32(2)) * sum_x2 / splat(np.float32(QK_K))
+    for j in range(_SUB):
+        for i in range(0, _N, LANES):
+            transpose(importance, at + j * _N + i, QK_K, W, i * LANES)
+        sum_w = splat(_ZERO)
+        for i in range(0, _TILE, LANES):
+            v = load(X, j * _TILE + i)
+            w = load(W, i) * sqrt(sigma2 + v * v)
+            store(W, i, w)
+            sum_w = sum_w + w
+        store(P, _WEIGHT + j * LANES, sum_w)
+        _search_sub_block(X, j, P, W, L, grid)
+
+
+@kernel
+def _search_sub_block(X, j, P, W, L, grid):
+    scale, low, iscale, base = make_qkx(X, j * _TILE, W, L, grid)
+    store(P, _SCALE + j * LANES, scale)
+    store(P, _MIN + j * LANES, low)
+    store(P, _ISCALE + j * LANES, iscale)
+    store(P, _BASE + j * LANES, base)
 
 
 @kernel
@@ -101,37 +158,42 @@ def _quantize_scales(P, Y, half):
         low = maximum(load(P, _MIN + j * LANES), low)
     inverse_scale = select(scale > zero, max6 / scale, zero)
     inverse_low = select(low > zero, max6 / low, zero)
-    for j in range(_SUB // 2):
-        _pack_scales(
-            Y,
-            j,
-            _level6(inverse_scale, load(P, _SCALE + j * LANES)),
-            _level6(inverse_scale, load(P, _SCALE + (j + 4) * LANES)),
-            _level6(inverse_low, load(P, _MIN + j * LANES)),
-            _level6(inverse_low, load(P, _MIN + (j + 4) * LANES)),
-        )
+    # The reference keeps a level in a byte before it caps it at 63.
+    for i in range(0, _SUB * LANES, LANES):
+        store(P, _SCALE + i, minimum(byte(nearest_wrapped(inverse_scale * load(P, _SCALE + i))), max6))
+        store(P, _MIN + i, minimum(byte(nearest_wrapped(inverse_low * load(P, _MIN + i))), max6))
+    _pack_scales(P, Y)
     put_half(scale / max6, half, Y, 0)
     put_half(low / max6, half, Y, 2)
 
 
 @kernel
-def _level6(inverse, value):
-    """The reference keeps the level in a byte before it caps it at 63."""
-    return minimum(nearest_integer(inverse * value) & splat(np.int32(255)), splat(np.int32(63)))
+def _quantize_scales_weighted(P, L, Y, half, type_size):
+    """Scales and mins for the least weighted error; Q5_K caps their levels at 63, Q4_K does not."""
+    weights, max6 = P[_WEIGHT:_FOUND], splat(_MAX6)
+    for start, p in ((_SCALE, 0), (_MIN, 2)):
+        put_half(make_qp(P, start, weights, _SUB, _MAX6, L), half, Y, p)
+        for i in range(0, _SUB * LANES, LANES):
+            level = load(L, i)
+            store(P, start + i, minimum(level, max6) if type_size == _Q5_BYTES else level)
+    _pack_scales(P, Y)
 
 
 @kernel
-def _pack_scales(Y, j, scale, scale4, low, low4):
-    """Scales and mins j and j + 4 (j < 4), int32 lanes, to the three bytes that hold them.
+def _pack_scales(P, Y):
+    """Levels 0 … 63 of scales and mins to 12 bytes; j < 4.
 
     byte 4 + j    SSssssss   bits 4–5 of scale j + 4, scale j
     byte 8 + j    MMmmmmmm   bits 4–5 of min j + 4, min j
     byte 12 + j   mmmmssss   bits 0–3 of min j + 4 and of scale j + 4
     """
     four, six, nibble = splat(np.int32(4)), splat(np.int32(6)), splat(np.int32(15))
-    store(Y, (4 + j) * LANES, scale | (scale4 >> four << six))
-    store(Y, (8 + j) * LANES, low | (low4 >> four << six))
-    store(Y, (12 + j) * LANES, (scale4 & nibble) | ((low4 & nibble) << four))
+    for j in range(4):
+        scale, scale4 = to_i32(load(P, _SCALE + j * LANES)), to_i32(load(P, _SCALE + (j + 4) * LANES))
+        low, low4 = to_i32(load(P, _MIN + j * LANES)), to_i32(load(P, _MIN + (j + 4) * LANES))
+        store(Y, (4 + j) * LANES, scale | (scale4 >> four << six))
+        store(Y, (8 + j) * LANES, low | (low4 >> four << six))
+        store(Y, (12 + j) * LANES, (scale4 & nibble) | ((low4 & nibble) << four))
 
 
 @kernel
@@ -147,25 +209,25 @@ def _scale_and_min(Y, j):
 
 
 @kernel
-def _quantize_weights(X, P, Y, q, half, highest):
+def _quantize_weights(X, P, Y, q, half, grid):
     """Levels of all weights for the scales as they are stored; q: (256, 16) uint8.
 
     Where d·scale is zero (a scale that rounds to 0, or a super-block too small for float16) the levels of the
     search stay, as they do in the reference.
     """
-    zero, nmax = splat(_ZERO), splat(highest)
+    zero, nmax = splat(_ZERO), splat(grid.nmax)
     d, dmin = get_half(Y, 0, half), get_half(Y, 2, half)
     for j in range(_SUB):
         scale, low = _scale_and_min(Y, j)
         step, offset = d * to_f32(scale), dmin * to_f32(low)
-        for i in range(j * _N * LANES, (j + 1) * _N * LANES, LANES):
+        for i in range(j * _TILE, (j + 1) * _TILE, LANES):
             store(q, i, to_i32(nearest_level((load(X, i) + offset) / step, zero, nmax)))
         none = step == zero
         if any_lane(none):
             iscale, base = load(P, _ISCALE + j * LANES), load(P, _BASE + j * LANES)
-            for i in range(j * _N * LANES, (j + 1) * _N * LANES, LANES):
-                found = to_i32(nearest_level(iscale * (load(X, i) - base), zero, nmax))
-                store(q, i, select(none, found, load(q, i)))
+            for i in range(j * _TILE, (j + 1) * _TILE, LANES):
+                found = grid_level(iscale * (load(X, i) - base), grid)
+                store(q, i, select(none, to_i32(found), load(q, i)))
 
 
 @kernel
@@ -182,21 +244,56 @@ def _pack_q4(q, Y):
 
 
 @kernel
+def _pack_q5(q, Y):
+    """Like Q4_K, and bit 4 of level 32 s + i to bit s of a byte.
+
+    qs[32 j + i]   BBBBaaaa   bits 0–3: a = level 64 j + i, B = level 64 j + 32 + i
+    qh[i]          76543210   bit 4 of level 32 s + i at bit s
+    """
+    levels, packed = q.view(np.int32), Y.view(np.int32)  # four bytes at a time; no bits cross them
+    four, nibbles, ones = splat(np.int32(4)), splat(np.int32(0x0F0F0F0F)), splat(np.int32(0x01010101))
+    for i in range(0, _N, 4):
+        high = splat(np.int32(0))
+        for j in range(4):
+            a, b = load(levels, (64 * j + i) * 4), load(levels, (64 * j + 32 + i) * 4)
+            store(packed, (48 + 32 * j + i) * 4, (a & nibbles) | ((b & nibbles) << four))
+            high = high | ((a >> four & ones) << splat(np.int32(2 * j)))
+            high = high | ((b >> four & ones) << splat(np.int32(2 * j + 1)))
+        store(packed, (16 + i) * 4, high)
+
+
+@kernel
 def q4_k_decode(blocks, out):
     """Exact. blocks: (n, 144) uint8; out: (n, 256) float32."""
+    _decode(blocks, out, _Q4_BYTES)
+
+
+@kernel
+def q5_k_decode(blocks, out):
+    """Exact. blocks: (n, 176) uint8; out: (n, 256) float32."""
+    _decode(blocks, out, _Q5_BYTES)
+
+
+@kernel
+def _decode(blocks, out, type_size):
     data, halves, values = blocks.reshape(-1), blocks.reshape(-1).view(np.uint16), out.reshape(-1)
-    four, nibble = splat(np.int32(4)), splat(np.int32(15))
+    four, nibble, sixteen = splat(np.int32(4)), splat(np.int32(15)), splat(np.int32(16))
     for b in range(blocks.shape[0]):
-        at = b * _Q4_BYTES
+        at = b * type_size
         d, dmin = half_to_float(halves[at // 2]), half_to_float(halves[at // 2 + 1])
         for j in range(4):
             step_a, low_a = _step_and_min(data, at + 4, 2 * j, d, dmin)
             step_b, low_b = _step_and_min(data, at + 4, 2 * j + 1, d, dmin)
             for i in range(0, _N, LANES):
-                byte = load(data, at + 16 + 32 * j + i)
+                both = load(data, at + type_size - 128 + 32 * j + i)
+                level_a, level_b = both & nibble, both >> four
+                if type_size == _Q5_BYTES:
+                    high = load(data, at + 16 + i) << four >> splat(np.int32(2 * j))
+                    level_a = level_a | (high & sixteen)
+                    level_b = level_b | (high >> splat(np.int32(1)) & sixteen)
                 to = b * QK_K + 64 * j + i
-                store(values, to, step_a * to_f32(byte & nibble) - low_a)
-                store(values, to + 32, step_b * to_f32(byte >> four) - low_b)
+                store(values, to, step_a * to_f32(level_a) - low_a)
+                store(values, to + 32, step_b * to_f32(level_b) - low_b)
 
 
 @kernel

@@ -9,9 +9,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ggufkit.formats.kquants.tiles import nearest_level
+from ggufkit.formats.kquants.tiles import nearest_level, nearest_wrapped
 from ggufkit.kernels.jit import kernel
-from ggufkit.kernels.lanes import LANES, fabs, load, maximum, minimum, nearest_int, select, splat, store
+from ggufkit.kernels.lanes import (
+    LANES,
+    any_lane,
+    fabs,
+    load,
+    maximum,
+    minimum,
+    nearest_int,
+    select,
+    splat,
+    store,
+    to_f32,
+    to_i32,
+)
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
 _GROUP_MAX_EPS = np.float32(1e-15)
@@ -26,21 +39,22 @@ class Grid(NamedTuple):
     rdelta: np.float32
     nstep: int  # steps 0 … nstep
     use_mad: bool  # absolute instead of squared differences
+    saturates: bool  # what becomes of levels far out of range: they saturate (qkx3) or wrap round (qkx2)
 
 
 @kernel
-def make_qkx2(X, at, W, L, grid):
+def make_qkx(X, at, W, L, grid):
     """Scale and minimum of x ≈ scale·l + min, l in 0 … nmax, min ≤ 0.
 
     Tries each inverse scale of the grid: quantize with it, solve the weighted least squares for (scale, min) at
     those levels, and keep the pair if its error is lower. Like the reference, the next steps go on from the
-    improved min.
+    improved min, which may lie at the maximum or beyond.
 
     Returns
     -------
-    scale, −min, and the pair (iscale, base) that gives the levels found: l = nearest(iscale·(x − base)).
+    scale, −min, and the pair (iscale, base) that gives the levels found: l = grid_level(iscale·(x − base)).
 
-    Source: make_qkx2_quants, ggml-quants.c.
+    Source: make_qkx2_quants and make_qkx3_quants, ggml-quants.c.
     """
     zero, one, nmax = splat(_ZERO), splat(_ONE), splat(grid.nmax)
     v, w = load(X, at), load(W, 0)
@@ -61,14 +75,15 @@ def make_qkx2(X, at, W, L, grid):
         d = scale * nearest_level(iscale * (v - lo), zero, nmax) + lo - v
         d = fabs(d) if grid.use_mad else d * d
         best = best + load(W, i * LANES) * d
-    best_iscale, best_base = iscale, lo
+    # An infinite iscale (max − min is denormal) rounds every weight to level 0.
+    best_iscale, best_base = select(iscale < splat(np.float32(np.inf)), iscale, zero), lo
 
     for step in range(grid.nstep + 1):
         iscale = splat(grid.rmin + grid.rdelta * np.float32(step) + grid.nmax) / (hi - lo)
         sum_l, sum_l2, sum_xl = zero, zero, zero
         for i in range(grid.n):
             v = load(X, at + i * LANES)
-            level = nearest_level(iscale * (v - lo), zero, nmax)
+            level = grid_level(iscale * (v - lo), grid)
             store(L, i * LANES, level)
             wl = load(W, i * LANES) * level
             sum_l = sum_l + wl
@@ -98,6 +113,15 @@ def make_qkx2(X, at, W, L, grid):
         select(constant, zero, best_iscale),
         select(constant, zero, best_base),
     )
+
+
+@kernel
+def grid_level(v, grid):
+    """The level of v = iscale·(x − base) in the steps of make_qkx."""
+    zero, nmax = splat(_ZERO), splat(grid.nmax)
+    if grid.saturates:
+        return nearest_int(minimum(maximum(v, zero), nmax))
+    return nearest_level(v, zero, nmax)
 
 
 @kernel
@@ -147,3 +171,73 @@ def _fit(X, at, W, iscale, bottom, top):
         sum_lx = sum_lx + w * v * level
         sum_l2 = sum_l2 + w * level * level
     return sum_lx, sum_l2
+
+
+@kernel
+def make_qp(P, at, weights, n, nmax, levels):
+    """Scale of x ≈ scale·l, l in 0 … nmax, for the n scales (or mins) x of a super-block; for weighted searches.
+
+    Picks the best of nine inverse scales around nmax / max, then lets single levels move while that helps. Writes
+    the levels, bytes as in the reference (a negative one wraps round), and returns the scale.
+
+    P, weights, levels : float32, value i of the lanes' super-blocks at P[at + 16 i], weights[16 i], levels[16 i].
+
+    Source: make_qp_quants, ggml-quants.c.
+    """
+    zero, one, cap = splat(_ZERO), splat(_ONE), splat(nmax)
+    largest = zero
+    for i in range(n):
+        largest = maximum(load(P, at + i * LANES), largest)
+    nothing = largest < splat(_GROUP_MAX_EPS)
+
+    iscale = cap / largest
+    scale = one / iscale
+    best = zero
+    for i in range(n):
+        v = load(P, at + i * LANES)
+        d = v - scale * byte(nearest_wrapped(iscale * v))
+        best = best + load(weights, i * LANES) * d * d
+    for step in range(-4, 5):
+        if step != 0:
+            this_iscale = splat(np.float32(0.1) * np.float32(step) + nmax) / largest
+            this_scale = one / this_iscale
+            error = zero
+            for i in range(n):
+                v = load(P, at + i * LANES)
+                d = v - this_scale * minimum(nearest_wrapped(this_iscale * v), cap)
+                error = error + load(weights, i * LANES) * d * d
+            better = error < best
+            best = select(better, error, best)
+            iscale = select(better, this_iscale, iscale)
+
+    sum_lx, sum_l2 = zero, zero
+    for i in range(n):
+        v, w = load(P, at + i * LANES), load(weights, i * LANES)
+        level = minimum(nearest_wrapped(iscale * v), cap)
+        store(levels, i * LANES, byte(level))
+        sum_lx = sum_lx + w * v * level
+        sum_l2 = sum_l2 + w * level * level
+    for _ in range(5):
+        changed = zero > one  # in no lane
+        for i in range(n):
+            v, w, level = load(P, at + i * LANES), load(weights, i * LANES), load(levels, i * LANES)
+            rest_lx, rest_l2 = sum_lx - w * v * level, sum_l2 - w * level * level
+            moved = minimum(nearest_wrapped(v * rest_l2 / rest_lx), cap)
+            move = (rest_lx > zero) & (rest_l2 > zero) & (moved != level)
+            rest_lx, rest_l2 = rest_lx + w * v * moved, rest_l2 + w * moved * moved
+            move = move & (rest_lx * rest_lx * sum_l2 > sum_lx * sum_lx * rest_l2)
+            store(levels, i * LANES, select(move, byte(moved), level))
+            sum_lx, sum_l2 = select(move, rest_lx, sum_lx), select(move, rest_l2, sum_l2)
+            changed = changed | move
+        # A lane without a change repeats itself, so it may go on until all lanes are done.
+        if not any_lane(changed):
+            break
+    for i in range(n):
+        store(levels, i * LANES, select(nothing, zero, load(levels, i * LANES)))
+    return select((sum_l2 > zero) & ~nothing, sum_lx / sum_l2, zero)
+
+
+@kernel
+def byte(level):
+    """A whole number as a uint8 would keep it."""
+    return to_f32(to_i32(level) & splat(np.int32(255)))

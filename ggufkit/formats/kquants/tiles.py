@@ -32,7 +32,6 @@ from ggufkit.kernels.lanes import (
 QK_K = 256
 
 _MAGIC = np.float32(12582912.0)  # 1.5 × 2²³
-_MAGIC_BITS = np.int32(0x4B400000)
 _EXPONENT = np.int32(0x4B000000)
 _MANTISSA = np.int32(0x007FFFFF)
 
@@ -73,21 +72,25 @@ def repeat_importance(importance):
 
 
 @kernel
-def nearest_level(v, low, high):
-    """`clamp(nearest_int(v), low, high)` as a float; `low` and `high` are whole numbers.
+def _rounded(v):
+    """1.5 × 2²³ + nearest_int(v): the reference adds the constant and reads the low 23 bits of the sum.
 
-    The reference rounds by adding 1.5 × 2²³ and reading the low 23 bits of the sum. That also defines what
-    becomes of an infinity, a NaN or a number beyond 2²², which its searches do meet.
+    That also defines what becomes of an infinity, a NaN or a number beyond ±2²², which its searches do meet.
     """
-    bits = (f32_bits(v + splat(_MAGIC)) & splat(_MANTISSA)) | splat(_EXPONENT)
-    magic = splat(_MAGIC)
-    return minimum(maximum(bits_f32(bits), magic + low), magic + high) - magic
+    return bits_f32((f32_bits(v + splat(_MAGIC)) & splat(_MANTISSA)) | splat(_EXPONENT))
 
 
 @kernel
-def nearest_integer(v):
-    """`nearest_int(v)` as int32, for any v."""
-    return ((f32_bits(v + splat(_MAGIC)) & splat(_MANTISSA)) | splat(_EXPONENT)) - splat(_MAGIC_BITS)
+def nearest_wrapped(v):
+    """`nearest_int(v)` as a float, for any v."""
+    return _rounded(v) - splat(_MAGIC)
+
+
+@kernel
+def nearest_level(v, low, high):
+    """`clamp(nearest_int(v), low, high)` as a float, for any v; `low` and `high` are whole numbers."""
+    magic = splat(_MAGIC)
+    return minimum(maximum(_rounded(v), magic + low), magic + high) - magic
 
 
 @kernel
