@@ -148,3 +148,16 @@ def test_decode_q5_k_by_hand():
     values = decode(_block("Q5_K", d=0.5, dmin=0.25, scales=scales, qs=qs, qh=qh), "Q5_K")
     assert values[70] == 0.5 * 5 * (16 + 14) - 0.25 * 9
     assert values[102] == 0.5 * 11 * 3
+
+
+def test_decode_q3_k_by_hand():
+    # Weight 100 (sub-block 6, bits 6–7 of qs[4], bit 3 of hmask[4]) and 240 (sub-block 15, qs[48], bit 7 of hmask[16]).
+    hmask, qs, scales = np.zeros(32, np.uint8), np.zeros(64, np.uint8), np.zeros(12, np.uint8)
+    qs[4], hmask[4] = 0b10 << 6, 1 << 3
+    qs[48] = 0b01 << 6
+    scales[6], scales[10] = 0x05, 0b11 << 2  # scale 6: 0b11_0101
+    scales[7], scales[11] = 0xC0, 0b01 << 6  # scale 15: 0b01_1100
+    values = decode(_block("Q3_K", d=0.5, hmask=hmask, qs=qs, scales=scales), "Q3_K")
+    assert values[100] == 0.5 * (0b11_0101 - 32) * 2
+    assert values[240] == 0.5 * (0b01_1100 - 32) * (1 - 4)
+    assert values[101] == 0.5 * (0b11_0101 - 32) * -4

@@ -5,7 +5,14 @@ search    the scale searches
 q45_k …   a file for each pair of like formats: search, quantize, pack; and decode
 """
 
-from ggufkit.formats.kquants.q36_k import q6_k_decode, q6_k_encode
+from ggufkit.formats.kquants.q36_k import (
+    q3_k_decode,
+    q3_k_encode,
+    q3_k_encode_weighted,
+    q6_k_decode,
+    q6_k_encode,
+    q6_k_encode_weighted,
+)
 from ggufkit.formats.kquants.q45_k import (
     q4_k_decode,
     q4_k_encode,
@@ -16,6 +23,9 @@ from ggufkit.formats.kquants.q45_k import (
 )
 
 __all__ = [
+    "q3_k_decode",
+    "q3_k_encode",
+    "q3_k_encode_weighted",
     "q4_k_decode",
     "q4_k_encode",
     "q4_k_encode_weighted",
@@ -24,4 +34,5 @@ __all__ = [
     "q5_k_encode_weighted",
     "q6_k_decode",
     "q6_k_encode",
+    "q6_k_encode_weighted",
 ]

@@ -11,8 +11,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from ggufkit.formats.kquants.search import make_qx
-from ggufkit.formats.kquants.tiles import QK_K, load_batch, nearest_level, nearest_wrapped, put_half, store_batch
+from ggufkit.formats.kquants.search import make_q3, make_qx, sbyte, store_levels, sum_of_squares, weigh
+from ggufkit.formats.kquants.tiles import (
+    QK_K,
+    load_batch,
+    nearest_level,
+    nearest_wrapped,
+    put_half,
+    repeat_importance,
+    store_batch,
+)
 from ggufkit.kernels.jit import kernel
 from ggufkit.kernels.lanes import (
     LANES,
@@ -28,28 +36,88 @@ from ggufkit.kernels.lanes import (
     store,
     to_f32,
     to_i32,
+    transpose,
 )
 
 _N, _SUB = 16, 16  # weights a sub-block, sub-blocks a super-block
 _TILE = _N * LANES  # elements of one sub-block of the batch
-_Q6_BYTES = 210
+_Q3_BYTES, _Q6_BYTES = 110, 210
 _ZERO, _SMALLEST = np.float32(0), np.float32(1e-15)
+
+
+@kernel
+def q3_k_encode(x, out):
+    """Encode as quantize_row_q3_K_ref does. x: (rows, cols) float32; out: (rows, cols / 256 · 110) uint8."""
+    weights, blocks = x.reshape(-1), out.reshape(-1)
+    X, S, sums = np.empty(QK_K * LANES, np.float32), np.empty(_SUB * LANES, np.float32), np.empty(8 * LANES, np.float32)
+    L, q, Y = np.empty(4 * _TILE, np.float32), np.empty(X.size, np.uint8), np.empty(_Q3_BYTES * LANES, np.uint8)
+    half = np.empty(LANES, np.uint16)
+    n = weights.size // QK_K
+    for first in range(0, n, LANES):
+        count = min(LANES, n - first)
+        load_batch(weights, first, count, X)
+        for j in range(0, _SUB, 4):
+            make_q3(X, j * _TILE, 4, L, sums)
+            for i in range(0, 4 * LANES, LANES):
+                store(S, j * LANES + i, load(sums, i))
+            for i in range(0, 4 * _TILE, LANES):
+                store(q, j * _TILE + i, to_i32(load(L, i) + splat(np.float32(4))))
+        d = put_half(_quantize_scales_q3(S), half, Y, 108)
+        _finish_q3(X, S, d, q, Y)
+        store_batch(Y, _Q3_BYTES, blocks, first, count)
+
+
+@kernel
+def q3_k_encode_weighted(x, importance, out):
+    """Encode as quantize_row_q3_K_impl does. importance: (cols,) float32."""
+    weights, blocks, repeated = x.reshape(-1), out.reshape(-1), repeat_importance(importance)
+    X, S, W = np.empty(QK_K * LANES, np.float32), np.empty(_SUB * LANES, np.float32), np.empty(_TILE, np.float32)
+    Y, q, half = np.empty(_Q3_BYTES * LANES, np.uint8), np.empty(X.size, np.uint8), np.empty(LANES, np.uint16)
+    sum_w = np.empty(_SUB * LANES, np.float32)
+    n = weights.size // QK_K
+    for first in range(0, n, LANES):
+        count = min(LANES, n - first)
+        load_batch(weights, first, count, X)
+        sigma2 = splat(np.float32(2)) * sum_of_squares(X, 0, QK_K) / splat(np.float32(QK_K))
+        for j in range(_SUB):
+            transpose(repeated, first * QK_K % importance.size + j * _N, QK_K, W, 0)
+            store(sum_w, j * LANES, weigh(X, j * _TILE, sigma2, _N, W))
+            _search(X, j, W, S, q, np.float32(4))
+        d = put_half(_quantize_scales_q3_weighted(S, sum_w), half, Y, 108)
+        _finish_q3(X, S, d, q, Y)
+        store_batch(Y, _Q3_BYTES, blocks, first, count)
 
 
 @kernel
 def q6_k_encode(x, out):
     """Encode as quantize_row_q6_K_ref does. x: (rows, cols) float32; out: (rows, cols / 256 · 210) uint8."""
+    _encode_q6(x, None, out)
+
+
+@kernel
+def q6_k_encode_weighted(x, importance, out):
+    """Encode as quantize_row_q6_K_impl does. importance: (cols,) float32."""
+    _encode_q6(x, importance, out)
+
+
+@kernel
+def _encode_q6(x, importance, out):
+    """An error weighs the importance, or x² without one."""
     weights, blocks = x.reshape(-1), out.reshape(-1)
     X, S, W = np.empty(QK_K * LANES, np.float32), np.empty(_SUB * LANES, np.float32), np.empty(_TILE, np.float32)
-    Y, q, half = np.empty(_Q6_BYTES * LANES, np.uint8), np.empty(QK_K * LANES, np.uint8), np.empty(LANES, np.uint16)
+    Y, q, half = np.empty(_Q6_BYTES * LANES, np.uint8), np.empty(X.size, np.uint8), np.empty(LANES, np.uint16)
+    repeated = X if importance is None else repeat_importance(importance)
     n = weights.size // QK_K
     for first in range(0, n, LANES):
         count = min(LANES, n - first)
         load_batch(weights, first, count, X)
         for j in range(_SUB):
-            for i in range(0, _TILE, LANES):
-                v = load(X, j * _TILE + i)
-                store(W, i, v * v)
+            if importance is None:
+                for i in range(0, _TILE, LANES):
+                    v = load(X, j * _TILE + i)
+                    store(W, i, v * v)
+            else:
+                transpose(repeated, first * QK_K % importance.size + j * _N, QK_K, W, 0)
             _search(X, j, W, S, q, np.float32(32))
         _quantize_q6(X, S, Y, q, half)
         _pack_q6(q, Y)
@@ -59,13 +127,44 @@ def q6_k_encode(x, out):
 @kernel
 def _search(X, j, W, S, q, nmax):
     """Scale of sub-block j, and its levels + nmax to q: they stay where d·scale turns out to be zero."""
-    zero = splat(_ZERO)
     scale, iscale = make_qx(X, j * _TILE, W, nmax)
     store(S, j * LANES, scale)
-    bottom, top = splat(-nmax), splat(nmax - np.float32(1))
-    for i in range(j * _TILE, (j + 1) * _TILE, LANES):
-        level = minimum(maximum(nearest_int(iscale * load(X, i)), bottom), top)
-        store(q, i, to_i32(select(iscale == zero, bottom, level) - bottom))
+    store_levels(X, j * _TILE, iscale, nmax, q)
+
+
+@kernel
+def _quantize_scales_q3(S):
+    """Scales as −32 … 31 of the extreme one, in S; returns d."""
+    zero, one, bottom = splat(_ZERO), splat(np.float32(1)), splat(np.float32(-32))
+    extreme = _extreme_scale(S)
+    empty, iscale = extreme == zero, bottom / extreme
+    for i in range(0, _SUB * LANES, LANES):
+        # The reference rounds to an int8 before it caps.
+        level = sbyte(nearest_wrapped(iscale * load(S, i)))
+        level = minimum(maximum(level, bottom), splat(np.float32(31)))
+        # Twelve zero bytes, which is what an empty super-block gets, mean −32.
+        store(S, i, select(empty, bottom, level))
+    return select(empty, zero, one / iscale)
+
+
+@kernel
+def _quantize_scales_q3_weighted(S, sum_w):
+    """The same by a search."""
+    d, iscale = make_qx(S, 0, sum_w, np.float32(32))
+    bottom, top = splat(np.float32(-32)), splat(np.float32(31))
+    for i in range(0, _SUB * LANES, LANES):
+        level = minimum(maximum(nearest_int(iscale * load(S, i)), bottom), top)
+        store(S, i, select(iscale == splat(_ZERO), bottom, level))
+    return d
+
+
+@kernel
+def _finish_q3(X, S, d, q, Y):
+    """Levels for the quantized scales S, and all bytes but d."""
+    for j in range(_SUB):
+        _quantize_weights(X, j, q, d * load(S, j * LANES), np.float32(4))
+    _pack_scales_q3(S, Y)
+    _pack_q3(q, Y)
 
 
 @kernel
@@ -104,6 +203,48 @@ def _quantize_weights(X, j, q, step, nmax):
     for i in range(j * _TILE, (j + 1) * _TILE, LANES):
         level = to_i32(nearest_level(load(X, i) / step, bottom, top) - bottom)
         store(q, i, select(none, load(q, i), level))
+
+
+@kernel
+def _pack_scales_q3(S, Y):
+    """Sixteen scales + 32, 6 bits each, to 12 bytes from byte 96 on.
+
+    scales[j]       BBBBaaaa   bits 0–3 of scales j and j + 8, j < 8
+    scales[8 + j]   ddccbbaa   bits 4–5 of scales j, j + 4, j + 8 and j + 12, j < 4
+    """
+    two, four, six, nibble = splat(np.int32(2)), splat(np.int32(4)), splat(np.int32(6)), splat(np.int32(15))
+    for j in range(4):
+        a, b = _stored_scale(S, j), _stored_scale(S, j + 4)
+        c, d = _stored_scale(S, j + 8), _stored_scale(S, j + 12)
+        store(Y, (96 + j) * LANES, (a & nibble) | ((c & nibble) << four))
+        store(Y, (100 + j) * LANES, (b & nibble) | ((d & nibble) << four))
+        store(Y, (104 + j) * LANES, a >> four | (b >> four << two) | (c >> four << four) | (d >> four << six))
+
+
+@kernel
+def _stored_scale(S, j):
+    return to_i32(load(S, j * LANES)) + splat(np.int32(32))
+
+
+@kernel
+def _pack_q3(q, Y):
+    """128 levels a, b, c, d (32 each) to 32 bytes; bit 2 of level 32 s + i to bit s of a byte.
+
+    hmask[i]       76543210   bit 2 of level 32 s + i at bit s
+    qs[32 j + i]   ddccbbaa   bits 0–1 of levels 128 j + i, + 32, + 64 and + 96
+    """
+    levels, packed = q.view(np.int32), Y.view(np.int32)  # four bytes at a time; no bits cross them
+    two, ones, pairs = splat(np.int32(2)), splat(np.int32(0x01010101)), splat(np.int32(0x03030303))
+    for i in range(0, 32, 4):
+        high = splat(np.int32(0))
+        for j in range(2):
+            low = splat(np.int32(0))
+            for k in range(4):
+                level = load(levels, (128 * j + 32 * k + i) * 4)
+                low = low | ((level & pairs) << splat(np.int32(2 * k)))
+                high = high | ((level >> two & ones) << splat(np.int32(4 * j + k)))
+            store(packed, (32 + 32 * j + i) * 4, low)
+        store(packed, i * 4, high)
 
 
 @kernel
@@ -149,3 +290,32 @@ def q6_k_decode(blocks, out):
                     level = (nibbles | ((high >> splat(np.int32(2 * k)) & pair) << four)) - splat(np.int32(32))
                     step = splat(d * np.float32(scales[scale + 2 * k]))
                     store(values, to + 32 * k, step * to_f32(level))
+
+
+@kernel
+def q3_k_decode(blocks, out):
+    """Exact. blocks: (n, 110) uint8; out: (n, 256) float32."""
+    data, halves, values = blocks.reshape(-1), blocks.reshape(-1).view(np.uint16), out.reshape(-1)
+    one, pair, four = splat(np.int32(1)), splat(np.int32(3)), splat(np.int32(4))
+    for b in range(blocks.shape[0]):
+        at = b * _Q3_BYTES
+        d = half_to_float(halves[(at + 108) // 2])
+        for half in range(2):
+            high = load(data, at + 16 * half)
+            for j in range(2):
+                low = load(data, at + 32 + 32 * j + 16 * half)
+                for k in range(4):
+                    s = 4 * j + k
+                    level = (low >> splat(np.int32(2 * k)) & pair) | (
+                        (high >> splat(np.int32(s)) & one) << splat(np.int32(2))
+                    )
+                    scale = _scale_q3(data, at + 96, 2 * s + half)
+                    store(values, b * QK_K + 32 * s + 16 * half, splat(d * scale) * to_f32(level - four))
+
+
+@kernel
+def _scale_q3(data, at, j):
+    """Scale j, −32 … 31, of the 12 bytes from data[at] on."""
+    low = data[at + j % 8] >> (4 * (j // 8)) & 15
+    high = data[at + 8 + j % 4] >> (2 * (j // 4)) & 3
+    return np.float32(np.int32(low | (high << 4)) - np.int32(32))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ggufkit.formats.kquants.search import Grid, byte, grid_level, make_qkx, make_qp
+from ggufkit.formats.kquants.search import Grid, byte, grid_level, make_qkx, make_qp, sum_of_squares, weigh
 from ggufkit.formats.kquants.tiles import (
     QK_K,
     get_half,
@@ -108,11 +108,7 @@ def _encode(x, importance, out, type_size, grid):
 def _search(X, P, W, L, grid):
     """Scale and min of each sub-block. An error weighs rms + |x|; the rms is the sub-block's."""
     for j in range(_SUB):
-        sum_x2 = splat(_ZERO)
-        for i in range(0, _TILE, LANES):
-            v = load(X, j * _TILE + i)
-            sum_x2 = sum_x2 + v * v
-        rms = sqrt(sum_x2 / splat(np.float32(_N)))
+        rms = sqrt(sum_of_squares(X, j * _TILE, _N) / splat(np.float32(_N)))
         for i in range(0, _TILE, LANES):
             store(W, i, rms + fabs(load(X, j * _TILE + i)))
         _search_sub_block(X, j, P, W, L, grid)
@@ -121,21 +117,11 @@ def _search(X, P, W, L, grid):
 @kernel
 def _search_weighted(X, importance, at, P, W, L, grid):
     """The same; an error weighs importance · √(2·mean square + x²). Sums of the weights to P."""
-    sum_x2 = splat(_ZERO)
-    for i in range(0, QK_K * LANES, LANES):
-        v = load(X, i)
-        sum_x2 = sum_x2 + v * v
-    sigma2 = splat(np.float32(2)) * sum_x2 / splat(np.float32(QK_K))
+    sigma2 = splat(np.float32(2)) * sum_of_squares(X, 0, QK_K) / splat(np.float32(QK_K))
     for j in range(_SUB):
         for i in range(0, _N, LANES):
             transpose(importance, at + j * _N + i, QK_K, W, i * LANES)
-        sum_w = splat(_ZERO)
-        for i in range(0, _TILE, LANES):
-            v = load(X, j * _TILE + i)
-            w = load(W, i) * sqrt(sigma2 + v * v)
-            store(W, i, w)
-            sum_w = sum_w + w
-        store(P, _WEIGHT + j * LANES, sum_w)
+        store(P, _WEIGHT + j * LANES, weigh(X, j * _TILE, sigma2, _N, W))
         _search_sub_block(X, j, P, W, L, grid)
 
 

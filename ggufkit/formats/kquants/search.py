@@ -21,6 +21,7 @@ from ggufkit.kernels.lanes import (
     nearest_int,
     select,
     splat,
+    sqrt,
     store,
     to_f32,
     to_i32,
@@ -28,6 +29,28 @@ from ggufkit.kernels.lanes import (
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
 _GROUP_MAX_EPS = np.float32(1e-15)
+
+
+@kernel
+def sum_of_squares(X, at, n):
+    """Σ x² of n weights, in their order."""
+    total = splat(_ZERO)
+    for i in range(at, at + n * LANES, LANES):
+        v = load(X, i)
+        total = total + v * v
+    return total
+
+
+@kernel
+def weigh(X, at, sigma2, n, W):
+    """Turn the importance in W into the weight of an error, importance · √(sigma2 + x²); returns their sum."""
+    total = splat(_ZERO)
+    for i in range(0, n * LANES, LANES):
+        v = load(X, at + i)
+        w = load(W, i) * sqrt(sigma2 + v * v)
+        store(W, i, w)
+        total = total + w
+    return total
 
 
 class Grid(NamedTuple):
@@ -138,13 +161,7 @@ def make_qx(X, at, W, nmax):
     Source: make_qx_quants, ggml-quants.c.
     """
     zero, bottom, top = splat(_ZERO), splat(-nmax), splat(nmax - _ONE)
-    largest, extreme = zero, zero
-    for i in range(16):
-        v = load(X, at + i * LANES)
-        magnitude = fabs(v)
-        extreme = select(magnitude > largest, v, extreme)
-        largest = maximum(magnitude, largest)
-
+    extreme = _extreme(X, at)
     iscale = bottom / extreme
     sum_lx, sum_l2 = _fit(X, at, W, iscale, bottom, top)
     scale = select(sum_l2 == zero, zero, sum_lx / sum_l2)
@@ -157,8 +174,18 @@ def make_qx(X, at, W, nmax):
             scale = select(better, sum_lx / sum_l2, scale)
             best = select(better, scale * sum_lx, best)
             best_iscale = select(better, iscale, best_iscale)
-    nothing = largest < splat(_GROUP_MAX_EPS)
+    nothing = fabs(extreme) < splat(_GROUP_MAX_EPS)
     return select(nothing, zero, scale), select(nothing, zero, best_iscale)
+
+
+@kernel
+def _extreme(X, at):
+    """The weight of largest magnitude of 16, the first of equals."""
+    extreme = splat(_ZERO)
+    for i in range(16):
+        v = load(X, at + i * LANES)
+        extreme = select(fabs(v) > fabs(extreme), v, extreme)
+    return extreme
 
 
 @kernel
@@ -171,6 +198,72 @@ def _fit(X, at, W, iscale, bottom, top):
         sum_lx = sum_lx + w * v * level
         sum_l2 = sum_l2 + w * level * level
     return sum_lx, sum_l2
+
+
+@kernel
+def store_levels(X, at, iscale, nmax, q):
+    """The levels + nmax that make_qx found for 16 weights; q: uint8, laid out like X."""
+    bottom, top = splat(-nmax), splat(nmax - _ONE)
+    for i in range(at, at + 16 * LANES, LANES):
+        level = minimum(maximum(nearest_int(iscale * load(X, i)), bottom), top)
+        store(q, i, to_i32(select(iscale == splat(_ZERO), bottom, level) - bottom))
+
+
+@kernel
+def make_q3(X, at, n, L, sums):
+    """Scales and levels of n neighbouring sub-blocks of 16 weights, x ≈ scale·l, l in −4 … 3, weight x².
+
+    Starts from level −4 for the weight of largest magnitude, then moves single levels while that helps, at most
+    five rounds. Each move waits for a division that depends on the one before; n sub-blocks side by side fill
+    the wait.
+
+    L : (n, 16, 16) float32, the levels found.
+    sums : (2, n, 16) float32; its first half is left with the scales.
+
+    Source: make_q3_quants, ggml-quants.c.
+    """
+    zero, bottom, top = splat(_ZERO), splat(np.float32(-4)), splat(np.float32(3))
+    second = n * LANES
+    for k in range(n):
+        tile = 16 * LANES * k
+        iscale = bottom / _extreme(X, at + tile)
+        sum_lx, sum_l2 = zero, zero
+        for i in range(0, 16 * LANES, LANES):
+            v = load(X, at + tile + i)
+            w, level = v * v, minimum(maximum(nearest_int(iscale * v), bottom), top)
+            store(L, tile + i, level)
+            sum_lx = sum_lx + w * v * level
+            sum_l2 = sum_l2 + w * level * level
+        store(sums, k * LANES, sum_lx)
+        store(sums, second + k * LANES, sum_l2)
+    for _ in range(5):
+        changed = zero > top  # in no lane
+        for i in range(0, 16 * LANES, LANES):
+            for k in range(n):
+                tile = 16 * LANES * k
+                v, level = load(X, at + tile + i), load(L, tile + i)
+                sum_lx, sum_l2 = load(sums, k * LANES), load(sums, second + k * LANES)
+                w = v * v
+                wx = w * v
+                rest_lx, rest_l2 = sum_lx - wx * level, sum_l2 - w * level * level
+                moved = nearest_level(v * rest_l2 / rest_lx, bottom, top)
+                move = (rest_lx > zero) & (moved != level)
+                rest_lx, rest_l2 = rest_lx + wx * moved, rest_l2 + w * moved * moved
+                move = move & (rest_l2 > zero) & (rest_lx * rest_lx * sum_l2 > sum_lx * sum_lx * rest_l2)
+                store(L, tile + i, select(move, moved, level))
+                store(sums, k * LANES, select(move, rest_lx, sum_lx))
+                store(sums, second + k * LANES, select(move, rest_l2, sum_l2))
+                changed = changed | move
+        # A lane without a change repeats itself, so it may go on until all lanes are done.
+        if not any_lane(changed):
+            break
+    for k in range(n):
+        tile = 16 * LANES * k
+        nothing = fabs(_extreme(X, at + tile)) < splat(_GROUP_MAX_EPS)
+        for i in range(tile, tile + 16 * LANES, LANES):
+            store(L, i, select(nothing, bottom, load(L, i)))
+        sum_lx, sum_l2 = load(sums, k * LANES), load(sums, second + k * LANES)
+        store(sums, k * LANES, select((sum_l2 > zero) & ~nothing, sum_lx / sum_l2, zero))
 
 
 @kernel
@@ -241,3 +334,9 @@ def make_qp(P, at, weights, n, nmax, levels):
 def byte(level):
     """A whole number as a uint8 would keep it."""
     return to_f32(to_i32(level) & splat(np.int32(255)))
+
+
+@kernel
+def sbyte(level):
+    """A whole number as an int8 would keep it."""
+    return to_f32(to_i32(level) << splat(np.int32(24)) >> splat(np.int32(24)))
