@@ -6,7 +6,7 @@ import ggml
 import numpy as np
 import pytest
 
-from ggufkit.formats import codec
+from ggufkit.formats import codec, iquants
 from ggufkit.formats.table import FORMATS, formats
 
 IQ = [format for format in formats() if format.family == "iquants"]
@@ -104,3 +104,77 @@ def test_iq1_m_decodes_a_block_made_by_hand():
     out = codec.decode(handmade("IQ1_M", scales=scales, qs=first([1], 32), qh=first([0x80], 16)), "IQ1_M")
     assert out[[0, 1, 8]].tolist() == [3 * (1 + 0.125), 3 * (-1 + 0.125), 3 * (-1 - 0.125)]
     assert out[16] == -1 + 0.125
+
+
+# ---- Encode -----------------------------------------------------------------------------------------------------
+
+
+def rows_of_all_kinds(cols: int = 512) -> np.ndarray:
+    """Rows that scale searches find easy, hard or degenerate. (n, cols) float32"""
+    rng = np.random.default_rng(7)
+    normal = rng.standard_normal((3, cols))
+    one_hot = np.zeros((2, cols))
+    one_hot[[0, 1], [3, 300]] = 1, -2
+    rows = [
+        normal,
+        rng.standard_t(3, (3, cols)) * 0.02,
+        rng.uniform(-1, 1, (2, cols)),
+        normal * (rng.random((3, cols)) < 0.1),
+        one_hot,
+        np.full((1, cols), 0.37),
+        np.full((1, cols), -2.5),
+        np.zeros((1, cols)),
+        normal * 1e-40,
+        np.round(normal * 3) * 1.5e-45,
+        normal * 1e-30,
+        normal * 1e-8,
+        normal * 1e4,
+        rng.choice([-1.0, 1.0], (1, cols)),
+        rng.choice([-1.0, 0.0, 1.0], (1, cols)),
+        np.round(normal * 3),
+        np.sort(normal, axis=1),
+        np.abs(normal),
+        np.exp(rng.standard_normal((2, cols)) * 2),
+        normal * 10.0 ** rng.integers(-20, 4, (3, cols // 32)).repeat(32, 1),
+    ]
+    return np.concatenate(rows).astype(np.float32)
+
+
+def importances(cols: int) -> dict[str, np.ndarray]:
+    """(cols,) float32 each"""
+    rng = np.random.default_rng(8)
+    some = rng.random(cols)
+    holes = np.where(rng.random(cols) < 0.3, 0, some)
+    holes[:256] = 0
+    spiky = np.exp(rng.standard_normal(cols) * 4)
+    return {name: w.astype(np.float32) for name, w in (("random", some), ("zeros", holes), ("spiky", spiky))}
+
+
+def check_encode(rows: np.ndarray, format, importance: np.ndarray | None = None) -> None:
+    actual = codec.encode(rows, format, importance)
+    expected = ggml.quantize(rows, format.id, importance)
+    differing = (actual != expected).reshape(-1, format.type_size).any(1)
+    assert not differing.any(), f"blocks {np.flatnonzero(differing)[:10]} differ"
+
+
+ENCODABLE = [f for f in IQ if hasattr(iquants, f"{f.name.lower()}_encode_weighted")]
+ENCODED = pytest.mark.parametrize("format", ENCODABLE, ids=lambda f: f.name)
+WITHOUT = pytest.mark.parametrize("format", [f for f in ENCODABLE if not f.needs_importance], ids=lambda f: f.name)
+
+
+@WITHOUT
+def test_encode_equals_libggml(format):
+    check_encode(rows_of_all_kinds(), format)
+
+
+@ENCODED
+@pytest.mark.parametrize("kind", ["random", "zeros", "spiky"])
+def test_encode_with_importance_equals_libggml(format, kind):
+    check_encode(rows_of_all_kinds(), format, importances(512)[kind])
+
+
+@ENCODED
+@pytest.mark.parametrize("rows", [1, 2, 3, 5])
+def test_encode_of_few_blocks_equals_libggml(format, rows):
+    x = np.random.default_rng(rows).standard_normal((rows, 256)).astype(np.float32)
+    check_encode(x, format, importances(256)["random"])

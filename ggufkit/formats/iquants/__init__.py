@@ -11,7 +11,14 @@ One file for each number of bits; `grids` has the codebooks, `search` what their
 from ggufkit.formats.iquants.iq1 import iq1_m_decode, iq1_s_decode
 from ggufkit.formats.iquants.iq2 import iq2_s_decode, iq2_xs_decode, iq2_xxs_decode
 from ggufkit.formats.iquants.iq3 import iq3_s_decode, iq3_xxs_decode
-from ggufkit.formats.iquants.iq4 import iq4_nl_decode, iq4_xs_decode
+from ggufkit.formats.iquants.iq4 import (
+    iq4_nl_decode,
+    iq4_nl_encode,
+    iq4_nl_encode_weighted,
+    iq4_xs_decode,
+    iq4_xs_encode,
+    iq4_xs_encode_weighted,
+)
 
 __all__ = [
     "iq1_m_decode",
@@ -22,5 +29,9 @@ __all__ = [
     "iq3_s_decode",
     "iq3_xxs_decode",
     "iq4_nl_decode",
+    "iq4_nl_encode",
+    "iq4_nl_encode_weighted",
     "iq4_xs_decode",
+    "iq4_xs_encode",
+    "iq4_xs_encode_weighted",
 ]

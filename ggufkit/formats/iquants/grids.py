@@ -7,7 +7,7 @@ Source: the tables `iq2xxs_grid` … `iq1s_grid` of ggml/src/ggml-common.h, as g
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
@@ -17,7 +17,7 @@ __all__ = ["SIGNS", "codebook", "words"]
 SIGNS = np.array([s | (s.bit_count() & 1) << 7 for s in range(128)], np.uint8)
 
 
-@lru_cache(maxsize=None)
+@cache
 def codebook(name: str) -> np.ndarray:
     """The rows of a format's codebook: array of shape (rows, 4 or 8), int8. IQ1_M uses IQ1_S's."""
     from gguf import quants
@@ -27,9 +27,9 @@ def codebook(name: str) -> np.ndarray:
     return np.ascontiguousarray(source.grid[0, 0], dtype=np.int8)
 
 
-@lru_cache(maxsize=None)
+@cache
 def words(name: str) -> np.ndarray:
-    """The same with each row in one little-endian word, its first number in the lowest byte: (rows,) uint32 or uint64."""
+    """The rows as little-endian words, the first number in the lowest byte: (rows,) uint32 or uint64."""
     rows = codebook(name)
     packed = rows.view(np.uint32 if rows.shape[1] == 4 else np.uint64)[:, 0]
     packed.flags.writeable = False
