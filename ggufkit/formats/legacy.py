@@ -21,7 +21,7 @@ from ggufkit.formats.legacy_search import (
     q5_0_encode_weighted,
     q5_1_encode_weighted,
 )
-from ggufkit.kernels.fields import read_half, read_word, write_half, write_word
+from ggufkit.kernels.blocks import finite_level, inverse, read_half, read_word, write_half, write_word
 from ggufkit.kernels.jit import kernel
 from ggufkit.kernels.lanes import (
     fabs,
@@ -34,7 +34,6 @@ from ggufkit.kernels.lanes import (
     maximum,
     minimum,
     round_away,
-    select,
     splat,
     store,
     to_f32,
@@ -61,19 +60,7 @@ __all__ = [
     "q8_1_encode",
 ]
 
-ZERO, ONE = np.float32(0), np.float32(1)
-
-
-@kernel
-def inverse(d):
-    """1 / d, or 0 for 0; infinite for the smallest subnormals."""
-    return ONE / d if d != ZERO else ZERO
-
-
-@kernel
-def in_byte(level):
-    """`level`, with 0 for the infinities and NaNs of an infinite inverse: what x86 leaves of them in a byte."""
-    return select(fabs(level) < splat(np.float32(256)), level, splat(ZERO))
+ZERO = np.float32(0)
 
 
 @kernel
@@ -117,8 +104,8 @@ def symmetric_levels(values, at, d, middle):
     """⌊w / d + middle + 0.5⌋ of 32 weights, at most 2 middle - 1, as two vectors."""
     scale, offset = splat(inverse(d)), splat(np.float32(middle) + np.float32(0.5))
     top = splat(np.int32(2 * middle - 1))
-    low = to_i32(in_byte(load(values, at) * scale + offset))
-    high = to_i32(in_byte(load(values, at + 16) * scale + offset))
+    low = to_i32(finite_level(load(values, at) * scale + offset))
+    high = to_i32(finite_level(load(values, at + 16) * scale + offset))
     return minimum(low, top), minimum(high, top)
 
 
@@ -127,8 +114,8 @@ def offset_levels(values, at, d, m, levels):
     """⌊(w - m) / d + 0.5⌋ of 32 weights, at most levels - 1, as two vectors."""
     scale, lowest_weight, half = splat(inverse(d)), splat(m), splat(np.float32(0.5))
     top = splat(np.int32(levels - 1))
-    low = to_i32(in_byte((load(values, at) - lowest_weight) * scale + half))
-    high = to_i32(in_byte((load(values, at + 16) - lowest_weight) * scale + half))
+    low = to_i32(finite_level((load(values, at) - lowest_weight) * scale + half))
+    high = to_i32(finite_level((load(values, at + 16) - lowest_weight) * scale + half))
     return minimum(low, top), minimum(high, top)
 
 
@@ -202,8 +189,8 @@ def largest_magnitude(values, at):
 def byte_levels(values, at, d):
     """w / d of 32 weights to the nearest integer, ties away from zero, as two vectors."""
     scale = splat(inverse(d))
-    low = round_away(in_byte(load(values, at) * scale))
-    return low, round_away(in_byte(load(values, at + 16) * scale))
+    low = round_away(finite_level(load(values, at) * scale))
+    return low, round_away(finite_level(load(values, at + 16) * scale))
 
 
 @kernel

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ggufkit.kernels.fields import write_half, write_word
+from ggufkit.kernels.blocks import write_half, write_word
 from ggufkit.kernels.jit import kernel
 from ggufkit.kernels.lanes import (
     LANES,
