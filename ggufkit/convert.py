@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from ggufkit.arch.card import Card, read_card
 from ggufkit.arch.registry import architecture_of
 from ggufkit.checkpoint.folder import open_checkpoint
+from ggufkit.errors import CheckpointError, printable
 from ggufkit.formats.table import FORMATS
 from ggufkit.gguf.header import Value, ValueType
 from ggufkit.pipeline import MEMORY, Planned, Reporter, silent, write_model
@@ -73,9 +74,14 @@ def as_gguf(folder: str | Path) -> CheckpointModel:
 
 
 def _floating(tensor: Tensor) -> Tensor:
-    """The tensor as F32, F16 or BF16; doubles and integers become F32."""
-    if tensor.format.name in ("F32", "F16", "BF16"):
+    """The tensor as F32, F16, BF16 or in blocks; doubles and integers become F32."""
+    if tensor.format.name in ("F32", "F16", "BF16") or tensor.format.is_quantized and tensor.format.id >= 0:
         return tensor
+    if tensor.format.id < 0:
+        raise CheckpointError(
+            f"{printable(tensor.name)} is stored as {tensor.format.name}; this model's weights are expected as "
+            "F32, F16 or BF16. Quantized checkpoints of this kind are not known."
+        )
     return _as_f32(tensor)
 
 

@@ -25,7 +25,7 @@ from ggufkit.tensor import Tensor
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["DTYPES", "MAX_HEADER", "read_safetensors"]
+__all__ = ["DTYPES", "MAX_HEADER", "RAW_DTYPES", "read_safetensors"]
 
 MAX_HEADER = 100_000_000  # bytes
 
@@ -41,6 +41,21 @@ DTYPES = {
     "I8": FORMATS["I8"],
 }
 
+# Those that it has not: kept as they are, for an architecture's transforms to make something of.
+RAW_DTYPES = {
+    name: Format(name, -1, 1, f"x:{code}", "raw", encodable=False)
+    for name, code in (
+        ("BOOL", "u1"),
+        ("U8", "u1"),
+        ("U16", "u2"),
+        ("U32", "u4"),
+        ("U64", "u8"),
+        ("F8_E4M3", "u1"),
+        ("F8_E5M2", "u1"),
+        ("F8_E8M0", "u1"),
+    )
+}
+
 
 def read_safetensors(path: Path) -> Iterator[Tensor]:
     """The tensors of a file, sorted by name as the reference reads them.
@@ -48,7 +63,7 @@ def read_safetensors(path: Path) -> Iterator[Tensor]:
     Raises
     ------
     FileError : the file cannot be read.
-    CheckpointError : it is truncated, its header is no valid one, or a dtype has no GGML type.
+    CheckpointError : it is truncated, its header is no valid one, or a dtype is unknown.
     """
     with os_errors(path, "read"):
         size = os.stat(path).st_size
@@ -103,11 +118,10 @@ def _parse_entry(path: Path, name: str, entry: Any) -> tuple[Format, tuple[int, 
         raise CheckpointError(f"{where} needs dtype, shape and two data_offsets") from None
     if any(type(n) is not int or not 0 <= n < 1 << 63 for n in numbers):
         raise CheckpointError(f"{where} has a shape or offset that is no whole number of at least 0")
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise CheckpointError(
-            f"{where} has dtype {printable(dtype)}, which cannot be converted; known: {', '.join(DTYPES)}"
-        )
-    format = DTYPES[dtype]
+    format = (DTYPES.get(dtype) or RAW_DTYPES.get(dtype)) if isinstance(dtype, str) else None
+    if format is None:
+        known = ", ".join([*DTYPES, *RAW_DTYPES])
+        raise CheckpointError(f"{where} has dtype {printable(dtype)}, which cannot be converted; known: {known}")
     expected = prod(shape) * format.type_size
     if end - begin != expected:
         raise CheckpointError(
