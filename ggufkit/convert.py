@@ -75,7 +75,7 @@ def as_gguf(folder: str | Path) -> CheckpointModel:
 
 def _floating(tensor: Tensor) -> Tensor:
     """The tensor as F32, F16, BF16 or in blocks; doubles and integers become F32."""
-    if tensor.format.name in ("F32", "F16", "BF16") or tensor.format.is_quantized and tensor.format.id >= 0:
+    if tensor.format.name in ("F32", "F16", "BF16") or (tensor.format.is_quantized and tensor.format.id >= 0):
         return tensor
     if tensor.format.id < 0:
         raise CheckpointError(
