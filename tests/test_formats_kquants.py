@@ -161,3 +161,14 @@ def test_decode_q3_k_by_hand():
     assert values[100] == 0.5 * (0b11_0101 - 32) * 2
     assert values[240] == 0.5 * (0b01_1100 - 32) * (1 - 4)
     assert values[101] == 0.5 * (0b11_0101 - 32) * -4
+
+
+def test_decode_q2_k_by_hand():
+    # Weight 50 (sub-block 3) is bits 2–3 of qs[18]; weight 255 (sub-block 15) bits 6–7 of qs[63].
+    scales, qs = np.zeros(16, np.uint8), np.zeros(64, np.uint8)
+    scales[3], scales[15] = 0x7C, 0x1F
+    qs[18], qs[63] = 0b11 << 2, 0b01 << 6
+    values = decode(_block("Q2_K", d=0.5, dmin=0.25, scales=scales, qs=qs), "Q2_K")
+    assert values[50] == 0.5 * 12 * 3 - 0.25 * 7
+    assert values[51] == -0.25 * 7
+    assert values[255] == 0.5 * 15 - 0.25

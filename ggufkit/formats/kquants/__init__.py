@@ -1,10 +1,13 @@
 """The K-quants: super-blocks of 256 weights whose sub-blocks' scales are themselves quantized.
 
-tiles     16 super-blocks to lanes, their bytes back
-search    the scale searches
-q45_k …   a file for each pair of like formats: search, quantize, pack; and decode
+    tiles            16 super-blocks to lanes, their bytes back
+    search, mins     the scale searches
+    q2_k q36_k q45_k q8_k   the formats, like ones together: search, quantize, pack; and decode
+
+Source: ggml/src/ggml-quants.c of llama.cpp.
 """
 
+from ggufkit.formats.kquants.q2_k import q2_k_decode, q2_k_encode, q2_k_encode_weighted
 from ggufkit.formats.kquants.q36_k import (
     q3_k_decode,
     q3_k_encode,
@@ -23,6 +26,9 @@ from ggufkit.formats.kquants.q45_k import (
 )
 
 __all__ = [
+    "q2_k_decode",
+    "q2_k_encode",
+    "q2_k_encode_weighted",
     "q3_k_decode",
     "q3_k_encode",
     "q3_k_encode_weighted",

@@ -1,10 +1,12 @@
 """Q3_K and Q6_K: x ≈ d·scale·q, symmetric, with a scale for each of 16 sub-blocks of 16 weights.
 
-          Q3_K: 110 bytes, 3.4375 bits a weight         Q6_K: 210 bytes, 6.5625 bits a weight
-low       qs, 64 bytes, bits 0–1 of each level          ql, 128 bytes, bits 0–3
-high      hmask, 32 bytes, bit 2 (stored before qs)     qh, 64 bytes, bits 4–5
-scales    12 bytes, 6 bits each                         16 int8
-d         float16                                       float16
+              Q3_K: 110 bytes, 3.4375 bits a weight         Q6_K: 210 bytes, 6.5625 bits a weight
+    low       qs, 64 bytes, bits 0–1 of each level          ql, 128 bytes, bits 0–3
+    high      hmask, 32 bytes, bit 2 (stored before qs)     qh, 64 bytes, bits 4–5
+    scales    12 bytes, 6 bits each                         16 int8
+    d         float16                                       float16
+
+Levels are stored plus 4 and plus 32.
 """
 
 from __future__ import annotations

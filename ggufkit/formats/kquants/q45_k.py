@@ -1,22 +1,23 @@
 """Q4_K and Q5_K: x ≈ d·scale·q − dmin·min, with a scale and a min of 6 bits for each of 8 sub-blocks of 32 weights.
 
-          Q4_K: 144 bytes, 4.5 bits a weight     Q5_K: 176 bytes, 5.5 bits a weight
-d dmin    2 float16                              2 float16
-scales    12 bytes                               12 bytes
-qh                                               32 bytes, bit 4 of each level
-qs        128 bytes                              128 bytes, bits 0–3
+              Q4_K: 144 bytes, 4.5 bits a weight     Q5_K: 176 bytes, 5.5 bits a weight
+    d dmin    2 float16                              2 float16
+    scales    12 bytes                               12 bytes
+    qh                                               32 bytes, bit 4 of each level
+    qs        128 bytes                              128 bytes, bits 0–3
+
+Both are one algorithm; only the levels' range and the packing differ.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from ggufkit.formats.kquants.search import Grid, byte, grid_level, make_qkx, make_qp, sum_of_squares, weigh
+from ggufkit.formats.kquants.mins import MIN, P_SIZE, SCALE, WEIGHT, quantize_weights, search_sub_block, search_weighted
+from ggufkit.formats.kquants.search import Grid, byte, make_qp, sum_of_squares
 from ggufkit.formats.kquants.tiles import (
     QK_K,
-    get_half,
     load_batch,
-    nearest_level,
     nearest_wrapped,
     put_half,
     repeat_importance,
@@ -25,7 +26,6 @@ from ggufkit.formats.kquants.tiles import (
 from ggufkit.kernels.jit import kernel
 from ggufkit.kernels.lanes import (
     LANES,
-    any_lane,
     fabs,
     half_to_float,
     load,
@@ -37,7 +37,6 @@ from ggufkit.kernels.lanes import (
     store,
     to_f32,
     to_i32,
-    transpose,
 )
 
 _N, _SUB = 32, 8  # weights a sub-block, sub-blocks a super-block
@@ -49,10 +48,7 @@ _Q5 = Grid(_N, np.float32(31), np.float32(-0.5), np.float32(0.1), 15, use_mad=Fa
 _Q4_WEIGHTED = Grid(_N, np.float32(15), np.float32(-0.9), np.float32(0.05), 36, use_mad=False, saturates=True)
 _Q5_WEIGHTED = Grid(_N, np.float32(31), np.float32(-0.9), np.float32(0.05), 36, use_mad=False, saturates=True)
 
-# What the search found, for sub-block j of the 16 super-blocks at P[… + 16 j].
-_SCALE, _MIN, _ISCALE, _BASE, _WEIGHT, _FOUND = (k * _SUB * LANES for k in range(6))
-
-_ZERO, _ONE, _MAX6 = np.float32(0), np.float32(1), np.float32(63)
+_ZERO, _MAX6 = np.float32(0), np.float32(63)
 
 
 @kernel
@@ -82,7 +78,7 @@ def q5_k_encode_weighted(x, importance, out):
 @kernel
 def _encode(x, importance, out, type_size, grid):
     weights, blocks = x.reshape(-1), out.reshape(-1)
-    X, P = np.empty(QK_K * LANES, np.float32), np.empty(_FOUND, np.float32)
+    X, P = np.empty(QK_K * LANES, np.float32), np.empty(P_SIZE, np.float32)
     W, L = np.empty(_TILE, np.float32), np.empty(_TILE, np.float32)
     q, Y, half = np.empty(X.size, np.uint8), np.empty(type_size * LANES, np.uint8), np.empty(LANES, np.uint16)
     repeated = X if importance is None else repeat_importance(importance)
@@ -94,9 +90,9 @@ def _encode(x, importance, out, type_size, grid):
             _search(X, P, W, L, grid)
             _quantize_scales(P, Y, half)
         else:
-            _search_weighted(X, repeated, first * QK_K % importance.size, P, W, L, grid)
+            search_weighted(X, P, repeated, first * QK_K % importance.size, W, L, grid, np.float32(2))
             _quantize_scales_weighted(P, L, Y, half, type_size)
-        _quantize_weights(X, P, Y, q, half, grid)
+        quantize_weights(X, P, q, grid)
         if type_size == _Q4_BYTES:
             _pack_q4(q, Y)
         else:
@@ -111,27 +107,7 @@ def _search(X, P, W, L, grid):
         rms = sqrt(sum_of_squares(X, j * _TILE, _N) / splat(np.float32(_N)))
         for i in range(0, _TILE, LANES):
             store(W, i, rms + fabs(load(X, j * _TILE + i)))
-        _search_sub_block(X, j, P, W, L, grid)
-
-
-@kernel
-def _search_weighted(X, importance, at, P, W, L, grid):
-    """The same; an error weighs importance · √(2·mean square + x²). Sums of the weights to P."""
-    sigma2 = splat(np.float32(2)) * sum_of_squares(X, 0, QK_K) / splat(np.float32(QK_K))
-    for j in range(_SUB):
-        for i in range(0, _N, LANES):
-            transpose(importance, at + j * _N + i, QK_K, W, i * LANES)
-        store(P, _WEIGHT + j * LANES, weigh(X, j * _TILE, sigma2, _N, W))
-        _search_sub_block(X, j, P, W, L, grid)
-
-
-@kernel
-def _search_sub_block(X, j, P, W, L, grid):
-    scale, low, iscale, base = make_qkx(X, j * _TILE, W, L, grid)
-    store(P, _SCALE + j * LANES, scale)
-    store(P, _MIN + j * LANES, low)
-    store(P, _ISCALE + j * LANES, iscale)
-    store(P, _BASE + j * LANES, base)
+        search_sub_block(X, P, j, W, L, grid)
 
 
 @kernel
@@ -140,80 +116,65 @@ def _quantize_scales(P, Y, half):
     zero, max6 = splat(_ZERO), splat(_MAX6)
     scale, low = zero, zero
     for j in range(_SUB):
-        scale = maximum(load(P, _SCALE + j * LANES), scale)
-        low = maximum(load(P, _MIN + j * LANES), low)
+        scale = maximum(load(P, SCALE + j * LANES), scale)
+        low = maximum(load(P, MIN + j * LANES), low)
     inverse_scale = select(scale > zero, max6 / scale, zero)
     inverse_low = select(low > zero, max6 / low, zero)
     # The reference keeps a level in a byte before it caps it at 63.
     for i in range(0, _SUB * LANES, LANES):
-        store(P, _SCALE + i, minimum(byte(nearest_wrapped(inverse_scale * load(P, _SCALE + i))), max6))
-        store(P, _MIN + i, minimum(byte(nearest_wrapped(inverse_low * load(P, _MIN + i))), max6))
-    _pack_scales(P, Y)
-    put_half(scale / max6, half, Y, 0)
-    put_half(low / max6, half, Y, 2)
+        store(P, SCALE + i, minimum(byte(nearest_wrapped(inverse_scale * load(P, SCALE + i))), max6))
+        store(P, MIN + i, minimum(byte(nearest_wrapped(inverse_low * load(P, MIN + i))), max6))
+    _put_scales(P, scale / max6, low / max6, Y, half)
 
 
 @kernel
 def _quantize_scales_weighted(P, L, Y, half, type_size):
     """Scales and mins for the least weighted error; Q5_K caps their levels at 63, Q4_K does not."""
-    weights, max6 = P[_WEIGHT:_FOUND], splat(_MAX6)
-    for start, p in ((_SCALE, 0), (_MIN, 2)):
-        put_half(make_qp(P, start, weights, _SUB, _MAX6, L), half, Y, p)
-        for i in range(0, _SUB * LANES, LANES):
-            level = load(L, i)
-            store(P, start + i, minimum(level, max6) if type_size == _Q5_BYTES else level)
-    _pack_scales(P, Y)
+    weights = P[WEIGHT:P_SIZE]
+    cap = splat(_MAX6 if type_size == _Q5_BYTES else np.float32(255))
+    d = make_qp(P, SCALE, weights, _SUB, _MAX6, L)
+    for i in range(0, _SUB * LANES, LANES):
+        store(P, SCALE + i, minimum(load(L, i), cap))
+    dmin = make_qp(P, MIN, weights, _SUB, _MAX6, L)
+    for i in range(0, _SUB * LANES, LANES):
+        store(P, MIN + i, minimum(load(L, i), cap))
+    _put_scales(P, d, dmin, Y, half)
 
 
 @kernel
-def _pack_scales(P, Y):
-    """Levels 0 … 63 of scales and mins to 12 bytes; j < 4.
+def _put_scales(P, d, dmin, Y, half):
+    """Write d, dmin and scales; leave steps and offsets in P.
 
-    byte 4 + j    SSssssss   bits 4–5 of scale j + 4, scale j
-    byte 8 + j    MMmmmmmm   bits 4–5 of min j + 4, min j
-    byte 12 + j   mmmmssss   bits 0–3 of min j + 4 and of scale j + 4
+    Levels 0 … 63 of scales and mins to 12 bytes; j < 4:
+
+    scales[j]       SSssssss   bits 4–5 of scale j + 4, scale j
+    scales[4 + j]   MMmmmmmm   bits 4–5 of min j + 4, min j
+    scales[8 + j]   mmmmssss   bits 0–3 of min j + 4 and of scale j + 4
     """
     four, six, nibble = splat(np.int32(4)), splat(np.int32(6)), splat(np.int32(15))
     for j in range(4):
-        scale, scale4 = to_i32(load(P, _SCALE + j * LANES)), to_i32(load(P, _SCALE + (j + 4) * LANES))
-        low, low4 = to_i32(load(P, _MIN + j * LANES)), to_i32(load(P, _MIN + (j + 4) * LANES))
+        scale, scale4 = to_i32(load(P, SCALE + j * LANES)), to_i32(load(P, SCALE + (j + 4) * LANES))
+        low, low4 = to_i32(load(P, MIN + j * LANES)), to_i32(load(P, MIN + (j + 4) * LANES))
         store(Y, (4 + j) * LANES, scale | (scale4 >> four << six))
         store(Y, (8 + j) * LANES, low | (low4 >> four << six))
         store(Y, (12 + j) * LANES, (scale4 & nibble) | ((low4 & nibble) << four))
+    d, dmin = put_half(d, half, Y, 0), put_half(dmin, half, Y, 2)
+    for j in range(_SUB):
+        scale, low = _scale_and_min(Y, j)
+        store(P, SCALE + j * LANES, d * scale)
+        store(P, MIN + j * LANES, dmin * low)
 
 
 @kernel
 def _scale_and_min(Y, j):
-    """Scale and min of sub-block j as int32 lanes (get_scale_min_k4)."""
+    """Scale and min of sub-block j as they are stored (get_scale_min_k4)."""
     four, six = splat(np.int32(4)), splat(np.int32(6))
     if j < 4:
         mask = splat(np.int32(63))
-        return load(Y, (4 + j) * LANES) & mask, load(Y, (8 + j) * LANES) & mask
+        return to_f32(load(Y, (4 + j) * LANES) & mask), to_f32(load(Y, (8 + j) * LANES) & mask)
     both = load(Y, (8 + j) * LANES)
     scale = (both & splat(np.int32(15))) | (load(Y, j * LANES) >> six << four)
-    return scale, (both >> four) | (load(Y, (4 + j) * LANES) >> six << four)
-
-
-@kernel
-def _quantize_weights(X, P, Y, q, half, grid):
-    """Levels of all weights for the scales as they are stored; q: (256, 16) uint8.
-
-    Where d·scale is zero (a scale that rounds to 0, or a super-block too small for float16) the levels of the
-    search stay, as they do in the reference.
-    """
-    zero, nmax = splat(_ZERO), splat(grid.nmax)
-    d, dmin = get_half(Y, 0, half), get_half(Y, 2, half)
-    for j in range(_SUB):
-        scale, low = _scale_and_min(Y, j)
-        step, offset = d * to_f32(scale), dmin * to_f32(low)
-        for i in range(j * _TILE, (j + 1) * _TILE, LANES):
-            store(q, i, to_i32(nearest_level((load(X, i) + offset) / step, zero, nmax)))
-        none = step == zero
-        if any_lane(none):
-            iscale, base = load(P, _ISCALE + j * LANES), load(P, _BASE + j * LANES)
-            for i in range(j * _TILE, (j + 1) * _TILE, LANES):
-                found = grid_level(iscale * (load(X, i) - base), grid)
-                store(q, i, select(none, to_i32(found), load(q, i)))
+    return to_f32(scale), to_f32((both >> four) | (load(Y, (4 + j) * LANES) >> six << four))
 
 
 @kernel

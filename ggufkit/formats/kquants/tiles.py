@@ -101,10 +101,3 @@ def put_half(value, half, Y, p):
     store(Y, p * LANES, bits)
     store(Y, (p + 1) * LANES, bits >> splat(np.int32(8)))
     return load_half(half, 0)
-
-
-@kernel
-def get_half(Y, p, half):
-    """The float16 in bytes p and p + 1, as float32."""
-    store(half, 0, load(Y, p * LANES) | (load(Y, (p + 1) * LANES) << splat(np.int32(8))))
-    return load_half(half, 0)

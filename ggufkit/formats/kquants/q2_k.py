@@ -1,0 +1,174 @@
+"""Q2_K: x ≈ d·scale·q − dmin·min, with a scale and a min of 4 bits for each of 16 sub-blocks of 16 weights.
+
+    scales    16 bytes, scale in the low, min in the high nibble
+    qs        64 bytes, 2 bits a level
+    d dmin    2 float16
+
+84 bytes, 2.625 bits a weight.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ggufkit.formats.kquants.mins import (
+    MIN,
+    P_SIZE,
+    SCALE,
+    WEIGHT,
+    quantize_weights,
+    search_sub_block,
+    search_weighted,
+)
+from ggufkit.formats.kquants.search import Grid, make_qp
+from ggufkit.formats.kquants.tiles import (
+    QK_K,
+    load_batch,
+    nearest_wrapped,
+    put_half,
+    repeat_importance,
+    store_batch,
+)
+from ggufkit.kernels.jit import kernel
+from ggufkit.kernels.lanes import (
+    LANES,
+    fabs,
+    half_to_float,
+    load,
+    maximum,
+    select,
+    splat,
+    store,
+    to_f32,
+    to_i32,
+)
+
+_N, _SUB = 16, 16  # weights a sub-block, sub-blocks a super-block
+_TILE = _N * LANES  # elements of one sub-block of the batch
+_BYTES = 84
+
+_GRID = Grid(_N, np.float32(3), np.float32(-0.5), np.float32(0.1), 15, use_mad=True, saturates=False)
+_WEIGHTED = Grid(_N, np.float32(3), np.float32(-0.9), np.float32(0.05), 36, use_mad=False, saturates=True)
+
+_ZERO, _ONE, _MAX4 = np.float32(0), np.float32(1), np.float32(15)
+
+
+@kernel
+def q2_k_encode(x, out):
+    """Encode as quantize_row_q2_K_ref does. x: (rows, cols) float32; out: (rows, cols / 256 · 84) uint8."""
+    _encode(x, None, out, _GRID)
+
+
+@kernel
+def q2_k_encode_weighted(x, importance, out):
+    """Encode as quantize_row_q2_K_impl does. importance: (cols,) float32."""
+    _encode(x, importance, out, _WEIGHTED)
+
+
+@kernel
+def _encode(x, importance, out, grid):
+    weights, blocks = x.reshape(-1), out.reshape(-1)
+    X, P = np.empty(QK_K * LANES, np.float32), np.empty(P_SIZE, np.float32)
+    W, L = np.empty(_TILE, np.float32), np.empty(_TILE, np.float32)
+    q, Y, half = np.empty(X.size, np.uint8), np.empty(_BYTES * LANES, np.uint8), np.empty(LANES, np.uint16)
+    repeated = X if importance is None else repeat_importance(importance)
+    n = weights.size // QK_K
+    for first in range(0, n, LANES):
+        count = min(LANES, n - first)
+        load_batch(weights, first, count, X)
+        if importance is None:
+            _search(X, P, W, L, grid)
+            _quantize_scales(P, Y, half)
+        else:
+            search_weighted(X, P, repeated, first * QK_K % importance.size, W, L, grid, _ONE)
+            _quantize_scales_weighted(P, L, Y, half)
+        quantize_weights(X, P, q, grid)
+        _pack(q, Y)
+        store_batch(Y, _BYTES, blocks, first, count)
+
+
+@kernel
+def _search(X, P, W, L, grid):
+    """Scale and min of each sub-block. An error weighs |x|."""
+    for j in range(_SUB):
+        for i in range(0, _TILE, LANES):
+            store(W, i, fabs(load(X, j * _TILE + i)))
+        search_sub_block(X, P, j, W, L, grid)
+
+
+@kernel
+def _quantize_scales(P, Y, half):
+    """Scales and mins as 0 … 15 of the largest."""
+    zero, max4 = splat(_ZERO), splat(_MAX4)
+    scale, low = zero, zero
+    for i in range(0, _SUB * LANES, LANES):
+        scale = maximum(load(P, SCALE + i), scale)
+        low = maximum(load(P, MIN + i), low)
+    inverse_scale = select(scale > zero, max4 / scale, zero)
+    inverse_low = select(low > zero, max4 / low, zero)
+    for i in range(0, _SUB * LANES, LANES):
+        store(P, SCALE + i, nearest_wrapped(inverse_scale * load(P, SCALE + i)))
+        store(P, MIN + i, nearest_wrapped(inverse_low * load(P, MIN + i)))
+    _put_scales(P, scale / max4, low / max4, Y, half)
+
+
+@kernel
+def _quantize_scales_weighted(P, L, Y, half):
+    """Scales and mins for the least weighted error."""
+    weights = P[WEIGHT:P_SIZE]
+    d = make_qp(P, SCALE, weights, _SUB, _MAX4, L)
+    for i in range(0, _SUB * LANES, LANES):
+        store(P, SCALE + i, load(L, i))
+    dmin = make_qp(P, MIN, weights, _SUB, _MAX4, L)
+    for i in range(0, _SUB * LANES, LANES):
+        store(P, MIN + i, load(L, i))
+    _put_scales(P, d, dmin, Y, half)
+
+
+@kernel
+def _put_scales(P, d, dmin, Y, half):
+    """Write d, dmin and scales; leave steps and offsets in P.
+
+    scales[j]   mmmmssss   min and scale of sub-block j
+    """
+    four, nibble = splat(np.int32(4)), splat(np.int32(15))
+    d, dmin = put_half(d, half, Y, 80), put_half(dmin, half, Y, 82)
+    for j in range(_SUB):
+        # A scale that does not fit its nibble spills into the min's, and both are read back as they are stored.
+        store(Y, j * LANES, to_i32(load(P, SCALE + j * LANES)) | (to_i32(load(P, MIN + j * LANES)) << four))
+        both = load(Y, j * LANES)
+        store(P, SCALE + j * LANES, d * to_f32(both & nibble))
+        store(P, MIN + j * LANES, dmin * to_f32(both >> four))
+
+
+@kernel
+def _pack(q, Y):
+    """128 levels a, b, c, d (32 each) to 32 bytes.
+
+    qs[32 j + i]   ddccbbaa   levels 128 j + i, + 32, + 64 and + 96
+    """
+    levels, packed = q.view(np.int32), Y.view(np.int32)  # four bytes at a time; no bits cross them
+    for j in range(2):
+        for i in range(0, 32, 4):
+            at = (128 * j + i) * 4
+            low = load(levels, at) | (load(levels, at + 32 * 4) << splat(np.int32(2)))
+            high = load(levels, at + 64 * 4) | (load(levels, at + 96 * 4) << splat(np.int32(2)))
+            store(packed, (16 + 32 * j + i) * 4, low | (high << splat(np.int32(4))))
+
+
+@kernel
+def q2_k_decode(blocks, out):
+    """Exact. blocks: (n, 84) uint8; out: (n, 256) float32."""
+    data, halves, values = blocks.reshape(-1), blocks.reshape(-1).view(np.uint16), out.reshape(-1)
+    pair = splat(np.int32(3))
+    for b in range(blocks.shape[0]):
+        at = b * _BYTES
+        d, dmin = half_to_float(halves[(at + 80) // 2]), half_to_float(halves[(at + 82) // 2])
+        for j in range(2):
+            for half in range(2):
+                four_levels = load(data, at + 16 + 32 * j + 16 * half)
+                for k in range(4):
+                    scale = data[at + 8 * j + 2 * k + half]
+                    level = four_levels >> splat(np.int32(2 * k)) & pair
+                    step, offset = splat(d * np.float32(scale & 15)), splat(dmin * np.float32(scale >> 4))
+                    store(values, b * QK_K + 128 * j + 32 * k + 16 * half, step * to_f32(level) - offset)
