@@ -16,10 +16,11 @@ L2 cache. So memory does not depend on the size of a tensor, and the bytes do no
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,7 +36,18 @@ from ggufkit.tensor import Tensor
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["MEMORY", "Interrupted", "Planned", "Progress", "Reporter", "silent", "stream", "write_model"]
+__all__ = [
+    "MEMORY",
+    "Interrupted",
+    "OutputFile",
+    "Planned",
+    "Progress",
+    "Reporter",
+    "silent",
+    "stream",
+    "write_model",
+    "write_models",
+]
 
 # Default limit of the buffers, bytes.
 MEMORY = 512 << 20
@@ -94,6 +106,11 @@ class Planned:
     def nbytes(self) -> int:
         """Bytes in the output, without padding."""
         return self.tensor.rows * self.row_bytes
+
+    @property
+    def result(self) -> Tensor:
+        """The tensor as it will be in the output, encoded when it is read: the source of a next step."""
+        return Tensor(self.tensor.name, self.tensor.shape, self.format, self.encode)
 
     def encode(self, lo: int, hi: int) -> np.ndarray:
         """Rows `lo:hi` as they are in the output: array of shape (hi - lo, row_bytes), uint8.
@@ -222,10 +239,32 @@ def stream(
     for_each(work, _pieces(planned), _workers(planned, thread_count(threads), memory))
 
 
+@dataclass(frozen=True)
+class OutputFile:
+    """One GGUF file to write: where, and its contents in file order."""
+
+    path: str | os.PathLike[str]
+    metadata: Mapping[str, Any]
+    planned: Sequence[Planned]
+
+    @property
+    def tensors(self) -> list[tuple[str, tuple[int, ...], Format]]:
+        return [(p.tensor.name, p.tensor.shape, p.format) for p in self.planned]
+
+    @property
+    def partial(self) -> Path:
+        return Path(f"{os.path.realpath(self.path)}.partial")
+
+
 def write_model(
-    path: str | os.PathLike[str],
-    metadata: Mapping[str, Any],
-    planned: Sequence[Planned],
+    path: str | os.PathLike[str], metadata: Mapping[str, Any], planned: Sequence[Planned], **options: Any
+) -> None:
+    """Write one GGUF file; see `write_models`."""
+    write_models([OutputFile(path, metadata, planned)], **options)
+
+
+def write_models(
+    files: Sequence[OutputFile],
     *,
     force: bool = False,
     threads: int | None = None,
@@ -233,43 +272,72 @@ def write_model(
     progress: Progress | None = None,
     resume_key: bytes | None = None,
 ) -> None:
-    """Write a whole GGUF file: it appears under its name when it is complete.
+    """Write GGUF files (one, or the shards of a model): they appear under their names when all are complete.
 
     Parameters
     ----------
-    path : the file.
-    metadata, planned : its contents, in file order.
-    force : replace an existing file.
+    files : what to write.
+    force : replace existing files.
     threads, memory, progress : see `stream`.
-    resume_key : what the contents depend on, beyond the header of the file (the identity of the source, the
-        importance). With it, a run that was killed or ran out of disk leaves `path`.partial and its journal, and
-        the next run with the same key continues there.
+    resume_key : what the contents depend on, beyond headers and importance: the identity of the source. With it, a
+        run that was killed or ran out of disk leaves ``PATH.partial`` and its journal, and the next run with the
+        same key continues there.
 
     Raises
     ------
-    FileError : `path` exists already, cannot be written, another process is writing it, or the disk is full.
+    FileError : a file exists already, cannot be written, another process is writing it, or the disk is full.
     CodecError : see `stream`.
     """
-    tensors = [(p.tensor.name, p.tensor.shape, p.format) for p in planned]
+    if not force:
+        for file in files:
+            if os.path.exists(file.path):
+                raise FileError(f"{printable(os.fspath(file.path))} exists already; give --force to replace it")
+    options: dict[str, Any] = {"threads": threads, "memory": memory, "progress": progress}
     if resume_key is None:
-        with Writer(path, metadata, tensors, force=force) as writer:
-            stream(planned, writer, threads=threads, memory=memory, progress=progress)
+        with ExitStack() as stack:
+            for file in files:
+                writer = Writer(file.path, file.metadata, file.tensors, force=force)
+                stream(file.planned, stack.enter_context(writer), **options)
         return
-    if not force and os.path.exists(path):
-        raise FileError(f"{printable(os.fspath(path))} exists already; give --force to replace it")
-    partial = Path(f"{os.path.realpath(path)}.partial")
-    again = f"what is done is kept in {printable(partial.name)}; run the same command again to continue"
-    with Journal(partial, Plan(metadata, tensors), resume_key) as journal:
-        try:
-            with Writer(path, metadata, tensors, force=force, temp=partial) as writer:
-                stream(planned, writer, threads=threads, memory=memory, progress=progress, journal=journal)
+    with ExitStack() as locks:
+        journals = [
+            locks.enter_context(
+                Journal(file.partial, Plan(file.metadata, file.tensors), _contents_key(file, resume_key))
+            )
+            for file in files
+        ]
+        with _explained(files, journals), ExitStack() as stack:
+            for file, journal in zip(files, journals, strict=True):
+                writer = Writer(file.path, file.metadata, file.tensors, force=force, temp=file.partial)
+                stream(file.planned, stack.enter_context(writer), journal=journal, **options)
+        for journal in journals:
             journal.remove()
-        except KeyboardInterrupt:
-            raise Interrupted(again) from None
-        except FileError as e:
-            raise FileError(f"{e}; {again}") from e
-        except GgufkitError:
-            # Continuing would fail at the same place.
+
+
+@contextmanager
+def _explained(files: Sequence[OutputFile], journals: Sequence[Journal]) -> Iterator[None]:
+    """Say how to continue after what can be continued; clean up after the rest."""
+    kept = ", ".join(printable(file.partial.name) for file in files)
+    again = f"what is done is kept in {kept}; run the same command again to continue"
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(again) from None
+    except FileError as e:
+        raise FileError(f"{e}; {again}") from e
+    except GgufkitError:
+        # Continuing would fail at the same place.
+        for file, journal in zip(files, journals, strict=True):
             journal.remove()
-            partial.unlink(missing_ok=True)
-            raise
+            file.partial.unlink(missing_ok=True)
+        raise
+
+
+def _contents_key(file: OutputFile, key: bytes) -> bytes:
+    """Everything that the bytes of a file depend on and its header does not say."""
+    digest = hashlib.sha256(key)
+    for p in file.planned:
+        digest.update(p.tensor.format.name.encode())
+        if p.importance is not None:
+            digest.update(p.importance.tobytes())
+    return digest.digest()

@@ -1,0 +1,220 @@
+"""From a model and what the user asked for to one `Decision` a tensor."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from ggufkit.errors import PolicyError, printable
+from ggufkit.formats.table import FORMATS, Format
+from ggufkit.policy.decision import Decision
+from ggufkit.policy.facts import ATTN_VALUES, Model, Role, Subject, layer_of, role_of, trimmed
+from ggufkit.policy.keep import reason_to_keep
+from ggufkit.policy.presets import Preset
+from ggufkit.policy.rules import Rule
+
+__all__ = ["Choices", "UserRule", "decide", "requires_importance"]
+
+
+@dataclass(frozen=True)
+class UserRule:
+    """A rule that the user wrote, and where; it must match something."""
+
+    rule: Rule
+    source: str
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the user asked for.
+
+    Attributes
+    ----------
+    preset : the base.
+    rules : tried before the preset's, in order; only for quantized presets, as in llama-quantize.
+    output, token_embd : formats of these tensors, before anything else.
+    leave_output : keep `output.weight` as it is.
+    pure : the preset's default for everything, without its rules.
+    copy : keep everything as it is.
+    default : in place of the preset's default format.
+    """
+
+    preset: Preset
+    rules: tuple[UserRule, ...] = ()
+    output: Format | None = None
+    token_embd: Format | None = None
+    leave_output: bool = False
+    pure: bool = False
+    copy: bool = False
+    default: Format | None = None
+
+
+@dataclass
+class _Counter:
+    """Places of tensors among their like. A preset counts the tensors that it decides on."""
+
+    model: Model
+    seen: Counter[Role] = field(default_factory=Counter)
+
+    def subject(self, name: str, shape: tuple[int, ...]) -> Subject:
+        role, layer = role_of(name), layer_of(name)
+        ordinal = self.seen[_kind(role)]
+        count = self.model.value_tensors if role in ATTN_VALUES else self.model.layers
+        position = ordinal
+        # A layer of a mixture of experts may have several tensors of a role: their number would mislead.
+        if role in (Role.FFN_UP, Role.FFN_GATE, Role.FFN_DOWN) and self.model.experts > 1 and layer is not None:
+            position = layer
+        return Subject(name, role, trimmed(shape), layer, ordinal, position, count)
+
+    def decided(self, subject: Subject) -> None:
+        self.seen[_kind(subject.role)] += 1
+
+
+def _kind(role: Role) -> Role:
+    return Role.ATTN_V if role in ATTN_VALUES else role
+
+
+def decide(
+    tensors: Sequence[tuple[str, tuple[int, ...], Format]], model: Model, choices: Choices
+) -> dict[str, Decision]:
+    """Choose a format for every tensor.
+
+    Parameters
+    ----------
+    tensors : (name, shape in NumPy order, format in the source), in the order of the output file. Presets count
+        tensors, so the order matters.
+    model : the facts.
+    choices : what the user asked for.
+
+    Returns
+    -------
+    dict from name to `Decision`, in the same order
+
+    Raises
+    ------
+    PolicyError : a rule of the user matches no tensor that can be quantized.
+    """
+    default = choices.default or choices.preset.format
+    if choices.rules and not default.is_quantized:
+        raise PolicyError(
+            f"{choices.rules[0].source}: rules refine quantized types, and {default.name} is none; "
+            "name a quantized type such as Q8_0"
+        )
+    counter = _Counter(model)
+    matched: set[int] = set()
+    decisions = {}
+    for name, shape, format in tensors:
+        subject = counter.subject(name, shape)
+        if (kept := _kept(subject, model, choices)) is not None:
+            decisions[name] = Decision(format, f"kept: {kept}")
+        else:
+            decisions[name] = _choose(subject, format, model, choices, default, counter, matched)
+    _check_all_matched(choices.rules, matched, tensors, model)
+    return decisions
+
+
+def _kept(t: Subject, model: Model, choices: Choices) -> str | None:
+    if choices.copy:
+        return "only copied"
+    if choices.leave_output and t.role is Role.OUTPUT:
+        return "the output tensor is left as it is"
+    return reason_to_keep(t.name, t.shape, model.architecture)
+
+
+def _choose(
+    t: Subject,
+    source: Format,
+    model: Model,
+    choices: Choices,
+    default: Format,
+    counter: _Counter,
+    matched: set[int],
+) -> Decision:
+    rule = None
+    for i, user in enumerate(choices.rules):
+        if user.rule.matches(t, model):
+            matched.add(i)
+            rule = rule or user.rule
+    # llama.cpp: a rule of the user may name the large per-layer table apart from the token embeddings.
+    embd_by_rule = rule is not None and t.name == "per_layer_token_embd.weight"
+    if t.role is Role.TOKEN_EMBD and choices.token_embd is not None and not embd_by_rule:
+        return _fitting(Decision(choices.token_embd, "type asked for the token embeddings"), t)
+    if t.role is Role.OUTPUT and choices.output is not None:
+        return _fitting(Decision(choices.output, "type asked for the output tensor"), t)
+    if not default.is_quantized:
+        return Decision(default, f"default of {choices.preset.name}")
+    if rule is not None:
+        format = FORMATS[rule.format] if rule.format else source
+        return _fitting(Decision(format, rule.reason(t, model)), t)
+    if choices.pure:
+        return _fitting(Decision(default, f"all tensors {default.name}"), t)
+    decision = _of_preset(t, model, choices, default)
+    counter.decided(t)
+    return _fitting(decision, t)
+
+
+def _of_preset(t: Subject, model: Model, choices: Choices, default: Format) -> Decision:
+    if t.role is Role.TOKEN_EMBD and model.tied and choices.output is not None:
+        return Decision(choices.output, "type asked for the output tensor; the embeddings serve as both")
+    for rule in choices.preset.rules:
+        if rule.matches(t, model):
+            return Decision(FORMATS[rule.format], rule.reason(t, model))
+    return Decision(default, f"default of {choices.preset.name}")
+
+
+def _fitting(decision: Decision, t: Subject) -> Decision:
+    """`decision`, or the fallback where a row is no whole number of blocks."""
+    wanted = decision.format
+    if t.cols % wanted.block_size == 0:
+        return decision
+    fallback = FORMATS[wanted.fallback] if wanted.fallback else FORMATS["F16"]
+    if t.cols % fallback.block_size:
+        fallback = FORMATS["F16"]
+    why = f"{wanted.name} needs columns in multiples of {wanted.block_size}, these are {t.cols}"
+    return Decision(fallback, f"{decision.reason}; {why}")
+
+
+def _check_all_matched(
+    rules: Sequence[UserRule], matched: set[int], tensors: Iterable[tuple[str, tuple[int, ...], Format]], model: Model
+) -> None:
+    counter = _Counter(model)
+    for i, user in enumerate(rules):
+        if i in matched:
+            continue
+        hits = [name for name, shape, _ in tensors if user.rule.matches(counter.subject(name, shape), model)]
+        if hits:
+            what = f"matches only tensors that are never quantized, such as {printable(hits[0])}"
+        else:
+            what = "matches no tensor of this model"
+        raise PolicyError(f"{user.source} {what}; correct or remove it")
+
+
+# Encoded without importance, these are poor enough that llama.cpp refuses.
+_POOR_WITHOUT = ("IQ3_XXS", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ1_M", "IQ1_S")
+
+
+def requires_importance(name: str, format: Format, preset: Preset) -> bool:
+    """Whether a tensor must not be encoded to `format` without importance.
+
+    Source: `tensor_requires_imatrix` in src/llama-quant.cpp; the encoders of some formats need it for every tensor.
+    """
+    if format.needs_importance:
+        return True
+    if role_of(name) in (Role.TOKEN_EMBD, Role.OUTPUT):
+        return False
+    return format.name in _POOR_WITHOUT or (format.name == "Q2_K" and preset.name == "Q2_K_S")
+
+
+def name_pattern(pattern: str, source: str) -> re.Pattern[str]:
+    """A compiled regular expression.
+
+    Raises
+    ------
+    PolicyError : it is none.
+    """
+    try:
+        return re.compile(pattern)
+    except re.error as e:
+        raise PolicyError(f"{source}: {printable(repr(pattern))} is no regular expression: {e}") from None
