@@ -62,7 +62,7 @@ def as_gguf(folder: str | Path) -> CheckpointModel:
     ArchitectureError : the architecture is not known or a hyperparameter is missing.
     """
     checkpoint = open_checkpoint(folder)
-    spec, config = architecture_of(checkpoint.config)
+    spec, config = architecture_of(checkpoint.config, checkpoint.text)
     tensors = {tensor.name: _floating(tensor) for tensor in spec.tensors(checkpoint.tensors.values(), config)}
     card = read_card(checkpoint, tensors.values())
     metadata: dict[str, Value] = dict(card.pairs(spec.name))

@@ -7,10 +7,21 @@ from typing import Any
 
 from ggufkit.errors import ArchitectureError, printable
 
-__all__ = ["Config", "Default"]
+__all__ = ["Config", "Default", "text_model"]
 
 # A value, or a function of the config for those that depend on others (head_dim = hidden_size / heads).
 Default = Any | Callable[["Config"], Any]
+
+# Where models of several parts keep the language model's settings.
+_TEXT_PARTS = ("text_config", "llm_config", "lm_config", "language_config")
+
+
+def text_model(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`config.json` with the settings of its language model on top, where it has a part for that."""
+    for part in _TEXT_PARTS:
+        if isinstance(settings := values.get(part), dict):
+            return {**values, **settings}
+    return values
 
 
 class Config:
@@ -18,11 +29,26 @@ class Config:
 
     Public checkpoints leave out what equals the default of their class in transformers, so the defaults of the
     harmless ones are part of an architecture's spec. A missing one of the others stops: it is never guessed.
+
+    Parameters
+    ----------
+    values : `config.json`.
+    defaults : of the model's class.
+    text : the text of another file of the checkpoint by its name, or None where there is no such file.
     """
 
-    def __init__(self, values: Mapping[str, Any], defaults: Mapping[str, Default] | None = None):
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        defaults: Mapping[str, Default] | None = None,
+        text: Callable[[str], str | None] = lambda name: None,
+    ):
         self._values = values
         self._defaults = defaults or {}
+        self.text = text
+
+    def __contains__(self, name: str) -> bool:
+        return self.get(name) is not None
 
     def get(self, *names: str, default: Any = None) -> Any:
         """The first of `names` that has a value (JSON's null is none)."""
@@ -52,3 +78,38 @@ class Config:
                 f"config.json: {names[0]!r} must be a whole number of at least 1, not {printable(repr(value))}"
             )
         return value
+
+    def number(self, *names: str, what: str = "") -> float:
+        """A required finite number."""
+        value = self.require(*names, what=what)
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) < 1e38:
+            raise ArchitectureError(f"config.json: {names[0]!r} must be a number, not {printable(repr(value))}")
+        return value
+
+    def with_values(self, **values: Any) -> Config:
+        """The same config with other values on top."""
+        return Config({**self._values, **values}, self._defaults, self.text)
+
+    # What nearly every transform asks for, under the names that configs give it.
+
+    @property
+    def layers(self) -> int:
+        return self.integer("num_hidden_layers", "n_layers", "n_layer", "num_layers")
+
+    @property
+    def width(self) -> int:
+        return self.integer("hidden_size", "n_embd", "n_embed", "d_model", "dim")
+
+    @property
+    def heads(self) -> int:
+        return self.integer("num_attention_heads", "n_head", "n_heads", "num_heads")
+
+    @property
+    def kv_heads(self) -> int:
+        """Key and value heads; as many as query heads when the config has no number for them."""
+        names = ("num_key_value_heads", "n_kv_heads", "n_head_kv", "num_kv_heads")
+        return self.heads if self.get(*names) is None else self.integer(*names)
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads if self.get("head_dim") is None else self.integer("head_dim")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
-from ggufkit.arch.config import Config
+from ggufkit.arch.config import Config, text_model
 from ggufkit.arch.spec import Architecture
 from ggufkit.errors import ArchitectureError, printable
 
@@ -39,14 +39,22 @@ def _bundled() -> dict[str, Architecture]:
     return found
 
 
-def architecture_of(config: Mapping[str, Any]) -> tuple[Architecture, Config]:
+def architecture_of(
+    config: Mapping[str, Any], text: Callable[[str], str | None] = lambda name: None
+) -> tuple[Architecture, Config]:
     """The architecture that `config.json` names, and the config with its defaults.
+
+    Parameters
+    ----------
+    config : `config.json`.
+    text : the text of another file of the checkpoint by its name, or None where there is no such file.
 
     Raises
     ------
     ArchitectureError : it names none, or one that is not known.
     """
-    names = config.get("architectures")
+    values = text_model(config)
+    names = values.get("architectures")
     if not isinstance(names, list) or not names or not isinstance(names[0], str):
         raise ArchitectureError("config.json has no 'architectures', so the model's architecture is unknown")
     models = known_models()
@@ -54,4 +62,4 @@ def architecture_of(config: Mapping[str, Any]) -> tuple[Architecture, Config]:
         near = get_close_matches(names[0], models, n=3)
         known = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(models))}"
         raise ArchitectureError(f"the architecture {printable(names[0])} is not known; {known}")
-    return spec, Config(config, spec.models[names[0]])
+    return spec, Config(values, spec.models[names[0]], text)
