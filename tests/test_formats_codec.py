@@ -86,6 +86,27 @@ def test_decode_equals_libggml_for_any_bytes(name):
     assert same.all(), f"{name}: weight {np.argwhere(~same)[0]}"
 
 
+@pytest.mark.parametrize(
+    "name", [format.name for format in formats() if format.name not in ("Q8_1", "I8", "I16", "I32", "I64")]
+)
+def test_validate_equals_libggml_for_any_bytes(name):
+    format = FORMATS[name]
+    blocks = weights.random_blocks(300, format.type_size, seed=3)
+    # Scales that are infinite, NaN, or nearly, are rare in random bytes.
+    rng = np.random.default_rng(0)
+    special = np.array([0x7C00, 0xFC00, 0x7E00, 0x7BFF, 0x7F80, 0xFF80, 0x7F7F], "<u2").view(np.uint8).reshape(-1, 2)
+    if format.type_size > 1:
+        at = rng.integers(0, format.type_size // 2, len(blocks))
+        for block, k in zip(blocks[:200], at, strict=False):
+            block[2 * k : 2 * k + 2] = special[rng.integers(len(special))]
+    for block in blocks:
+        assert (codec.validate(block, format) is None) == ggml.valid(block, format.id), block.tobytes().hex()
+    valid = [block for block in blocks if codec.validate(block, format) is None]
+    if len(valid) < len(blocks):
+        first_bad = next(i for i, block in enumerate(blocks) if codec.validate(block, format) is not None)
+        assert codec.validate(blocks, format) == first_bad
+
+
 finite = st.floats(-1e4, 1e4, width=32)
 
 
@@ -145,3 +166,12 @@ def test_encode_and_decode_write_to_given_arrays():
         codec.encode(x, "Q8_0", out=blocks[:1])
     with pytest.raises(CodecError, match="34-byte block"):
         codec.decode(blocks[:, :33], "Q8_0")
+
+
+def test_encode_keeps_numbers_exactly_or_refuses():
+    assert codec.encode([[1, -2]], "I16").tobytes() == b"\x01\x00\xfe\xff"
+    with pytest.raises(CodecError, match="cannot be held exactly by I8"):
+        codec.encode([[1, 300]], "I8")
+    with pytest.raises(CodecError, match="1e\\+300 is beyond float32"):
+        codec.encode(np.array([[1e300]]), "F64")
+    assert codec.decode(codec.encode(np.array([[0.5]]), "F64"), "F64") == 0.5

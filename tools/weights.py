@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
-__all__ = ["importances", "random_blocks", "weights"]
+__all__ = ["importances", "random_blocks", "real_weights", "weights"]
+
+_MODEL = Path(__file__).parent.parent.parent / "shared" / "models" / "pylib-llama" / "model.safetensors"
 
 
 def weights(rows: int, cols: int, seed: int = 0) -> Iterator[tuple[str, np.ndarray]]:
@@ -44,6 +48,25 @@ def weights(rows: int, cols: int, seed: int = 0) -> Iterator[tuple[str, np.ndarr
     yield "sorted", np.sort(normal(), axis=1)
     yield "sorted downwards", -np.sort(normal(), axis=1)
     yield "outlier a block", normal(1e-3) + np.where(np.arange(cols) % 32 == 7, np.float32(5), np.float32(0))
+
+
+def real_weights(cols: int) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, array of shape (rows, cols), float32) for each matrix of the trained model beside the repository, if any.
+
+    Rows are cut anew to `cols` weights.
+    """
+    if not _MODEL.exists():
+        return
+    data = _MODEL.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    for name, tensor in json.loads(data[8:start]).items():
+        if name == "__metadata__" or tensor["dtype"] != "BF16":
+            continue
+        lo, hi = tensor["data_offsets"]
+        values = np.frombuffer(data[start + lo : start + hi], "<u2").astype(np.uint32) << 16
+        rows = values.view(np.float32)[: values.size // cols * cols].reshape(-1, cols)
+        if len(rows):
+            yield name, rows
 
 
 def importances(cols: int, seed: int = 0) -> Iterator[tuple[str, np.ndarray]]:

@@ -169,8 +169,11 @@ def validate(blocks: ArrayLike, format: Format | str) -> int | None:
         bad |= records["e"] == 0xFF
     elif format.name == "IQ1_M":
         # The float16 scale lies in the top four bits of the four uint16 in `scales`.
-        bad |= records["scales"].view("<u2")[:, 3] & 0xF000 == 0x7000
+        bad |= records["scales"].view("<u2")[:, 3] & 0x7000 == 0x7000
         bad &= records["scales"].view("<u2")[:, 2] & 0xC000 == 0xC000
+    elif format.name == "F64":
+        with np.errstate(over="ignore"):  # it looks at doubles as floats
+            bad |= ~np.isfinite(records["x"].astype(np.float32))
     else:
         for field, _, code in format.fields:
             if code[0] == "f" and field != "s":
@@ -208,6 +211,8 @@ def _encode_numbers(values: np.ndarray, format: Format, out: np.ndarray | None, 
     if not np.array_equal(exact, values) or (values.dtype.kind == "f" and not np.isfinite(values).all()):
         raise CodecError(f"{what}the {values.dtype} values cannot be held exactly by {format.name}")
     exact = np.ascontiguousarray(exact)
+    if format.name == "F64" and validate(exact.view(np.uint8), format) is not None:
+        raise CodecError(f"{what}{np.abs(exact).max():g} is beyond float32, which llama.cpp demands of F64, too")
     blocks = exact.view(np.uint8).reshape(*exact.shape[:-1], exact.shape[-1] * format.type_size)
     if out is None:
         return blocks

@@ -1,0 +1,104 @@
+#!/usr/bin/env python3
+"""Compile every kernel into the cache, and say how long each takes to compile and then to load.
+
+    python tools/warm.py            # compile what is not in the cache yet
+    python tools/warm.py --cold     # in an empty cache, each kernel on its own; check 5 of the formats
+
+NUMBA_CPU_NAME compiles for another CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+from ggufkit.formats.table import Format, formats
+
+VERBS = ("encode", "encode_weighted", "decode")
+
+
+def frozen(array: np.ndarray) -> np.ndarray:
+    array.flags.writeable = False
+    return array
+
+
+def kernel_names() -> list[tuple[Format, str]]:
+    """(format, verb) of all kernels."""
+    found = []
+    for format in formats():
+        family = importlib.import_module(f"ggufkit.formats.{format.family}")
+        found += [(format, verb) for verb in VERBS if hasattr(family, f"{format.name.lower()}_{verb}")]
+    return found
+
+
+def run(format: Format, verb: str) -> float:
+    """Seconds of the first call, on one block."""
+    family = importlib.import_module(f"ggufkit.formats.{format.family}")
+    kernel = getattr(family, f"{format.name.lower()}_{verb}")
+    x = frozen(np.linspace(-1, 1, format.block_size, dtype=np.float32)[None])
+    blocks = np.zeros((1, format.type_size), np.uint8)
+    start = time.perf_counter()
+    if verb == "encode":
+        kernel(x, blocks)
+    elif verb == "encode_weighted":
+        kernel(x, frozen(np.ones(format.block_size, np.float32)), blocks)
+    else:
+        kernel(frozen(blocks), np.empty((1, format.block_size), np.float32))
+    return time.perf_counter() - start
+
+
+def run_all(label: str, *, verbose: bool) -> float:
+    """Total seconds; with `verbose` a line a kernel."""
+    total = 0.0
+    for format, verb in kernel_names():
+        seconds = run(format, verb)
+        total += seconds
+        if verbose:
+            print(f"{format.name:<8} {verb:<16} {seconds:7.2f} s", flush=True)
+    print(f"{len(kernel_names())} kernels {label}: {total:.2f} s", flush=True)
+    return total
+
+
+def cold() -> None:
+    """Each kernel compiled in a process of its own with an empty cache, then all loaded by a new process."""
+    worst = 0.0
+    for format, verb in kernel_names():
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, __file__, "--one", format.name, verb]
+            environment = {**os.environ, "NUMBA_CACHE_DIR": folder}
+            done = subprocess.run(
+                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True
+            )
+            seconds = float(done.stdout)
+        worst = max(worst, seconds)
+        print(f"{format.name:<8} {verb:<16} {seconds:7.2f} s", flush=True)
+    print(f"slowest: {worst:.2f} s")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--cold", action="store_true", help="each kernel alone, in an empty cache")
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--load", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        (wanted,) = [(f, verb) for f, verb in kernel_names() if [f.name, verb] == options.one]
+        print(run(*wanted))
+    elif options.load:
+        run_all("loaded from the cache", verbose=False)
+    elif options.cold:
+        cold()
+    else:
+        run_all("compiled or loaded", verbose=True)
+        subprocess.run([sys.executable, __file__, "--load"], check=True)
+
+
+if __name__ == "__main__":
+    main()
