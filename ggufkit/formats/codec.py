@@ -172,7 +172,7 @@ def validate(blocks: ArrayLike, format: Format | str) -> int | None:
         bad |= records["scales"].view("<u2")[:, 3] & 0x7000 == 0x7000
         bad &= records["scales"].view("<u2")[:, 2] & 0xC000 == 0xC000
     elif format.name == "F64":
-        with np.errstate(over="ignore"):  # it looks at doubles as floats
+        with np.errstate(over="ignore", invalid="ignore"):  # it looks at doubles as floats
             bad |= ~np.isfinite(records["x"].astype(np.float32))
     else:
         for field, _, code in format.fields:
