@@ -19,13 +19,19 @@ SCALE, MIN, ISCALE, BASE, WEIGHT, P_SIZE = (k * 16 * LANES for k in range(6))
 
 
 @kernel
-def search_sub_block(X, P, j, W, L, grid):
-    """Search scale and min of sub-block j, whose errors weigh W."""
-    scale, low, iscale, base = make_qkx(X, j * grid.n * LANES, W, L, grid)
-    store(P, SCALE + j * LANES, scale)
-    store(P, MIN + j * LANES, low)
-    store(P, ISCALE + j * LANES, iscale)
-    store(P, BASE + j * LANES, base)
+def search_pair(X, P, j, W, L, grid):
+    """Search scale and min of sub-blocks j and j + 1, whose errors weigh W."""
+    a, b = make_qkx(X, j * grid.n * LANES, W, L, grid)
+    _put(P, j, a)
+    _put(P, j + 1, b)
+
+
+@kernel
+def _put(P, j, found):
+    store(P, SCALE + j * LANES, found[0])
+    store(P, MIN + j * LANES, -found[1])
+    store(P, ISCALE + j * LANES, found[2])
+    store(P, BASE + j * LANES, found[3])
 
 
 @kernel
@@ -35,11 +41,13 @@ def search_weighted(X, P, importance, at, W, L, grid, factor):
     importance : as from `repeat_importance`; that of lane 0 begins at importance[at].
     """
     sigma2 = splat(factor) * sum_of_squares(X, 0, QK_K) / splat(np.float32(QK_K))
-    for j in range(QK_K // grid.n):
-        for i in range(0, grid.n, LANES):
+    for j in range(0, QK_K // grid.n, 2):
+        for i in range(0, 2 * grid.n, LANES):
             transpose(importance, at + j * grid.n + i, QK_K, W, i * LANES)
-        store(P, WEIGHT + j * LANES, weigh(X, j * grid.n * LANES, sigma2, grid.n, W))
-        search_sub_block(X, P, j, W, L, grid)
+        for k in range(2):
+            sum_w = weigh(X, (j + k) * grid.n * LANES, sigma2, grid.n, W, k * grid.n * LANES)
+            store(P, WEIGHT + (j + k) * LANES, sum_w)
+        search_pair(X, P, j, W, L, grid)
 
 
 @kernel

@@ -17,7 +17,7 @@ from ggufkit.formats.kquants.mins import (
     SCALE,
     WEIGHT,
     quantize_weights,
-    search_sub_block,
+    search_pair,
     search_weighted,
 )
 from ggufkit.formats.kquants.search import Grid, make_qp
@@ -69,7 +69,7 @@ def q2_k_encode_weighted(x, importance, out):
 def _encode(x, importance, out, grid):
     weights, blocks = x.reshape(-1), out.reshape(-1)
     X, P = np.empty(QK_K * LANES, np.float32), np.empty(P_SIZE, np.float32)
-    W, L = np.empty(_TILE, np.float32), np.empty(_TILE, np.float32)
+    W, L = np.empty(2 * _TILE, np.float32), np.empty(2 * _TILE, np.float32)
     q, Y, half = np.empty(X.size, np.uint8), np.empty(_BYTES * LANES, np.uint8), np.empty(LANES, np.uint16)
     repeated = X if importance is None else repeat_importance(importance)
     n = weights.size // QK_K
@@ -90,10 +90,10 @@ def _encode(x, importance, out, grid):
 @kernel
 def _search(X, P, W, L, grid):
     """Scale and min of each sub-block. An error weighs |x|."""
-    for j in range(_SUB):
-        for i in range(0, _TILE, LANES):
+    for j in range(0, _SUB, 2):
+        for i in range(0, 2 * _TILE, LANES):
             store(W, i, fabs(load(X, j * _TILE + i)))
-        search_sub_block(X, P, j, W, L, grid)
+        search_pair(X, P, j, W, L, grid)
 
 
 @kernel

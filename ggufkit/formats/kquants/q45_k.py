@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ggufkit.formats.kquants.mins import MIN, P_SIZE, SCALE, WEIGHT, quantize_weights, search_sub_block, search_weighted
+from ggufkit.formats.kquants.mins import MIN, P_SIZE, SCALE, WEIGHT, quantize_weights, search_pair, search_weighted
 from ggufkit.formats.kquants.search import Grid, byte, make_qp, sum_of_squares
 from ggufkit.formats.kquants.tiles import (
     QK_K,
@@ -79,7 +79,7 @@ def q5_k_encode_weighted(x, importance, out):
 def _encode(x, importance, out, type_size, grid):
     weights, blocks = x.reshape(-1), out.reshape(-1)
     X, P = np.empty(QK_K * LANES, np.float32), np.empty(P_SIZE, np.float32)
-    W, L = np.empty(_TILE, np.float32), np.empty(_TILE, np.float32)
+    W, L = np.empty(2 * _TILE, np.float32), np.empty(2 * _TILE, np.float32)
     q, Y, half = np.empty(X.size, np.uint8), np.empty(type_size * LANES, np.uint8), np.empty(LANES, np.uint16)
     repeated = X if importance is None else repeat_importance(importance)
     n = weights.size // QK_K
@@ -103,11 +103,13 @@ def _encode(x, importance, out, type_size, grid):
 @kernel
 def _search(X, P, W, L, grid):
     """Scale and min of each sub-block. An error weighs rms + |x|; the rms is the sub-block's."""
-    for j in range(_SUB):
-        rms = sqrt(sum_of_squares(X, j * _TILE, _N) / splat(np.float32(_N)))
-        for i in range(0, _TILE, LANES):
-            store(W, i, rms + fabs(load(X, j * _TILE + i)))
-        search_sub_block(X, P, j, W, L, grid)
+    for j in range(0, _SUB, 2):
+        for k in range(2):
+            at = (j + k) * _TILE
+            rms = sqrt(sum_of_squares(X, at, _N) / splat(np.float32(_N)))
+            for i in range(0, _TILE, LANES):
+                store(W, k * _TILE + i, rms + fabs(load(X, at + i)))
+        search_pair(X, P, j, W, L, grid)
 
 
 @kernel
