@@ -23,6 +23,7 @@ __all__ = ["main"]
 # `command`, a `click.Command`; "-" in a verb is "_" in the module's name.
 VERBS: dict[str, str] = {
     "convert": "Convert a Hugging Face checkpoint to GGUF.",
+    "formats": "List the tensor types, or measure what each would do to a model's weights.",
     "inspect": "Show what is in a model.",
 }
 
