@@ -18,7 +18,7 @@ FLOORS = [
     ["files", "kernels"],
     ["formats"],
     ["tensor"],
-    ["gguf", "journal"],
+    ["gguf", "journal", "measure"],
     ["checkpoint", "policy", "calibrate"],
     ["arch", "pipeline"],
     ["quantize", "runtime"],
