@@ -19,6 +19,21 @@ SCALE, MIN, ISCALE, BASE, WEIGHT, P_SIZE = (k * 16 * LANES for k in range(6))
 
 
 @kernel
+def scratch(type_size, grid):
+    """Memory for one batch: X, P, Y, two sub-blocks of weights and of levels, all levels, 16 float16."""
+    pair = 2 * grid.n * LANES
+    return (
+        np.empty(QK_K * LANES, np.float32),
+        np.empty(P_SIZE, np.float32),
+        np.empty(type_size * LANES, np.uint8),
+        np.empty(pair, np.float32),
+        np.empty(pair, np.float32),
+        np.empty(QK_K * LANES, np.uint8),
+        np.empty(LANES, np.uint16),
+    )
+
+
+@kernel
 def search_pair(X, P, j, W, L, grid):
     """Search scale and min of sub-blocks j and j + 1, whose errors weigh W."""
     a, b = make_qkx(X, j * grid.n * LANES, W, L, grid)
@@ -45,7 +60,7 @@ def search_weighted(X, P, importance, at, W, L, grid, factor):
         for i in range(0, 2 * grid.n, LANES):
             transpose(importance, at + j * grid.n + i, QK_K, W, i * LANES)
         for k in range(2):
-            sum_w = weigh(X, (j + k) * grid.n * LANES, sigma2, grid.n, W, k * grid.n * LANES)
+            sum_w = weigh(X, (j + k) * grid.n * LANES, sigma2, W[k * grid.n * LANES : (k + 1) * grid.n * LANES])
             store(P, WEIGHT + (j + k) * LANES, sum_w)
         search_pair(X, P, j, W, L, grid)
 

@@ -17,6 +17,7 @@ from ggufkit.formats.kquants.mins import (
     SCALE,
     WEIGHT,
     quantize_weights,
+    scratch,
     search_pair,
     search_weighted,
 )
@@ -56,44 +57,43 @@ _ZERO, _ONE, _MAX4 = np.float32(0), np.float32(1), np.float32(15)
 @kernel
 def q2_k_encode(x, out):
     """Encode as quantize_row_q2_K_ref does. x: (rows, cols) float32; out: (rows, cols / 256 · 84) uint8."""
-    _encode(x, None, out, _GRID)
-
-
-@kernel
-def q2_k_encode_weighted(x, importance, out):
-    """Encode as quantize_row_q2_K_impl does. importance: (cols,) float32."""
-    _encode(x, importance, out, _WEIGHTED)
-
-
-@kernel
-def _encode(x, importance, out, grid):
     weights, blocks = x.reshape(-1), out.reshape(-1)
-    X, P = np.empty(QK_K * LANES, np.float32), np.empty(P_SIZE, np.float32)
-    W, L = np.empty(2 * _TILE, np.float32), np.empty(2 * _TILE, np.float32)
-    q, Y, half = np.empty(X.size, np.uint8), np.empty(_BYTES * LANES, np.uint8), np.empty(LANES, np.uint16)
-    repeated = X if importance is None else repeat_importance(importance)
+    X, P, Y, W, L, q, half = scratch(_BYTES, _GRID)
     n = weights.size // QK_K
     for first in range(0, n, LANES):
         count = min(LANES, n - first)
         load_batch(weights, first, count, X)
-        if importance is None:
-            _search(X, P, W, L, grid)
-            _quantize_scales(P, Y, half)
-        else:
-            search_weighted(X, P, repeated, first * QK_K % importance.size, W, L, grid, _ONE)
-            _quantize_scales_weighted(P, L, Y, half)
-        quantize_weights(X, P, q, grid)
+        _search(X, P, W, L)
+        _quantize_scales(P, Y, half)
+        quantize_weights(X, P, q, _GRID)
         _pack(q, Y)
         store_batch(Y, _BYTES, blocks, first, count)
 
 
 @kernel
-def _search(X, P, W, L, grid):
+def q2_k_encode_weighted(x, importance, out):
+    """Encode as quantize_row_q2_K_impl does. importance: (cols,) float32."""
+    weights, blocks = x.reshape(-1), out.reshape(-1)
+    X, P, Y, W, L, q, half = scratch(_BYTES, _WEIGHTED)
+    repeated = repeat_importance(importance)
+    n = weights.size // QK_K
+    for first in range(0, n, LANES):
+        count = min(LANES, n - first)
+        load_batch(weights, first, count, X)
+        search_weighted(X, P, repeated, first * QK_K % importance.size, W, L, _WEIGHTED, _ONE)
+        _quantize_scales_weighted(P, L, Y, half)
+        quantize_weights(X, P, q, _WEIGHTED)
+        _pack(q, Y)
+        store_batch(Y, _BYTES, blocks, first, count)
+
+
+@kernel
+def _search(X, P, W, L):
     """Scale and min of each sub-block. An error weighs |x|."""
     for j in range(0, _SUB, 2):
         for i in range(0, 2 * _TILE, LANES):
             store(W, i, fabs(load(X, j * _TILE + i)))
-        search_pair(X, P, j, W, L, grid)
+        search_pair(X, P, j, W, L, _GRID)
 
 
 @kernel
@@ -116,12 +116,11 @@ def _quantize_scales(P, Y, half):
 def _quantize_scales_weighted(P, L, Y, half):
     """Scales and mins for the least weighted error."""
     weights = P[WEIGHT:P_SIZE]
-    d = make_qp(P, SCALE, weights, _SUB, _MAX4, L)
-    for i in range(0, _SUB * LANES, LANES):
-        store(P, SCALE + i, load(L, i))
-    dmin = make_qp(P, MIN, weights, _SUB, _MAX4, L)
-    for i in range(0, _SUB * LANES, LANES):
-        store(P, MIN + i, load(L, i))
+    d = dmin = splat(_ZERO)
+    for start in (SCALE, MIN):
+        d, dmin = dmin, make_qp(P, start, weights, _SUB, _MAX4, L)
+        for i in range(0, _SUB * LANES, LANES):
+            store(P, start + i, load(L, i))
     _put_scales(P, d, dmin, Y, half)
 
 

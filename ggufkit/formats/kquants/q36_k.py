@@ -83,7 +83,7 @@ def q3_k_encode_weighted(x, importance, out):
         sigma2 = splat(np.float32(2)) * sum_of_squares(X, 0, QK_K) / splat(np.float32(QK_K))
         for j in range(_SUB):
             transpose(repeated, first * QK_K % importance.size + j * _N, QK_K, W, 0)
-            store(sum_w, j * LANES, weigh(X, j * _TILE, sigma2, _N, W, 0))
+            store(sum_w, j * LANES, weigh(X, j * _TILE, sigma2, W))
             _search(X, j, W, S, q, np.float32(4))
         d = put_half(_quantize_scales_q3_weighted(S, sum_w), half, Y, 108)
         _finish_q3(X, S, d, q, Y)

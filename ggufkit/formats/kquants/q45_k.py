@@ -13,7 +13,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from ggufkit.formats.kquants.mins import MIN, P_SIZE, SCALE, WEIGHT, quantize_weights, search_pair, search_weighted
+from ggufkit.formats.kquants.mins import (
+    MIN,
+    P_SIZE,
+    SCALE,
+    WEIGHT,
+    quantize_weights,
+    scratch,
+    search_pair,
+    search_weighted,
+)
 from ggufkit.formats.kquants.search import Grid, byte, make_qp, sum_of_squares
 from ggufkit.formats.kquants.tiles import (
     QK_K,
@@ -52,52 +61,45 @@ _ZERO, _MAX6 = np.float32(0), np.float32(63)
 
 
 @kernel
-def q4_k_encode(x, out):
-    """Encode as quantize_row_q4_K_ref does. x: (rows, cols) float32; out: (rows, cols / 256 · 144) uint8."""
-    _encode(x, None, out, _Q4_BYTES, _Q4)
+def _encode(x, out):
+    """Encode as quantize_row_q4_K_ref and quantize_row_q5_K_ref do; the size of `out` says which.
 
-
-@kernel
-def q4_k_encode_weighted(x, importance, out):
-    """Encode as quantize_row_q4_K_impl does. importance: (cols,) float32."""
-    _encode(x, importance, out, _Q4_BYTES, _Q4_WEIGHTED)
-
-
-@kernel
-def q5_k_encode(x, out):
-    """Encode as quantize_row_q5_K_ref does. x: (rows, cols) float32; out: (rows, cols / 256 · 176) uint8."""
-    _encode(x, None, out, _Q5_BYTES, _Q5)
-
-
-@kernel
-def q5_k_encode_weighted(x, importance, out):
-    """Encode as quantize_row_q5_K_impl does. importance: (cols,) float32."""
-    _encode(x, importance, out, _Q5_BYTES, _Q5_WEIGHTED)
-
-
-@kernel
-def _encode(x, importance, out, type_size, grid):
-    weights, blocks = x.reshape(-1), out.reshape(-1)
-    X, P = np.empty(QK_K * LANES, np.float32), np.empty(P_SIZE, np.float32)
-    W, L = np.empty(2 * _TILE, np.float32), np.empty(2 * _TILE, np.float32)
-    q, Y, half = np.empty(X.size, np.uint8), np.empty(type_size * LANES, np.uint8), np.empty(LANES, np.uint16)
-    repeated = X if importance is None else repeat_importance(importance)
+    x: (rows, cols) float32; out: (rows, cols / 256 · 144 or 176) uint8.
+    """
+    weights, blocks, type_size = x.reshape(-1), out.reshape(-1), out.shape[1] * QK_K // x.shape[1]
+    grid = _Q4 if type_size == _Q4_BYTES else _Q5
+    X, P, Y, W, L, q, half = scratch(type_size, grid)
     n = weights.size // QK_K
     for first in range(0, n, LANES):
         count = min(LANES, n - first)
         load_batch(weights, first, count, X)
-        if importance is None:
-            _search(X, P, W, L, grid)
-            _quantize_scales(P, Y, half)
-        else:
-            search_weighted(X, P, repeated, first * QK_K % importance.size, W, L, grid, np.float32(2))
-            _quantize_scales_weighted(P, L, Y, half, type_size)
+        _search(X, P, W, L, grid)
+        _quantize_scales(P, Y, half)
         quantize_weights(X, P, q, grid)
-        if type_size == _Q4_BYTES:
-            _pack_q4(q, Y)
-        else:
-            _pack_q5(q, Y)
+        _pack(q, Y, type_size)
         store_batch(Y, type_size, blocks, first, count)
+
+
+@kernel
+def _encode_weighted(x, importance, out):
+    """Encode as quantize_row_q4_K_impl and quantize_row_q5_K_impl do. importance: (cols,) float32."""
+    weights, blocks, type_size = x.reshape(-1), out.reshape(-1), out.shape[1] * QK_K // x.shape[1]
+    grid = _Q4_WEIGHTED if type_size == _Q4_BYTES else _Q5_WEIGHTED
+    X, P, Y, W, L, q, half = scratch(type_size, grid)
+    repeated = repeat_importance(importance)
+    n = weights.size // QK_K
+    for first in range(0, n, LANES):
+        count = min(LANES, n - first)
+        load_batch(weights, first, count, X)
+        search_weighted(X, P, repeated, first * QK_K % importance.size, W, L, grid, np.float32(2))
+        _quantize_scales_weighted(P, L, Y, half, type_size)
+        quantize_weights(X, P, q, grid)
+        _pack(q, Y, type_size)
+        store_batch(Y, type_size, blocks, first, count)
+
+
+q4_k_encode = q5_k_encode = _encode
+q4_k_encode_weighted = q5_k_encode_weighted = _encode_weighted
 
 
 @kernel
@@ -132,14 +134,12 @@ def _quantize_scales(P, Y, half):
 @kernel
 def _quantize_scales_weighted(P, L, Y, half, type_size):
     """Scales and mins for the least weighted error; Q5_K caps their levels at 63, Q4_K does not."""
-    weights = P[WEIGHT:P_SIZE]
-    cap = splat(_MAX6 if type_size == _Q5_BYTES else np.float32(255))
-    d = make_qp(P, SCALE, weights, _SUB, _MAX6, L)
-    for i in range(0, _SUB * LANES, LANES):
-        store(P, SCALE + i, minimum(load(L, i), cap))
-    dmin = make_qp(P, MIN, weights, _SUB, _MAX6, L)
-    for i in range(0, _SUB * LANES, LANES):
-        store(P, MIN + i, minimum(load(L, i), cap))
+    weights, cap = P[WEIGHT:P_SIZE], splat(_MAX6 if type_size == _Q5_BYTES else np.float32(255))
+    d = dmin = splat(_ZERO)
+    for start in (SCALE, MIN):
+        d, dmin = dmin, make_qp(P, start, weights, _SUB, _MAX6, L)
+        for i in range(0, _SUB * LANES, LANES):
+            store(P, start + i, minimum(load(L, i), cap))
     _put_scales(P, d, dmin, Y, half)
 
 
@@ -161,70 +161,41 @@ def _put_scales(P, d, dmin, Y, half):
         store(Y, (8 + j) * LANES, low | (low4 >> four << six))
         store(Y, (12 + j) * LANES, (scale4 & nibble) | ((low4 & nibble) << four))
     d, dmin = put_half(d, half, Y, 0), put_half(dmin, half, Y, 2)
-    for j in range(_SUB):
-        scale, low = _scale_and_min(Y, j)
-        store(P, SCALE + j * LANES, d * scale)
-        store(P, MIN + j * LANES, dmin * low)
-
-
-@kernel
-def _scale_and_min(Y, j):
-    """Scale and min of sub-block j as they are stored (get_scale_min_k4)."""
-    four, six = splat(np.int32(4)), splat(np.int32(6))
-    if j < 4:
-        mask = splat(np.int32(63))
-        return to_f32(load(Y, (4 + j) * LANES) & mask), to_f32(load(Y, (8 + j) * LANES) & mask)
-    both = load(Y, (8 + j) * LANES)
-    scale = (both & splat(np.int32(15))) | (load(Y, j * LANES) >> six << four)
-    return to_f32(scale), to_f32((both >> four) | (load(Y, (4 + j) * LANES) >> six << four))
-
-
-@kernel
-def _pack_q4(q, Y):
-    """Two sub-blocks to 32 bytes, sub-block 2j in the low nibbles.
-
-    qs[32 j + i]   BBBBaaaa   a = level 64 j + i, B = level 64 j + 32 + i
-    """
-    levels, packed = q.view(np.int32), Y.view(np.int32)  # four bytes at a time; no bits cross them
+    # The same bytes read back: a level of Q4_K beyond 63 spills into its neighbour.
+    low6 = splat(np.int32(63))
     for j in range(4):
-        for i in range(0, _N, 4):
-            a, b = load(levels, (64 * j + i) * 4), load(levels, (64 * j + 32 + i) * 4)
-            store(packed, (16 + 32 * j + i) * 4, a | (b << splat(np.int32(4))))
+        a, b, c = load(Y, (4 + j) * LANES), load(Y, (8 + j) * LANES), load(Y, (12 + j) * LANES)
+        store(P, SCALE + j * LANES, d * to_f32(a & low6))
+        store(P, MIN + j * LANES, dmin * to_f32(b & low6))
+        store(P, SCALE + (4 + j) * LANES, d * to_f32((c & nibble) | (a >> six << four)))
+        store(P, MIN + (4 + j) * LANES, dmin * to_f32((c >> four) | (b >> six << four)))
 
 
 @kernel
-def _pack_q5(q, Y):
-    """Like Q4_K, and bit 4 of level 32 s + i to bit s of a byte.
+def _pack(q, Y, type_size):
+    """Two sub-blocks to 32 bytes, sub-block 2j in the low nibbles; bit 4 of level 32 s + i to bit s of a byte.
 
     qs[32 j + i]   BBBBaaaa   bits 0–3: a = level 64 j + i, B = level 64 j + 32 + i
-    qh[i]          76543210   bit 4 of level 32 s + i at bit s
+    qh[i]          76543210   bit 4 of level 32 s + i at bit s (Q5_K)
     """
     levels, packed = q.view(np.int32), Y.view(np.int32)  # four bytes at a time; no bits cross them
     four, nibbles, ones = splat(np.int32(4)), splat(np.int32(0x0F0F0F0F)), splat(np.int32(0x01010101))
+    qs = type_size - 128
     for i in range(0, _N, 4):
         high = splat(np.int32(0))
         for j in range(4):
             a, b = load(levels, (64 * j + i) * 4), load(levels, (64 * j + 32 + i) * 4)
-            store(packed, (48 + 32 * j + i) * 4, (a & nibbles) | ((b & nibbles) << four))
+            store(packed, (qs + 32 * j + i) * 4, (a & nibbles) | ((b & nibbles) << four))
             high = high | ((a >> four & ones) << splat(np.int32(2 * j)))
             high = high | ((b >> four & ones) << splat(np.int32(2 * j + 1)))
-        store(packed, (16 + i) * 4, high)
+        if type_size == _Q5_BYTES:
+            store(packed, (16 + i) * 4, high)
 
 
 @kernel
-def q4_k_decode(blocks, out):
-    """Exact. blocks: (n, 144) uint8; out: (n, 256) float32."""
-    _decode(blocks, out, _Q4_BYTES)
-
-
-@kernel
-def q5_k_decode(blocks, out):
-    """Exact. blocks: (n, 176) uint8; out: (n, 256) float32."""
-    _decode(blocks, out, _Q5_BYTES)
-
-
-@kernel
-def _decode(blocks, out, type_size):
+def _decode(blocks, out):
+    """Exact. blocks: (n, 144 or 176) uint8; out: (n, 256) float32."""
+    type_size = blocks.shape[1]
     data, halves, values = blocks.reshape(-1), blocks.reshape(-1).view(np.uint16), out.reshape(-1)
     four, nibble, sixteen = splat(np.int32(4)), splat(np.int32(15)), splat(np.int32(16))
     for b in range(blocks.shape[0]):
@@ -243,6 +214,9 @@ def _decode(blocks, out, type_size):
                 to = b * QK_K + 64 * j + i
                 store(values, to, step_a * to_f32(level_a) - low_a)
                 store(values, to + 32, step_b * to_f32(level_b) - low_b)
+
+
+q4_k_decode = q5_k_decode = _decode
 
 
 @kernel

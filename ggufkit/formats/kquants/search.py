@@ -42,13 +42,13 @@ def sum_of_squares(X, at, n):
 
 
 @kernel
-def weigh(X, at, sigma2, n, W, w_at):
-    """Turn the importance at W[w_at] into the weight of an error, importance · √(sigma2 + x²); returns their sum."""
+def weigh(X, at, sigma2, W):
+    """Turn the importance in W into the weight of an error, importance · √(sigma2 + x²); returns their sum."""
     total = splat(_ZERO)
-    for i in range(0, n * LANES, LANES):
+    for i in range(0, W.size, LANES):
         v = load(X, at + i)
-        w = load(W, w_at + i) * sqrt(sigma2 + v * v)
-        store(W, w_at + i, w)
+        w = load(W, i) * sqrt(sigma2 + v * v)
+        store(W, i, w)
         total = total + w
     return total
 
@@ -83,8 +83,8 @@ def make_qkx(X, at, W, L, grid):
     Source: make_qkx2_quants and make_qkx3_quants, ggml-quants.c.
     """
     tile = grid.n * LANES
-    sum_w_a, sum_x_a, hi_a, best_a, found_a = _first_try(X, at, W, 0, grid)
-    sum_w_b, sum_x_b, hi_b, best_b, found_b = _first_try(X, at + tile, W, tile, grid)
+    sum_w_a, sum_x_a, hi_a, best_a, found_a = _first_try(X, at, W[:tile], grid)
+    sum_w_b, sum_x_b, hi_b, best_b, found_b = _first_try(X, at + tile, W[tile:], grid)
     for step in range(grid.nstep + 1):
         levels = splat(grid.rmin + grid.rdelta * np.float32(step) + grid.nmax)
         lo_a, lo_b = found_a[1], found_b[1]
@@ -109,12 +109,12 @@ def make_qkx(X, at, W, L, grid):
 
 
 @kernel
-def _first_try(X, at, W, w_at, grid):
+def _first_try(X, at, W, grid):
     """Σ w, Σ w·x, maximum; and error and what is found with scale and min from minimum to maximum."""
     zero, nmax = splat(_ZERO), splat(grid.nmax)
     lo, hi, sum_w, sum_x = load(X, at), load(X, at), zero, zero
     for i in range(0, grid.n * LANES, LANES):
-        v, w = load(X, at + i), load(W, w_at + i)
+        v, w = load(X, at + i), load(W, i)
         lo, hi = minimum(v, lo), maximum(v, hi)
         sum_w = sum_w + w
         sum_x = sum_x + w * v
@@ -125,7 +125,7 @@ def _first_try(X, at, W, w_at, grid):
     for i in range(0, grid.n * LANES, LANES):
         v = load(X, at + i)
         level = nearest_level(iscale * (v - lo), zero, nmax)
-        error = error + _error(scale * level + lo - v, load(W, w_at + i), grid)
+        error = error + _error(scale * level + lo - v, load(W, i), grid)
     # All weights the same and not positive: level 0 of scale 0, and no other try has a lower error than 0.
     # An infinite iscale (max − min is denormal) rounds every weight to level 0, too.
     constant, finite = hi == lo, iscale < splat(np.float32(np.inf))
