@@ -24,7 +24,7 @@ import llvmlite.binding as llvm
 import numba
 from numba.core import config, event
 
-__all__ = ["CPU_FEATURES", "cache_folder", "kernel"]
+__all__ = ["CPU_FEATURES", "cache_folder", "inlined", "kernel"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -85,7 +85,19 @@ def _numba_cache_in(folder: Path) -> Iterator[None]:
 
 def kernel(function: F) -> F:
     """Compile `function` on its first call, with a signature for each set of argument types."""
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    return _compiled(function)
+
+
+def inlined(function: F) -> F:
+    """Like `kernel`, for a helper that is called once a block or more often: becomes part of every caller.
+
+    LLVM leaves larger helpers out of line, and there Numba counts references to each array argument, in and out.
+    """
+    return _compiled(function, forceinline=True)
+
+
+def _compiled(function: F, **more: Any) -> F:
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", **more}
     try:
         with _numba_cache_in(_CACHE_FOLDER):
             return numba.njit(cache=True, **options)(function)
