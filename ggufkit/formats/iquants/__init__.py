@@ -10,7 +10,14 @@ One file for each number of bits; `grids` has the codebooks, `search` what their
 
 from ggufkit.formats.iquants.iq1 import iq1_m_decode, iq1_s_decode
 from ggufkit.formats.iquants.iq2 import iq2_s_decode, iq2_xs_decode, iq2_xxs_decode
-from ggufkit.formats.iquants.iq3 import iq3_s_decode, iq3_xxs_decode
+from ggufkit.formats.iquants.iq3 import (
+    iq3_s_decode,
+    iq3_s_encode,
+    iq3_s_encode_weighted,
+    iq3_xxs_decode,
+    iq3_xxs_encode,
+    iq3_xxs_encode_weighted,
+)
 from ggufkit.formats.iquants.iq4 import (
     iq4_nl_decode,
     iq4_nl_encode,
@@ -27,7 +34,11 @@ __all__ = [
     "iq2_xs_decode",
     "iq2_xxs_decode",
     "iq3_s_decode",
+    "iq3_s_encode",
+    "iq3_s_encode_weighted",
     "iq3_xxs_decode",
+    "iq3_xxs_encode",
+    "iq3_xxs_encode_weighted",
     "iq4_nl_decode",
     "iq4_nl_encode",
     "iq4_nl_encode_weighted",

@@ -8,21 +8,28 @@ from __future__ import annotations
 
 import numpy as np
 
-from ggufkit.formats.iquants.search import nearest_code
+from ggufkit.formats.iquants.blocks import (
+    NO_IMPORTANCE,
+    load_sub_blocks,
+    nearest_code,
+    per_super_block,
+    sums_of_squares,
+    weigh,
+    weigh_by_square,
+    write_u16,
+)
 from ggufkit.kernels.jit import kernel
 from ggufkit.kernels.lanes import (
     LANES,
     fabs,
     float_to_half,
     half_to_float,
-    lane_numbers,
     load,
     maximum,
     minimum,
     permute,
     select,
     splat,
-    sqrt,
     store,
     store_half,
     to_f32,
@@ -155,22 +162,6 @@ def _pack(X, inverse, nibbles, packed):
 
 
 @kernel
-def _squares(X, W):
-    """Without importance a weight matters by its square."""
-    for i in range(SUB):
-        x = load(X, LANES * i)
-        store(W, LANES * i, x * x)
-
-
-@kernel
-def _weigh(X, W, sigma2):
-    """With importance: importance · √(sigma2 + x²). W holds the importance and takes the result."""
-    for i in range(SUB):
-        x = load(X, LANES * i)
-        store(W, LANES * i, load(W, LANES * i) * sqrt(sigma2 + x * x))
-
-
-@kernel
 def _gather_sub_block(values, at, natural, k):
     """Copy 32 floats to row k of the (16, 32) scratch `natural`."""
     store(natural, SUB * k, load(values, at))
@@ -204,9 +195,9 @@ def _nl_encode(x, importance, out):
             sigma2 = splat(np.float32(0))
             for i in range(SUB):
                 sigma2 = sigma2 + load(X, LANES * i) * load(X, LANES * i)
-            _weigh(X, W, sigma2 * splat(np.float32(2 / SUB)))
+            weigh(X, W, sigma2 * splat(np.float32(2 / SUB)))
         else:
-            _squares(X, W)
+            weigh_by_square(X, W)
         d = _search(X, W)
         _pack(X, _inverse(d), nibbles, packed)
         store_half(halves, 0, d)
@@ -214,22 +205,6 @@ def _nl_encode(x, importance, out):
             at = 18 * (first + k)
             data[at], data[at + 1] = scale_bytes[2 * k], scale_bytes[2 * k + 1]
             store(data, at + 2, load(packed, LANES * k))
-
-
-@kernel
-def _sum_of_squares(values, first, second):
-    """Σ x² of the 256 weights from `first` and from `second` on, each in order: one float32 after the other."""
-    a = b = np.float32(0)
-    for i in range(256):
-        a += values[first + i] * values[first + i]
-        b += values[second + i] * values[second + i]
-    return a, b
-
-
-@kernel
-def _per_super_block(a, b):
-    """`a` in the eight lanes of the first super-block, `b` in those of the second."""
-    return select(lane_numbers() < splat(np.int32(8)), splat(a), splat(b))
 
 
 @kernel
@@ -248,17 +223,16 @@ def _xs_write(data, at, d, codes, packed, first):
 
     d d | h h | l0 … l3 | q0 … q127      the scale of sub-block j has bits hhllll: 2 bits of h at 2j, 4 bits of l at 4j
     """
-    half, high, low = np.uint32(float_to_half(d)), np.uint32(0), np.uint32(0)
+    high, low = np.uint32(0), np.uint32(0)
     for j in range(8):
         code = np.uint32(codes[first + j])
         low |= (code & np.uint32(15)) << np.uint32(4 * j)
         high |= (code >> np.uint32(4)) << np.uint32(2 * j)
         store(data, at + 8 + LANES * j, load(packed, LANES * (first + j)))
-    for i in range(2):
-        data[at + i] = np.uint8(half >> np.uint32(8 * i))
-        data[at + 2 + i] = np.uint8(high >> np.uint32(8 * i))
-    for i in range(4):
-        data[at + 4 + i] = np.uint8(low >> np.uint32(8 * i))
+    write_u16(data, at, float_to_half(d))
+    write_u16(data, at + 2, np.uint16(high))
+    write_u16(data, at + 4, np.uint16(low))
+    write_u16(data, at + 6, np.uint16(low >> np.uint32(16)))
 
 
 @kernel
@@ -271,23 +245,18 @@ def _xs_encode(x, importance, out):
     blocks = values.size // 256
     for block in range(0, blocks, 2):
         other = min(block + 1, blocks - 1)  # the last one of an odd number is done twice
-        for k in range(8):
-            _gather_sub_block(values, 256 * block + SUB * k, natural, k)
-            _gather_sub_block(values, 256 * other + SUB * k, natural, k + 8)
-        _to_lanes(natural, X)
+        load_sub_blocks(values, 256 * block, 256 * other, natural, X)
         if importance.size:
-            for k in range(8):
-                _gather_sub_block(importance, 256 * block % importance.size + SUB * k, natural, k)
-                _gather_sub_block(importance, 256 * other % importance.size + SUB * k, natural, k + 8)
-            _to_lanes(natural, W)
-            a, b = _sum_of_squares(values, 256 * block, 256 * other)
-            _weigh(X, W, _per_super_block(a, b) * splat(np.float32(2 / 256)))
+            cols = importance.size
+            load_sub_blocks(importance, 256 * block % cols, 256 * other % cols, natural, W)
+            a, b = sums_of_squares(values, 256 * block, 256 * other)
+            weigh(X, W, per_super_block(a, b) * splat(np.float32(2 / 256)))
         else:
-            _squares(X, W)
+            weigh_by_square(X, W)
         scale = _search(X, W)
         store(scales, 0, scale)
         step_a, step_b = _xs_step(scales, 0), _xs_step(scales, 8)
-        step = _per_super_block(step_a, step_b)
+        step = per_super_block(step_a, step_b)
         code = minimum(maximum(nearest_code(_inverse(step) * scale), splat(np.int32(-32))), splat(np.int32(31)))
         store(codes, 0, code + splat(np.int32(32)))
         _pack(X, _inverse(step * to_f32(code)), nibbles, packed)
@@ -295,13 +264,9 @@ def _xs_encode(x, importance, out):
         _xs_write(data, 136 * other, step_b, codes, packed, 8)
 
 
-_NO_IMPORTANCE = np.empty(0, np.float32)
-_NO_IMPORTANCE.flags.writeable = False
-
-
 def iq4_nl_encode(x: np.ndarray, out: np.ndarray) -> None:
     """float32 → IQ4_NL. x: (rows, cols) float32; out: (rows, cols / 32 · 18) uint8."""
-    _nl_encode(x, _NO_IMPORTANCE, out)
+    _nl_encode(x, NO_IMPORTANCE, out)
 
 
 def iq4_nl_encode_weighted(x: np.ndarray, importance: np.ndarray, out: np.ndarray) -> None:
@@ -311,7 +276,7 @@ def iq4_nl_encode_weighted(x: np.ndarray, importance: np.ndarray, out: np.ndarra
 
 def iq4_xs_encode(x: np.ndarray, out: np.ndarray) -> None:
     """float32 → IQ4_XS. x: (rows, cols) float32; out: (rows, cols / 256 · 136) uint8."""
-    _xs_encode(x, _NO_IMPORTANCE, out)
+    _xs_encode(x, NO_IMPORTANCE, out)
 
 
 def iq4_xs_encode_weighted(x: np.ndarray, importance: np.ndarray, out: np.ndarray) -> None:
