@@ -9,7 +9,15 @@ One file for each number of bits; `grids` has the codebooks, `search` what their
 """
 
 from ggufkit.formats.iquants.iq1 import iq1_m_decode, iq1_s_decode
-from ggufkit.formats.iquants.iq2 import iq2_s_decode, iq2_xs_decode, iq2_xxs_decode
+from ggufkit.formats.iquants.iq2 import (
+    iq2_s_decode,
+    iq2_s_encode,
+    iq2_s_encode_weighted,
+    iq2_xs_decode,
+    iq2_xs_encode_weighted,
+    iq2_xxs_decode,
+    iq2_xxs_encode_weighted,
+)
 from ggufkit.formats.iquants.iq3 import (
     iq3_s_decode,
     iq3_s_encode,
@@ -31,8 +39,12 @@ __all__ = [
     "iq1_m_decode",
     "iq1_s_decode",
     "iq2_s_decode",
+    "iq2_s_encode",
+    "iq2_s_encode_weighted",
     "iq2_xs_decode",
+    "iq2_xs_encode_weighted",
     "iq2_xxs_decode",
+    "iq2_xxs_encode_weighted",
     "iq3_s_decode",
     "iq3_s_encode",
     "iq3_s_encode_weighted",
