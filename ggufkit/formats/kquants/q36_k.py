@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ggufkit.formats.kquants.search import make_q3, make_qx, sbyte, store_levels, sum_of_squares, weigh
+from ggufkit.formats.kquants.search import extreme, make_q3, make_qx, sbyte, store_levels, sum_of_squares, weigh
 from ggufkit.formats.kquants.tiles import (
     QK_K,
     load_batch,
@@ -51,18 +51,15 @@ _ZERO, _SMALLEST = np.float32(0), np.float32(1e-15)
 def q3_k_encode(x, out):
     """Encode as quantize_row_q3_K_ref does. x: (rows, cols) float32; out: (rows, cols / 256 · 110) uint8."""
     weights, blocks = x.reshape(-1), out.reshape(-1)
-    X, S, sums = np.empty(QK_K * LANES, np.float32), np.empty(_SUB * LANES, np.float32), np.empty(8 * LANES, np.float32)
-    L, q, Y = np.empty(4 * _TILE, np.float32), np.empty(X.size, np.uint8), np.empty(_Q3_BYTES * LANES, np.uint8)
-    half = np.empty(LANES, np.uint16)
+    X, S, L = np.empty(QK_K * LANES, np.float32), np.empty(_SUB * LANES, np.float32), np.empty(_TILE, np.float32)
+    Y, q, half = np.empty(_Q3_BYTES * LANES, np.uint8), np.empty(X.size, np.uint8), np.empty(LANES, np.uint16)
     n = weights.size // QK_K
     for first in range(0, n, LANES):
         count = min(LANES, n - first)
         load_batch(weights, first, count, X)
-        for j in range(0, _SUB, 4):
-            make_q3(X, j * _TILE, 4, L, sums)
-            for i in range(0, 4 * LANES, LANES):
-                store(S, j * LANES + i, load(sums, i))
-            for i in range(0, 4 * _TILE, LANES):
+        for j in range(_SUB):
+            store(S, j * LANES, make_q3(X, j * _TILE, L))
+            for i in range(0, _TILE, LANES):
                 store(q, j * _TILE + i, to_i32(load(L, i) + splat(np.float32(4))))
         d = put_half(_quantize_scales_q3(S), half, Y, 108)
         _finish_q3(X, S, d, q, Y)
@@ -138,8 +135,8 @@ def _search(X, j, W, S, q, nmax):
 def _quantize_scales_q3(S):
     """Scales as −32 … 31 of the extreme one, in S; returns d."""
     zero, one, bottom = splat(_ZERO), splat(np.float32(1)), splat(np.float32(-32))
-    extreme = _extreme_scale(S)
-    empty, iscale = extreme == zero, bottom / extreme
+    largest = extreme(S, 0)
+    empty, iscale = largest == zero, bottom / largest
     for i in range(0, _SUB * LANES, LANES):
         # The reference rounds to an int8 before it caps.
         level = sbyte(nearest_wrapped(iscale * load(S, i)))
@@ -170,23 +167,12 @@ def _finish_q3(X, S, d, q, Y):
 
 
 @kernel
-def _extreme_scale(S):
-    """The scale of largest magnitude, the first of equals."""
-    largest, extreme = splat(_ZERO), splat(_ZERO)
-    for j in range(_SUB):
-        scale = load(S, j * LANES)
-        extreme = select(fabs(scale) > largest, scale, extreme)
-        largest = maximum(fabs(scale), largest)
-    return extreme
-
-
-@kernel
 def _quantize_q6(X, S, Y, q, half):
     """Scales as −128 … 127 of the extreme one, and the levels for them; a super-block of zeros gets zero bytes."""
     zero, none = splat(_ZERO), splat(np.int32(0))
-    extreme = _extreme_scale(S)
-    empty = fabs(extreme) < splat(_SMALLEST)
-    iscale = splat(np.float32(-128)) / extreme
+    largest = extreme(S, 0)
+    empty = fabs(largest) < splat(_SMALLEST)
+    iscale = splat(np.float32(-128)) / largest
     d = put_half(select(empty, zero, splat(np.float32(1)) / iscale), half, Y, 208)
     for j in range(_SUB):
         scale = minimum(nearest_wrapped(iscale * load(S, j * LANES)), splat(np.float32(127)))

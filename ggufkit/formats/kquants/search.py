@@ -191,31 +191,31 @@ def make_qx(X, at, W, nmax):
     Source: make_qx_quants, ggml-quants.c.
     """
     zero, bottom, top = splat(_ZERO), splat(-nmax), splat(nmax - _ONE)
-    extreme = _extreme(X, at)
-    iscale = bottom / extreme
+    largest = extreme(X, at)
+    iscale = bottom / largest
     sum_lx, sum_l2 = _fit(X, at, W, iscale, bottom, top)
     scale = select(sum_l2 == zero, zero, sum_lx / sum_l2)
     best, best_iscale = scale * sum_lx, iscale
     for step in range(-9, 10):
         if step != 0:
-            iscale = splat(-(nmax + np.float32(0.1) * np.float32(step))) / extreme
+            iscale = splat(-(nmax + np.float32(0.1) * np.float32(step))) / largest
             sum_lx, sum_l2 = _fit(X, at, W, iscale, bottom, top)
             better = (sum_l2 > zero) & (sum_lx * sum_lx > best * sum_l2)
             scale = select(better, sum_lx / sum_l2, scale)
             best = select(better, scale * sum_lx, best)
             best_iscale = select(better, iscale, best_iscale)
-    nothing = fabs(extreme) < splat(_GROUP_MAX_EPS)
+    nothing = fabs(largest) < splat(_GROUP_MAX_EPS)
     return select(nothing, zero, scale), select(nothing, zero, best_iscale)
 
 
 @kernel
-def _extreme(X, at):
-    """The weight of largest magnitude of 16, the first of equals."""
-    extreme = splat(_ZERO)
+def extreme(X, at):
+    """The number of largest magnitude of 16, the first of equals."""
+    largest = splat(_ZERO)
     for i in range(16):
         v = load(X, at + i * LANES)
-        extreme = select(fabs(v) > fabs(extreme), v, extreme)
-    return extreme
+        largest = select(fabs(v) > fabs(largest), v, largest)
+    return largest
 
 
 @kernel
@@ -240,60 +240,45 @@ def store_levels(X, at, iscale, nmax, q):
 
 
 @kernel
-def make_q3(X, at, n, L, sums):
-    """Scales and levels of n neighbouring sub-blocks of 16 weights, x ≈ scale·l, l in −4 … 3, weight x².
+def make_q3(X, at, L):
+    """Scale of x ≈ scale·l, l in −4 … 3, of 16 weights; an error weighs x². Writes the levels to L.
 
     Starts from level −4 for the weight of largest magnitude, then moves single levels while that helps, at most
-    five rounds. Each move waits for a division that depends on the one before; n sub-blocks side by side fill
-    the wait.
-
-    L : (n, 16, 16) float32, the levels found.
-    sums : (2, n, 16) float32; its first half is left with the scales.
+    five rounds. Few do move: sixteen lanes mostly agree that nothing changes, and the next weight need not wait.
 
     Source: make_q3_quants, ggml-quants.c.
     """
     zero, bottom, top = splat(_ZERO), splat(np.float32(-4)), splat(np.float32(3))
-    second = n * LANES
-    for k in range(n):
-        tile = 16 * LANES * k
-        iscale = bottom / _extreme(X, at + tile)
-        sum_lx, sum_l2 = zero, zero
-        for i in range(0, 16 * LANES, LANES):
-            v = load(X, at + tile + i)
-            w, level = v * v, minimum(maximum(nearest_int(iscale * v), bottom), top)
-            store(L, tile + i, level)
-            sum_lx = sum_lx + w * v * level
-            sum_l2 = sum_l2 + w * level * level
-        store(sums, k * LANES, sum_lx)
-        store(sums, second + k * LANES, sum_l2)
+    largest = extreme(X, at)
+    nothing, iscale = fabs(largest) < splat(_GROUP_MAX_EPS), bottom / largest
+    sum_lx, sum_l2 = zero, zero
+    for i in range(0, 16 * LANES, LANES):
+        v = load(X, at + i)
+        w, level = v * v, minimum(maximum(nearest_int(iscale * v), bottom), top)
+        store(L, i, level)
+        sum_lx = sum_lx + w * v * level
+        sum_l2 = sum_l2 + w * level * level
     for _ in range(5):
         changed = zero > top  # in no lane
         for i in range(0, 16 * LANES, LANES):
-            for k in range(n):
-                tile = 16 * LANES * k
-                v, level = load(X, at + tile + i), load(L, tile + i)
-                sum_lx, sum_l2 = load(sums, k * LANES), load(sums, second + k * LANES)
-                w = v * v
-                wx = w * v
-                rest_lx, rest_l2 = sum_lx - wx * level, sum_l2 - w * level * level
-                moved = nearest_level(v * rest_l2 / rest_lx, bottom, top)
-                move = (rest_lx > zero) & (moved != level)
+            v, level = load(X, at + i), load(L, i)
+            w = v * v
+            wx = w * v
+            rest_lx, rest_l2 = sum_lx - wx * level, sum_l2 - w * level * level
+            moved = nearest_level(v * rest_l2 / rest_lx, bottom, top)
+            move = (rest_lx > zero) & (moved != level)
+            if any_lane(move):
                 rest_lx, rest_l2 = rest_lx + wx * moved, rest_l2 + w * moved * moved
                 move = move & (rest_l2 > zero) & (rest_lx * rest_lx * sum_l2 > sum_lx * sum_lx * rest_l2)
-                store(L, tile + i, select(move, moved, level))
-                store(sums, k * LANES, select(move, rest_lx, sum_lx))
-                store(sums, second + k * LANES, select(move, rest_l2, sum_l2))
+                store(L, i, select(move, moved, level))
+                sum_lx, sum_l2 = select(move, rest_lx, sum_lx), select(move, rest_l2, sum_l2)
                 changed = changed | move
         # A lane without a change repeats itself, so it may go on until all lanes are done.
         if not any_lane(changed):
             break
-    for k in range(n):
-        tile = 16 * LANES * k
-        nothing = fabs(_extreme(X, at + tile)) < splat(_GROUP_MAX_EPS)
-        for i in range(tile, tile + 16 * LANES, LANES):
-            store(L, i, select(nothing, bottom, load(L, i)))
-        sum_lx, sum_l2 = load(sums, k * LANES), load(sums, second + k * LANES)
-        store(sums, k * LANES, select((sum_l2 > zero) & ~nothing, sum_lx / sum_l2, zero))
+    for i in range(0, 16 * LANES, LANES):
+        store(L, i, select(nothing, bottom, load(L, i)))
+    return select((sum_l2 > zero) & ~nothing, sum_lx / sum_l2, zero)
 
 
 @kernel
