@@ -8,6 +8,7 @@ Source: ggml/src/ggml-quants.c of llama.cpp.
 """
 
 from ggufkit.formats.kquants.q2_k import q2_k_decode, q2_k_encode, q2_k_encode_weighted
+from ggufkit.formats.kquants.q8_k import q8_k_decode, q8_k_encode
 from ggufkit.formats.kquants.q36_k import (
     q3_k_decode,
     q3_k_encode,
@@ -41,4 +42,6 @@ __all__ = [
     "q6_k_decode",
     "q6_k_encode",
     "q6_k_encode_weighted",
+    "q8_k_decode",
+    "q8_k_encode",
 ]
