@@ -6,7 +6,7 @@ import ggml
 import numpy as np
 import pytest
 
-from ggufkit.formats import codec, iquants
+from ggufkit.formats import codec
 from ggufkit.formats.table import FORMATS, formats
 
 IQ = [format for format in formats() if format.family == "iquants"]
@@ -157,9 +157,7 @@ def check_encode(rows: np.ndarray, format, importance: np.ndarray | None = None)
     assert not differing.any(), f"blocks {np.flatnonzero(differing)[:10]} differ"
 
 
-ENCODABLE = [f for f in IQ if hasattr(iquants, f"{f.name.lower()}_encode_weighted")]
-ENCODED = pytest.mark.parametrize("format", ENCODABLE, ids=lambda f: f.name)
-WITHOUT = pytest.mark.parametrize("format", [f for f in ENCODABLE if not f.needs_importance], ids=lambda f: f.name)
+WITHOUT = pytest.mark.parametrize("format", [f for f in IQ if not f.needs_importance], ids=lambda f: f.name)
 
 
 @WITHOUT
@@ -167,14 +165,25 @@ def test_encode_equals_libggml(format):
     check_encode(rows_of_all_kinds(), format)
 
 
-@ENCODED
+@ALL
 @pytest.mark.parametrize("kind", ["random", "zeros", "spiky"])
 def test_encode_with_importance_equals_libggml(format, kind):
     check_encode(rows_of_all_kinds(), format, importances(512)[kind])
 
 
-@ENCODED
+@ALL
 @pytest.mark.parametrize("rows", [1, 2, 3, 5])
 def test_encode_of_few_blocks_equals_libggml(format, rows):
     x = np.random.default_rng(rows).standard_normal((rows, 256)).astype(np.float32)
     check_encode(x, format, importances(256)["random"])
+
+
+def test_error_of_a_normal_row_shrinks_with_the_bits():
+    x = np.random.default_rng(3).standard_normal((4, 1024)).astype(np.float32)
+    errors = {}
+    for format in sorted(IQ, key=lambda f: f.bits_per_weight):
+        error = codec.decode(codec.encode(x, format, np.ones(1024, np.float32)), format) - x
+        errors[format.name] = float(np.square(error).mean())
+    assert list(errors.values()) == sorted(errors.values(), reverse=True)
+    assert errors["IQ4_NL"] < 0.006
+    assert errors["IQ1_S"] < 0.25

@@ -8,7 +8,13 @@
 One file for each number of bits; `grids` has the codebooks, `search` what their encoders share.
 """
 
-from ggufkit.formats.iquants.iq1 import iq1_m_decode, iq1_s_decode
+from ggufkit.formats.iquants.iq1 import (
+    iq1_m_decode,
+    iq1_m_encode,
+    iq1_m_encode_weighted,
+    iq1_s_decode,
+    iq1_s_encode_weighted,
+)
 from ggufkit.formats.iquants.iq2 import (
     iq2_s_decode,
     iq2_s_encode,
@@ -37,7 +43,10 @@ from ggufkit.formats.iquants.iq4 import (
 
 __all__ = [
     "iq1_m_decode",
+    "iq1_m_encode",
+    "iq1_m_encode_weighted",
     "iq1_s_decode",
+    "iq1_s_encode_weighted",
     "iq2_s_decode",
     "iq2_s_encode",
     "iq2_s_encode_weighted",
