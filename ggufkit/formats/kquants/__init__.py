@@ -1,7 +1,7 @@
 """The K-quants: super-blocks of 256 weights whose sub-blocks' scales are themselves quantized.
 
-    tiles            16 super-blocks to lanes, their bytes back
-    search, mins     the scale searches
+    tiles                   sixteen super-blocks to lanes, and their bytes back
+    search  mins            the searches for scales; what the formats with a min share
     q2_k q36_k q45_k q8_k   the formats, like ones together: search, quantize, pack; and decode
 
 Source: ggml/src/ggml-quants.c of llama.cpp.

@@ -159,15 +159,18 @@ def _pack(q, Y):
 def q2_k_decode(blocks, out):
     """Exact. blocks: (n, 84) uint8; out: (n, 256) float32."""
     data, halves, values = blocks.reshape(-1), blocks.reshape(-1).view(np.uint16), out.reshape(-1)
-    pair = splat(np.int32(3))
+    pair, four, nibble = splat(np.int32(3)), splat(np.int32(4)), splat(np.int32(15))
+    T = np.empty(2 * LANES, np.float32)  # steps and offsets of the sub-blocks
     for b in range(blocks.shape[0]):
         at = b * _BYTES
         d, dmin = half_to_float(halves[(at + 80) // 2]), half_to_float(halves[(at + 82) // 2])
+        both = load(data, at)
+        store(T, 0, splat(d) * to_f32(both & nibble))
+        store(T, LANES, splat(dmin) * to_f32(both >> four))
         for j in range(2):
             for half in range(2):
                 four_levels = load(data, at + 16 + 32 * j + 16 * half)
                 for k in range(4):
-                    scale = data[at + 8 * j + 2 * k + half]
+                    s = 8 * j + 2 * k + half
                     level = four_levels >> splat(np.int32(2 * k)) & pair
-                    step, offset = splat(d * np.float32(scale & 15)), splat(dmin * np.float32(scale >> 4))
-                    store(values, b * QK_K + 128 * j + 32 * k + 16 * half, step * to_f32(level) - offset)
+                    store(values, b * QK_K + 16 * s, splat(T[s]) * to_f32(level) - splat(T[LANES + s]))

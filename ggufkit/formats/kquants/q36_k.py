@@ -261,49 +261,53 @@ def _pack_q6(q, Y):
 @kernel
 def q6_k_decode(blocks, out):
     """Exact. blocks: (n, 210) uint8; out: (n, 256) float32."""
-    data, values = blocks.reshape(-1), out.reshape(-1)
-    scales, halves = data.view(np.int8), data.view(np.uint16)
+    data, halves, values = blocks.reshape(-1), blocks.reshape(-1).view(np.uint16), out.reshape(-1)
+    scales, T = data.view(np.int8), np.empty(LANES, np.float32)  # T: steps of the sub-blocks
     four, nibble, pair = splat(np.int32(4)), splat(np.int32(15)), splat(np.int32(3))
     for b in range(blocks.shape[0]):
         at = b * _Q6_BYTES
-        d = half_to_float(halves[(at + 208) // 2])
+        store(T, 0, splat(half_to_float(halves[(at + 208) // 2])) * to_f32(load(scales, at + 192)))
         for j in range(2):
             for half in range(2):
                 low = load(data, at + 64 * j + 16 * half)
                 middle = load(data, at + 64 * j + 32 + 16 * half)
                 high = load(data, at + 128 + 32 * j + 16 * half)
-                scale, to = at + 192 + 8 * j + half, b * QK_K + 128 * j + 16 * half
                 for k in range(4):
                     nibbles = (low, middle, low >> four, middle >> four)[k] & nibble
                     level = (nibbles | ((high >> splat(np.int32(2 * k)) & pair) << four)) - splat(np.int32(32))
-                    step = splat(d * np.float32(scales[scale + 2 * k]))
-                    store(values, to + 32 * k, step * to_f32(level))
+                    s = 8 * j + 2 * k + half
+                    store(values, b * QK_K + 16 * s, splat(T[s]) * to_f32(level))
 
 
 @kernel
 def q3_k_decode(blocks, out):
     """Exact. blocks: (n, 110) uint8; out: (n, 256) float32."""
     data, halves, values = blocks.reshape(-1), blocks.reshape(-1).view(np.uint16), out.reshape(-1)
-    one, pair, four = splat(np.int32(1)), splat(np.int32(3)), splat(np.int32(4))
+    T = np.empty(2 * LANES, np.float32)  # steps of the sub-blocks
+    one, two, pair, four = splat(np.int32(1)), splat(np.int32(2)), splat(np.int32(3)), splat(np.int32(4))
     for b in range(blocks.shape[0]):
         at = b * _Q3_BYTES
-        d = half_to_float(halves[(at + 108) // 2])
+        _steps_q3(data, at, half_to_float(halves[(at + 108) // 2]), T)
         for half in range(2):
             high = load(data, at + 16 * half)
             for j in range(2):
                 low = load(data, at + 32 + 32 * j + 16 * half)
                 for k in range(4):
-                    s = 4 * j + k
-                    level = (low >> splat(np.int32(2 * k)) & pair) | (
-                        (high >> splat(np.int32(s)) & one) << splat(np.int32(2))
-                    )
-                    scale = _scale_q3(data, at + 96, 2 * s + half)
-                    store(values, b * QK_K + 32 * s + 16 * half, splat(d * scale) * to_f32(level - four))
+                    bit = high >> splat(np.int32(4 * j + k)) & one
+                    level = (low >> splat(np.int32(2 * k)) & pair | bit << two) - four
+                    s = 8 * j + 2 * k + half
+                    store(values, b * QK_K + 16 * s, splat(T[12 + s]) * to_f32(level))
 
 
 @kernel
-def _scale_q3(data, at, j):
-    """Scale j, −32 … 31, of the 12 bytes from data[at] on."""
-    low = data[at + j % 8] >> (4 * (j // 8)) & 15
-    high = data[at + 8 + j % 4] >> (2 * (j // 4)) & 3
-    return np.float32(np.int32(low | (high << 4)) - np.int32(32))
+def _steps_q3(data, at, d, T):
+    """d·scale of the sixteen sub-blocks of the block at data[at] to T[12 … 27].
+
+    Four at a time in the last lanes, so that no load leaves the block; what the others leave in T is overwritten
+    by the next.
+    """
+    low, high, four = (load(data, at + 84), load(data, at + 88)), load(data, at + 92), splat(np.int32(4))
+    for g in (3, 2, 1, 0):
+        bits = low[g % 2] >> splat(np.int32(4 * (g // 2))) & splat(np.int32(15))
+        top = high >> splat(np.int32(2 * g)) & splat(np.int32(3))
+        store(T, 4 * g, splat(d) * to_f32((bits | top << four) - splat(np.int32(32))))

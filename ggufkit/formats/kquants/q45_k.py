@@ -198,12 +198,13 @@ def _decode(blocks, out):
     type_size = blocks.shape[1]
     data, halves, values = blocks.reshape(-1), blocks.reshape(-1).view(np.uint16), out.reshape(-1)
     four, nibble, sixteen = splat(np.int32(4)), splat(np.int32(15)), splat(np.int32(16))
+    T = np.empty(2 * LANES, np.float32)  # steps and offsets of the sub-blocks
     for b in range(blocks.shape[0]):
         at = b * type_size
-        d, dmin = half_to_float(halves[at // 2]), half_to_float(halves[at // 2 + 1])
+        _steps_and_offsets(data, at + 4, half_to_float(halves[at // 2]), half_to_float(halves[at // 2 + 1]), T)
         for j in range(4):
-            step_a, low_a = _step_and_min(data, at + 4, 2 * j, d, dmin)
-            step_b, low_b = _step_and_min(data, at + 4, 2 * j + 1, d, dmin)
+            step_a, step_b = splat(T[2 * j]), splat(T[2 * j + 1])
+            offset_a, offset_b = splat(T[8 + 2 * j]), splat(T[9 + 2 * j])
             for i in range(0, _N, LANES):
                 both = load(data, at + type_size - 128 + 32 * j + i)
                 level_a, level_b = both & nibble, both >> four
@@ -212,19 +213,23 @@ def _decode(blocks, out):
                     level_a = level_a | (high & sixteen)
                     level_b = level_b | (high >> splat(np.int32(1)) & sixteen)
                 to = b * QK_K + 64 * j + i
-                store(values, to, step_a * to_f32(level_a) - low_a)
-                store(values, to + 32, step_b * to_f32(level_b) - low_b)
+                store(values, to, step_a * to_f32(level_a) - offset_a)
+                store(values, to + 32, step_b * to_f32(level_b) - offset_b)
 
 
 q4_k_decode = q5_k_decode = _decode
 
 
 @kernel
-def _step_and_min(data, at, j, d, dmin):
-    """d·scale and dmin·min of sub-block j in all lanes; the 12 bytes of scales start at data[at]."""
-    if j < 4:
-        scale, low = data[at + j] & 63, data[at + 4 + j] & 63
-    else:
-        scale = (data[at + 4 + j] & 15) | (data[at + j - 4] >> 6 << 4)
-        low = (data[at + 4 + j] >> 4) | (data[at + j] >> 6 << 4)
-    return splat(d * np.float32(scale)), splat(dmin * np.float32(low))
+def _steps_and_offsets(data, at, d, dmin, T):
+    """d·scale of the eight sub-blocks to T[0 … 7] and dmin·min to T[8 … 15]; scales begins at data[at].
+
+    Four at a time in the first lanes; what the others leave in T is overwritten by the next.
+    """
+    d, dmin, low6, nibble = splat(d), splat(dmin), splat(np.int32(63)), splat(np.int32(15))
+    four, six = splat(np.int32(4)), splat(np.int32(6))
+    a, b, c = load(data, at), load(data, at + 4), load(data, at + 8)
+    store(T, 0, d * to_f32(a & low6))
+    store(T, 4, d * to_f32((c & nibble) | (a >> six << four)))
+    store(T, 8, dmin * to_f32(b & low6))
+    store(T, 12, dmin * to_f32((c >> four) | (b >> six << four)))
