@@ -25,7 +25,10 @@ class Checkpoint:
     identity : changes when a file of the folder does (names, sizes and times).
     config : `config.json`.
     tensors : name → `Tensor`, shard after shard, sorted by name within each.
+    pre_tokenizer : llama.cpp's name of the pre-tokenizer, where the user knows it better; None to recognise it.
     """
+
+    pre_tokenizer: str | None = None
 
     def __init__(self, folder: Path, identity: bytes, config: dict[str, Any], tensors: Mapping[str, Tensor]):
         self.folder = folder

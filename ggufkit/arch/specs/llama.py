@@ -5,7 +5,7 @@ from __future__ import annotations
 from ggufkit.arch.metadata import BASE, ROPE_DIMENSIONS, VOCAB_SIZE
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import permute_rope, rope_freqs, stack_experts
-from ggufkit.arch.vocab.spm import sentencepiece
+from ggufkit.arch.vocab.llama import llama_vocabulary
 
 # transformers' defaults of what public configs leave out. A model's shape is never assumed.
 _LLAMA = {
@@ -39,7 +39,7 @@ LLAMA = Architecture(
         "MixtralForCausalLM": _MIXTRAL,
     },
     metadata=(*BASE, VOCAB_SIZE, ROPE_DIMENSIONS),
-    vocabulary=sentencepiece,
+    vocabulary=llama_vocabulary,
     transforms=(
         *PERMUTED,
         stack_experts(

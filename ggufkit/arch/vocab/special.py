@@ -1,89 +1,199 @@
-"""Special tokens and chat templates, from tokenizer_config.json, tokenizer.json and config.json."""
+"""Special tokens and chat templates, from tokenizer_config.json, tokenizer.json and config.json.
+
+    special = read_special(checkpoint, n_vocab=32000)
+    special.set("eot", 107)
+    metadata.update(special.pairs())
+
+Source: `SpecialVocab` of llama.cpp's gguf-py, whose findings these are, its guesses at post-processors included.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
+from ggufkit.arch.vocab.postprocessor import read_post_processor
 from ggufkit.checkpoint.folder import Checkpoint
 from ggufkit.errors import CheckpointError, os_errors, printable
 from ggufkit.gguf.header import Value, ValueType
 
-__all__ = ["special_tokens"]
+__all__ = ["SpecialTokens", "read_special", "special_tokens"]
 
-# Kind in Hugging Face's files → in GGUF's keys.
-_KINDS = {
+# The kinds that are looked for.
+_KINDS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+
+# Kind → its name in GGUF's keys; the other kinds have no key.
+_KEYS = {
     "bos": "bos",
     "eos": "eos",
+    "eot": "eot",
+    "eom": "eom",
     "unk": "unknown",
     "sep": "seperator",  # spelled so in the format
     "pad": "padding",
-    "cls": "cls",
     "mask": "mask",
 }
+_ADDED = ("bos", "eos", "sep")
 
 
-def special_tokens(checkpoint: Checkpoint, n_vocab: int) -> Iterator[tuple[str, Value]]:
-    """Ids of the special tokens, whether to add them to a text, and the chat template.
+@dataclass
+class SpecialTokens:
+    """What is known of a vocabulary beyond its tokens.
 
-    An id comes from the token's text in tokenizer.json, else from config.json; ids of `n_vocab` and more, which
-    have no embedding, are left out.
+    Attributes
+    ----------
+    n_vocab : ids of this and more have no embedding and are left out; None for no limit.
+    merges : BPE merges, ``"left right"``, best first.
+    ids : kind (bos, eos, eot, …) → token id.
+    add : kind → whether a text gets it.
+    templates : named chat templates; the main one is called "default".
+    normalizer : ``lowercase`` and ``strip_accents`` where tokenizer.json says so.
     """
-    settings = checkpoint.json("tokenizer_config.json") or {}
-    ids: dict[str, int] = {}
-    for kind, token in [*_ids_by_text(checkpoint, settings), *_ids_by_number(checkpoint.config)]:
-        if 0 <= token < n_vocab:
-            ids.setdefault(kind, token)
-    for kind, token in ids.items():
-        yield f"tokenizer.ggml.{_KINDS[kind]}_token_id", Value(ValueType.UINT32, token)
-    for kind in ("bos", "eos", "sep"):
-        if isinstance(add := settings.get(f"add_{kind}_token"), bool):
-            yield f"tokenizer.ggml.add_{kind}_token", Value(ValueType.BOOL, add)
-    yield from _chat_templates(checkpoint, settings)
+
+    n_vocab: int | None = None
+    merges: list[str] = field(default_factory=list)
+    ids: dict[str, int] = field(default_factory=dict)
+    add: dict[str, bool] = field(default_factory=dict)
+    templates: dict[str, str] = field(default_factory=dict)
+    normalizer: dict[str, bool] = field(default_factory=dict)
+
+    def set(self, kind: str, token: Any) -> None:
+        """Give a kind its token, unless it has one already or `token` is no id of the vocabulary."""
+        if type(token) is int and token >= 0 and (self.n_vocab is None or token < self.n_vocab):
+            self.ids.setdefault(kind, token)
+
+    def pairs(self) -> Iterator[tuple[str, Value]]:
+        """Typed metadata in the order of llama.cpp's converter."""
+        if self.merges:
+            yield "tokenizer.ggml.merges", Value(ValueType.ARRAY, self.merges, ValueType.STRING)
+        for kind, token in self.ids.items():
+            if kind in _KEYS:
+                yield f"tokenizer.ggml.{_KEYS[kind]}_token_id", Value(ValueType.UINT32, token)
+        for kind, add in self.add.items():
+            if kind in _ADDED:
+                yield f"tokenizer.ggml.add_{kind}_token", Value(ValueType.BOOL, add)
+        named = [name for name in self.templates if name != "default"]
+        for name in named:
+            yield f"tokenizer.chat_template.{name}", Value(ValueType.STRING, self.templates[name])
+        if named:
+            yield "tokenizer.chat_templates", Value(ValueType.ARRAY, named, ValueType.STRING)
+        if "default" in self.templates:
+            yield "tokenizer.chat_template", Value(ValueType.STRING, self.templates["default"])
+        for name, flag in self.normalizer.items():
+            yield f"tokenizer.ggml.normalizer.{name}", Value(ValueType.BOOL, flag)
 
 
-def _ids_by_text(checkpoint: Checkpoint, settings: dict[str, Any]) -> Iterator[tuple[str, int]]:
-    added = (checkpoint.json("tokenizer.json") or {}).get("added_tokens") or []
+def special_tokens(checkpoint: Checkpoint, n_vocab: int | None = None) -> Iterator[tuple[str, Value]]:
+    """The metadata of `read_special`, for vocabularies that add nothing to it."""
+    return read_special(checkpoint, n_vocab).pairs()
+
+
+def read_special(checkpoint: Checkpoint, n_vocab: int | None = None, merges: bool = False) -> SpecialTokens:
+    """Special tokens, whether to add them to a text, chat templates, and with `merges` the BPE merges.
+
+    An id comes from the token's text in tokenizer.json, else from config.json.
+
+    Raises
+    ------
+    CheckpointError : a file is malformed.
+    """
+    special = SpecialTokens(n_vocab)
+    tokenizer = checkpoint.json("tokenizer.json") or {}
+    settings = dict(checkpoint.json("tokenizer_config.json") or {})
+    kinds = list(_KINDS)
+    if tokenizer:
+        if merges:
+            special.merges = _merges(checkpoint, tokenizer)
+        special.normalizer = dict(sorted(dict(_normalizer(tokenizer.get("normalizer"))).items()))
+        kinds += read_post_processor(tokenizer.get("post_processor"), settings, special.add)
+    if settings:
+        special.templates = _chat_templates(checkpoint, settings)
+        by_text = _added_tokens(tokenizer)
+        for kind in kinds:
+            if isinstance(add := settings.get(f"add_{kind}_token"), bool):
+                special.add.setdefault(kind, add)
+            entry = settings.get(f"{kind}_token")
+            text = entry.get("content") if isinstance(entry, dict) else entry
+            if isinstance(text, str):
+                special.set(kind, by_text.get(text))
+    text_config = checkpoint.config.get("text_config")
+    for kind in kinds:
+        token = checkpoint.config.get(f"{kind}_token_id")
+        if token is None and isinstance(text_config, dict):
+            token = text_config.get(f"{kind}_token_id")
+        special.set(kind, token)
+    if merges and not special.merges:
+        special.merges = _merges_txt(checkpoint)
+    return special
+
+
+def _added_tokens(tokenizer: dict[str, Any]) -> dict[str, int]:
+    """Text → id of tokenizer.json's added tokens, the first of a text."""
     by_text: dict[str, int] = {}
+    added = tokenizer.get("added_tokens")
     for entry in added if isinstance(added, list) else ():
         if isinstance(entry, dict) and isinstance(entry.get("content"), str) and type(entry.get("id")) is int:
             by_text.setdefault(entry["content"], entry["id"])
-    for kind in _KINDS:
-        entry = settings.get(f"{kind}_token")
-        text = entry.get("content") if isinstance(entry, dict) else entry
-        if isinstance(text, str) and text in by_text:
-            yield kind, by_text[text]
+    return by_text
 
 
-def _ids_by_number(config: dict[str, Any]) -> Iterator[tuple[str, int]]:
-    text_config = config.get("text_config")
-    for kind in _KINDS:
-        token = config.get(f"{kind}_token_id")
-        if token is None and isinstance(text_config, dict):
-            token = text_config.get(f"{kind}_token_id")
-        if type(token) is int:
-            yield kind, token
+def _merges(checkpoint: Checkpoint, tokenizer: dict[str, Any]) -> list[str]:
+    """The merges of tokenizer.json, each a string of two parts or a pair of strings."""
+    model = tokenizer.get("model")
+    merges = model.get("merges") if isinstance(model, dict) else None
+    if not merges:
+        return []
+    if isinstance(merges, list):
+        if all(isinstance(merge, str) for merge in merges):
+            return merges
+        if all(isinstance(merge, list) and [type(part) for part in merge] == [str, str] for merge in merges):
+            # In a string the space separates the parts, so that one inside a part is spelled as ByteLevel spells it.
+            return [" ".join(part.replace(" ", "\u0120") for part in merge) for merge in merges]
+    raise CheckpointError(f"{printable(checkpoint.folder)}/tokenizer.json: merges must be strings or pairs of strings")
 
 
-def _chat_templates(checkpoint: Checkpoint, settings: dict[str, Any]) -> Iterator[tuple[str, Value]]:
-    """The default template, and named ones under keys of their own with a list of their names."""
+def _merges_txt(checkpoint: Checkpoint) -> list[str]:
+    """The merges of merges.txt: a line of two parts each, below an optional line "#version"."""
+    lines = (checkpoint.text("merges.txt") or "").split("\n")
+    if lines[0].startswith("#"):
+        del lines[0]
+    parts = (line.split() for line in lines)
+    return [" ".join(pair) for pair in parts if len(pair) == 2]
+
+
+def _normalizer(normalizer: Any) -> Iterator[tuple[str, bool]]:
+    """("lowercase" or "strip_accents", flag) of a normalizer of tokenizer.json."""
+    if not isinstance(normalizer, dict):
+        return
+    kind = normalizer.get("type")
+    if kind == "Lowercase":
+        yield "lowercase", True
+    elif kind == "StripAccents":
+        yield "strip_accents", True
+    elif kind == "BertNormalizer":
+        for name in ("lowercase", "strip_accents"):
+            if isinstance(flag := normalizer.get(name), bool):
+                yield name, flag
+    elif kind == "Sequence" and isinstance(parts := normalizer.get("normalizers"), list):
+        for part in parts:
+            yield from _normalizer(part)
+
+
+def _chat_templates(checkpoint: Checkpoint, settings: dict[str, Any]) -> dict[str, str]:
+    """Name → chat template; names as GGUF's keys have them."""
     template = settings.get("chat_template", _template_files(checkpoint))
-    named = {}
-    if isinstance(template, list):
-        for entry in template:
-            if not isinstance(entry, dict) or not all(isinstance(entry.get(k), str) for k in ("name", "template")):
-                raise CheckpointError(
-                    f"{printable(checkpoint.folder)}/tokenizer_config.json: a chat template needs a name and a template"
-                )
-            named[entry["name"]] = entry["template"]
-        template = named.pop("default", None)
-    safe = {"".join(c if c.isascii() and c.isalnum() else "_" for c in name): text for name, text in named.items()}
-    for name, text in safe.items():
-        yield f"tokenizer.chat_template.{name}", Value(ValueType.STRING, text)
-    if safe:
-        yield "tokenizer.chat_templates", Value(ValueType.ARRAY, list(safe), ValueType.STRING)
     if isinstance(template, str):
-        yield "tokenizer.chat_template", Value(ValueType.STRING, template)
+        return {"default": template}
+    templates = {}
+    for entry in template if isinstance(template, list) else ():
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(k), str) for k in ("name", "template")):
+            raise CheckpointError(
+                f"{printable(checkpoint.folder)}/tokenizer_config.json: a chat template needs a name and a template"
+            )
+        name = "".join(c if c.isascii() and c.isalnum() else "_" for c in entry["name"])
+        templates[name] = entry["template"]
+    return templates
 
 
 def _template_files(checkpoint: Checkpoint) -> Any:
