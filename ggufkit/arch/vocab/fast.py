@@ -74,7 +74,9 @@ class FastTokenizer:
             self._tokenizer: Tokenizer = Tokenizer.from_str(text)
             self._add_tokens()
             self._fix_prefix_space()
-        except Exception as e:  # the package raises plain Exception
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as e:  # plain Exception, or what a panic of its Rust code becomes
             raise CheckpointError(f"{where} cannot be read: {printable(e)}") from None
         self.vocab: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
         self.base_size: int = self._tokenizer.get_vocab_size(with_added_tokens=False)
