@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ggufkit.checkpoint.pytorch import read_pytorch
 from ggufkit.checkpoint.safetensors import read_safetensors
 from ggufkit.errors import CheckpointError, FileError, os_errors, printable
 from ggufkit.tensor import Tensor
@@ -95,21 +96,39 @@ def _read_text(path: Path) -> str | None:
             raise CheckpointError(f"{printable(path)} is not valid UTF-8 (byte {e.start})") from None
 
 
+# Kinds of weights, the preferred first: index, start and end of the files' names, reader.
+_KINDS: tuple[tuple[str, str, str, Callable[[Path], Iterator[Tensor]]], ...] = (
+    ("model.safetensors.index.json", "model", ".safetensors", read_safetensors),
+    ("pytorch_model.bin.index.json", "pytorch_model", ".bin", read_pytorch),
+)
+
+
 def _index(folder: Path, found: list[str]) -> dict[str, Tensor]:
-    index = read_json(folder / "model.safetensors.index.json")
-    if index is None:
-        files = [name for name in found if name.startswith("model") and name.endswith(".safetensors")]
-        expected = None
-    else:
-        expected = _weight_map(folder, index)
-        files = sorted(set(expected.values()))
-    if not files:
-        raise CheckpointError(f"{printable(folder)} has no weights: no model*.safetensors and no index of shards")
+    for index_name, start, end, reader in _KINDS:
+        index = read_json(folder / index_name)
+        expected = None if index is None else _weight_map(folder / index_name, index)
+        if expected is None:
+            files = [name for name in found if name.startswith(start) and name.endswith(end)]
+        else:
+            files = sorted(set(expected.values()))
+        if files:
+            return _read_shards(folder, found, files, reader, expected)
+    raise CheckpointError(f"{printable(folder)} has no weights: no model*.safetensors and no pytorch_model*.bin")
+
+
+def _read_shards(
+    folder: Path,
+    found: list[str],
+    files: list[str],
+    reader: Callable[[Path], Iterator[Tensor]],
+    expected: dict[str, str] | None,
+) -> dict[str, Tensor]:
+    if missing := [name for name in files if name not in found]:
+        more = f" and {len(missing) - 1} more" if missing[1:] else ""
+        raise FileError(f"{printable(folder)} lacks the shard {printable(missing[0])}{more} that the index names")
     tensors: dict[str, Tensor] = {}
     for name in files:
-        if name not in found:
-            raise FileError(f"{printable(folder)} lacks the shard {printable(name)} that the index names")
-        for tensor in read_safetensors(folder / name):
+        for tensor in reader(folder / name):
             if tensor.name in tensors:
                 raise CheckpointError(
                     f"{printable(folder / name)}: tensor {printable(tensor.name)} is in another shard too"
@@ -120,10 +139,10 @@ def _index(folder: Path, found: list[str]) -> dict[str, Tensor]:
     return tensors
 
 
-def _weight_map(folder: Path, index: dict[str, Any]) -> dict[str, str]:
+def _weight_map(path: Path, index: dict[str, Any]) -> dict[str, str]:
     """Tensor name → shard file of an index, refusing files outside the folder."""
     weight_map = index.get("weight_map")
-    where = printable(folder / "model.safetensors.index.json")
+    where = printable(path)
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
         raise CheckpointError(f"{where}: weight_map must map tensor names to file names")
     for name, file in weight_map.items():

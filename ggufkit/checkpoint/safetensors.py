@@ -25,7 +25,7 @@ from ggufkit.tensor import Tensor
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["DTYPES", "MAX_HEADER", "RAW_DTYPES", "read_safetensors"]
+__all__ = ["DTYPES", "MAX_HEADER", "RAW_DTYPES", "read_into", "read_safetensors"]
 
 MAX_HEADER = 100_000_000  # bytes
 
@@ -154,17 +154,25 @@ def _reader(path: Path, start: int, shape: tuple[int, ...], format: Format, name
         import numpy as np
 
         rows = np.empty((hi - lo, row_bytes), np.uint8)
-        view = rows.data.cast("B") if rows.size else memoryview(b"")
-        at = start + lo * row_bytes
-        with os_errors(path, "read"), open(path, "rb", buffering=0) as file:
-            while view:
-                n = os.preadv(file.fileno(), [view[: 1 << 30]], at)
-                if n == 0:
-                    raise CheckpointError(
-                        f"{printable(path)}: the file ends at byte {at}, inside tensor {printable(name)}"
-                    )
-                view, at = view[n:], at + n
+        read_into(path, rows, start + lo * row_bytes, name)
         rows.flags.writeable = False
         return rows
 
     return read
+
+
+def read_into(path: Path, rows: np.ndarray, at: int, name: str) -> None:
+    """Fill an array with the bytes from byte `at` of a file on; `name` is the tensor's, for messages.
+
+    Raises
+    ------
+    FileError : the file cannot be read.
+    CheckpointError : it ends inside.
+    """
+    view = rows.data.cast("B") if rows.size else memoryview(b"")
+    with os_errors(path, "read"), open(path, "rb", buffering=0) as file:
+        while view:
+            n = os.preadv(file.fileno(), [view[: 1 << 30]], at)
+            if n == 0:
+                raise CheckpointError(f"{printable(path)}: the file ends at byte {at}, inside tensor {printable(name)}")
+            view, at = view[n:], at + n
