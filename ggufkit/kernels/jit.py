@@ -4,8 +4,8 @@
     def q4_0_encode(x, out): ...
 
 Kernels release the GIL, follow IEEE 754 to the letter (no fast-math, NumPy's division) and are cached on disk.
-Numba notices an edit of the file that defines a kernel but not of a helper inlined from another file, so the
-cache folder's name carries a hash of all sources that may hold one, of the CPU and of Numba's version.
+Numba notices an edit of the file that defines a kernel but not of a helper inlined from another file, so the name
+of a module's cache folder carries a hash of the sources that it imports from, of the CPU and of Numba's version.
 
 Environment: NUMBA_CACHE_DIR overrides the folder; NUMBA_CPU_NAME and NUMBA_CPU_FEATURES choose another target.
 """
@@ -13,8 +13,10 @@ Environment: NUMBA_CACHE_DIR overrides the folder; NUMBA_CPU_NAME and NUMBA_CPU_
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,8 +30,9 @@ __all__ = ["CPU_FEATURES", "cache_folder", "inlined", "kernel"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# Rooms that may define or inline kernels.
-_KERNEL_ROOMS = ("kernels", "formats", "runtime")
+# What a source imports from rooms that may define kernels.
+_IMPORTS = re.compile(r"^\s*from ggufkit\.((?:kernels|formats|runtime)[\w.]*) import", re.MULTILINE)
+_PACKAGE = Path(__file__).parent.parent
 
 
 def _cpu_features() -> frozenset[str]:
@@ -45,32 +48,43 @@ def _cpu_features() -> frozenset[str]:
 CPU_FEATURES = _cpu_features()
 
 
-def cache_folder() -> Path:
-    """Where compiled kernels are kept."""
+def cache_folder(source: str) -> Path:
+    """Where the kernels that the file `source` defines are kept, compiled."""
     if config.CACHE_DIR:
         return Path(config.CACHE_DIR)
     if sys.platform == "darwin":
         base = Path.home() / "Library" / "Caches"
     else:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "ggufkit" / "kernels" / _sources_hash()
+    return base / "ggufkit" / "kernels" / _hash_of(Path(source))
 
 
-def _sources_hash() -> str:
-    """Short hash of everything that a compiled kernel depends on."""
-    package = Path(__file__).parent.parent
+@functools.cache
+def _hash_of(source: Path) -> str:
+    """Short hash of everything that the kernels of a module depend on."""
+    sources = {source}
+    waiting = [source]
+    while waiting:
+        new = _imported(waiting.pop()) - sources
+        sources |= new
+        waiting += new
     digest = hashlib.sha256()
-    for room in _KERNEL_ROOMS:
-        for source in sorted((package / room).rglob("*.py")):
-            digest.update(source.relative_to(package).as_posix().encode() + b"\0")
-            digest.update(source.read_bytes() + b"\0")
+    for path in sorted(sources):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     cpu = config.CPU_NAME or llvm.get_host_cpu_name()
     for part in (numba.__version__, cpu, config.CPU_FEATURES or "", *sorted(CPU_FEATURES)):
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()[:16]
 
 
-_CACHE_FOLDER = cache_folder()
+@functools.cache
+def _imported(source: Path) -> set[Path]:
+    """The sources that one source imports from; of a package, all."""
+    found: set[Path] = set()
+    for name in _IMPORTS.findall(source.read_text("utf-8")):
+        path = _PACKAGE.joinpath(*name.split("."))
+        found |= set(path.rglob("*.py")) if path.is_dir() else {path.with_suffix(".py")}
+    return found
 
 
 @contextlib.contextmanager
@@ -99,7 +113,7 @@ def inlined(function: F) -> F:
 def _compiled(function: F, **more: Any) -> F:
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", **more}
     try:
-        with _numba_cache_in(_CACHE_FOLDER):
+        with _numba_cache_in(cache_folder(function.__code__.co_filename)):
             return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no folder is writable: compile in every process
         return numba.njit(**options)(function)
