@@ -10,13 +10,21 @@ import errno
 import os
 import stat
 import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import TracebackType
 from typing import BinaryIO
 
 from ggufkit.errors import FileError, UsageError, os_errors, printable
 
-__all__ = ["AtomicFile", "refuse_same_file", "sync_file", "sync_folder"]
+__all__ = ["AtomicFile", "copy_range", "refuse_same_file", "sync_file", "sync_folder"]
+
+# Bytes a step of a copy: inside the kernel a step costs no memory; through this process it does.
+_KERNEL_STEP = 64 << 20
+_BUFFER = 4 << 20
+
+# What copy_file_range says when it cannot do it between these two files, and reading and writing may.
+_NOT_IN_KERNEL = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF, errno.ETXTBSY}
 
 
 class AtomicFile:
@@ -156,6 +164,89 @@ def sync_folder(folder: str) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def copy_range(
+    source: int,
+    source_offset: int,
+    target: int,
+    target_offset: int,
+    n: int,
+    *,
+    sparse: bool = False,
+    advance: Callable[[int], object] | None = None,
+) -> None:
+    """Copy `n` bytes from one open file to another, inside the kernel where the system can.
+
+    Linux shares the blocks instead of copying them (reflink) where the file system can and the offsets allow it.
+    The files' own positions are neither used nor moved.
+
+    Parameters
+    ----------
+    source, target : file descriptors.
+    source_offset, target_offset : bytes where the copy starts in each.
+    sparse : the target is known to read as zeros there: what is a hole in the source stays one.
+    advance : called with the number of bytes after each step.
+
+    Raises
+    ------
+    OSError : reading or writing fails, the disk is full.
+    FileError : the source ends early.
+    """
+    spans = _data_spans(source, source_offset, n) if sparse else iter([(source_offset, n)])
+    at = source_offset
+    for start, length in spans:
+        if advance and start > at:
+            advance(start - at)
+        _copy_span(source, start, target, target_offset + start - source_offset, length, advance)
+        at = start + length
+    if advance and at < source_offset + n:
+        advance(source_offset + n - at)
+
+
+def _copy_span(source: int, at: int, target: int, to: int, n: int, advance: Callable[[int], object] | None) -> None:
+    in_kernel = hasattr(os, "copy_file_range")
+    while n:
+        done = 0
+        if in_kernel:
+            try:
+                done = os.copy_file_range(source, target, min(n, _KERNEL_STEP), at, to)
+            except OSError as e:
+                if e.errno not in _NOT_IN_KERNEL:
+                    raise
+            # Some file systems answer 0 instead of an error: reading shows whether the source has ended.
+            in_kernel = done > 0
+        if not done:
+            data = os.pread(source, min(n, _BUFFER), at)
+            if not data:
+                raise FileError(f"the file that is copied ends {n} bytes early; it was cut while being read")
+            done = os.pwrite(target, data, to)
+        at, to, n = at + done, to + done, n - done
+        if advance:
+            advance(done)
+
+
+def _data_spans(handle: int, start: int, n: int) -> Iterator[tuple[int, int]]:
+    """The parts of `start:start + n` that are no holes, as (offset, bytes)."""
+    end = start + n
+    if os.fstat(handle).st_size < end or not hasattr(os, "SEEK_DATA"):
+        yield start, n  # a source that is too short is found while copying
+        return
+    position = os.lseek(handle, 0, os.SEEK_CUR)
+    try:
+        while start < end:
+            try:
+                first = os.lseek(handle, start, os.SEEK_DATA)
+                stop = min(end, os.lseek(handle, first, os.SEEK_HOLE))
+            except OSError as e:
+                if e.errno != errno.ENXIO:  # ENXIO: only a hole is left
+                    yield start, end - start
+                return
+            if first < end:
+                yield first, stop - first
+            start = max(stop, first)
+    finally:
+        os.lseek(handle, position, os.SEEK_SET)
 
 
 def refuse_same_file(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:

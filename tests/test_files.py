@@ -1,0 +1,78 @@
+"""Copies of byte ranges: through the kernel, through memory, over holes, and past the end."""
+
+import errno
+import os
+
+import pytest
+
+from ggufkit.errors import FileError
+from ggufkit.files import copy_range
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """A source of 10 MB of changing bytes and an empty target, as descriptors."""
+    (tmp_path / "source").write_bytes(os.urandom(10_000_000))
+    handles = os.open(tmp_path / "source", os.O_RDWR), os.open(tmp_path / "target", os.O_RDWR | os.O_CREAT)
+    yield handles
+    for handle in handles:
+        os.close(handle)
+
+
+@pytest.fixture(params=["kernel", "memory", "answers 0", "cross device"])
+def way(request, monkeypatch):
+    def fails(*_):
+        raise OSError(errno.EXDEV, "other device")
+
+    if request.param == "memory":
+        monkeypatch.delattr(os, "copy_file_range", raising=False)
+    elif request.param == "answers 0":
+        monkeypatch.setattr(os, "copy_file_range", lambda *_: 0, raising=False)
+    elif request.param == "cross device":
+        monkeypatch.setattr(os, "copy_file_range", fails, raising=False)
+
+
+@pytest.mark.usefixtures("way")
+def test_copy_range_copies_between_odd_offsets(pair):
+    source, target = pair
+    steps = []
+    copy_range(source, 12_345, target, 77, 9_000_001, advance=steps.append)
+    assert os.pread(target, 1 << 24, 0) == bytes(77) + os.pread(source, 9_000_001, 12_345)
+    assert sum(steps) == 9_000_001
+    copy_range(source, 5, target, 0, 0)
+    assert os.pread(target, 1, 0) == b"\0"
+
+
+@pytest.mark.usefixtures("way")
+def test_copy_range_tells_of_a_source_that_ends_early(pair):
+    source, target = pair
+    with pytest.raises(FileError, match="ends 5 bytes early"):
+        copy_range(source, 9_000_000, target, 0, 1_000_005)
+
+
+@pytest.mark.usefixtures("way")
+def test_copy_range_keeps_holes(tmp_path):
+    path, size = tmp_path / "sparse", 1 << 30
+    source = os.open(path, os.O_RDWR | os.O_CREAT)
+    target = os.open(tmp_path / "target", os.O_RDWR | os.O_CREAT)
+    os.ftruncate(source, size)
+    os.ftruncate(target, size + 100)
+    os.pwrite(source, b"begin", 1000)
+    os.pwrite(source, b"middle", size // 2 + 7)
+    steps = []
+    copy_range(source, 10, target, 110, size - 10, sparse=True, advance=steps.append)
+    assert os.pread(target, 5, 1100) == b"begin"
+    assert os.pread(target, 6, size // 2 + 107) == b"middle"
+    assert sum(steps) == size - 10
+    assert os.fstat(target).st_blocks * 512 < 1 << 20
+    os.close(source)
+    os.close(target)
+
+
+def test_copy_range_passes_on_a_full_disk(pair, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(os, "copy_file_range", full, raising=False)
+    with pytest.raises(OSError, match="no space left"):
+        copy_range(pair[0], 0, pair[1], 0, 10)
