@@ -21,8 +21,12 @@ from ggufkit.checkpoint.folder import open_checkpoint
 from ggufkit.errors import CheckpointError, printable
 from ggufkit.formats.table import FORMATS
 from ggufkit.gguf.header import Value, ValueType
-from ggufkit.pipeline import MEMORY, Planned, Reporter, silent, write_model
+from ggufkit.pipeline import MEMORY, Planned, Reporter, silent
+from ggufkit.policy.decide import Choices
+from ggufkit.policy.facts import model_facts
 from ggufkit.policy.outtype import OUTTYPES, outtype_decision
+from ggufkit.policy.presets import preset_by_name
+from ggufkit.quantize import QuantizePlan, Request, plan_quantize, write_plan
 from ggufkit.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -94,20 +98,55 @@ def _as_f32(tensor: Tensor) -> Tensor:
     return replace(tensor, format=FORMATS["F32"], read=read)
 
 
-def plan_convert(model: CheckpointModel, type: str) -> tuple[Mapping[str, Value], list[Planned]]:
-    """Metadata and tensors of a file of one of the converter's types, in file order."""
-    metadata = {**model.metadata, "general.file_type": Value(ValueType.UINT32, OUTTYPES[type])}
+def plan_convert(model: CheckpointModel, type: str | Request = "auto") -> QuantizePlan:
+    """Plan the file of a checkpoint; see `convert` for the types.
+
+    Raises
+    ------
+    PolicyError : there is no such type; or see `plan_quantize`.
+    """
+    if isinstance(type, str):
+        name = _source_type(model) if type.lower() == "auto" else type.upper()
+        if name in OUTTYPES:
+            return _as_converted(model, name)
+        type = Request(Choices(preset_by_name(type)))
+    source = _as_converted(model, _source_type(model))
+    metadata, planned = source.shards[0]
+    # What the converter would only copy needs no step of its own.
+    tensors = {p.tensor.name: p.tensor if p.copied else p.result for p in planned}
+    return plan_quantize(metadata, tensors, type)
+
+
+def _as_converted(model: CheckpointModel, outtype: str) -> QuantizePlan:
+    """The file that llama.cpp's converter writes."""
+    metadata = {**model.metadata, "general.file_type": Value(ValueType.UINT32, OUTTYPES[outtype])}
     planned = []
     for tensor in model.tensors.values():
-        decision = outtype_decision(tensor.name, tensor.shape, type)
+        decision = outtype_decision(tensor.name, tensor.shape, outtype)
         planned.append(Planned(tensor, decision.format, decision.reason))
-    return metadata, planned
+    facts = model_facts({key: value.value for key, value in metadata.items()}, model.tensors)
+    return QuantizePlan(facts, ((metadata, planned),))
+
+
+def _source_type(model: CheckpointModel) -> str:
+    """What the converter calls "auto"."""
+    first = next(iter(model.tensors.values()), None)
+    return "F16" if first is not None and first.format.name == "F16" else "BF16"
+
+
+def type_name(model: CheckpointModel, type: str | Request) -> str:
+    """The type as file names have it."""
+    if isinstance(type, Request):
+        return type.choices.preset.name
+    if type.lower() == "auto":
+        return _source_type(model)
+    return type.upper() if type.upper() in OUTTYPES else preset_by_name(type).name
 
 
 def convert(
     folder: str | Path,
     path: str | Path | None = None,
-    type: str = "auto",
+    type: str | Request = "auto",
     *,
     force: bool = False,
     threads: int | None = None,
@@ -120,8 +159,9 @@ def convert(
     ----------
     folder : the checkpoint.
     path : the file to write; default a name by llama.cpp's convention in the checkpoint's folder.
-    type : F32, F16, BF16, Q8_0, TQ1_0, TQ2_0, or a preset of `quantize`. ``"auto"`` is F16 for a checkpoint in
-        float16 and BF16 for any other, as in llama.cpp's converter.
+    type : F32, F16, BF16, Q8_0, TQ1_0 or TQ2_0, as llama.cpp's converter writes them; or any preset of `quantize`, or
+        a `Request` with rules: then the bytes are those of the converter's ``"auto"`` file after llama-quantize.
+        ``"auto"`` is F16 for a checkpoint in float16 and BF16 for any other.
     force : replace an existing file.
     threads, memory : see `pipeline.stream`.
     report : shows the progress, e.g. `cli.progress.progress_bar`.
@@ -135,14 +175,12 @@ def convert(
     GgufkitError : the checkpoint or the type is wrong, or the file cannot be written. No file appears.
     """
     model = as_gguf(folder)
-    type = _source_type(model) if type.lower() == "auto" else type.upper()
-    metadata, planned = plan_convert(model, type)
-    path = Path(folder) / model.card.file_name(type) if path is None else Path(path)
-    with report(planned, "converting") as progress:
-        write_model(
+    plan = plan_convert(model, type)
+    path = Path(folder) / model.card.file_name(type_name(model, type)) if path is None else Path(path)
+    with report(plan.tensors, "converting") as progress:
+        write_plan(
             path,
-            metadata,
-            planned,
+            plan,
             force=force,
             threads=threads,
             memory=memory,
@@ -150,8 +188,3 @@ def convert(
             resume_key=model.identity,
         )
     return path
-
-
-def _source_type(model: CheckpointModel) -> str:
-    first = next(iter(model.tensors.values()), None)
-    return "F16" if first is not None and first.format.name == "F16" else "BF16"

@@ -1,8 +1,13 @@
 """Quantize a model: the bytes of llama-quantize, from a GGUF file or a checkpoint on its way to one.
 
-    plan = plan_quantize(model.fields, model.tensors, Request(Choices(preset_by_name("Q4_K_M"))))
-    plan.size                                # bytes of the file to come
-    write_plan("out.gguf", plan)
+    quantize("model.gguf", "small.gguf", "Q4_K_M")
+
+or in two steps, to look at the plan first:
+
+    with ggufkit.open("model.gguf") as model:
+        plan = plan_quantize(model.fields, model.tensors, Request(Choices(preset_by_name("Q4_K_M"))))
+        plan.size                                # bytes of the file to come
+        write_plan("small.gguf", plan)
 
 Everything that can be refused is refused by the plan, before a weight is read.
 
@@ -20,10 +25,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ggufkit.errors import PolicyError, UsageError, printable
+from ggufkit.files import refuse_same_file
 from ggufkit.formats.table import Format
 from ggufkit.gguf.header import Field, Value, ValueType
+from ggufkit.gguf.reader import GGUF
+from ggufkit.gguf.reader import open as open_gguf
 from ggufkit.gguf.writer import Plan, as_value
-from ggufkit.pipeline import MEMORY, OutputFile, Planned, Progress, write_models
+from ggufkit.pipeline import MEMORY, OutputFile, Planned, Progress, Reporter, silent, write_models
 from ggufkit.policy.decide import Choices, decide, requires_importance
 from ggufkit.policy.decision import Decision
 from ggufkit.policy.facts import Model, Role, layer_of, model_facts, role_of, trimmed
@@ -35,9 +43,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ggufkit.calibrate.imatrix_file import Imatrix
-    from ggufkit.gguf.reader import GGUF
 
-__all__ = ["QuantizePlan", "Request", "plan_quantize", "source_key", "split_names", "write_plan"]
+__all__ = ["QuantizePlan", "Request", "plan_quantize", "quantize", "source_key", "split_names", "write_plan"]
 
 FILE_TYPE = "general.file_type"
 VERSION = "general.quantization_version"
@@ -349,3 +356,47 @@ def write_plan(
     files = [OutputFile(path, *shard) for path, shard in zip(paths, plan.shards, strict=True)]
     write_models(files, force=force, threads=threads, memory=memory, progress=progress, resume_key=resume_key)
     return paths
+
+
+def quantize(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    type: str | Request,
+    *,
+    force: bool = False,
+    threads: int | None = None,
+    memory: int = MEMORY,
+    report: Reporter = silent,
+) -> list[str]:
+    """Quantize a GGUF file.
+
+    Parameters
+    ----------
+    source, target : the files.
+    type : a preset's name, or a `Request` with rules.
+    force : replace existing files.
+    threads, memory : see `pipeline.stream`.
+    report : shows the progress, e.g. `cli.progress.progress_bar`.
+
+    Returns
+    -------
+    the paths of the files written
+
+    Raises
+    ------
+    GgufkitError : the source or the request is wrong, or the file cannot be written. No file appears.
+    """
+    refuse_same_file(source, target)
+    request = type if isinstance(type, Request) else Request(Choices(preset_by_name(type)))
+    with open_gguf(source) as model:
+        plan = plan_quantize(model.fields, model.tensors, request)
+        with report(plan.tensors, "quantizing") as progress:
+            return write_plan(
+                target,
+                plan,
+                force=force,
+                threads=threads,
+                memory=memory,
+                progress=progress,
+                resume_key=source_key(model),
+            )

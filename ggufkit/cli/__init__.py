@@ -25,6 +25,7 @@ VERBS: dict[str, str] = {
     "convert": "Convert a Hugging Face checkpoint to GGUF.",
     "formats": "List the tensor types, or measure what each would do to a model's weights.",
     "inspect": "Show what is in a model.",
+    "quantize": "Make a model smaller, with llama-quantize's presets and bytes.",
 }
 
 

@@ -19,7 +19,7 @@ __all__ = ["command"]
     default="auto",
     show_default=True,
     metavar="TYPE",
-    help="F32, F16, BF16, Q8_0, Q4_K_M, … or auto: 16 bits as the checkpoint has them.",
+    help="F32, F16, BF16, Q8_0, Q4_K_M and all of quantize's, or auto: 16 bits as the checkpoint has them.",
 )
 @click.option("--force", is_flag=True, help="Replace OUTFILE if it exists.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; default all CPUs.")
