@@ -1,0 +1,116 @@
+"""Matrices whose blocks stay as they are in the file, ready to be multiplied with rows of activations.
+
+    weight = Weight(model.tensors["blk.0.ffn_up.weight"])
+    y = weight.multiply(x)                       # (n, cols) → (n, rows): y = x @ W.T
+
+    x = Activations(x)                           # several weights read the same x: what they share is made once
+    q, k, v = multiply_all((wq, wk, wv), x)
+
+Blocks are read where the file is mapped; nothing is decoded ahead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ggufkit.errors import CodecError, printable
+from ggufkit.formats.codec import decode
+from ggufkit.tensor import Tensor
+
+__all__ = ["Activations", "Weight", "multiply_all"]
+
+_TILE = 1 << 20  # weights decoded at once
+
+
+class Activations:
+    """Rows of activations, and the forms in which products read them, each made on first use.
+
+    Parameters
+    ----------
+    x : array of shape (n, cols), float32.
+    """
+
+    def __init__(self, x: np.ndarray):
+        self.x = np.ascontiguousarray(x, np.float32)
+        if self.x.ndim != 2:
+            raise CodecError(f"activations must have the shape (n, cols), not {self.x.shape}")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.x.shape
+
+    def take(self, rows: np.ndarray) -> Activations:
+        """Some of the rows, by number."""
+        return Activations(self.x[rows])
+
+
+class Weight:
+    """A matrix of shape (rows, cols), or a stack of them (experts, rows, cols), ready for products.
+
+    Attributes
+    ----------
+    name, shape, format, nbytes : the tensor's; `nbytes` is what one reading of all blocks moves.
+    """
+
+    def __init__(self, tensor: Tensor, threads: int | None = None):
+        if len(tensor.shape) not in (2, 3):
+            raise CodecError(
+                f"{printable(tensor.name)}: a product needs a matrix or a stack of matrices, not {tensor.shape}"
+            )
+        self.name, self.shape, self.format, self.nbytes = tensor.name, tensor.shape, tensor.format, tensor.nbytes
+        self.threads = threads
+        self._rows = tensor.shape[-2]
+        self._blocks = tensor.read(0, tensor.rows)  # (experts · rows, row_bytes)
+
+    def __repr__(self) -> str:
+        return f"<Weight {printable(self.name)} {self.shape} {self.format.name}>"
+
+    def multiply(self, x: np.ndarray | Activations, out: np.ndarray | None = None, expert: int = 0) -> np.ndarray:
+        """`x @ W.T`.
+
+        Parameters
+        ----------
+        x : array of shape (n, cols), float32.
+        out : array of shape (n, rows), float32, C-contiguous, to write to.
+        expert : which matrix of a stack.
+
+        Returns
+        -------
+        array of shape (n, rows), float32
+        """
+        x = x if isinstance(x, Activations) else Activations(x)
+        n, cols = x.shape
+        if cols != self.shape[-1]:
+            raise CodecError(f"{printable(self.name)}: {cols} activations cannot meet rows of {self.shape[-1]} weights")
+        if out is None:
+            out = np.empty((n, self._rows), np.float32)
+        first, step = expert * self._rows, max(1, _TILE // max(cols, 1))
+        for lo in range(0, self._rows, step):
+            hi = min(lo + step, self._rows)
+            tile = decode(self._blocks[first + lo : first + hi], self.format, threads=self.threads)
+            np.matmul(x.x, tile.T, out=out[:, lo:hi])
+        return out
+
+    def multiply_each(self, x: np.ndarray | Activations, experts: np.ndarray) -> np.ndarray:
+        """Row i of x with the matrix `experts[i]`: arrays of shape (n, cols) and (n,) → (n, rows), float32.
+
+        Rows of one expert are multiplied together.
+        """
+        x = x if isinstance(x, Activations) else Activations(x)
+        out = np.empty((len(experts), self._rows), np.float32)
+        for expert in np.unique(experts):
+            chosen = np.flatnonzero(experts == expert)
+            out[chosen] = self.multiply(x.take(chosen), expert=int(expert))
+        return out
+
+    def rows(self, ids: np.ndarray) -> np.ndarray:
+        """Decoded rows, by number: (n,) → (n, cols), float32. What an embedding look-up reads."""
+        return decode(self._blocks[ids], self.format, threads=1)
+
+
+def multiply_all(weights: Sequence[Weight], x: np.ndarray | Activations) -> list[np.ndarray]:
+    """Products of several weights with the same x: a list of arrays of shape (n, rows)."""
+    x = x if isinstance(x, Activations) else Activations(x)
+    return [weight.multiply(x) for weight in weights]
