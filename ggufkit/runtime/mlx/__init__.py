@@ -1,0 +1,1 @@
+"""Run models with MLX: on Apple's GPUs, and on any CPU that MLX runs on."""
