@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
+import mlx.core as mx
 import numpy as np
 
-import mlx.core as mx
 from ggufkit.formats.table import Format
 
 __all__ = ["decode"]
