@@ -46,12 +46,14 @@ class CheckpointModel:
     ----------
     metadata : key → typed value, in file order.
     tensors : GGUF name → tensor at the checkpoint's precision, in the converter's order.
+    source_type : what the converter calls "auto": F16 when the checkpoint's first tensor is, else BF16.
     card : what the model is called.
     identity : changes when the checkpoint does.
     """
 
     metadata: Mapping[str, Value]
     tensors: Mapping[str, Tensor]
+    source_type: str
     card: Card
     identity: bytes
 
@@ -69,12 +71,19 @@ def as_gguf(folder: str | Path) -> CheckpointModel:
     spec, config = architecture_of(checkpoint.config, checkpoint.text)
     tensors = {tensor.name: _floating(tensor) for tensor in spec.tensors(checkpoint.tensors.values(), config)}
     card = read_card(checkpoint, tensors.values())
-    metadata: dict[str, Value] = dict(card.pairs(spec.name))
+    metadata: dict[str, Value] = {}
+    for key, value in card.pairs(spec.name):
+        metadata[key] = value
+        if key == "general.architecture":
+            for row in spec.preamble:
+                metadata.update(row(spec.name, config))
     for row in spec.metadata:
         metadata.update(row(spec.name, config))
     metadata["general.quantization_version"] = Value(ValueType.UINT32, _QUANTIZATION_VERSION)
     metadata.update(spec.vocabulary(checkpoint, config))
-    return CheckpointModel(metadata, tensors, card, checkpoint.identity)
+    first = next(iter(checkpoint.tensors.values()), None)
+    source_type = "F16" if first is not None and first.format.name == "F16" else "BF16"
+    return CheckpointModel(metadata, tensors, source_type, card, checkpoint.identity)
 
 
 def _floating(tensor: Tensor) -> Tensor:
@@ -106,11 +115,11 @@ def plan_convert(model: CheckpointModel, type: str | Request = "auto") -> Quanti
     PolicyError : there is no such type; or see `plan_quantize`.
     """
     if isinstance(type, str):
-        name = _source_type(model) if type.lower() == "auto" else type.upper()
+        name = model.source_type if type.lower() == "auto" else type.upper()
         if name in OUTTYPES:
             return _as_converted(model, name)
         type = Request(Choices(preset_by_name(type)))
-    source = _as_converted(model, _source_type(model))
+    source = _as_converted(model, model.source_type)
     metadata, planned = source.shards[0]
     # What the converter would only copy needs no step of its own.
     tensors = {p.tensor.name: p.tensor if p.copied else p.result for p in planned}
@@ -119,19 +128,26 @@ def plan_convert(model: CheckpointModel, type: str | Request = "auto") -> Quanti
 
 def _as_converted(model: CheckpointModel, outtype: str) -> QuantizePlan:
     """The file that llama.cpp's converter writes."""
-    metadata = {**model.metadata, "general.file_type": Value(ValueType.UINT32, OUTTYPES[outtype])}
+    metadata = dict(model.metadata)
+    if "general.file_type" in metadata:
+        metadata["general.file_type"] = Value(ValueType.UINT32, _file_type(model, outtype))
     planned = []
     for tensor in model.tensors.values():
+        if tensor.format.is_quantized:
+            planned.append(Planned(tensor, tensor.format, "as the checkpoint has it"))
+            continue
         decision = outtype_decision(tensor.name, tensor.shape, outtype)
         planned.append(Planned(tensor, decision.format, decision.reason))
     facts = model_facts({key: value.value for key, value in metadata.items()}, model.tensors)
     return QuantizePlan(facts, ((metadata, planned),))
 
 
-def _source_type(model: CheckpointModel) -> str:
-    """What the converter calls "auto"."""
-    first = next(iter(model.tensors.values()), None)
-    return "F16" if first is not None and first.format.name == "F16" else "BF16"
+def _file_type(model: CheckpointModel, outtype: str) -> int:
+    """`general.file_type`: MXFP4_MOE for experts in MXFP4 among weights of 16 or 32 bits."""
+    whole = outtype in ("F32", "F16", "BF16")
+    if whole and any(tensor.format.name == "MXFP4" for tensor in model.tensors.values()):
+        return preset_by_name("MXFP4_MOE").file_type
+    return OUTTYPES[outtype]
 
 
 def type_name(model: CheckpointModel, type: str | Request) -> str:
@@ -139,7 +155,7 @@ def type_name(model: CheckpointModel, type: str | Request) -> str:
     if isinstance(type, Request):
         return type.choices.preset.name
     if type.lower() == "auto":
-        return _source_type(model)
+        return model.source_type
     return type.upper() if type.upper() in OUTTYPES else preset_by_name(type).name
 
 

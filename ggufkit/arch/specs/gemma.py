@@ -1,0 +1,69 @@
+"""Gemma and Gemma 2."""
+
+from __future__ import annotations
+
+from ggufkit.arch.metadata import (
+    CONTEXT_LENGTH,
+    EMBEDDING_LENGTH,
+    FEED_FORWARD_LENGTH,
+    FILE_TYPE,
+    HEAD_COUNT,
+    HEAD_COUNT_KV,
+    KEY_LENGTH,
+    LAYERS,
+    RMS_EPSILON,
+    VALUE_LENGTH,
+    real,
+    uint,
+)
+from ggufkit.arch.spec import Architecture
+from ggufkit.arch.transforms import drop, norm_plus_one
+from ggufkit.arch.vocab.variants import GEMMA, GEMMA2
+
+_KEYS = (
+    CONTEXT_LENGTH,
+    EMBEDDING_LENGTH,
+    LAYERS,
+    FEED_FORWARD_LENGTH,
+    HEAD_COUNT,
+    HEAD_COUNT_KV,
+    RMS_EPSILON,
+    KEY_LENGTH,
+    VALUE_LENGTH,
+    FILE_TYPE,
+)
+
+_DEFAULTS = {"max_position_embeddings": 8192, "rms_norm_eps": 1e-6, "head_dim": 256, "num_key_value_heads": 16}
+
+# The output is the token embedding, whatever a checkpoint holds beside it.
+_TRANSFORMS = (drop(r"^lm_head\.weight$"), norm_plus_one())
+
+SPECS = (
+    Architecture(
+        name="gemma",
+        models={"GemmaForCausalLM": _DEFAULTS},
+        metadata=_KEYS,
+        vocabulary=GEMMA,
+        transforms=_TRANSFORMS,
+    ),
+    Architecture(
+        name="gemma2",
+        models={
+            "Gemma2ForCausalLM": _DEFAULTS
+            | {
+                "num_key_value_heads": 4,
+                "attn_logit_softcapping": 50.0,
+                "final_logit_softcapping": 30.0,
+                "sliding_window": 4096,
+            }
+        },
+        metadata=(
+            *_KEYS,
+            real("attn_logit_softcapping", "attn_logit_softcapping"),
+            real("final_logit_softcapping", "final_logit_softcapping"),
+            uint("attention.sliding_window", "sliding_window"),
+        ),
+        vocabulary=GEMMA2,
+        transforms=_TRANSFORMS,
+    ),
+)

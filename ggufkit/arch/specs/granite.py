@@ -1,0 +1,68 @@
+"""Granite and Granite MoE: Llama with scales at the embedding, the residuals, the attention and the logits."""
+
+from __future__ import annotations
+
+from ggufkit.arch.metadata import BASE, KEY_LENGTH, VALUE_LENGTH, VOCAB_SIZE, real, uint
+from ggufkit.arch.spec import Architecture
+from ggufkit.arch.specs.llama import PERMUTED
+from ggufkit.arch.transforms import split_rows
+from ggufkit.arch.vocab.llama import llama_vocabulary
+
+_DEFAULTS = {
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "num_key_value_heads": lambda config: config.heads,
+    "embedding_multiplier": 1.0,
+    "logits_scaling": 1.0,
+    "residual_multiplier": 1.0,
+    "attention_multiplier": 1.0,
+}
+_MOE = _DEFAULTS | {"num_local_experts": 8, "num_experts_per_tok": 2}
+
+# A head's width always follows from the model's; configs that name one are not heeded.
+_KEYS = (
+    *(row for row in BASE if row not in (KEY_LENGTH, VALUE_LENGTH)),
+    VOCAB_SIZE,
+    uint("rope.dimension_count", lambda config: config.width // config.heads),
+    *(
+        real(key, lambda config, name=name: config.get(name) or None)
+        for key, name in (
+            ("attention.scale", "attention_multiplier"),
+            ("embedding_scale", "embedding_multiplier"),
+            ("residual_scale", "residual_multiplier"),
+            ("logit_scale", "logits_scaling"),
+        )
+    ),
+)
+
+SPECS = (
+    Architecture(
+        name="granite",
+        models={"GraniteForCausalLM": _DEFAULTS},
+        metadata=_KEYS,
+        vocabulary=llama_vocabulary,
+        transforms=PERMUTED,
+    ),
+    Architecture(
+        name="granitemoe",
+        models={
+            "GraniteMoeForCausalLM": _MOE,
+            "GraniteMoeSharedForCausalLM": _MOE | {"shared_intermediate_size": 1024},
+        },
+        metadata=(
+            *_KEYS,
+            uint("expert_shared_feed_forward_length", lambda config: config.get("shared_intermediate_size") or None),
+        ),
+        vocabulary=llama_vocabulary,
+        transforms=(
+            *PERMUTED,
+            split_rows(r"input_linear(?=\.weight$)", "gate", "up"),
+        ),
+        names={
+            f"model.layers.{{bid}}.{mlp}.{part}.weight": f"blk.{{bid}}.ffn_{part}_{end}.weight"
+            for mlp, end in (("block_sparse_moe", "exps"), ("shared_mlp", "shexp"))
+            for part in ("gate", "up")
+        },
+    ),
+)

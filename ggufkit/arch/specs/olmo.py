@@ -1,0 +1,39 @@
+"""OLMo 2 and OLMo 3."""
+
+from __future__ import annotations
+
+from ggufkit.arch.config import Config
+from ggufkit.arch.metadata import BASE, OPTIONAL, flags, uint
+from ggufkit.arch.spec import Architecture
+from ggufkit.arch.vocab.bpe import bpe
+
+_OLMO2 = {
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "num_key_value_heads": lambda config: config.heads,
+}
+_OLMO3 = _OLMO2 | {"sliding_window": 4096}
+
+
+def _sliding(config: Config) -> list[bool] | None:
+    """Which layers have a sliding window: all but every fourth when the config does not say."""
+    if "sliding_window" not in config:
+        return None
+    if (types := config.get("layer_types")) is not None:
+        return [kind == "sliding_attention" for kind in types]
+    return [(layer + 1) % 4 != 0 for layer in range(config.layers)]
+
+
+SPECS = (
+    Architecture(
+        name="olmo2",
+        models={"Olmo2ForCausalLM": _OLMO2, "Olmo3ForCausalLM": _OLMO3},
+        metadata=(
+            *BASE,
+            uint("attention.sliding_window", "sliding_window", need=OPTIONAL),
+            flags("attention.sliding_window_pattern", _sliding),
+        ),
+        vocabulary=bpe,
+    ),
+)

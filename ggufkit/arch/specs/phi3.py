@@ -1,0 +1,80 @@
+"""Phi-3, Phi-3.5 and Phi-4 (not Phi-3 Small)."""
+
+from __future__ import annotations
+
+import math
+
+from ggufkit.arch.config import Config
+from ggufkit.arch.metadata import (
+    CONTEXT_LENGTH,
+    EMBEDDING_LENGTH,
+    FEED_FORWARD_LENGTH,
+    FILE_TYPE,
+    HEAD_COUNT,
+    HEAD_COUNT_KV,
+    LAYERS,
+    RMS_EPSILON,
+    real,
+    rope_parameters,
+    uint,
+)
+from ggufkit.arch.spec import Architecture
+from ggufkit.arch.transforms import rope_factors
+from ggufkit.arch.vocab.variants import phi3
+from ggufkit.errors import ArchitectureError, printable
+
+
+def _rotated(config: Config) -> int:
+    """The rotated part of a head."""
+    factor = rope_parameters(config)["partial_rotary_factor"]
+    return int((1.0 if factor is None else factor) * config.width) // config.heads
+
+
+def _attention_factor(config: Config) -> float | None:
+    """How much longrope (or yarn) raises the attention's scale; None for models with one context length."""
+    scaling = rope_parameters(config)
+    if not scaling.get("long_factor"):
+        return None
+    context, original = config.number("max_position_embeddings"), config.number("original_max_position_embeddings")
+    scale, kind = context / original, scaling["rope_type"]
+    if kind in ("su", "longrope"):
+        return math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1 else 1.0
+    if kind == "yarn":
+        return 0.1 * math.log(scale) + 1 if scale > 1 else 1.0
+    raise ArchitectureError(f"config.json: rope scaling with long factors must be longrope, not {printable(kind)}")
+
+
+_DEFAULTS = {
+    "max_position_embeddings": 4096,
+    "original_max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "num_key_value_heads": lambda config: config.heads,
+}
+
+KEYS = (
+    CONTEXT_LENGTH,
+    uint("rope.scaling.original_context_length", "original_max_position_embeddings"),
+    EMBEDDING_LENGTH,
+    FEED_FORWARD_LENGTH,
+    LAYERS,
+    HEAD_COUNT,
+    HEAD_COUNT_KV,
+    RMS_EPSILON,
+    uint("rope.dimension_count", _rotated),
+    real("rope.freq_base", lambda config: rope_parameters(config)["rope_theta"]),
+    FILE_TYPE,
+    # 0 tells Phi-4 from the others.
+    uint("attention.sliding_window", lambda config: config.get("sliding_window", default=0)),
+)
+
+SPECS = (
+    Architecture(
+        name="phi3",
+        models={"Phi3ForCausalLM": _DEFAULTS},
+        metadata=KEYS,
+        vocabulary=phi3,
+        transforms=(rope_factors(_rotated),),
+        preamble=(real("rope.scaling.attn_factor", _attention_factor),),
+    ),
+)

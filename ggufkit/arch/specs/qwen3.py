@@ -1,0 +1,42 @@
+"""Qwen 3 and its mixtures of experts."""
+
+from __future__ import annotations
+
+from ggufkit.arch.metadata import BASE, pooling
+from ggufkit.arch.spec import Architecture
+from ggufkit.arch.specs.qwen2 import BARE, EXPERT_LENGTHS, EXPERTS
+from ggufkit.arch.vocab.bpe import bpe
+from ggufkit.arch.vocab.spm import sentencepiece
+from ggufkit.arch.vocab.tokens import first_of
+
+_DEFAULTS = {
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "num_key_value_heads": 32,
+    "head_dim": 128,
+}
+_MOE = _DEFAULTS | {
+    "num_key_value_heads": 4,
+    "head_dim": None,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "moe_intermediate_size": 768,
+}
+
+SPECS = (
+    Architecture(
+        name="qwen3",
+        models={"Qwen3ForCausalLM": _DEFAULTS, "Qwen3Model": _DEFAULTS},
+        metadata=(*BASE, pooling),
+        vocabulary=first_of(sentencepiece, bpe),
+        transforms=(BARE,),
+    ),
+    Architecture(
+        name="qwen3moe",
+        models={"Qwen3MoeForCausalLM": _MOE},
+        metadata=(*BASE, *EXPERT_LENGTHS),
+        vocabulary=bpe,
+        transforms=EXPERTS,
+    ),
+)

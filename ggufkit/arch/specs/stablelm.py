@@ -1,0 +1,68 @@
+"""StableLM."""
+
+from __future__ import annotations
+
+from ggufkit.arch.config import Config
+from ggufkit.arch.metadata import (
+    CONTEXT_LENGTH,
+    EMBEDDING_LENGTH,
+    FEED_FORWARD_LENGTH,
+    FILE_TYPE,
+    HEAD_COUNT,
+    HEAD_COUNT_KV,
+    LAYERS,
+    flag,
+    real,
+    rope_parameters,
+    uint,
+)
+from ggufkit.arch.spec import Architecture
+from ggufkit.arch.transforms import stack_experts
+from ggufkit.arch.vocab.bpe import bpe
+
+
+def _rotated(config: Config) -> int:
+    return int(rope_parameters(config)["partial_rotary_factor"] * config.head_dim)
+
+
+SPECS = (
+    Architecture(
+        name="stablelm",
+        models={
+            **dict.fromkeys(
+                ("StableLmForCausalLM", "StableLMEpochForCausalLM", "LlavaStableLMEpochForCausalLM"),
+                {
+                    "max_position_embeddings": 4096,
+                    "partial_rotary_factor": 0.25,
+                    "layer_norm_eps": 1e-5,
+                    "use_parallel_residual": False,
+                },
+            ),
+        },
+        metadata=(
+            CONTEXT_LENGTH,
+            EMBEDDING_LENGTH,
+            LAYERS,
+            FEED_FORWARD_LENGTH,
+            uint("rope.dimension_count", _rotated),
+            HEAD_COUNT,
+            HEAD_COUNT_KV,
+            flag("use_parallel_residual", "use_parallel_residual"),
+            real("attention.layer_norm_epsilon", "layer_norm_eps", "norm_eps"),
+            FILE_TYPE,
+        ),
+        vocabulary=bpe,
+        transforms=(
+            # StableLM 2 12B normalizes queries and keys, each head with weights of its own.
+            *(
+                stack_experts(
+                    rf"model\.layers\.(?P<layer>\d+)\.self_attn\.(?P<part>{part})_layernorm\.norms\.(?P<expert>\d+)\.weight",
+                    parts=(part,),
+                    name="model.layers.{layer}.self_attn.{part}_layernorm.weight",
+                    count=heads,
+                )
+                for part, heads in (("q", lambda config: config.heads), ("k", lambda config: config.kv_heads))
+            ),
+        ),
+    ),
+)

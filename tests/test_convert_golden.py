@@ -1,0 +1,82 @@
+"""Converted checkpoints equal llama.cpp's converter, byte for byte: 20 architectures in each type it writes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tarfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ggufkit.convert import CheckpointModel, as_gguf, plan_convert
+from ggufkit.gguf import reader
+from ggufkit.gguf.header import Field, ValueType
+from ggufkit.quantize import write_plan
+
+NAMES = (
+    "bert bitnet falcon gemma gemma2 gpt-oss gpt2 gptneox granite llama llama-spm mistral mixtral olmo2 phi3 qwen2 "
+    "qwen2moe qwen3 stablelm t5"
+).split()
+MORE_TYPES = {
+    "Q8_0": "bert gemma2 gpt-oss gpt2 llama-spm mistral mixtral olmo2 qwen2moe t5".split(),
+    "TQ1_0": ["bitnet"],
+    "TQ2_0": ["bitnet"],
+}
+CASES = [
+    (name, type_) for name in NAMES for type_ in ("F16", "BF16", *(t for t in MORE_TYPES if name in MORE_TYPES[t]))
+]
+
+
+@pytest.fixture(scope="session")
+def checkpoints(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that holds `<name>/hf` and `<name>/ref*.json`."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    with tarfile.open(shared / "convert" / "checkpoints.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+@cache
+def opened(folder: Path) -> CheckpointModel:
+    return as_gguf(folder)
+
+
+@pytest.mark.parametrize(("name", "type_"), CASES)
+def test_convert_writes_the_reference_file(checkpoints: Path, tmp_path: Path, name: str, type_: str):
+    ending = "" if type_ == "F16" else f"_{type_.lower()}"
+    expected = json.loads((checkpoints / name / f"ref{ending}.json").read_text())
+    path = tmp_path / "out.gguf"
+    write_plan(path, plan_convert(opened(checkpoints / name / "hf"), type_), threads=2)
+    with reader.open(path) as model:
+        assert list(described(model.fields.values())) == [(key, wanted(entry)) for key, entry in expected["kv"].items()]
+        found = [
+            (t.name, list(reversed(t.shape)), t.format.name, hashlib.sha256(t.read(0, t.rows)).hexdigest())
+            for t in model.tensors.values()
+        ]
+        assert found == [(t["name"], t["shape"], t["type"], t["sha256"]) for t in expected["tensors"]]
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == expected["file_sha256"]
+
+
+def wanted(entry: dict[str, Any]) -> tuple[str, Any]:
+    """(type, value or the SHA-256 of a long array) of a reference's pair."""
+    return entry["type"], entry.get("sha256", entry.get("value"))
+
+
+def described(fields: Any) -> Iterator[tuple[str, tuple[str, Any]]]:
+    """The pairs of a file as the references describe theirs."""
+    for field in fields:
+        yield field.key, (type_of(field), contents(field))
+
+
+def type_of(field: Field) -> str:
+    return f"arr[{field.item_type.short}]" if field.item_type is not None else field.type.short
+
+
+def contents(field: Field) -> Any:
+    if field.type is ValueType.ARRAY and field.count > 16:
+        return hashlib.sha256(field.raw).hexdigest()
+    return field.value
