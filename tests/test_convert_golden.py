@@ -17,18 +17,30 @@ from ggufkit.gguf import reader
 from ggufkit.gguf.header import Field, ValueType
 from ggufkit.quantize import write_plan
 
-NAMES = (
-    "bert bitnet falcon gemma gemma2 gpt-oss gpt2 gptneox granite llama llama-spm mistral mixtral olmo2 phi3 qwen2 "
-    "qwen2moe qwen3 stablelm t5"
-).split()
+# The types beside F16 and BF16 that there are references of.
 MORE_TYPES = {
-    "Q8_0": "bert gemma2 gpt-oss gpt2 llama-spm mistral mixtral olmo2 qwen2moe t5".split(),
-    "TQ1_0": ["bitnet"],
-    "TQ2_0": ["bitnet"],
+    "bert": ["Q8_0"],
+    "bitnet": ["TQ1_0", "TQ2_0"],
+    "falcon": [],
+    "gemma": [],
+    "gemma2": ["Q8_0"],
+    "gpt-oss": ["Q8_0"],
+    "gpt2": ["Q8_0"],
+    "gptneox": [],
+    "granite": [],
+    "llama": [],
+    "llama-spm": ["Q8_0"],
+    "mistral": ["Q8_0"],
+    "mixtral": ["Q8_0"],
+    "olmo2": ["Q8_0"],
+    "phi3": [],
+    "qwen2": [],
+    "qwen2moe": ["Q8_0"],
+    "qwen3": [],
+    "stablelm": [],
+    "t5": ["Q8_0"],
 }
-CASES = [
-    (name, type_) for name in NAMES for type_ in ("F16", "BF16", *(t for t in MORE_TYPES if name in MORE_TYPES[t]))
-]
+CASES = [(name, type_) for name, more in MORE_TYPES.items() for type_ in ("F16", "BF16", *more)]
 
 
 @pytest.fixture(scope="session")

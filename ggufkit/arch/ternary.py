@@ -33,7 +33,8 @@ def round_to_ternary(pattern: str) -> Transform:
 
 
 def _rounded(tensor: Tensor, config: Config) -> Tensor:
-    lock, found = threading.Lock(), []
+    lock = threading.Lock()
+    found: list[np.float32] = []
 
     def scale() -> np.float32:
         with lock:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ggufkit.arch.metadata import BASE, KEY_LENGTH, VALUE_LENGTH, VOCAB_SIZE, real, uint
+from ggufkit.arch.metadata import BASE, KEY_LENGTH, VALUE_LENGTH, VOCAB_SIZE, Row, real, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.llama import PERMUTED
 from ggufkit.arch.transforms import split_rows
@@ -20,20 +20,21 @@ _DEFAULTS = {
 }
 _MOE = _DEFAULTS | {"num_local_experts": 8, "num_experts_per_tok": 2}
 
+
+def _factor(key: str, name: str) -> Row:
+    """A factor that is left out when it is 0."""
+    return real(key, lambda config: config.get(name) or None)
+
+
 # A head's width always follows from the model's; configs that name one are not heeded.
-_KEYS = (
+_KEYS: tuple[Row, ...] = (
     *(row for row in BASE if row not in (KEY_LENGTH, VALUE_LENGTH)),
     VOCAB_SIZE,
     uint("rope.dimension_count", lambda config: config.width // config.heads),
-    *(
-        real(key, lambda config, name=name: config.get(name) or None)
-        for key, name in (
-            ("attention.scale", "attention_multiplier"),
-            ("embedding_scale", "embedding_multiplier"),
-            ("residual_scale", "residual_multiplier"),
-            ("logit_scale", "logits_scaling"),
-        )
-    ),
+    _factor("attention.scale", "attention_multiplier"),
+    _factor("embedding_scale", "embedding_multiplier"),
+    _factor("residual_scale", "residual_multiplier"),
+    _factor("logit_scale", "logits_scaling"),
 )
 
 SPECS = (

@@ -25,19 +25,20 @@ def _rotated(config: Config) -> int:
     return int(rope_parameters(config)["partial_rotary_factor"] * config.head_dim)
 
 
+_DEFAULTS = {
+    "max_position_embeddings": 4096,
+    "partial_rotary_factor": 0.25,
+    "layer_norm_eps": 1e-5,
+    "use_parallel_residual": False,
+}
+
 SPECS = (
     Architecture(
         name="stablelm",
         models={
-            **dict.fromkeys(
-                ("StableLmForCausalLM", "StableLMEpochForCausalLM", "LlavaStableLMEpochForCausalLM"),
-                {
-                    "max_position_embeddings": 4096,
-                    "partial_rotary_factor": 0.25,
-                    "layer_norm_eps": 1e-5,
-                    "use_parallel_residual": False,
-                },
-            ),
+            "StableLmForCausalLM": _DEFAULTS,
+            "StableLMEpochForCausalLM": _DEFAULTS,
+            "LlavaStableLMEpochForCausalLM": _DEFAULTS,
         },
         metadata=(
             CONTEXT_LENGTH,
