@@ -2,6 +2,7 @@
 
 The bytes go to a temporary file beside the target. When all is written it is flushed to the device (fsync),
 renamed to the target, and the folder's entry is flushed too. A crash at any moment leaves the target as it was.
+On Linux the temporary file has no name until then: a killed process leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import TracebackType
@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from ggufkit.errors import FileError, UsageError, os_errors, printable
 
-__all__ = ["AtomicFile", "copy_range", "refuse_same_file", "sync_file", "sync_folder"]
+__all__ = ["AtomicFile", "copy_range", "lock_file", "refuse_same_file", "sync_file", "sync_folder"]
 
 # Bytes a step of a copy: inside the kernel a step costs no memory; through this process it does.
 _KERNEL_STEP = 64 << 20
@@ -58,12 +58,10 @@ class AtomicFile:
         with os_errors(path, "write"):
             self._check_target()
             if temp is None:
-                folder, name = os.path.split(self.path)
-                # Names end at 255 bytes on most file systems: leave room for the random part.
-                handle, self.temp = tempfile.mkstemp(".tmp", f".{name[:60]}.", folder)
+                handle, self._temp = _create_temporary(self.path)
             else:
-                self.temp = os.fspath(temp)
-                handle = os.open(self.temp, os.O_RDWR | os.O_CREAT, 0o600)
+                self._temp = os.fspath(temp)
+                handle = os.open(self._temp, os.O_RDWR | os.O_CREAT, 0o600)
             self.file: BinaryIO = os.fdopen(handle, "r+b", buffering=0)
 
     def _check_target(self) -> None:
@@ -84,19 +82,22 @@ class AtomicFile:
         with os_errors(self.path, "write"):
             os.fchmod(self.file.fileno(), _default_mode() if self._mode is None else self._mode)
             sync_file(self.file.fileno())
+            if self._temp is None:
+                self._temp = _temporary_name(self.path)
+                _name_handle(self.file.fileno(), self._temp)
             self.file.close()
             if self.force:
-                os.replace(self.temp, self.path)
+                os.replace(self._temp, self.path)
             else:
-                _rename_new(self.temp, self.path)
+                _rename_new(self._temp, self.path)
             sync_folder(os.path.dirname(self.path))
 
     def discard(self) -> None:
         """Remove the temporary file (keep one whose path the caller chose)."""
         self.file.close()
-        if not self._keep_temp:
+        if self._temp is not None and not self._keep_temp:
             with suppress(FileNotFoundError):
-                os.unlink(self.temp)
+                os.unlink(self._temp)
 
     def __enter__(self) -> AtomicFile:
         return self
@@ -124,6 +125,35 @@ def _default_mode() -> int:
     return 0o666 & ~mask
 
 
+def _temporary_name(path: str) -> str:
+    folder, name = os.path.split(path)
+    # Names end at 255 bytes on most file systems: leave room for the random part.
+    return os.path.join(folder, f".{name[:60]}.{os.urandom(4).hex()}.tmp")
+
+
+def _create_temporary(path: str) -> tuple[int, str | None]:
+    """Open a temporary file beside `path` → (descriptor, its name; None when it has none yet)."""
+    if hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd"):
+        try:
+            return os.open(os.path.dirname(path), os.O_TMPFILE | os.O_RDWR, 0o600), None
+        except OSError as e:
+            # Not every file system has files without a name.
+            if e.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT):
+                raise
+    name = _temporary_name(path)
+    return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), name
+
+
+def _name_handle(handle: int, name: str) -> None:
+    """Give a name to a file that was opened without one."""
+    # A folder's descriptor makes Python call linkat, the call that follows the link in /proc.
+    folder = os.open(os.path.dirname(name), os.O_RDONLY)
+    try:
+        os.link(f"/proc/self/fd/{handle}", name, src_dir_fd=folder, follow_symlinks=True)
+    finally:
+        os.close(folder)
+
+
 def _rename_new(temp: str, path: str) -> None:
     """Rename `temp` to `path` unless somebody created `path` in the meantime."""
     try:
@@ -138,6 +168,25 @@ def _rename_new(temp: str, path: str) -> None:
         os.replace(temp, path)
     else:
         os.unlink(temp)
+
+
+def lock_file(handle: int, *, shared: bool = False) -> bool:
+    """Take the advisory lock (flock) of an open file, without waiting; closing the file gives it back.
+
+    A lock that is held already changes between shared and exclusive. False when another opening of the file holds a
+    lock that is in the way; True also where the file system has no locks.
+    """
+    try:
+        import fcntl
+    except ImportError:  # pragma: no cover
+        return True
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def sync_file(handle: int) -> None:

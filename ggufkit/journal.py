@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from ggufkit import __version__
 from ggufkit.errors import FileError, os_errors, printable
+from ggufkit.files import lock_file
 from ggufkit.gguf.writer import Plan
 
 if TYPE_CHECKING:
@@ -53,7 +54,9 @@ class Journal:
         with os_errors(self.path, "write"):
             self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
             try:
-                self._lock_file()
+                if not lock_file(self._handle):
+                    target = printable(partial.with_suffix(""))
+                    raise FileError(f"cannot write {target}: another process is writing it")
                 self._load(_digest(plan, key))
             except BaseException:
                 os.close(self._handle)
@@ -95,17 +98,6 @@ class Journal:
     def _at(self, name: str, row: int) -> int:
         info = self.plan.infos[name]
         return self.plan.file_offset(name) + row * info.format.row_bytes(info.shape[-1] if info.shape else 1)
-
-    def _lock_file(self) -> None:
-        try:
-            import fcntl
-        except ImportError:  # pragma: no cover
-            return
-        try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            target = printable(self.partial.with_suffix(""))
-            raise FileError(f"cannot write {target}: another process is writing it") from None
 
     def _load(self, key: str) -> None:
         head, *lines = os.pread(self._handle, os.fstat(self._handle).st_size, 0).decode("ascii", "replace").split("\n")

@@ -153,7 +153,7 @@ class Field:
     offset: int
     start: int
     end: int
-    _buffer: bytearray = field(repr=False)
+    _buffer: bytes | bytearray = field(repr=False)
     _order: str = field(repr=False)  # "<" or ">"
     _length: str = field(repr=False)  # struct code of a length: "Q", in v1 "I"
 
@@ -164,6 +164,11 @@ class Field:
     def raw(self) -> bytes:
         """The value's bytes as they are in the file."""
         return bytes(memoryview(self._buffer)[self.start : self.end])
+
+    @property
+    def encoded(self) -> memoryview:
+        """The whole pair's bytes as they are in the file: key, type, value."""
+        return memoryview(self._buffer)[self.offset : self.end]
 
     @property
     def value(self) -> Any:

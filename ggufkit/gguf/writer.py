@@ -36,7 +36,7 @@ from ggufkit.gguf.header import (
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Plan", "Writer", "as_value", "encode_pair"]
+__all__ = ["Plan", "Writer", "as_value", "encode_info", "encode_pair", "with_alignment"]
 
 VERSION = 3
 _NUMPY_TYPES = {
@@ -101,8 +101,10 @@ def _item_type(items: list[Any] | tuple[Any, ...]) -> ValueType:
 
 def encode_string(text: str | bytes, order: str = "<") -> bytes:
     """Length and bytes of a string; surrogate escapes become the bytes they stand for."""
+    if not isinstance(text, (str, bytes)):
+        raise TypeError(f"{text!r} is no text")
     try:
-        raw = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else bytes(text)
+        raw = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
     except UnicodeEncodeError as e:
         raise GGUFError(f"the text {printable(repr(text), 60)} cannot be written as UTF-8: {e.reason}") from None
     return struct.pack(order + "Q", len(raw)) + raw
@@ -154,8 +156,10 @@ def _payload(value: Value, order: str) -> tuple[int, bytes]:
         items = struct.unpack(f"<{len(items) // kind.nbytes}{kind.code}", items)
     elif hasattr(items, "tolist"):
         items = items.tolist()
-    if kind is not ValueType.BOOL and any(isinstance(item, str) for item in items):
+    if any(isinstance(item, str) for item in items):
         raise ValueError("it is a text")
+    if kind is ValueType.BOOL and any(item not in (0, 1) for item in items):
+        raise ValueError("it is neither true nor false")
     return len(items), struct.pack(f"{order}{len(items)}{kind.code}", *items)
 
 
@@ -187,6 +191,14 @@ def check_name(raw: bytes, what: str, limit: int) -> None:
         raw.decode()
     except UnicodeDecodeError:
         raise GGUFError(f"{what} {shown} is not valid UTF-8") from None
+
+
+def encode_info(info: TensorInfo, order: str = "<") -> bytes:
+    """A tensor's entry in the header as bytes."""
+    ne = tuple(reversed(info.shape))
+    return encode_string(info.name, order) + struct.pack(
+        f"{order}I{len(ne)}QIQ", len(ne), *ne, info.format.id, info.offset
+    )
 
 
 class Plan:
@@ -223,7 +235,7 @@ class Plan:
         pad_header: bool = True,
     ):
         self.order = "<" if byteorder == "little" else ">"
-        self.alignment, metadata = _with_alignment(metadata, alignment)
+        self.alignment, metadata = with_alignment(metadata, alignment)
         parts = [encode_pair(key, value, self.order) for key, value in metadata.items()]
         self.infos: dict[str, TensorInfo] = {}
         at = len(MAGIC) + 4 + 8 + 8 + sum(map(len, parts))
@@ -233,7 +245,7 @@ class Plan:
                 raise GGUFError(f"two tensors are called {printable(name)}")
             info = _plan_tensor(name, tuple(map(int, shape)), format, offset, at)
             self.infos[name] = info
-            parts.append(self._encode_info(info))
+            parts.append(encode_info(info, self.order))
             at += len(parts[-1])
             offset += padded(info.nbytes, self.alignment)
         counts = struct.pack(self.order + "IQQ", VERSION, len(self.infos), len(metadata))
@@ -241,18 +253,12 @@ class Plan:
         self.size = self.data_offset + offset
         self.header = b"".join([MAGIC, counts, *parts, bytes(self.data_offset - at)])
 
-    def _encode_info(self, info: TensorInfo) -> bytes:
-        ne = tuple(reversed(info.shape))
-        return encode_string(info.name, self.order) + struct.pack(
-            f"{self.order}I{len(ne)}QIQ", len(ne), *ne, info.format.id, info.offset
-        )
-
     def file_offset(self, name: str) -> int:
         """The byte of the file where a tensor's data starts."""
         return self.data_offset + self.infos[name].offset
 
 
-def _with_alignment(metadata: Mapping[str, Any], alignment: int | None) -> tuple[int, Mapping[str, Any]]:
+def with_alignment(metadata: Mapping[str, Any], alignment: int | None) -> tuple[int, Mapping[str, Any]]:
     """The alignment to use, and the metadata that says so."""
     given: int | None = None
     if ALIGNMENT_KEY in metadata:
