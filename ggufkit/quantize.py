@@ -30,6 +30,7 @@ from ggufkit.formats.table import Format
 from ggufkit.gguf.header import Field, Value, ValueType
 from ggufkit.gguf.reader import GGUF
 from ggufkit.gguf.reader import open as open_gguf
+from ggufkit.gguf.shards import SPLIT_KEYS, split_names
 from ggufkit.gguf.writer import Plan, as_value
 from ggufkit.pipeline import MEMORY, OutputFile, Planned, Progress, Reporter, silent, write_models
 from ggufkit.policy.decide import Choices, decide, requires_importance
@@ -48,7 +49,6 @@ __all__ = ["QuantizePlan", "Request", "plan_quantize", "quantize", "source_key",
 
 FILE_TYPE = "general.file_type"
 VERSION = "general.quantization_version"
-SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
 
 # GGML_QNT_VERSION.
 _VERSION = 2
@@ -313,12 +313,6 @@ def _sharded(
             pairs["split.count"] = Value(ValueType.UINT16, count)
             pairs["split.tensors.count"] = Value(ValueType.INT32, len(planned))
     return files
-
-
-def split_names(target: str, count: int) -> list[str]:
-    """Names of the files of a split model, as llama.cpp writes them: ``model-00001-of-00003.gguf``."""
-    stem = target.removesuffix(".gguf")
-    return [f"{stem}-{i + 1:05d}-of-{count:05d}.gguf" for i in range(count)]
 
 
 def source_key(model: GGUF) -> bytes:

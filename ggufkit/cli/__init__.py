@@ -23,9 +23,12 @@ __all__ = ["main"]
 # `command`, a `click.Command`; "-" in a verb is "_" in the module's name.
 VERBS: dict[str, str] = {
     "convert": "Convert a Hugging Face checkpoint to GGUF.",
+    "endian": "Write a model in the other byte order.",
     "formats": "List the tensor types, or measure what each would do to a model's weights.",
     "inspect": "Show what is in a model.",
+    "merge": "Merge the files of a split model into one.",
     "quantize": "Make a model smaller, with llama-quantize's presets and bytes.",
+    "split": "Split a model into several files.",
 }
 
 

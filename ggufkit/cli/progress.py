@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ggufkit.pipeline import Planned
 
-__all__ = ["progress_bar"]
+__all__ = ["byte_bar", "progress_bar"]
 
 _LOG_EVERY = 10.0  # seconds
 
@@ -23,12 +23,19 @@ _LOG_EVERY = 10.0  # seconds
 def progress_bar(planned: Sequence[Planned], doing: str) -> Iterator[Callable[[Planned, int], None]]:
     """Show the progress of streaming `planned`; gives the callback that `pipeline.stream` takes."""
     total = sum(p.tensor.size for p in planned)
-    with (_bar if sys.stderr.isatty() else _log)(doing, total) as advance:
+    with (_bar if sys.stderr.isatty() else _log)(doing, total, "M weights/s") as advance:
         yield lambda p, rows: advance(rows * p.tensor.cols, p.tensor.name)
 
 
 @contextmanager
-def _bar(doing: str, total: int) -> Iterator[Callable[[int, str], None]]:
+def byte_bar(total: int, doing: str) -> Iterator[Callable[[int, str], None]]:
+    """Show the progress of work on `total` bytes; gives a function that takes bytes done and a tensor's name."""
+    with (_bar if sys.stderr.isatty() else _log)(doing, total, "MB/s") as advance:
+        yield advance
+
+
+@contextmanager
+def _bar(doing: str, total: int, unit: str) -> Iterator[Callable[[int, str], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -46,35 +53,35 @@ def _bar(doing: str, total: int) -> Iterator[Callable[[int, str], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(doing, total=total, rate="", name="")
 
-        def advance(weights: int, name: str) -> None:
+        def advance(n: int, name: str) -> None:
             nonlocal done
-            done += weights
-            rate = _rate(done, time.monotonic() - start)
+            done += n
+            rate = _rate(done, time.monotonic() - start, unit)
             bar.update(task, completed=done, rate=rate, name=printable(name, 40))
 
         yield advance
 
 
 @contextmanager
-def _log(doing: str, total: int) -> Iterator[Callable[[int, str], None]]:
+def _log(doing: str, total: int, unit: str) -> Iterator[Callable[[int, str], None]]:
     start = shown = time.monotonic()
     done = 0
 
-    def advance(weights: int, name: str) -> None:
+    def advance(n: int, name: str) -> None:
         nonlocal done, shown
-        done += weights
+        done += n
         now = time.monotonic()
         if now - shown >= _LOG_EVERY:
             shown = now
             left = (total - done) * (now - start) / done
-            line = f"{doing}: {done / total:.0%}, {_rate(done, now - start)}, {_clock(left)} left"
+            line = f"{doing}: {done / total:.0%}, {_rate(done, now - start, unit)}, {_clock(left)} left"
             print(line, file=sys.stderr, flush=True)
 
     yield advance
 
 
-def _rate(weights: int, seconds: float) -> str:
-    return f"{weights / max(seconds, 1e-3) / 1e6:.0f} M weights/s"
+def _rate(done: int, seconds: float, unit: str) -> str:
+    return f"{done / max(seconds, 1e-3) / 1e6:.0f} {unit}"
 
 
 def _clock(seconds: float) -> str:

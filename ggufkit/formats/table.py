@@ -43,6 +43,8 @@ class Format:
     fallback : the format for rows whose length is no multiple of `block_size`, or None.
     needs_importance : cannot be encoded without importance weights.
     encodable : False for types that only live in memory (activations).
+    swap : the numbers that a big-endian file stores the other way round, where C code reads several bytes of
+        `layout` as one number; None: those of `layout`.
     """
 
     name: str
@@ -53,15 +55,12 @@ class Format:
     fallback: str | None = None
     needs_importance: bool = False
     encodable: bool = True
+    swap: str | None = None
 
     @cached_property
     def fields(self) -> tuple[tuple[str, int, str], ...]:
         """The block's fields in order: (name, count, NumPy type code)."""
-        parsed = []
-        for field in self.layout.split():
-            name, code = field.split(":")
-            parsed.append((name, int(code[:-2] or 1), code[-2:]))
-        return tuple(parsed)
+        return _parsed(self.layout)
 
     @cached_property
     def type_size(self) -> int:
@@ -80,9 +79,12 @@ class Format:
     @cached_property
     def dtype(self) -> np.dtype:
         """NumPy record type of one block, `type_size` bytes."""
-        import numpy as np
+        return _dtype(self.fields)
 
-        return np.dtype([(name, "<" + code, (n,)) if n > 1 else (name, "<" + code) for name, n, code in self.fields])
+    @cached_property
+    def swap_dtype(self) -> np.dtype:
+        """NumPy record type whose numbers change between the byte orders, `type_size` bytes."""
+        return self.dtype if self.swap is None else _dtype(_parsed(self.swap))
 
     def row_bytes(self, cols: int) -> int:
         """Bytes of a row of `cols` weights.
@@ -102,6 +104,24 @@ class Format:
         return f"<Format {self.name}>"
 
 
+# Of each 8 bytes the first four are indices, the others one number of signs and scale.
+_IQ2_XXS = "d:f2 " + " ".join(f"grid{i}:4u1 gas{i}:u4" for i in range(8))
+
+
+def _parsed(layout: str) -> tuple[tuple[str, int, str], ...]:
+    parsed = []
+    for field in layout.split():
+        name, code = field.split(":")
+        parsed.append((name, int(code[:-2] or 1), code[-2:]))
+    return tuple(parsed)
+
+
+def _dtype(fields: tuple[tuple[str, int, str], ...]) -> np.dtype:
+    import numpy as np
+
+    return np.dtype([(name, "<" + code, (n,)) if n > 1 else (name, "<" + code) for name, n, code in fields])
+
+
 def _rows() -> Iterator[Format]:
     scalar, legacy, kquants, iquants = "scalar", "legacy", "kquants", "iquants"
     ternary, microscale = "ternary", "microscale"
@@ -110,8 +130,8 @@ def _rows() -> Iterator[Format]:
     yield Format("F16", 1, 1, "x:f2", scalar)
     yield Format("Q4_0", 2, 32, "d:f2 qs:16u1", legacy)
     yield Format("Q4_1", 3, 32, "d:f2 m:f2 qs:16u1", legacy)
-    yield Format("Q5_0", 6, 32, "d:f2 qh:4u1 qs:16u1", legacy)
-    yield Format("Q5_1", 7, 32, "d:f2 m:f2 qh:4u1 qs:16u1", legacy)
+    yield Format("Q5_0", 6, 32, "d:f2 qh:4u1 qs:16u1", legacy, swap="d:f2 qh:u4 qs:16u1")
+    yield Format("Q5_1", 7, 32, "d:f2 m:f2 qh:4u1 qs:16u1", legacy, swap="d:f2 m:f2 qh:u4 qs:16u1")
     yield Format("Q8_0", 8, 32, "d:f2 qs:32i1", legacy)
     yield Format("Q8_1", 9, 32, "d:f2 s:f2 qs:32i1", legacy, encodable=False)
     yield Format("Q2_K", 10, 256, "scales:16u1 qs:64u1 d:f2 dmin:f2", kquants, "Q4_0")
@@ -120,9 +140,9 @@ def _rows() -> Iterator[Format]:
     yield Format("Q5_K", 13, 256, "d:f2 dmin:f2 scales:12u1 qh:32u1 qs:128u1", kquants, "Q5_1")
     yield Format("Q6_K", 14, 256, "ql:128u1 qh:64u1 scales:16i1 d:f2", kquants, "Q8_0")
     yield Format("Q8_K", 15, 256, "d:f4 qs:256i1 bsums:16i2", kquants, encodable=False)
-    yield Format("IQ2_XXS", 16, 256, "d:f2 qs:32u2", iquants, "IQ4_NL", needs_importance=True)
+    yield Format("IQ2_XXS", 16, 256, "d:f2 qs:32u2", iquants, "IQ4_NL", needs_importance=True, swap=_IQ2_XXS)
     yield Format("IQ2_XS", 17, 256, "d:f2 qs:32u2 scales:8u1", iquants, "IQ4_NL", needs_importance=True)
-    yield Format("IQ3_XXS", 18, 256, "d:f2 qs:96u1", iquants, "IQ4_NL")
+    yield Format("IQ3_XXS", 18, 256, "d:f2 qs:96u1", iquants, "IQ4_NL", swap="d:f2 qs:64u1 gas:8u4")
     yield Format("IQ1_S", 19, 256, "d:f2 qs:32u1 qh:8u2", iquants, "IQ4_NL", needs_importance=True)
     yield Format("IQ4_NL", 20, 32, "d:f2 qs:16u1", iquants)
     yield Format("IQ3_S", 21, 256, "d:f2 qs:64u1 qh:8u1 signs:32u1 scales:4u1", iquants, "IQ4_NL")
@@ -133,7 +153,7 @@ def _rows() -> Iterator[Format]:
     yield Format("I32", 26, 1, "x:i4", scalar)
     yield Format("I64", 27, 1, "x:i8", scalar)
     yield Format("F64", 28, 1, "x:f8", scalar)
-    yield Format("IQ1_M", 29, 256, "qs:32u1 qh:16u1 scales:8u1", iquants, "IQ4_NL")
+    yield Format("IQ1_M", 29, 256, "qs:32u1 qh:16u1 scales:8u1", iquants, "IQ4_NL", swap="qs:32u1 qh:16u1 scales:4u2")
     yield Format("BF16", 30, 1, "x:u2", scalar)
     yield Format("TQ1_0", 34, 256, "qs:48u1 qh:4u1 d:f2", ternary, "Q4_0")
     yield Format("TQ2_0", 35, 256, "qs:64u1 d:f2", ternary, "Q4_0")

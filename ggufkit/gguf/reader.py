@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ggufkit.errors import GGUFError, printable
+from ggufkit.formats.table import Format
 from ggufkit.gguf.header import Field, Header, Limits, TensorInfo, parse_header
-from ggufkit.gguf.source import FileSource, Source
+from ggufkit.gguf.shards import check_shards, shard_count, sibling_names
+from ggufkit.gguf.source import FileSource, Source, open_source
 from ggufkit.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -197,8 +200,8 @@ class GGUF:
                 raise IndexError(f"rows {lo}:{hi} of {info.name}, which has {rows}")
             data = part.source.read(part.file_offset(info) + lo * row_bytes, (hi - lo) * row_bytes)
             blocks = np.frombuffer(data, np.uint8).reshape(hi - lo, row_bytes)  # (hi - lo, row_bytes)
-            if big and blocks.size:
-                blocks = swapped(blocks, info.format.dtype)
+            if big:
+                blocks = swapped(blocks, info.format)
                 blocks.flags.writeable = False
             return blocks
 
@@ -221,15 +224,21 @@ class GGUF:
         return np.memmap(part.source.name, np.uint8, "r", part.file_offset(self.info[name]), shape)
 
 
-def swapped(blocks: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def swapped(blocks: np.ndarray, format: Format) -> np.ndarray:
     """Blocks in the other byte order: every number of every field reversed.
 
     Parameters
     ----------
     blocks : array of shape (rows, row_bytes), uint8.
-    dtype : the format's record type.
+    format : their format.
     """
-    return blocks.view(dtype).byteswap().view(blocks.dtype)
+    out = blocks.copy()
+    if out.size:
+        records = out.view(format.swap_dtype)  # (rows, blocks a row)
+        for name in records.dtype.names or ():
+            if records.dtype[name].base.itemsize > 1:
+                records[name] = records[name].byteswap()
+    return out
 
 
 def open(path: str | os.PathLike[str], *, offset: int = 0, shards: bool = True, limits: Limits | None = None) -> GGUF:
@@ -244,14 +253,32 @@ def open(path: str | os.PathLike[str], *, offset: int = 0, shards: bool = True, 
 
     Raises
     ------
-    FileError : the file is missing or unreadable.
-    GGUFError : it is no GGUF, or breaks a rule of the format.
+    FileError : the file, or another shard, is missing or unreadable.
+    GGUFError : it is no GGUF, or breaks a rule of the format, or the shards are not of one model.
     """
     name = os.fspath(path)
-    source: Source = FileSource(path)
+    with ExitStack() as opened:
+
+        def add(name: str, offset: int = 0) -> Part:
+            part = _open_part(name, offset, limits)
+            opened.callback(part.source.close)
+            return part
+
+        first = add(name, offset)
+        parts = [first]
+        if shards and not offset and shard_count(first.header.fields) > 1:
+            names = sibling_names(name, first.header)
+            parts = [first if other == name else add(other) for other in names]
+            check_shards(names, [part.header for part in parts])
+        model = GGUF(name, parts)
+        opened.pop_all()
+        return model
+
+
+def _open_part(name: str, offset: int, limits: Limits | None) -> Part:
+    source = open_source(name)
     try:
-        part = Part(source, offset, parse_header(source, offset, limits))
-        return GGUF(name, [part])
+        return Part(source, offset, parse_header(source, offset, limits))
     except BaseException:
         source.close()
         raise

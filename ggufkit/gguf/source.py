@@ -7,7 +7,7 @@ from typing import Protocol
 
 from ggufkit.errors import FileError, GGUFError, os_errors, printable
 
-__all__ = ["FileSource", "Source"]
+__all__ = ["FileSource", "Source", "is_address", "open_source"]
 
 
 class Source(Protocol):
@@ -27,6 +27,26 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Give the file back."""
+
+
+def is_address(path: str) -> bool:
+    """Whether `path` is an address that is read over the network."""
+    return path.startswith(("https://", "http://", "hf://"))
+
+
+def open_source(path: str | os.PathLike[str]) -> Source:
+    """Open a local path, or an address.
+
+    Raises
+    ------
+    FileError : it is missing or unreadable.
+    """
+    name = os.fspath(path)
+    if not is_address(name):
+        return FileSource(name)
+    from ggufkit.gguf.remote import RemoteSource
+
+    return RemoteSource(name)
 
 
 class FileSource:
