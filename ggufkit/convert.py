@@ -10,6 +10,7 @@ converter, followed by llama-quantize where a mix is asked for.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 from ggufkit.arch.card import Card, read_card
 from ggufkit.arch.registry import architecture_of
 from ggufkit.checkpoint.folder import open_checkpoint
+from ggufkit.checkpoint.mlx import QUANTIZATION_KEY, read_mlx
 from ggufkit.errors import CheckpointError, printable
 from ggufkit.formats.table import FORMATS
 from ggufkit.gguf.header import Value, ValueType
@@ -25,7 +27,7 @@ from ggufkit.pipeline import MEMORY, Planned, Reporter, silent
 from ggufkit.policy.decide import Choices
 from ggufkit.policy.facts import model_facts
 from ggufkit.policy.outtype import OUTTYPES, outtype_decision
-from ggufkit.policy.presets import preset_by_name
+from ggufkit.policy.presets import PRESETS, preset_by_name
 from ggufkit.quantize import QuantizePlan, Request, plan_quantize, write_plan
 from ggufkit.tensor import Tensor
 
@@ -49,6 +51,7 @@ class CheckpointModel:
     source_type : what the converter calls "auto": F16 when the checkpoint's first tensor is, else BF16.
     card : what the model is called.
     identity : changes when the checkpoint does.
+    notes : what the user should know, a sentence each.
     """
 
     metadata: Mapping[str, Value]
@@ -56,6 +59,14 @@ class CheckpointModel:
     source_type: str
     card: Card
     identity: bytes
+    notes: tuple[str, ...] = ()
+
+    @property
+    def quantized_to(self) -> str | None:
+        """The block format of most weight matrices, where most are quantized already."""
+        formats = Counter(t.format.name for t in self.tensors.values() if len(t.shape) > 1)
+        most = formats.most_common(1)[0][0] if formats else "F32"
+        return most if FORMATS[most].is_quantized else None
 
 
 def as_gguf(folder: str | Path) -> CheckpointModel:
@@ -69,7 +80,9 @@ def as_gguf(folder: str | Path) -> CheckpointModel:
     """
     checkpoint = open_checkpoint(folder)
     spec, config = architecture_of(checkpoint.config, checkpoint.text)
-    tensors = {tensor.name: _floating(tensor) for tensor in spec.tensors(checkpoint.tensors.values(), config)}
+    quantized = read_mlx(checkpoint.tensors, checkpoint.config)
+    source = checkpoint.tensors if quantized is None else quantized.tensors
+    tensors = {tensor.name: _floating(tensor) for tensor in spec.tensors(source.values(), config)}
     card = read_card(checkpoint, tensors.values())
     metadata: dict[str, Value] = {}
     for key, value in card.pairs(spec.name):
@@ -83,7 +96,10 @@ def as_gguf(folder: str | Path) -> CheckpointModel:
     metadata.update(spec.vocabulary(checkpoint, config))
     first = next(iter(checkpoint.tensors.values()), None)
     source_type = "F16" if first is not None and first.format.name == "F16" else "BF16"
-    return CheckpointModel(metadata, tensors, source_type, card, checkpoint.identity)
+    if quantized is None:
+        return CheckpointModel(metadata, tensors, source_type, card, checkpoint.identity)
+    metadata[QUANTIZATION_KEY] = Value(ValueType.STRING, quantized.settings)
+    return CheckpointModel(metadata, tensors, source_type, card, checkpoint.identity, quantized.notes)
 
 
 def _floating(tensor: Tensor) -> Tensor:
@@ -139,7 +155,7 @@ def _as_converted(model: CheckpointModel, outtype: str) -> QuantizePlan:
         decision = outtype_decision(tensor.name, tensor.shape, outtype)
         planned.append(Planned(tensor, decision.format, decision.reason))
     facts = model_facts({key: value.value for key, value in metadata.items()}, model.tensors)
-    return QuantizePlan(facts, ((metadata, planned),))
+    return QuantizePlan(facts, ((metadata, planned),), model.notes)
 
 
 def _file_type(model: CheckpointModel, outtype: str) -> int:
@@ -147,6 +163,8 @@ def _file_type(model: CheckpointModel, outtype: str) -> int:
     whole = outtype in ("F32", "F16", "BF16")
     if whole and any(tensor.format.name == "MXFP4" for tensor in model.tensors.values()):
         return preset_by_name("MXFP4_MOE").file_type
+    if whole and model.quantized_to in PRESETS:
+        return preset_by_name(model.quantized_to).file_type
     return OUTTYPES[outtype]
 
 
@@ -155,7 +173,7 @@ def type_name(model: CheckpointModel, type: str | Request) -> str:
     if isinstance(type, Request):
         return type.choices.preset.name
     if type.lower() == "auto":
-        return model.source_type
+        return model.quantized_to or model.source_type
     return type.upper() if type.upper() in OUTTYPES else preset_by_name(type).name
 
 
