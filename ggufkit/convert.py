@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ggufkit.arch.card import Card, read_card
 from ggufkit.arch.registry import architecture_of
@@ -23,18 +23,18 @@ from ggufkit.checkpoint.mlx import QUANTIZATION_KEY, read_mlx
 from ggufkit.errors import CheckpointError, printable
 from ggufkit.formats.table import FORMATS
 from ggufkit.gguf.header import Value, ValueType
-from ggufkit.pipeline import MEMORY, Planned, Reporter, silent
-from ggufkit.policy.decide import Choices
-from ggufkit.policy.facts import model_facts
+from ggufkit.output import Job, OutputPlan
+from ggufkit.pipeline import Planned
+from ggufkit.policy.custom import base_choices
 from ggufkit.policy.outtype import OUTTYPES, outtype_decision
 from ggufkit.policy.presets import PRESETS, preset_by_name
-from ggufkit.quantize import QuantizePlan, Request, plan_quantize, write_plan
+from ggufkit.quantize import Request, plan_quantize
 from ggufkit.tensor import Tensor
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["CheckpointModel", "as_gguf", "convert", "plan_convert"]
+__all__ = ["CheckpointModel", "as_gguf", "conversion", "convert", "plan_convert"]
 
 # `general.quantization_version`: the generation of the block formats.
 _QUANTIZATION_VERSION = 2
@@ -123,7 +123,7 @@ def _as_f32(tensor: Tensor) -> Tensor:
     return replace(tensor, format=FORMATS["F32"], read=read)
 
 
-def plan_convert(model: CheckpointModel, type: str | Request = "auto") -> QuantizePlan:
+def plan_convert(model: CheckpointModel, type: str | Request = "auto") -> OutputPlan:
     """Plan the file of a checkpoint; see `convert` for the types.
 
     Raises
@@ -134,7 +134,7 @@ def plan_convert(model: CheckpointModel, type: str | Request = "auto") -> Quanti
         name = model.source_type if type.lower() == "auto" else type.upper()
         if name in OUTTYPES:
             return _as_converted(model, name)
-        type = Request(Choices(preset_by_name(type)))
+        type = Request(base_choices(type))
     source = _as_converted(model, model.source_type)
     metadata, planned = source.shards[0]
     # What the converter would only copy needs no step of its own.
@@ -142,7 +142,7 @@ def plan_convert(model: CheckpointModel, type: str | Request = "auto") -> Quanti
     return plan_quantize(metadata, tensors, type)
 
 
-def _as_converted(model: CheckpointModel, outtype: str) -> QuantizePlan:
+def _as_converted(model: CheckpointModel, outtype: str) -> OutputPlan:
     """The file that llama.cpp's converter writes."""
     metadata = dict(model.metadata)
     if "general.file_type" in metadata:
@@ -154,8 +154,7 @@ def _as_converted(model: CheckpointModel, outtype: str) -> QuantizePlan:
             continue
         decision = outtype_decision(tensor.name, tensor.shape, outtype)
         planned.append(Planned(tensor, decision.format, decision.reason))
-    facts = model_facts({key: value.value for key, value in metadata.items()}, model.tensors)
-    return QuantizePlan(facts, ((metadata, planned),), model.notes)
+    return OutputPlan(((metadata, planned),), model.notes)
 
 
 def _file_type(model: CheckpointModel, outtype: str) -> int:
@@ -168,10 +167,25 @@ def _file_type(model: CheckpointModel, outtype: str) -> int:
     return OUTTYPES[outtype]
 
 
-def type_name(model: CheckpointModel, type: str | Request) -> str:
+def conversion(
+    folder: str | Path,
+    path: str | Path | None = None,
+    type: str | Request = "auto",
+    *,
+    split_max_size: int = 0,
+    split_max_tensors: int = 0,
+) -> Job:
+    """Plan to convert a checkpoint; see `convert`."""
+    model = as_gguf(folder)
+    plan = plan_convert(model, type).split(split_max_size, split_max_tensors)
+    target = Path(folder) / model.card.file_name(_type_name(model, type)) if path is None else Path(path)
+    return Job(target, plan, model.identity, "converting")
+
+
+def _type_name(model: CheckpointModel, type: str | Request) -> str:
     """The type as file names have it."""
     if isinstance(type, Request):
-        return type.choices.preset.name
+        return model.source_type if type.choices.copy else type.choices.preset.name
     if type.lower() == "auto":
         return model.quantized_to or model.source_type
     return type.upper() if type.upper() in OUTTYPES else preset_by_name(type).name
@@ -182,12 +196,11 @@ def convert(
     path: str | Path | None = None,
     type: str | Request = "auto",
     *,
-    force: bool = False,
-    threads: int | None = None,
-    memory: int = MEMORY,
-    report: Reporter = silent,
+    split_max_size: int = 0,
+    split_max_tensors: int = 0,
+    **options: Any,
 ) -> Path:
-    """Convert a checkpoint folder to a GGUF file.
+    """Convert a checkpoint folder to GGUF.
 
     Parameters
     ----------
@@ -196,29 +209,16 @@ def convert(
     type : F32, F16, BF16, Q8_0, TQ1_0 or TQ2_0, as llama.cpp's converter writes them; or any preset of `quantize`, or
         a `Request` with rules: then the bytes are those of the converter's ``"auto"`` file after llama-quantize.
         ``"auto"`` is F16 for a checkpoint in float16 and BF16 for any other.
-    force : replace an existing file.
-    threads, memory : see `pipeline.stream`.
-    report : shows the progress, e.g. `cli.progress.progress_bar`.
+    split_max_size, split_max_tensors : see `output.OutputPlan.split`.
+    options : ``force``, ``threads``, ``memory`` and ``report`` of `output.Job.write`.
 
     Returns
     -------
-    the path of the file
+    the path of the file, of a split model that of its first part
 
     Raises
     ------
     GgufkitError : the checkpoint or the type is wrong, or the file cannot be written. No file appears.
     """
-    model = as_gguf(folder)
-    plan = plan_convert(model, type)
-    path = Path(folder) / model.card.file_name(type_name(model, type)) if path is None else Path(path)
-    with report(plan.tensors, "converting") as progress:
-        write_plan(
-            path,
-            plan,
-            force=force,
-            threads=threads,
-            memory=memory,
-            progress=progress,
-            resume_key=model.identity,
-        )
-    return path
+    job = conversion(folder, path, type, split_max_size=split_max_size, split_max_tensors=split_max_tensors)
+    return job.write(**options)[0]

@@ -50,7 +50,7 @@ __all__ = [
 ]
 
 # Default limit of the buffers, bytes.
-MEMORY = 512 << 20
+MEMORY = 512_000_000
 
 # Weights a piece: enough that the cost of handing it out vanishes.
 _PIECE = 1 << 20

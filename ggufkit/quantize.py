@@ -5,9 +5,9 @@
 or in two steps, to look at the plan first:
 
     with ggufkit.open("model.gguf") as model:
-        plan = plan_quantize(model.fields, model.tensors, Request(Choices(preset_by_name("Q4_K_M"))))
-        plan.size                                # bytes of the file to come
-        write_plan("small.gguf", plan)
+        job = quantization(model, "small.gguf", "Q4_K_M")
+        job.plan.size                                # bytes of the file to come
+        job.write()
 
 Everything that can be refused is refused by the plan, before a weight is read.
 
@@ -21,21 +21,23 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ggufkit.errors import PolicyError, UsageError, printable
+from ggufkit.errors import PolicyError, printable
 from ggufkit.files import refuse_same_file
 from ggufkit.formats.table import Format
 from ggufkit.gguf.header import Field, Value, ValueType
 from ggufkit.gguf.reader import GGUF
 from ggufkit.gguf.reader import open as open_gguf
-from ggufkit.gguf.shards import SPLIT_KEYS, split_names
-from ggufkit.gguf.writer import Plan, as_value
-from ggufkit.pipeline import MEMORY, OutputFile, Planned, Progress, Reporter, silent, write_models
+from ggufkit.gguf.shards import SPLIT_KEYS
+from ggufkit.gguf.writer import as_value
+from ggufkit.output import Job, OutputPlan, sharded
+from ggufkit.pipeline import Planned
+from ggufkit.policy.custom import base_choices
 from ggufkit.policy.decide import Choices, decide, requires_importance
 from ggufkit.policy.decision import Decision
-from ggufkit.policy.facts import Model, Role, layer_of, model_facts, role_of, trimmed
+from ggufkit.policy.facts import Role, layer_of, model_facts, role_of, trimmed
 from ggufkit.policy.presets import PRESETS, preset_by_name
 from ggufkit.policy.prune import pruned_metadata, renumbered
 from ggufkit.tensor import Tensor
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
 
     from ggufkit.calibrate.imatrix_file import Imatrix
 
-__all__ = ["QuantizePlan", "Request", "plan_quantize", "quantize", "source_key", "split_names", "write_plan"]
+__all__ = ["Request", "plan_quantize", "quantization", "quantize", "source_key"]
 
 FILE_TYPE = "general.file_type"
 VERSION = "general.quantization_version"
@@ -80,49 +82,12 @@ class Request:
     overrides: tuple[tuple[str, Value], ...] = ()
 
 
-@dataclass(frozen=True)
-class QuantizePlan:
-    """Everything about the output, before a weight is read.
-
-    Attributes
-    ----------
-    model : the facts that decided.
-    shards : metadata and tensors of each output file, in file order.
-    notes : what the user should know, a sentence each.
-    """
-
-    model: Model
-    shards: tuple[tuple[dict[str, Any], list[Planned]], ...]
-    notes: tuple[str, ...] = ()
-
-    @property
-    def tensors(self) -> list[Planned]:
-        return [p for _, planned in self.shards for p in planned]
-
-    @cached_property
-    def sizes(self) -> tuple[int, ...]:
-        """Exact bytes of each output file."""
-        return tuple(
-            Plan(metadata, [(p.tensor.name, p.tensor.shape, p.format) for p in planned]).size
-            for metadata, planned in self.shards
-        )
-
-    @property
-    def size(self) -> int:
-        """Exact bytes of the output."""
-        return sum(self.sizes)
-
-    @property
-    def weights(self) -> int:
-        return sum(p.tensor.size for p in self.tensors)
-
-
 def plan_quantize(
     fields: Mapping[str, Field | Value | Any],
     tensors: Mapping[str, Tensor],
     request: Request,
     shard_of: Callable[[str], int] | None = None,
-) -> QuantizePlan:
+) -> OutputPlan:
     """Plan the output that llama-quantize would write.
 
     Parameters
@@ -157,11 +122,8 @@ def plan_quantize(
     metadata = _output_metadata(typed, list(tensors.values()), request)
     if request.prune_layers:
         metadata = pruned_metadata(metadata, facts.architecture, request.prune_layers, len(_layers(names.values())))
-    if shard_of is None:
-        shards = [(metadata, planned)]
-    else:
-        shards = _sharded(metadata, planned, [shard_of(old) for old in shaped])
-    return QuantizePlan(facts, tuple(shards), tuple(_notes(planned, request)))
+    shards = sharded(metadata, planned, [shard_of(old) if shard_of else 0 for old in shaped])
+    return OutputPlan(shards, tuple(_notes(planned, request)), numbered=shard_of is not None)
 
 
 def _by_layer(name: str) -> tuple[int, bytes]:
@@ -299,22 +261,6 @@ def _file_type_of(fields: Mapping[str, Any], tensors: Sequence[Tensor]) -> int:
 # -- files ------------------------------------------------------------------------------------------------
 
 
-def _sharded(
-    metadata: dict[str, Any], planned: Sequence[Planned], shards: Sequence[int]
-) -> list[tuple[dict[str, Any], list[Planned]]]:
-    """One (metadata, tensors) a file; only the first has the model's metadata."""
-    count = max(shards, default=0) + 1
-    files: list[tuple[dict[str, Any], list[Planned]]] = [({} if i else dict(metadata), []) for i in range(count)]
-    for p, shard in zip(planned, shards, strict=True):
-        files[shard][1].append(p)
-    if count > 1:
-        for i, (pairs, _) in enumerate(files):
-            pairs["split.no"] = Value(ValueType.UINT16, i)
-            pairs["split.count"] = Value(ValueType.UINT16, count)
-            pairs["split.tensors.count"] = Value(ValueType.INT32, len(planned))
-    return files
-
-
 def source_key(model: GGUF) -> bytes:
     """What identifies the contents of an open model, for resuming: sizes, times and headers of its files."""
     digest = hashlib.sha256()
@@ -326,30 +272,15 @@ def source_key(model: GGUF) -> bytes:
     return digest.digest()
 
 
-def write_plan(
-    target: str | os.PathLike[str],
-    plan: QuantizePlan,
-    *,
-    keep_split: bool = False,
-    force: bool = False,
-    threads: int | None = None,
-    memory: int = MEMORY,
-    progress: Progress | None = None,
-    resume_key: bytes | None = None,
-) -> list[str]:
-    """Write the planned output; the arguments are those of `write_model`.
-
-    Returns
-    -------
-    the paths of the files: `target`, or with `keep_split` one a shard
-    """
-    target = os.fspath(target)
-    paths = split_names(target, len(plan.shards)) if keep_split else [target]
-    if len(paths) != len(plan.shards):
-        raise UsageError(f"the plan has {len(plan.shards)} files; write them with keep_split")
-    files = [OutputFile(path, *shard) for path, shard in zip(paths, plan.shards, strict=True)]
-    write_models(files, force=force, threads=threads, memory=memory, progress=progress, resume_key=resume_key)
-    return paths
+def quantization(model: GGUF, target: str | os.PathLike[str], type: str | Request, *, keep_split: bool = False) -> Job:
+    """Plan to quantize an open model; see `quantize`."""
+    for part in model.parts:
+        refuse_same_file(part.source.name, target)
+    request = type if isinstance(type, Request) else Request(base_choices(type))
+    shards = {id(part): i for i, part in enumerate(model.parts)}
+    shard_of = (lambda name: shards[id(model.part_of(name))]) if keep_split else None
+    plan = plan_quantize(model.fields, model.tensors, request, shard_of)
+    return Job(Path(target), plan, source_key(model), "quantizing")
 
 
 def quantize(
@@ -357,40 +288,25 @@ def quantize(
     target: str | os.PathLike[str],
     type: str | Request,
     *,
-    force: bool = False,
-    threads: int | None = None,
-    memory: int = MEMORY,
-    report: Reporter = silent,
-) -> list[str]:
+    keep_split: bool = False,
+    **options: Any,
+) -> Path:
     """Quantize a GGUF file.
 
     Parameters
     ----------
     source, target : the files.
-    type : a preset's name, or a `Request` with rules.
-    force : replace existing files.
-    threads, memory : see `pipeline.stream`.
-    report : shows the progress, e.g. `cli.progress.progress_bar`.
+    type : a preset's name, COPY, or a `Request` with rules.
+    keep_split : write the parts of a split model one by one; `target` is their name without the number.
+    options : ``force``, ``threads``, ``memory`` and ``report`` of `output.Job.write`.
 
     Returns
     -------
-    the paths of the files written
+    the path of the file, of a split model that of its first part
 
     Raises
     ------
     GgufkitError : the source or the request is wrong, or the file cannot be written. No file appears.
     """
-    refuse_same_file(source, target)
-    request = type if isinstance(type, Request) else Request(Choices(preset_by_name(type)))
     with open_gguf(source) as model:
-        plan = plan_quantize(model.fields, model.tensors, request)
-        with report(plan.tensors, "quantizing") as progress:
-            return write_plan(
-                target,
-                plan,
-                force=force,
-                threads=threads,
-                memory=memory,
-                progress=progress,
-                resume_key=source_key(model),
-            )
+        return quantization(model, target, type, keep_split=keep_split).write(**options)[0]

@@ -20,7 +20,7 @@ FLOORS = [
     ["tensor"],
     ["gguf", "journal", "measure"],
     ["checkpoint", "policy", "calibrate"],
-    ["arch", "pipeline"],
+    ["arch", "pipeline", "output"],
     ["quantize", "runtime"],
     ["convert"],
     ["cli"],

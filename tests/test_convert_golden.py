@@ -15,7 +15,7 @@ import pytest
 from ggufkit.convert import CheckpointModel, as_gguf, plan_convert
 from ggufkit.gguf import reader
 from ggufkit.gguf.header import Field, ValueType
-from ggufkit.quantize import write_plan
+from ggufkit.output import Job
 
 # The types beside F16 and BF16 that there are references of.
 MORE_TYPES = {
@@ -62,7 +62,7 @@ def test_convert_writes_the_reference_file(checkpoints: Path, tmp_path: Path, na
     ending = "" if type_ == "F16" else f"_{type_.lower()}"
     expected = json.loads((checkpoints / name / f"ref{ending}.json").read_text())
     path = tmp_path / "out.gguf"
-    write_plan(path, plan_convert(opened(checkpoints / name / "hf"), type_), threads=2)
+    Job(path, plan_convert(opened(checkpoints / name / "hf"), type_), b"", "").write(threads=2)
     with reader.open(path) as model:
         assert list(described(model.fields.values())) == [(key, wanted(entry)) for key, entry in expected["kv"].items()]
         found = [

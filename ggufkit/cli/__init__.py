@@ -27,6 +27,7 @@ VERBS: dict[str, str] = {
     "formats": "List the tensor types, or measure what each would do to a model's weights.",
     "inspect": "Show what is in a model.",
     "merge": "Merge the files of a split model into one.",
+    "plan": "Show which type each tensor would get, why, and how large the file would be.",
     "quantize": "Make a model smaller, with llama-quantize's presets and bytes.",
     "split": "Split a model into several files.",
 }
@@ -78,8 +79,9 @@ def main(args: list[str] | None = None) -> Any:
     except GgufkitError as e:
         click.echo(f"ggufkit: {e}", err=True)
         sys.exit(1)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("ggufkit: interrupted", err=True)
+    except (KeyboardInterrupt, click.Abort) as e:
+        # After long work the message says how to continue.
+        click.echo(f"ggufkit: interrupted{f'; {e}' if str(e) else ''}", err=True)
         sys.exit(130)
     except BrokenPipeError:
         # The reader of our output went away (`| head`); nothing is left to tell it.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 
@@ -14,7 +15,35 @@ from ggufkit.gguf.header import Field, Limits, ValueType
 from ggufkit.gguf.reader import GGUF
 from ggufkit.gguf.reader import open as open_gguf
 
-__all__ = ["echo_json", "echo_table", "human_bytes", "human_count", "model_options", "open_model", "show_value"]
+__all__ = [
+    "SIZE",
+    "echo_json",
+    "echo_table",
+    "human_bytes",
+    "human_count",
+    "model_options",
+    "open_model",
+    "show_shape",
+    "show_value",
+]
+
+
+class _Size(click.ParamType):
+    """Bytes, in powers of 1000 as llama.cpp's tools count: ``512M``, ``4G``."""
+
+    name = "size"
+    units: ClassVar[dict[str, int]] = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"([0-9]{1,18})([KMGT]?)", value.upper())
+        if match is None or int(match[1]) == 0:
+            self.fail(f"{value!r} is no size; give one like 500M or 4G", param, ctx)
+        return int(match[1]) * self.units[match[2]]
+
+
+SIZE = _Size()
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -118,3 +147,8 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
     return value
+
+
+def show_shape(shape: Sequence[int]) -> str:
+    """A shape (NumPy order) as GGUF has it, row length first."""
+    return " × ".join(map(str, reversed(shape))) or "scalar"

@@ -16,10 +16,11 @@ from ggufkit.cli.common import (
     model_options,
     open_model,
     show_item,
+    show_shape,
     show_value,
 )
 from ggufkit.errors import printable
-from ggufkit.gguf.header import Field, TensorInfo
+from ggufkit.gguf.header import Field
 from ggufkit.gguf.reader import GGUF
 from ggufkit.gguf.summary import ranges, roles, summary, type_shares
 
@@ -109,14 +110,9 @@ def echo_types(model: GGUF) -> None:
             f"{name} {', '.join(ranges(layers))}" if layers else name
             for name, layers in sorted(role.layers.items(), key=lambda item: item[1])
         ]
-        shapes = list(dict.fromkeys(show_shape(info) for info in role.infos))
+        shapes = list(dict.fromkeys(show_shape(info.shape) for info in role.infos))
         rows_by_role.append((printable(role.name), shapes[0] + (" …" if len(shapes) > 1 else ""), "; ".join(types)))
     echo_table(rows_by_role, ("tensor", "shape", "type and layers"))
-
-
-def show_shape(info: TensorInfo) -> str:
-    """The shape as GGUF has it, row length first."""
-    return " × ".join(map(str, reversed(info.shape))) or "scalar"
 
 
 def echo_metadata(model: GGUF, glob: str, whole: bool) -> None:
@@ -142,7 +138,7 @@ def matching(model: GGUF, glob: str | None) -> list[Field]:
 def echo_tensors(model: GGUF) -> None:
     section(f"tensors ({len(model.info)})")
     rows = [
-        (printable(name), info.format.name, show_shape(info), human_bytes(info.nbytes), model.file_offset(name))
+        (printable(name), info.format.name, show_shape(info.shape), human_bytes(info.nbytes), model.file_offset(name))
         for name, info in model.info.items()
     ]
     echo_table(rows, ("tensor", "type", "shape", "bytes", "offset"), right=(3, 4))

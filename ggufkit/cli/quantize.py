@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+from ggufkit.cli.common import open_model
+from ggufkit.cli.precision import output_options, precision_options, request_of, run
 from ggufkit.errors import PolicyError, UsageError
 
 __all__ = ["command"]
@@ -13,39 +16,52 @@ __all__ = ["command"]
 
 @click.command()
 @click.argument("arguments", nargs=-1, required=True, metavar="IN [OUT] TYPE [NTHREADS]")
-@click.option("--force", is_flag=True, help="Replace OUT if it exists.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads; default all CPUs.")
-def command(arguments: tuple[str, ...], force: bool, threads: int | None) -> None:
+@precision_options
+@click.option("--keep-split", is_flag=True, help="Write a split model in the same parts.")
+@output_options
+def command(
+    arguments: tuple[str, ...], precision: dict[str, Any], keep_split: bool, threads: int | None, **options: Any
+) -> None:
     """Quantize the GGUF file IN to TYPE: the bytes that llama-quantize writes.
 
-    TYPE is a preset such as Q4_K_M or IQ4_XS, or its number. Without OUT the file is called ggml-model-TYPE.gguf and
-    lies beside IN.
+    TYPE is a preset such as Q4_K_M or IQ4_XS, or its number; COPY changes no tensor. It may be left out where a
+    --policy has a base. Without OUT the file is called ggml-model-TYPE.gguf and lies beside IN.
+
+    A run that was stopped continues where it was when it is started again.
 
     \b
     ggufkit quantize model-BF16.gguf model-Q4_K_M.gguf Q4_K_M
+    ggufkit quantize --imatrix imatrix.gguf --tensor-type attn_v=Q8_0 model-BF16.gguf IQ3_XXS
     """
-    from ggufkit.cli.progress import progress_bar
-    from ggufkit.quantize import quantize
+    from ggufkit.quantize import quantization
 
-    source, target, type_, nthreads = _positional(arguments)
-    for path in quantize(source, target, type_, force=force, threads=threads or nthreads, report=progress_bar):
-        click.echo(path)
+    source, target, type_, nthreads = _positional(arguments, has_base=precision["policy"] is not None)
+    request = request_of(type_, precision)
+    if target is None:
+        target = str(Path(source).with_name(f"ggml-model-{request.choices.name}.gguf"))
+    with open_model(source) as model:
+        job = quantization(model, target, request, keep_split=keep_split)
+        run(job, threads=threads or nthreads, **options)
 
 
-def _positional(arguments: tuple[str, ...]) -> tuple[str, str, str, int | None]:
-    """IN, OUT, TYPE, NTHREADS, where OUT and NTHREADS may be missing."""
-    from ggufkit.policy.presets import preset_by_name
-
+def _positional(arguments: tuple[str, ...], has_base: bool) -> tuple[str, str | None, str | None, int | None]:
+    """IN, OUT, TYPE, NTHREADS, where all but IN may be missing."""
     source, *rest = arguments
-    if not rest:
-        raise UsageError("TYPE is missing, such as Q4_K_M")
-    try:
-        target = str(Path(source).parent / f"ggml-model-{preset_by_name(rest[0]).name}.gguf")
-    except PolicyError:
-        if len(rest) == 1:
-            raise
+    target = type_ = None
+    if rest and not _is_type(rest[0]) and (len(rest) > 1 or has_base):
         target = rest.pop(0)
-    type_, *more = rest
-    if len(more) > 1 or not all(n.isascii() and n.isdigit() and int(n) > 0 for n in more):
-        raise UsageError(f"after TYPE only the number of threads may follow, not {' '.join(more)}")
-    return source, target, type_, int(more[0]) if more else None
+    if rest:
+        type_ = rest.pop(0)
+    if len(rest) > 1 or not all(n.isascii() and n.isdigit() and int(n) > 0 for n in rest):
+        raise UsageError(f"after TYPE only the number of threads may follow, not {' '.join(rest)}")
+    return source, target, type_, int(rest[0]) if rest else None
+
+
+def _is_type(text: str) -> bool:
+    from ggufkit.policy.custom import base_choices
+
+    try:
+        base_choices(text)
+    except PolicyError:
+        return False
+    return True

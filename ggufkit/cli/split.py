@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
-
 import click
 
-from ggufkit.cli.common import human_bytes, open_model
-from ggufkit.errors import UsageError, printable
+from ggufkit.cli.common import SIZE, human_bytes, open_model
+from ggufkit.errors import printable
 from ggufkit.gguf.shards import Shard, split_names, split_tensors
 
 __all__ = ["command"]
 
-_UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
 DEFAULT_TENSORS = 128
 
 
@@ -20,7 +17,7 @@ DEFAULT_TENSORS = 128
 @click.argument("source", metavar="GGUF_IN")
 @click.argument("target", metavar="GGUF_OUT")
 @click.option("--split-max-tensors", type=click.IntRange(min=1), metavar="N", help="Tensors in each file; default 128.")
-@click.option("--split-max-size", metavar="N(M|G)", help="Bytes of tensors in each file, e.g. 500M or 4G.")
+@click.option("--split-max-size", type=SIZE, metavar="N(M|G)", help="Bytes of tensors in each file, e.g. 500M or 4G.")
 @click.option("--no-tensor-first-split", is_flag=True, help="The first file holds the metadata alone.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and write nothing.")
 @click.option("--force", is_flag=True, help="Replace files that exist.")
@@ -28,7 +25,7 @@ def command(
     source: str,
     target: str,
     split_max_tensors: int | None,
-    split_max_size: str | None,
+    split_max_size: int | None,
     no_tensor_first_split: bool,
     dry_run: bool,
     force: bool,
@@ -44,15 +41,14 @@ def command(
     from ggufkit.cli.progress import byte_bar
     from ggufkit.gguf.copy import write_shards
 
-    max_bytes = None if split_max_size is None else size_of(split_max_size)
-    if split_max_tensors is None and max_bytes is None:
+    if split_max_tensors is None and split_max_size is None:
         split_max_tensors = DEFAULT_TENSORS
     with open_model(source) as model:
         shards = split_tensors(
             model.fields,
             model.info,
             max_tensors=split_max_tensors,
-            max_bytes=max_bytes,
+            max_bytes=split_max_size,
             no_tensor_first_split=no_tensor_first_split,
         )
         sizes = [sum(model.info[name].nbytes for name in shard.tensors) for shard in shards]
@@ -63,14 +59,6 @@ def command(
             paths = write_shards(model, target, shards, force=force, advance=advance)
     for path in paths:
         click.echo(path)
-
-
-def size_of(text: str) -> int:
-    """Bytes of a size like ``500M`` or ``4G``, in powers of 1000 as llama-gguf-split has them."""
-    match = re.fullmatch(r"(\d+)([KMGT]?)", text.upper())
-    if match is None or int(match[1]) == 0:
-        raise UsageError(f"{printable(text)} is no size; give one like 500M or 4G")
-    return int(match[1]) * _UNITS[match[2]]
 
 
 def echo_plan(target: str, shards: list[Shard], sizes: list[int]) -> None:

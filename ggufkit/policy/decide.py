@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -49,6 +48,11 @@ class Choices:
     pure: bool = False
     copy: bool = False
     default: Format | None = None
+
+    @property
+    def name(self) -> str:
+        """As names of files have it."""
+        return "COPY" if self.copy else self.preset.name
 
 
 @dataclass
@@ -205,16 +209,3 @@ def requires_importance(name: str, format: Format, preset: Preset) -> bool:
     if role_of(name) in (Role.TOKEN_EMBD, Role.OUTPUT):
         return False
     return format.name in _POOR_WITHOUT or (format.name == "Q2_K" and preset.name == "Q2_K_S")
-
-
-def name_pattern(pattern: str, source: str) -> re.Pattern[str]:
-    """A compiled regular expression.
-
-    Raises
-    ------
-    PolicyError : it is none.
-    """
-    try:
-        return re.compile(pattern)
-    except re.error as e:
-        raise PolicyError(f"{source}: {printable(repr(pattern))} is no regular expression: {e}") from None

@@ -1,0 +1,188 @@
+"""Options that say what becomes of each tensor, shared by convert, quantize and plan.
+
+The flags are llama-quantize's, and mean what they mean there.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ggufkit.cli.common import SIZE
+from ggufkit.errors import UsageError, printable
+
+if TYPE_CHECKING:
+    from ggufkit.output import Job
+    from ggufkit.quantize import Request
+
+__all__ = ["checkpoint_type", "output_options", "precision_options", "request_of", "run"]
+
+_FILE = click.Path(path_type=Path)
+
+_PRECISION = [
+    click.option("--imatrix", type=_FILE, metavar="FILE", help="Importance matrix of llama-imatrix, GGUF or .dat."),
+    click.option(
+        "--include-weights", multiple=True, metavar="NAME", help="Use it only for tensors with NAME in theirs."
+    ),
+    click.option("--exclude-weights", multiple=True, metavar="NAME", help="Do not use it for these."),
+    click.option("--policy", type=_FILE, metavar="FILE", help="Rules in TOML; see the README."),
+    click.option(
+        "--tensor-type", multiple=True, metavar="REGEX=TYPE", help="Type of the tensors whose names match: attn_q=Q8_0."
+    ),
+    click.option(
+        "--tensor-type-file",
+        multiple=True,
+        type=_FILE,
+        metavar="FILE",
+        help="Many of these, separated by spaces or lines; tried after --tensor-type.",
+    ),
+    click.option("--output-tensor-type", metavar="TYPE", help="Type of output.weight."),
+    click.option("--token-embedding-type", metavar="TYPE", help="Type of the token embeddings."),
+    click.option("--leave-output-tensor", is_flag=True, help="Keep output.weight as it is."),
+    click.option("--pure", is_flag=True, help="One type for all tensors, without the preset's mix."),
+    click.option(
+        "--allow-requantize", is_flag=True, help="Accept tensors that are quantized already; quality suffers."
+    ),
+    click.option("--prune-layers", metavar="L0,L1,…", help="Leave these layers out."),
+    click.option("--override-kv", multiple=True, metavar="KEY=TYPE:VALUE", help="Set metadata: int, float, bool, str."),
+]
+
+_OUTPUT = [
+    click.option("--force", is_flag=True, help="Replace the output if it exists."),
+    click.option("--threads", type=click.IntRange(min=1), help="Default: GGUFKIT_THREADS or all CPUs."),
+    click.option(
+        "--memory", type=SIZE, default="512M", show_default=True, metavar="SIZE", help="What buffers may take."
+    ),
+    click.option("--dry-run", is_flag=True, help="Write nothing; show the plan as `ggufkit plan` does."),
+    click.option("--json", "as_json", is_flag=True, help="The plan as JSON."),
+]
+
+
+def precision_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that choose types; the command gets them as one dict, `precision`, for `request_of`."""
+    names = [parameter.name for parameter in _parameters(_PRECISION)]
+
+    @functools.wraps(command)
+    def wrapped(**arguments: Any) -> Any:
+        precision = {name: arguments.pop(name) for name in names}
+        return command(precision=precision, **arguments)
+
+    return _with(_PRECISION, wrapped)
+
+
+def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of writing: `force`, `threads`, `memory`, `dry_run`, `as_json`."""
+    return _with(_OUTPUT, command)
+
+
+def _with(options: list[Any], command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _parameters(options: list[Any]) -> list[click.Parameter]:
+    return click.command()(_with(options, lambda: None)).params
+
+
+def checkpoint_type(type_: str | None, precision: dict[str, Any]) -> str | Request:
+    """What the options ask a checkpoint to become: `convert.convert`'s type.
+
+    F16, Q8_0 and the like are the converter's own types, until an option asks for llama-quantize's work.
+    """
+    plain = not any(precision.values())
+    if type_ is None or type_.lower() == "auto":
+        return "auto" if plain else request_of(None, precision, default="COPY")
+    return type_ if plain else request_of(type_, precision)
+
+
+def request_of(type_: str | None, precision: dict[str, Any], default: str | None = None) -> Request:
+    """What the options ask for.
+
+    Parameters
+    ----------
+    type_ : the preset's name; None for the policy file's base.
+    default : where the policy has none either.
+
+    Raises
+    ------
+    GgufkitError : an option is malformed, or a file cannot be read.
+    UsageError : options contradict each other, or there is no type.
+    """
+    from dataclasses import replace
+
+    from ggufkit.policy.custom import (
+        base_choices,
+        layer_numbers,
+        metadata_override,
+        target_format,
+        tensor_type_file,
+        tensor_type_rule,
+    )
+    from ggufkit.policy.policy_file import read_policy
+    from ggufkit.quantize import Request
+
+    policy = read_policy(precision["policy"]) if precision["policy"] else None
+    if type_ is not None:
+        choices = base_choices(type_)
+    elif policy is not None and policy.base is not None:
+        choices = base_choices(policy.base.name)
+    elif default is not None:
+        choices = base_choices(default)
+    else:
+        raise UsageError("TYPE is missing, such as Q4_K_M")
+    rules = [tensor_type_rule(text, f"--tensor-type {printable(text)}") for text in precision["tensor_type"]]
+    for path in precision["tensor_type_file"]:
+        rules += tensor_type_file(path)
+    if policy is not None:
+        rules += policy.rules
+    output, token_embd = precision["output_tensor_type"], precision["token_embedding_type"]
+    pruned = precision["prune_layers"]
+    return Request(
+        replace(
+            choices,
+            rules=tuple(rules),
+            leave_output=precision["leave_output_tensor"],
+            pure=precision["pure"],
+            output=target_format(output, "--output-tensor-type") if output else None,
+            token_embd=target_format(token_embd, "--token-embedding-type") if token_embd else None,
+        ),
+        imatrix=_imatrix(precision),
+        allow_requantize=precision["allow_requantize"],
+        prune_layers=layer_numbers(pruned, "--prune-layers") if pruned else (),
+        overrides=tuple(metadata_override(text, "--override-kv") for text in precision["override_kv"]),
+    )
+
+
+def _imatrix(precision: dict[str, Any]) -> Any:
+    include, exclude = precision["include_weights"], precision["exclude_weights"]
+    if include and exclude:
+        raise UsageError("--include-weights and --exclude-weights cannot be used together")
+    if precision["imatrix"] is None:
+        if include or exclude:
+            raise UsageError("--include-weights and --exclude-weights need an --imatrix")
+        return None
+    from ggufkit.calibrate.imatrix_file import read_imatrix
+
+    return read_imatrix(precision["imatrix"]).selected(include, exclude)
+
+
+def run(job: Job, *, dry_run: bool, as_json: bool, force: bool, threads: int | None, memory: int) -> None:
+    """Write the output, or show its plan, as the options of `output_options` say."""
+    from ggufkit.cli.plan import echo_plan
+    from ggufkit.cli.progress import progress_bar
+
+    if dry_run:
+        return echo_plan(job, as_json)
+    for note in job.plan.notes:
+        click.echo(f"note: {note}", err=True)
+    paths = job.write(force=force, threads=threads, memory=memory, report=progress_bar)
+    if as_json:
+        return echo_plan(job, as_json)
+    for path in paths:
+        click.echo(path)
+    return None
