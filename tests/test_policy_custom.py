@@ -44,7 +44,7 @@ def test_tensor_type_is_a_pattern_in_any_case():
 def test_tensor_type_file_is_separated_by_any_space(tmp_path):
     (tmp_path / "rules").write_text("attn_v=q8_0 output=q6_k\n\n  exps=q5_1\n")
     rules = list(tensor_type_file(tmp_path / "rules"))
-    assert ["Q8_0", "Q6_K", "Q5_1"] == [rule.rule.format for rule in rules]
+    assert [rule.rule.format for rule in rules] == ["Q8_0", "Q6_K", "Q5_1"]
     (tmp_path / "rules").write_text("attn_v=q8_0\nexps=q9\n")
     with pytest.raises(PolicyError, match=r"rules:2: exps=q9: no tensor type is called 'q9'"):
         list(tensor_type_file(tmp_path / "rules"))
@@ -95,8 +95,18 @@ def test_metadata_override_is_typed(text, type, value):
 
 @pytest.mark.parametrize(
     "text",
-    ["a", "a=1", "=int:1", "a=int:", "a=int:-1", "a=int:4294967296", "a=float:nan", "a=bool:1", "a=u8:1"]
-    + ["a=str:" + "x" * 128],
+    [
+        "a",
+        "a=1",
+        "=int:1",
+        "a=int:",
+        "a=int:-1",
+        "a=int:4294967296",
+        "a=float:nan",
+        "a=bool:1",
+        "a=u8:1",
+        pytest.param("a=str:" + "x" * 128, id="long"),
+    ],
 )
 def test_malformed_override_is_refused(text):
     with pytest.raises(PolicyError, match="--override-kv: "):
