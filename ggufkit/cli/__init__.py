@@ -25,6 +25,7 @@ VERBS: dict[str, str] = {
     "convert": "Convert a Hugging Face checkpoint to GGUF.",
     "endian": "Write a model in the other byte order.",
     "formats": "List the tensor types, or measure what each would do to a model's weights.",
+    "hash": "Hash a model's tensors, layers and all of it, or check a manifest.",
     "inspect": "Show what is in a model.",
     "merge": "Merge the files of a split model into one.",
     "plan": "Show which type each tensor would get, why, and how large the file would be.",

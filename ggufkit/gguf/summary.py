@@ -11,7 +11,7 @@ from typing import Any
 from ggufkit.gguf.header import TensorInfo
 from ggufkit.gguf.reader import GGUF
 
-__all__ = ["Role", "TypeShare", "file_type_name", "roles", "summary", "type_shares"]
+__all__ = ["Role", "TypeShare", "file_type_name", "layer_of", "roles", "summary", "type_shares"]
 
 # general.file_type (`enum llama_ftype`), which is not the tensor type's id. Source: include/llama.h of llama.cpp.
 FILE_TYPES = {
@@ -81,6 +81,12 @@ class Role:
     name: str
     layers: dict[str, list[int]]
     infos: list[TensorInfo]
+
+
+def layer_of(name: str) -> int | None:
+    """The layer number in a name that starts with ``blk.N.``, or None."""
+    found = re.match(r"blk\.(\d+)\.", name)
+    return int(found[1]) if found else None
 
 
 def type_shares(infos: Iterable[TensorInfo]) -> list[TypeShare]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
+
+from ggufkit.gguf.summary import layer_of
 
 __all__ = ["Model", "Role", "Subject", "layer_of", "model_facts", "role_of", "trimmed"]
 
@@ -56,12 +57,6 @@ def role_of(name: str) -> Role:
     if (role := _WHOLE_NAMES.get(name)) is not None:
         return role
     return next((role for part, role in _NAME_PARTS.items() if part in name), Role.OTHER)
-
-
-def layer_of(name: str) -> int | None:
-    """The layer number in a name that starts with ``blk.N.``, or None."""
-    found = re.match(r"blk\.(\d+)\.", name)
-    return int(found[1]) if found else None
 
 
 def trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:
