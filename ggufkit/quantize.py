@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from ggufkit.calibrate.imatrix_file import Imatrix
 
-__all__ = ["Request", "plan_quantize", "quantization", "quantize", "source_key"]
+__all__ = ["Request", "importance_of", "plan_quantize", "quantization", "quantize", "source_key"]
 
 FILE_TYPE = "general.file_type"
 VERSION = "general.quantization_version"
@@ -154,7 +154,7 @@ def _planned(old: str, tensor: Tensor, decision: Decision, request: Request) -> 
         )
     if not (source.is_quantized or source.name in ("F32", "F16", "BF16")):
         raise PolicyError(f"{name} is {source.name}: only floats can become {decision.format.name}")
-    importance = None if request.imatrix is None else _importance(old, tensor, request.imatrix)
+    importance = None if request.imatrix is None else importance_of(old, tensor, request.imatrix)
     if importance is None and requires_importance(tensor.name, decision.format, request.choices.preset):
         where = (
             f"--imatrix {printable(request.imatrix.path)} has none for it"
@@ -165,7 +165,17 @@ def _planned(old: str, tensor: Tensor, decision: Decision, request: Request) -> 
     return Planned(tensor, decision.format, decision.reason, importance)
 
 
-def _importance(name: str, tensor: Tensor, imatrix: Imatrix) -> np.ndarray | None:
+def importance_of(name: str, tensor: Tensor, imatrix: Imatrix) -> np.ndarray | None:
+    """The importance of a tensor's columns: array of shape (experts, cols), float32; None if the matrix has none.
+
+    Parameters
+    ----------
+    name : its name in the matrix, which a model with fewer layers may have renumbered.
+
+    Raises
+    ------
+    PolicyError : it has another number of values.
+    """
     values = imatrix.values.get(name)
     if values is None:
         return None

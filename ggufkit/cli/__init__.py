@@ -31,6 +31,7 @@ VERBS: dict[str, str] = {
     "plan": "Show which type each tensor would get, why, and how large the file would be.",
     "quantize": "Make a model smaller, with llama-quantize's presets and bytes.",
     "split": "Split a model into several files.",
+    "verify": "Check that a quantized model is exactly what its source gives.",
 }
 
 
@@ -81,8 +82,9 @@ def main(args: list[str] | None = None) -> Any:
         click.echo(f"ggufkit: {e}", err=True)
         sys.exit(1)
     except (KeyboardInterrupt, click.Abort) as e:
-        # After long work the message says how to continue.
-        click.echo(f"ggufkit: interrupted{f'; {e}' if str(e) else ''}", err=True)
+        # click turns the one into the other. After long work the message says how to continue.
+        how = str(e.__cause__ or e)
+        click.echo(f"ggufkit: interrupted{f'; {how}' if how else ''}", err=True)
         sys.exit(130)
     except BrokenPipeError:
         # The reader of our output went away (`| head`); nothing is left to tell it.

@@ -16,19 +16,32 @@ from ggufkit.cli.common import SIZE
 from ggufkit.errors import UsageError, printable
 
 if TYPE_CHECKING:
+    from ggufkit.calibrate.imatrix_file import Imatrix
     from ggufkit.output import Job
     from ggufkit.quantize import Request
 
-__all__ = ["checkpoint_type", "output_options", "precision_options", "request_of", "run"]
+__all__ = [
+    "checkpoint_type",
+    "imatrix_of",
+    "imatrix_options",
+    "output_options",
+    "precision_options",
+    "request_of",
+    "run",
+]
 
 _FILE = click.Path(path_type=Path)
 
-_PRECISION = [
+_IMPORTANCE = [
     click.option("--imatrix", type=_FILE, metavar="FILE", help="Importance matrix of llama-imatrix, GGUF or .dat."),
     click.option(
         "--include-weights", multiple=True, metavar="NAME", help="Use it only for tensors with NAME in theirs."
     ),
     click.option("--exclude-weights", multiple=True, metavar="NAME", help="Do not use it for these."),
+]
+
+_PRECISION = [
+    *_IMPORTANCE,
     click.option("--policy", type=_FILE, metavar="FILE", help="Rules in TOML; see the README."),
     click.option(
         "--tensor-type", multiple=True, metavar="REGEX=TYPE", help="Type of the tensors whose names match: attn_q=Q8_0."
@@ -64,14 +77,12 @@ _OUTPUT = [
 
 def precision_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that choose types; the command gets them as one dict, `precision`, for `request_of`."""
-    names = [parameter.name for parameter in _parameters(_PRECISION)]
+    return _with(_PRECISION, _gathered(_PRECISION, "precision", command))
 
-    @functools.wraps(command)
-    def wrapped(**arguments: Any) -> Any:
-        precision = {name: arguments.pop(name) for name in names}
-        return command(precision=precision, **arguments)
 
-    return _with(_PRECISION, wrapped)
+def imatrix_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of the importance matrix alone; one dict, `importance`, for `imatrix_of`."""
+    return _with(_IMPORTANCE, _gathered(_IMPORTANCE, "importance", command))
 
 
 def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -85,8 +96,15 @@ def _with(options: list[Any], command: Callable[..., Any]) -> Callable[..., Any]
     return command
 
 
-def _parameters(options: list[Any]) -> list[click.Parameter]:
-    return click.command()(_with(options, lambda: None)).params
+def _gathered(options: list[Any], name: str, command: Callable[..., Any]) -> Callable[..., Any]:
+    """`command`, which gets the values of `options` as one dict."""
+    names = [parameter.name for parameter in click.command()(_with(options, lambda: None)).params]
+
+    @functools.wraps(command)
+    def wrapped(**arguments: Any) -> Any:
+        return command(**{name: {key: arguments.pop(key) for key in names}}, **arguments)
+
+    return wrapped
 
 
 def checkpoint_type(type_: str | None, precision: dict[str, Any]) -> str | Request:
@@ -151,14 +169,21 @@ def request_of(type_: str | None, precision: dict[str, Any], default: str | None
             output=target_format(output, "--output-tensor-type") if output else None,
             token_embd=target_format(token_embd, "--token-embedding-type") if token_embd else None,
         ),
-        imatrix=_imatrix(precision),
+        imatrix=imatrix_of(precision),
         allow_requantize=precision["allow_requantize"],
         prune_layers=layer_numbers(pruned, "--prune-layers") if pruned else (),
         overrides=tuple(metadata_override(text, "--override-kv") for text in precision["override_kv"]),
     )
 
 
-def _imatrix(precision: dict[str, Any]) -> Any:
+def imatrix_of(precision: dict[str, Any]) -> Imatrix | None:
+    """The importance matrix that the options name, or None.
+
+    Raises
+    ------
+    GgufkitError : it cannot be read.
+    UsageError : options contradict each other.
+    """
     include, exclude = precision["include_weights"], precision["exclude_weights"]
     if include and exclude:
         raise UsageError("--include-weights and --exclude-weights cannot be used together")
