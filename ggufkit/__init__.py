@@ -15,6 +15,7 @@ _PUBLIC = {
     "Value": "ggufkit.gguf.header",
     "ValueType": "ggufkit.gguf.header",
     "Writer": "ggufkit.gguf.writer",
+    "load": "ggufkit.runtime.model",
     "open": "ggufkit.gguf.reader",
 }
 

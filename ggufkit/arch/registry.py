@@ -10,10 +10,11 @@ from functools import lru_cache
 from typing import Any
 
 from ggufkit.arch.config import Config, text_model
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.spec import Architecture
 from ggufkit.errors import ArchitectureError, printable
 
-__all__ = ["architecture_of", "known_models", "register"]
+__all__ = ["architecture_of", "graph_of", "known_models", "register"]
 
 _registered: dict[str, Architecture] = {}
 
@@ -63,3 +64,20 @@ def architecture_of(
         known = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(models))}"
         raise ArchitectureError(f"the architecture {printable(names[0])} is not known; {known}")
     return spec, Config(values, spec.models[names[0]], text)
+
+
+def graph_of(name: str) -> Graph:
+    """How the architecture that a GGUF calls `name` computes.
+
+    Raises
+    ------
+    ArchitectureError : there is none of this name, or it can be converted but not run.
+    """
+    specs = known_models().values()
+    runnable = {spec.name: spec.graph for spec in specs if spec.graph is not None}
+    if (graph := runnable.get(name)) is None:
+        known = "is known, but" if any(spec.name == name for spec in specs) else "is not known and"
+        raise ArchitectureError(
+            f"the architecture {printable(name)} {known} cannot be run; those that can: {', '.join(sorted(runnable))}"
+        )
+    return graph

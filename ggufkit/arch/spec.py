@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ggufkit.arch.config import Config, Default
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import Metadata, Row
 from ggufkit.checkpoint.folder import Checkpoint
 from ggufkit.errors import CheckpointError, printable
@@ -56,6 +57,7 @@ class Architecture:
     skip : endings of checkpoint names that GGUF does without.
     blocks : the number of layers for which there may be names.
     preamble : metadata that comes before `general.type`.
+    graph : how it computes; None for one that is only converted.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Architecture:
     skip: tuple[str, ...] = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
     blocks: Callable[[Config], int] = lambda config: config.layers
     preamble: tuple[Row, ...] = ()
+    graph: Graph | None = None
 
     def tensors(self, source: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
         """The checkpoint's tensors, transformed, with their GGUF names and in the checkpoint's order."""

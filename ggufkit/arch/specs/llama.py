@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, ROPE_DIMENSIONS, VOCAB_SIZE
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import permute_rope, rope_freqs, stack_experts
@@ -49,6 +50,7 @@ LLAMA = Architecture(
         ),
         rope_freqs,
     ),
+    graph=Graph(),
 )
 
 SPECS = (LLAMA,)

@@ -1,0 +1,107 @@
+"""Functions of float32 lanes that need no fixed bits: multiply-add, exp, tanh; and floats at any byte.
+
+These are for running models, where the last bit is free; encoders use `lanes` alone.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from ggufkit.kernels.jit import CPU_FEATURES, inlined
+from ggufkit.kernels.lanes import LANES, bits_f32, f32x16, maximum, minimum, nearest_int, splat, to_i32
+
+__all__ = ["exp", "load_float", "multiply_add", "store_float", "sum_lanes", "tanh"]
+
+_FUSED = "fma" in CPU_FEATURES or "neon" in CPU_FEATURES or "fp-armv8" in CPU_FEATURES
+
+
+@intrinsic
+def multiply_add(typingctx, x, y, z):
+    """`x y + z`, in one rounding where the CPU has an instruction for it, else in two."""
+
+    def emit(ctx, b, sig, args):
+        if not _FUSED:
+            return b.fadd(b.fmul(args[0], args[1]), args[2])
+        kind = ir.FunctionType(f32x16.llvm, [f32x16.llvm] * 3)
+        return b.call(cgutils.get_or_insert_function(b.module, kind, "llvm.fma.v16f32"), args)
+
+    return f32x16(f32x16, f32x16, f32x16), emit
+
+
+def _pointer(ctx, b, array_type, array, index):
+    data = ctx.make_array(array_type)(ctx, b, array).data
+    return b.bitcast(b.gep(data, [index]), f32x16.llvm.as_pointer())
+
+
+@intrinsic
+def load_float(typingctx, data, at):
+    """Sixteen float32 from byte `at` of an array of bytes."""
+
+    def emit(ctx, b, sig, args):
+        value = b.load(_pointer(ctx, b, sig.args[0], args[0], args[1]))
+        value.align = 1
+        return value
+
+    return f32x16(data, types.intp), emit
+
+
+@intrinsic
+def store_float(typingctx, data, at, value):
+    """Write sixteen float32 from byte `at` of an array of bytes on."""
+
+    def emit(ctx, b, sig, args):
+        b.store(args[2], _pointer(ctx, b, sig.args[0], args[0], args[1])).align = 1
+        return ctx.get_dummy_value()
+
+    return types.void(data, types.intp, f32x16), emit
+
+
+@intrinsic
+def sum_lanes(typingctx, x):
+    """The sum of the lanes, a scalar: pairs first."""
+
+    def emit(ctx, b, sig, args):
+        value = args[0]
+        undefined = ir.Constant(f32x16.llvm, ir.Undefined)
+        for half in (8, 4, 2, 1):
+            order = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [(k + half) % LANES for k in range(LANES)])
+            value = b.fadd(value, b.shuffle_vector(value, undefined, order))
+        return b.extract_element(value, ir.Constant(ir.IntType(32), 0))
+
+    return types.float32(f32x16), emit
+
+
+# eˣ = 2ⁿ eʳ with n the integer next to x / ln 2 and |r| ≤ ln 2 / 2. ln 2 is subtracted in two parts, of which the first
+# has few enough bits that n times it is exact. Remez coefficients of degree 6: 2 ulp.
+_LOG2E = np.float32(1.44269504)
+_LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
+_C6, _C5, _C4 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float32(8.3334519073e-3)
+_C3, _C2, _C1 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.float32(5.0000001201e-1)
+_ONE, _TWO = np.float32(1), np.float32(2)
+_LOW, _HIGH = np.float32(-87.33654), np.float32(88.0)
+
+
+@inlined
+def exp(x):
+    """eˣ of every lane; between e^-87.3 and e^88, beyond which it stays at these."""
+    x = minimum(maximum(x, splat(_LOW)), splat(_HIGH))
+    n = nearest_int(x * splat(_LOG2E))
+    r = multiply_add(n, splat(-_LN2_HIGH), x)
+    r = multiply_add(n, splat(-_LN2_LOW), r)
+    p = multiply_add(splat(_C6), r, splat(_C5))
+    p = multiply_add(p, r, splat(_C4))
+    p = multiply_add(p, r, splat(_C3))
+    p = multiply_add(p, r, splat(_C2))
+    p = multiply_add(p, r, splat(_C1))
+    p = multiply_add(p, r * r, r + splat(_ONE))
+    power = bits_f32((to_i32(n) + splat(np.int32(127))) << splat(np.int32(23)))
+    return p * power
+
+
+@inlined
+def tanh(x):
+    """1 − 2 / (e²ˣ + 1)."""
+    return splat(_ONE) - splat(_TWO) / (exp(x + x) + splat(_ONE))

@@ -1,0 +1,327 @@
+"""The tensors of a model, sorted into blocks.
+
+A fused matrix (`attn_qkv`, or `ffn_up` with the gate in front) is cut into its parts here: rows of a tensor are a tensor.
+Every tensor must find its place, and every place that the architecture needs its tensor.
+
+Source: `create_tensor` calls in src/models/*.cpp of llama.cpp, names in src/llama-arch.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ggufkit.arch.graph import Graph
+from ggufkit.errors import ArchitectureError, printable
+from ggufkit.runtime.hyper import Hyper
+from ggufkit.runtime.ops import AttentionSpec, Experts, Linear, Norm, Ops
+from ggufkit.tensor import Tensor
+
+__all__ = ["Block", "FeedForward", "Weights", "load_weights"]
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """up → activation → down, or activation(gate) × up → down.
+
+    Attributes
+    ----------
+    sub_norm : before `down`, or None.
+    share : width → one score whose sigmoid multiplies the result (shared experts), or None.
+    """
+
+    gate: Linear | None
+    up: Linear
+    down: Linear
+    activation: str
+    sub_norm: Norm | None = None
+    share: Linear | None = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """One layer; a norm that the model does without is None.
+
+    Attributes
+    ----------
+    attention_norm, ffn_norm : of the inputs of attention and FFN. `ffn_norm` of a block whose FFN reads the input of
+        attention is the same object.
+    attention_post_norm, ffn_post_norm : of their results, before these are added to x.
+    attention_sum_norm, ffn_sum_norm : of x after the addition.
+    parallel : attention and FFN read the same x.
+    rope : whether queries and keys are turned.
+    local : whether its rope is that of layers with a window.
+    """
+
+    attention_norm: Norm | None
+    q: Linear
+    k: Linear
+    v: Linear
+    q_norm: Norm | None
+    k_norm: Norm | None
+    attention: AttentionSpec
+    attention_sub_norm: Norm | None
+    out: Linear
+    attention_post_norm: Norm | None
+    attention_sum_norm: Norm | None
+    ffn_norm: Norm | None
+    ffn: FeedForward | None
+    experts: Experts | None
+    ffn_post_norm: Norm | None
+    ffn_sum_norm: Norm | None
+    parallel: bool
+    rope: bool
+    local: bool
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model's tensors, ready to compute with.
+
+    Attributes
+    ----------
+    embedding : matrix of the tokens' vectors.
+    position, token_type : what is added to them, or None: a matrix; the row of type 0.
+    embedding_norm, output_norm : or None.
+    output : to logits; None for encoders.
+    factors : rope factors by kind: ``"all"``, ``"short"``, ``"long"``.
+    """
+
+    embedding: Any
+    vocabulary: int
+    position: Any
+    positions: int
+    token_type: Any
+    embedding_norm: Norm | None
+    blocks: tuple[Block, ...]
+    output_norm: Norm | None
+    output: Linear | None
+    factors: Mapping[str, np.ndarray]
+
+
+class _Loader:
+    """Takes tensors by name and remembers which."""
+
+    def __init__(self, path: str, tensors: Mapping[str, Tensor], hyper: Hyper, graph: Graph, ops: Ops):
+        self.path, self.tensors, self.hyper, self.graph, self.ops = path, tensors, hyper, graph, ops
+        self.taken: set[str] = set()
+
+    def fail(self, message: str) -> ArchitectureError:
+        return ArchitectureError(f"{printable(self.path)}: {message}")
+
+    def has(self, name: str) -> bool:
+        return name in self.tensors
+
+    def tensor(self, name: str, *shape: int) -> Tensor:
+        """A tensor of this shape; -1 stands for any number."""
+        if (tensor := self.tensors.get(name)) is None:
+            raise self.fail(f"the tensor {printable(name)} is missing; the model cannot be run without it")
+        found = tensor.shape
+        if len(found) > len(shape) and set(found[: len(found) - len(shape)]) == {1}:
+            found = found[len(found) - len(shape) :]
+        if len(found) != len(shape) or any(n not in (-1, m) for n, m in zip(shape, found, strict=True)):
+            wanted = " × ".join("any" if n < 0 else str(n) for n in shape)
+            raise self.fail(f"{printable(name)} has the shape {' × '.join(map(str, found))}, not {wanted}")
+        self.taken.add(name)
+        return tensor
+
+    def vector(self, name: str, size: int) -> np.ndarray:
+        return self.tensor(name, size).floats().reshape(size)
+
+    def norm(self, name: str, size: int, heads: int = 0) -> Norm | None:
+        """The norm of this name, or None. With `heads`, one that may also have weights for all heads."""
+        if not self.has(f"{name}.weight"):
+            return None
+        shape = self.tensors[f"{name}.weight"].shape
+        if heads and shape == (heads, size):
+            values = [self.tensor(f"{name}.weight", heads, size).floats()]
+        elif heads and shape == (heads * size,) and heads > 1:
+            size = heads * size
+            values = [self.vector(f"{name}.weight", size).reshape(1, size)]
+        else:
+            values = [self.vector(f"{name}.weight", size).reshape(1, size)]
+        if self.has(f"{name}.bias"):
+            values.append(self.tensor(f"{name}.bias", size).floats().reshape(1, size))
+        weight, bias = self.ops.vector(values[0]), self.ops.vector(values[1]) if len(values) > 1 else None
+        return Norm(self.graph.norm, self.hyper.epsilon, size, weight, bias)
+
+    def linear(self, name: str, rows: int, cols: int, experts: int = 0) -> Linear:
+        """A matrix, or a stack of `experts` matrices, with its bias if there is one."""
+        stack = (experts,) if experts else ()
+        tensor = self.tensor(f"{name}.weight", *stack, rows, cols)
+        bias = None
+        if self.has(f"{name}.bias"):
+            values = self.tensor(f"{name}.bias", *stack, rows).floats()
+            bias = self.ops.vector(values.reshape(*stack, rows))
+        return Linear(self.ops.weight(tensor), tensor.name, tensor.shape[-2], tensor.shape[-1], bias)
+
+    def parts(self, name: str, rows: list[int], cols: int) -> list[Linear]:
+        """A fused matrix as its parts, each of so many rows."""
+        tensor = self.tensor(f"{name}.weight", sum(rows), cols)
+        bias = self.vector(f"{name}.bias", sum(rows)) if self.has(f"{name}.bias") else None
+        found, start = [], 0
+        for count in rows:
+            part = _part(tensor, start, count)
+            own = None if bias is None else self.ops.vector(bias[start : start + count].copy())
+            found.append(Linear(self.ops.weight(part), tensor.name, count, cols, own))
+            start += count
+        return found
+
+
+def _part(tensor: Tensor, start: int, count: int) -> Tensor:
+    def read(lo: int, hi: int) -> np.ndarray:
+        return tensor.read(start + lo, start + hi)
+
+    return replace(tensor, shape=(count, tensor.cols), read=read)
+
+
+def load_weights(path: str, tensors: Mapping[str, Tensor], hyper: Hyper, graph: Graph, ops: Ops) -> Weights:
+    """Sort a file's tensors into blocks.
+
+    Raises
+    ------
+    ArchitectureError : a tensor is missing, has another shape, or is one that this forward pass does not know.
+    """
+    load = _Loader(path, tensors, hyper, graph, ops)
+    embedding = load.tensor("token_embd.weight", -1, hyper.width)
+    vocabulary = embedding.shape[-2]
+    matrix = ops.weight(embedding)
+    position, positions = None, 0
+    if load.has("position_embd.weight"):
+        tensor = load.tensor("position_embd.weight", -1, hyper.width)
+        position, positions = ops.weight(tensor), tensor.shape[-2]
+    token_type = None
+    if load.has("token_types.weight"):
+        rows = load.tensor("token_types.weight", -1, hyper.width).floats(0, 1)  # (1, width)
+        token_type = ops.vector(rows.reshape(1, hyper.width))
+    factors = {}
+    for kind, name in (("all", "rope_freqs"), ("short", "rope_factors_short"), ("long", "rope_factors_long")):
+        if load.has(f"{name}.weight"):
+            factors[kind] = load.vector(f"{name}.weight", hyper.rope_dimensions // 2)
+    output_norm = load.norm("output_norm", hyper.width)
+    if load.has("output.weight"):
+        output = load.linear("output", vocabulary, hyper.width)
+    elif hyper.causal:
+        output = Linear(matrix, embedding.name, vocabulary, hyper.width)
+    else:
+        output = None
+    weights = Weights(
+        embedding=matrix,
+        vocabulary=vocabulary,
+        position=position,
+        positions=positions,
+        token_type=token_type,
+        embedding_norm=load.norm("token_embd_norm", hyper.width),
+        blocks=tuple(_block(load, layer) for layer in range(hyper.layers)),
+        output_norm=output_norm,
+        output=output,
+        factors=factors,
+    )
+    if unknown := [name for name in tensors if name not in load.taken]:
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        raise load.fail(
+            f"nothing is known about the tensor {printable(unknown[0])}{more} of a {hyper.name} model, "
+            "so running it would give wrong text"
+        )
+    return weights
+
+
+def _block(load: _Loader, layer: int) -> Block:
+    hyper, graph, at = load.hyper, load.graph, f"blk.{layer}."
+    heads, kv_heads, width = hyper.heads[layer], hyper.kv_heads[layer], hyper.width
+    rows = [heads * hyper.head_k, kv_heads * hyper.head_k, kv_heads * hyper.head_v]
+    if load.has(f"{at}attn_qkv.weight"):
+        q, k, v = load.parts(f"{at}attn_qkv", rows, width)
+    else:
+        q, k, v = (load.linear(f"{at}attn_{n}", r, width) for n, r in zip("qkv", rows, strict=True))
+    sinks = load.vector(f"{at}attn_sinks.weight", heads) if load.has(f"{at}attn_sinks.weight") else None
+    attention_norm = load.norm(f"{at}attn_norm", width)
+    ffn_norm = load.norm(f"{at}{graph.ffn_norm}", width)
+    parallel = graph.parallel == "key" and hyper.parallel_residual
+    if graph.parallel == "shared" and ffn_norm is None:
+        # Of two norms on the same input the second is attention's.
+        parallel, ffn_norm = True, attention_norm
+        attention_norm = load.norm(f"{at}attn_norm_2", width) or attention_norm
+    ffn, experts = _feed_forward(load, at)
+    return Block(
+        attention_norm=attention_norm,
+        q=q,
+        k=k,
+        v=v,
+        q_norm=load.norm(f"{at}attn_q_norm", hyper.head_k, heads),
+        k_norm=load.norm(f"{at}attn_k_norm", hyper.head_k, kv_heads),
+        attention=AttentionSpec(
+            heads=heads,
+            kv_heads=kv_heads,
+            head_k=hyper.head_k,
+            head_v=hyper.head_v,
+            scale=hyper.attention_scale,
+            cap=hyper.attention_cap,
+            window=hyper.windows[layer],
+            causal=hyper.causal,
+            sinks=None if sinks is None else load.ops.vector(sinks),
+        ),
+        attention_sub_norm=load.norm(f"{at}attn_sub_norm", heads * hyper.head_v),
+        out=load.linear(f"{at}attn_output", width, heads * hyper.head_v),
+        attention_post_norm=_unless(graph.ffn_norm, load, at, "post_attention_norm"),
+        attention_sum_norm=load.norm(f"{at}attn_output_norm", width),
+        ffn_norm=ffn_norm,
+        ffn=ffn,
+        experts=experts,
+        ffn_post_norm=load.norm(f"{at}post_ffw_norm", width),
+        ffn_sum_norm=load.norm(f"{at}layer_output_norm", width),
+        parallel=parallel,
+        rope=not graph.no_rope_period or (layer + 1) % graph.no_rope_period != 0,
+        local=hyper.windows[layer] > 0,
+    )
+
+
+def _unless(used: str, load: _Loader, at: str, name: str) -> Norm | None:
+    return None if used == name else load.norm(f"{at}{name}", load.hyper.width)
+
+
+def _feed_forward(load: _Loader, at: str) -> tuple[FeedForward | None, Experts | None]:
+    """A dense FFN, or experts, or experts and a dense one that all tokens share."""
+    hyper, graph, width = load.hyper, load.graph, load.hyper.width
+    if load.has(f"{at}ffn_gate_inp.weight"):
+        down = load.linear(f"{at}ffn_down_exps", width, -1, hyper.experts)
+        inner: Callable[[str], Linear] = lambda name: load.linear(name, down.cols, width, hyper.experts)  # noqa: E731
+        experts = Experts(
+            router=load.linear(f"{at}ffn_gate_inp", hyper.experts, width),
+            gate=inner(f"{at}ffn_gate_exps") if load.has(f"{at}ffn_gate_exps.weight") else None,
+            up=inner(f"{at}ffn_up_exps"),
+            down=down,
+            activation=graph.activation,
+            used=hyper.experts_used,
+            softmax_first=graph.router == "softmax",
+            normalized=graph.router_normalized,
+            scale=hyper.expert_scale,
+        )
+        shared = _dense(load, at, "_shexp") if load.has(f"{at}ffn_up_shexp.weight") else None
+        return shared, experts
+    return _dense(load, at, ""), None
+
+
+def _dense(load: _Loader, at: str, suffix: str) -> FeedForward:
+    width = load.hyper.width
+    down = load.linear(f"{at}ffn_down{suffix}", width, -1)
+    gate: Linear | None
+    if load.has(f"{at}ffn_gate{suffix}.weight"):
+        gate = load.linear(f"{at}ffn_gate{suffix}", down.cols, width)
+        up = load.linear(f"{at}ffn_up{suffix}", down.cols, width)
+    elif load.tensor(f"{at}ffn_up{suffix}.weight", -1, width).shape[-2] == 2 * down.cols:
+        gate, up = load.parts(f"{at}ffn_up{suffix}", [down.cols, down.cols], width)
+    else:
+        gate, up = None, load.linear(f"{at}ffn_up{suffix}", down.cols, width)
+    share = f"{at}ffn_gate_inp{suffix}"
+    return FeedForward(
+        gate=gate,
+        up=up,
+        down=down,
+        activation=load.graph.activation,
+        sub_norm=None if suffix else load.norm(f"{at}ffn_sub_norm", down.cols),
+        share=load.linear(share, 1, width) if suffix and load.has(f"{share}.weight") else None,
+    )

@@ -1,0 +1,240 @@
+"""Attention in one stream over the cache: no matrix of scores, however long the context.
+
+Rows are (token, head) pairs of the queries that share a key-value head, 32 at a time; tokens of the cache come 32 at a
+time, too. For each such pair of blocks
+
+    s = q · k          (rows, 32)        soft cap, mask
+    m' = max(m, s)     what was summed so far shrinks by e^(m − m')
+    p = e^(s − m')
+    sum = sum + p      values = values + p · v
+
+and at the end values / sum.
+
+Source: Milakov, Gimelshein, "Online normalizer calculation for softmax", 2018; Dao et al., "FlashAttention", 2022.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ggufkit.kernels.jit import inlined, kernel
+from ggufkit.kernels.lane_math import exp, multiply_add, sum_lanes, tanh
+from ggufkit.kernels.lanes import highest, lane_numbers, load, maximum, select, splat, store
+from ggufkit.runtime.cpu.cache import read_keys, read_values
+
+__all__ = ["ROWS", "Pass", "attend"]
+
+ROWS = 32
+ZERO, ONE = np.float32(0), np.float32(1)
+_LEAST = np.float32(-1e30)  # the score of what is not seen: finite, so that differences are numbers
+
+
+class Pass(NamedTuple):
+    """The numbers of one call; see `AttentionSpec` and `LayerCache`.
+
+    `start` is the first query's position, `seen` how many tokens the cache holds, these queries' included.
+    """
+
+    heads: int
+    kv_heads: int
+    head_k: int
+    head_v: int
+    tokens: int
+    key_kind: int
+    value_kind: int
+    start: int
+    seen: int
+    window: int
+    causal: bool
+    scale: np.float32
+    cap: np.float32
+
+
+@kernel
+def attend(q, keys, values, sinks, call, out, lo, hi):
+    """Items `lo:hi` of (kv_head, block of 32 rows).
+
+    Parameters
+    ----------
+    q : (n, heads × head_k) float32.
+    keys, values : bytes of a `LayerCache`.
+    sinks : (heads,) float32, or empty.
+    call : a `Pass`.
+    out : (n, heads × head_v) float32.
+    """
+    n = q.shape[0]
+    group = call.heads // call.kv_heads
+    rows_all = n * group
+    blocks = (rows_all + ROWS - 1) // ROWS
+    padded = (call.head_v + 31) // 32 * 32
+    queries = np.empty(ROWS * call.head_k, np.float32)
+    tile = np.empty(2 * 16 * call.head_k, np.float32)
+    rows_v = np.empty(32 * padded, np.float32)
+    found = np.empty(ROWS * padded, np.float32)
+    scores = np.empty(ROWS * 32, np.float32)
+    best = np.empty(ROWS, np.float32)
+    total = np.empty(ROWS * 16, np.float32)
+    for item in range(lo, hi):
+        kv_head, first_row = item // blocks, item % blocks * ROWS
+        rows = min(ROWS, rows_all - first_row)
+        fours = (rows + 3) // 4 * 4
+        _gather_queries(q, call, kv_head, first_row, rows, fours, queries)
+        for i in range(fours * padded):
+            found[i] = ZERO
+        for i in range(fours * 16):
+            total[i] = ZERO
+        for r in range(fours):
+            best[r] = _LEAST
+        first_token = call.start + first_row // group
+        last_token = call.start + (first_row + rows - 1) // group
+        begin = max(0, first_token - call.window + 1) // 32 * 32 if call.window else 0
+        end = last_token + 1 if call.causal else call.seen
+        for at in range(begin, end, 32):
+            _read_step(keys, values, call, kv_head, at, min(32, call.seen - at), padded, tile, rows_v)
+            _score(queries, tile, call.head_k, fours, scores)
+            for r in range(rows):
+                position = call.start + (first_row + r) // group
+                upper = position + 1 if call.causal else call.seen
+                lower = position - call.window + 1 if call.window else 0
+                _soften(scores, r, at, lower, upper, call.cap, best, total, found, padded)
+            for r in range(rows * 32, fours * 32):
+                scores[r] = ZERO
+            _collect(scores, rows_v, padded, fours, found)
+        for r in range(rows):
+            row = first_row + r
+            head = kv_head * group + row % group
+            amount = sum_lanes(load(total, r * 16))
+            shrink = ONE
+            if sinks.shape[0]:
+                most = max(best[r], sinks[head])
+                shrink = np.exp(best[r] - most)
+                amount = amount * shrink + np.exp(sinks[head] - most)
+            factor = shrink / amount
+            for d in range(call.head_v):
+                out[row // group, head * call.head_v + d] = found[r * padded + d] * factor
+
+
+@inlined
+def _gather_queries(q, call, kv_head, first_row, rows, fours, queries):
+    """The rows of one block, scaled; filled up with zeros to a multiple of four."""
+    group = call.heads // call.kv_heads
+    for r in range(rows):
+        row = first_row + r
+        at = (kv_head * group + row % group) * call.head_k
+        for d in range(call.head_k):
+            queries[r * call.head_k + d] = q[row // group, at + d] * call.scale
+    for i in range(rows * call.head_k, fours * call.head_k):
+        queries[i] = ZERO
+
+
+@inlined
+def _read_step(keys, values, call, kv_head, at, count, padded, tile, rows_v):
+    """32 tokens from `at` on as float32: keys (2, head_k, 16), values (32, padded)."""
+    key_bytes = keys.shape[0] // (call.kv_heads * call.tokens)
+    value_bytes = values.shape[0] // (call.kv_heads * call.tokens)
+    first = kv_head * call.tokens + at
+    read_keys(keys, first * key_bytes, call.head_k, call.key_kind, tile)
+    if count > 16:
+        read_keys(keys, (first + 16) * key_bytes, call.head_k, call.key_kind, tile[16 * call.head_k :])
+    else:
+        for i in range(16 * call.head_k, 32 * call.head_k):
+            tile[i] = ZERO
+    for t in range(count):
+        read_values(values, (first + t) * value_bytes, call.head_v, call.value_kind, rows_v, t * padded)
+    for i in range(count * padded, 32 * padded):
+        rows_v[i] = ZERO
+
+
+@inlined
+def _score(queries, tile, head, fours, scores):
+    """Four rows with two tiles at a time: eight sums that do not wait for one another."""
+    second = head * 16
+    for r in range(0, fours, 4):
+        a, b, c, d = splat(ZERO), splat(ZERO), splat(ZERO), splat(ZERO)
+        e, f, g, h = splat(ZERO), splat(ZERO), splat(ZERO), splat(ZERO)
+        q0, q1, q2, q3 = r * head, (r + 1) * head, (r + 2) * head, (r + 3) * head
+        for i in range(head):
+            x, y = load(tile, i * 16), load(tile, second + i * 16)
+            w = splat(queries[q0 + i])
+            a, e = multiply_add(w, x, a), multiply_add(w, y, e)
+            w = splat(queries[q1 + i])
+            b, f = multiply_add(w, x, b), multiply_add(w, y, f)
+            w = splat(queries[q2 + i])
+            c, g = multiply_add(w, x, c), multiply_add(w, y, g)
+            w = splat(queries[q3 + i])
+            d, h = multiply_add(w, x, d), multiply_add(w, y, h)
+        at = r * 32
+        store(scores, at, a)
+        store(scores, at + 16, e)
+        store(scores, at + 32, b)
+        store(scores, at + 48, f)
+        store(scores, at + 64, c)
+        store(scores, at + 80, g)
+        store(scores, at + 96, d)
+        store(scores, at + 112, h)
+
+
+@inlined
+def _soften(scores, r, at, lower, upper, cap, best, total, found, padded):
+    """Scores of one row to e^(s − m), 0 for tokens outside `lower … upper`; shrinks what was summed before."""
+    x, y = load(scores, r * 32), load(scores, r * 32 + 16)
+    if cap != ZERO:
+        x = tanh(x / splat(cap)) * splat(cap)
+        y = tanh(y / splat(cap)) * splat(cap)
+    if at < lower or at + 32 > upper:
+        token = lane_numbers() + splat(np.int32(at))
+        low, high = splat(np.int32(lower)), splat(np.int32(upper))
+        x = select((token >= low) & (token < high), x, splat(_LEAST))
+        token = token + splat(np.int32(16))
+        y = select((token >= low) & (token < high), y, splat(_LEAST))
+    most = highest(maximum(x, y))
+    if most > best[r]:
+        shrink = np.exp(best[r] - most) if best[r] > _LEAST else ZERO
+        best[r] = most
+        store(total, r * 16, load(total, r * 16) * splat(shrink))
+        for d in range(0, padded, 16):
+            store(found, r * padded + d, load(found, r * padded + d) * splat(shrink))
+    elif best[r] == _LEAST:
+        # Nothing of this step is seen, nor of those before.
+        store(scores, r * 32, splat(ZERO))
+        store(scores, r * 32 + 16, splat(ZERO))
+        return
+    m = splat(best[r])
+    unseen = splat(np.float32(-1e29))
+    x = select(x > unseen, exp(x - m), splat(ZERO))
+    y = select(y > unseen, exp(y - m), splat(ZERO))
+    store(scores, r * 32, x)
+    store(scores, r * 32 + 16, y)
+    store(total, r * 16, load(total, r * 16) + x + y)
+
+
+@inlined
+def _collect(scores, rows_v, padded, fours, found):
+    """found += p · v: four rows by 32 numbers at a time."""
+    for r in range(0, fours, 4):
+        for lo in range(0, padded, 32):
+            f0, f1, f2, f3 = r * padded + lo, (r + 1) * padded + lo, (r + 2) * padded + lo, (r + 3) * padded + lo
+            a, e = load(found, f0), load(found, f0 + 16)
+            b, f = load(found, f1), load(found, f1 + 16)
+            c, g = load(found, f2), load(found, f2 + 16)
+            d, h = load(found, f3), load(found, f3 + 16)
+            for t in range(32):
+                x, y = load(rows_v, t * padded + lo), load(rows_v, t * padded + lo + 16)
+                p = splat(scores[r * 32 + t])
+                a, e = multiply_add(p, x, a), multiply_add(p, y, e)
+                p = splat(scores[r * 32 + 32 + t])
+                b, f = multiply_add(p, x, b), multiply_add(p, y, f)
+                p = splat(scores[r * 32 + 64 + t])
+                c, g = multiply_add(p, x, c), multiply_add(p, y, g)
+                p = splat(scores[r * 32 + 96 + t])
+                d, h = multiply_add(p, x, d), multiply_add(p, y, h)
+            store(found, f0, a)
+            store(found, f0 + 16, e)
+            store(found, f1, b)
+            store(found, f1 + 16, f)
+            store(found, f2, c)
+            store(found, f2 + 16, g)
+            store(found, f3, d)
+            store(found, f3 + 16, h)

@@ -1,0 +1,93 @@
+"""Norms and rope: each row, or head, by itself.
+
+Arrays are C-contiguous float32.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ggufkit.kernels.jit import kernel
+from ggufkit.kernels.lane_math import multiply_add, sum_lanes
+from ggufkit.kernels.lanes import load, splat, store
+
+__all__ = ["layer_norm", "rms_norm", "rope_neox", "rope_norm"]
+
+ZERO, ONE = np.float32(0), np.float32(1)
+
+
+@kernel
+def rms_norm(x, weight, epsilon, out):
+    """x / √(mean x² + ε) × weight; x and out (rows, size), weight (1 or heads, size) for row r in its row r % heads."""
+    rows, size = x.shape
+    heads = weight.shape[0]
+    whole = size // 16 * 16
+    flat, flat_weight, flat_out = x.reshape(-1), weight.reshape(-1), out.reshape(-1)
+    for row in range(rows):
+        base, weights = row * size, row % heads * size
+        a, b = splat(ZERO), splat(ZERO)
+        for i in range(0, whole - 16, 32):
+            v, w = load(flat, base + i), load(flat, base + i + 16)
+            a, b = multiply_add(v, v, a), multiply_add(w, w, b)
+        if whole % 32:
+            v = load(flat, base + whole - 16)
+            a = multiply_add(v, v, a)
+        square = sum_lanes(a + b)
+        for i in range(whole, size):
+            square += flat[base + i] * flat[base + i]
+        factor = ONE / np.sqrt(square / np.float32(size) + epsilon)
+        factors = splat(factor)
+        for i in range(0, whole, 16):
+            store(flat_out, base + i, load(flat, base + i) * factors * load(flat_weight, weights + i))
+        for i in range(whole, size):
+            flat_out[base + i] = flat[base + i] * factor * flat_weight[weights + i]
+
+
+@kernel
+def layer_norm(x, weight, bias, epsilon, out):
+    """(x − mean) / √(variance + ε) × weight + bias; shapes as in `rms_norm`, bias of one row, or none."""
+    rows, size = x.shape
+    heads = weight.shape[0]
+    shifted = bias.shape[0] > 0
+    for row in range(rows):
+        total = 0.0
+        for i in range(size):
+            total += x[row, i]
+        mean = np.float32(total / size)
+        square = 0.0
+        for i in range(size):
+            v = x[row, i] - mean
+            out[row, i] = v
+            square += v * v
+        factor = ONE / np.sqrt(np.float32(square / size) + epsilon)
+        for i in range(size):
+            v = out[row, i] * factor * weight[row % heads, i]
+            out[row, i] = v + bias[0, i] if shifted else v
+
+
+@kernel
+def rope_norm(x, heads, cos, sin):
+    """Turn neighbours: x (n, heads × size) in place, cos and sin (n, pairs)."""
+    n, width = x.shape
+    size = width // heads
+    for token in range(n):
+        for head in range(heads):
+            base = head * size
+            for i in range(cos.shape[1]):
+                a, b = x[token, base + 2 * i], x[token, base + 2 * i + 1]
+                x[token, base + 2 * i] = a * cos[token, i] - b * sin[token, i]
+                x[token, base + 2 * i + 1] = a * sin[token, i] + b * cos[token, i]
+
+
+@kernel
+def rope_neox(x, heads, cos, sin):
+    """Turn numbers half the turned part apart: x (n, heads × size) in place, cos and sin (n, pairs)."""
+    n, width = x.shape
+    size, pairs = width // heads, cos.shape[1]
+    for token in range(n):
+        for head in range(heads):
+            base = head * size
+            for i in range(pairs):
+                a, b = x[token, base + i], x[token, base + pairs + i]
+                x[token, base + i] = a * cos[token, i] - b * sin[token, i]
+                x[token, base + pairs + i] = a * sin[token, i] + b * cos[token, i]

@@ -1,0 +1,210 @@
+"""The operations of `runtime.ops` on NumPy arrays, in Numba kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ggufkit.errors import ArchitectureError
+from ggufkit.kernels.threads import for_ranges, thread_count
+from ggufkit.runtime.cpu import activations, norms
+from ggufkit.runtime.cpu.attention import ROWS, Pass, attend
+from ggufkit.runtime.cpu.cache import LayerCache, rotate
+from ggufkit.runtime.cpu.weight import Activations, Weight, multiply_all
+from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Experts, Linear, Norm
+from ggufkit.tensor import Tensor
+
+__all__ = ["CpuOps"]
+
+# Multiplications below which a second thread costs more than it saves.
+_WORTH_A_THREAD = 1 << 18
+
+_NONE = np.empty(0, np.float32)
+_NONE.flags.writeable = False
+_NO_BIAS = np.empty((0, 0), np.float32)
+_NO_BIAS.flags.writeable = False
+
+
+def _frozen(x: np.ndarray) -> np.ndarray:
+    x = np.ascontiguousarray(x, np.float32)
+    x.flags.writeable = False
+    return x
+
+
+class CpuOps:
+    """Implements `Ops`; an array is a C-contiguous float32 array of shape (n, width).
+
+    Parameters
+    ----------
+    threads : how many; default GGUFKIT_THREADS or all CPUs.
+    """
+
+    def __init__(self, threads: int | None = None):
+        self.threads = thread_count(threads)
+
+    def weight(self, tensor: Tensor) -> Weight:
+        return Weight(tensor, self.threads)
+
+    def vector(self, values: np.ndarray) -> np.ndarray:
+        return _frozen(values)
+
+    def numpy(self, x: np.ndarray) -> np.ndarray:
+        return x
+
+    def layer_cache(self, spec: AttentionSpec, types: CacheSpec, length: int) -> LayerCache:
+        return LayerCache(spec, types, length)
+
+    def embed(self, weight: Weight, ids: np.ndarray) -> np.ndarray:
+        return weight.rows(ids)
+
+    def linear(self, x: np.ndarray, *linears: Linear) -> list[np.ndarray]:
+        results = multiply_all([linear.weight for linear in linears], Activations(x))
+        for result, linear in zip(results, linears, strict=True):
+            if linear.bias is not None:
+                activations.add(result.reshape(-1), linear.bias, result.reshape(-1))
+        return results
+
+    def norm(self, x: np.ndarray, norm: Norm) -> np.ndarray:
+        rows, out = x.reshape(-1, norm.size), np.empty(x.shape, np.float32)
+        epsilon = np.float32(norm.epsilon)
+        if norm.kind == "rms":
+            norms.rms_norm(rows, norm.weight, epsilon, out.reshape(-1, norm.size))
+        else:
+            bias = _NO_BIAS if norm.bias is None else norm.bias
+            norms.layer_norm(rows, norm.weight, bias, epsilon, out.reshape(-1, norm.size))
+        return out
+
+    def rope(self, x: np.ndarray, heads: int, style: str, table: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        (norms.rope_neox if style == "neox" else norms.rope_norm)(x, heads, *table)
+        return x
+
+    def attention(
+        self, q: np.ndarray, k: np.ndarray, v: np.ndarray, cache: LayerCache, start: int, spec: AttentionSpec
+    ) -> np.ndarray:
+        n = len(q)
+        cache.write(k, v, start, spec)
+        if cache.key_rotation:
+            rotate(q, cache.key_rotation)
+        call = Pass(
+            spec.heads,
+            spec.kv_heads,
+            spec.head_k,
+            spec.head_v,
+            cache.tokens,
+            cache.key_kind,
+            cache.value_kind,
+            start,
+            start + n,
+            spec.window,
+            spec.causal,
+            np.float32(spec.scale),
+            np.float32(spec.cap),
+        )
+        out = np.empty((n, spec.heads * spec.head_v), np.float32)
+        sinks = _NONE if spec.sinks is None else spec.sinks
+        items = spec.kv_heads * -(-(n * spec.heads // spec.kv_heads) // ROWS)
+        work = n * spec.heads * (start + n) * (spec.head_k + spec.head_v)
+        self._ranges(lambda lo, hi: attend(q, cache.keys, cache.values, sinks, call, out, lo, hi), items, work)
+        if cache.value_rotation:
+            rotate(out, cache.value_rotation)
+        return out
+
+    def activate(self, gate: np.ndarray | None, up: np.ndarray, activation: str) -> np.ndarray:
+        out = np.empty_like(up)
+        first, second, result = _NONE if gate is None else gate.reshape(-1), up.reshape(-1), out.reshape(-1)
+        function = _ACTIVATIONS.get(activation)
+        if function is None:
+            raise ArchitectureError(f"the activation {activation} is not known")
+        if gate is None or up.size * 8 < _WORTH_A_THREAD:
+            function(first, second, result)
+        else:
+            self._ranges(lambda lo, hi: function(first[lo:hi], second[lo:hi], result[lo:hi]), up.size, up.size * 8)
+        return out
+
+    def experts(self, x: np.ndarray, experts: Experts) -> np.ndarray:
+        (scores,) = self.linear(x, experts.router)
+        chosen, weights = choose(scores, experts)  # (n, used) each
+        return self.through_experts(x, experts, chosen, weights)
+
+    def through_experts(
+        self, x: np.ndarray, experts: Experts, chosen: np.ndarray, weights: np.ndarray
+    ) -> np.ndarray:
+        """Each row of x through its chosen experts, weighted: `chosen` and `weights` of shape (n, used)."""
+        out = np.zeros_like(x)
+        for slot in range(experts.used):
+            expert = chosen[:, slot]
+            shared = Activations(x)
+            up = self._each(shared, experts.up, expert)
+            gate = None if experts.gate is None else self._each(shared, experts.gate, expert)
+            inner = self.activate(gate, up, experts.activation)
+            self.between_experts(inner, experts, expert)
+            result = self._each(Activations(inner), experts.down, expert)
+            activations.add_scaled(result, np.ascontiguousarray(weights[:, slot]), out)
+        return out
+
+    def between_experts(self, inner: np.ndarray, experts: Experts, chosen: np.ndarray) -> None:
+        """Called with what meets `down`; for those who measure."""
+
+    def _each(self, x: Activations, linear: Linear, chosen: np.ndarray) -> np.ndarray:
+        result = linear.weight.multiply_each(x, chosen)
+        if linear.bias is not None:
+            result += linear.bias[chosen]
+        return result
+
+    def add(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        activations.add(x.reshape(-1), y.reshape(-1), x.reshape(-1))
+        return x
+
+    def scale(self, x: np.ndarray, factor: float) -> np.ndarray:
+        activations.scale(x.reshape(-1), np.float32(factor))
+        return x
+
+    def gated(self, x: np.ndarray, score: np.ndarray) -> np.ndarray:
+        x *= 1 / (1 + np.exp(-score))
+        return x
+
+    def soft_cap(self, x: np.ndarray, cap: float) -> np.ndarray:
+        activations.soft_cap(x.reshape(-1), np.float32(cap))
+        return x
+
+    def rows(self, x: np.ndarray, lo: int, hi: int) -> np.ndarray:
+        return x[lo:hi]
+
+    def _ranges(self, function: Callable[[int, int], None], items: int, work: int) -> None:
+        """`function` over items, in as many threads as the work is worth."""
+        threads = min(self.threads, max(1, work // _WORTH_A_THREAD))
+        if threads == 1:
+            function(0, items)
+        else:
+            for_ranges(function, items, -(-items // threads), threads)
+
+
+def _gelu(gate: np.ndarray, up: np.ndarray, out: np.ndarray) -> None:
+    activations.gelu(gate, up, activations.gelu_table(), out)
+
+
+_ACTIVATIONS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], None]] = {
+    "silu": activations.silu,
+    "swiglu_oai": activations.swiglu_oai,
+    "gelu": _gelu,
+    "relu": lambda gate, up, out: activations.relu(gate, up, False, out),
+    "relu_squared": lambda gate, up, out: activations.relu(gate, up, True, out),
+}
+
+
+def choose(scores: np.ndarray, experts: Experts) -> tuple[np.ndarray, np.ndarray]:
+    """The experts of each token, best first, and their weights: (n, used) each; of equals the first wins."""
+    chosen = np.argsort(-scores, axis=1, kind="stable")[:, : experts.used]
+    if experts.softmax_first:
+        weights = np.take_along_axis(_softmax(scores), chosen, axis=1)
+        if experts.normalized:
+            weights /= np.maximum(weights.sum(axis=1, keepdims=True), np.float32(6.103515625e-5))
+    else:
+        weights = _softmax(np.take_along_axis(scores, chosen, axis=1))
+    return chosen, weights * np.float32(experts.scale)
+
+
+def _softmax(x: np.ndarray) -> np.ndarray:
+    e = np.exp(x - x.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)

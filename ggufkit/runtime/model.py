@@ -1,0 +1,231 @@
+"""A model that runs.
+
+model = ggufkit.load("model.gguf")
+cache = model.new_cache(512)
+model.forward(tokens, cache)                    # logits of the last token, (vocabulary,)
+model.forward(tokens, cache, logits="all")      # of all, (n, vocabulary)
+model.embed(tokens)                             # an encoder's vector of the text
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ggufkit.arch.registry import graph_of
+from ggufkit.errors import GGUFError, UsageError, printable
+from ggufkit.gguf.reader import GGUF
+from ggufkit.gguf.reader import open as open_gguf
+from ggufkit.runtime.blocks import load_weights
+from ggufkit.runtime.forward import hidden_states, logits
+from ggufkit.runtime.hyper import RopeScaling, read_hyper
+from ggufkit.runtime.kv import Cache
+from ggufkit.runtime.ops import CacheSpec, Ops
+from ggufkit.runtime.rope import RopeTable
+
+if TYPE_CHECKING:
+    from ggufkit.tensor import Tensor
+
+__all__ = ["Model", "load"]
+
+# Tokens that go through the layers together: more fill memory with activations and are no faster.
+_BATCH = 512
+
+
+class Model:
+    """A model with its weights mapped, ready to run. Get one from `load`.
+
+    Attributes
+    ----------
+    gguf : the open file.
+    hyper : sizes and constants.
+    ops : the backend.
+    vocabulary : how many tokens there are.
+    """
+
+    def __init__(self, gguf: GGUF, ops: Ops):
+        self.gguf, self.ops = gguf, ops
+        name = gguf.get("general.architecture", str)
+        self.graph = graph_of(name)
+        self.hyper = read_hyper(gguf, name, self.graph)
+        tensors = {name: _mapped(gguf, tensor) for name, tensor in gguf.tensors.items()}
+        self.weights = load_weights(gguf.path, tensors, self.hyper, self.graph, ops)
+        self.vocabulary = self.weights.vocabulary
+        self._tables: dict[tuple[bool, bool], RopeTable | None] = {}
+
+    def __repr__(self) -> str:
+        return f"<Model {printable(self.gguf.path)}: {self.hyper.name}, {self.hyper.layers} layers>"
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.gguf.close()
+
+    def new_cache(self, length: int | None = None, keys: str = "F16", values: str = "F16") -> Cache:
+        """An empty cache.
+
+        Parameters
+        ----------
+        length : tokens that fit; by default what the model was trained on.
+        keys, values : their types: F32, F16, Q8_0 or Q4_0.
+
+        Raises
+        ------
+        UsageError : the length is not positive, or larger than the table of learned positions; or the heads do not
+            divide into blocks of the type.
+        """
+        length = self.hyper.context_length if length is None else length
+        if length < 1:
+            raise UsageError(f"a context must have room for at least 1 token, not {length}")
+        positions = self.weights.positions
+        if positions and length > positions:
+            raise UsageError(f"the model has learned {positions} positions; a context of {length} tokens is too long")
+        types = CacheSpec(keys, values)
+        layers = [self.ops.layer_cache(block.attention, types, length) for block in self.weights.blocks]
+        return Cache(layers, length)
+
+    def forward(self, tokens: Sequence[int] | np.ndarray, cache: Cache, logits: str | None = "last") -> np.ndarray:
+        """Run tokens that follow those in the cache, and put them into it.
+
+        Parameters
+        ----------
+        tokens : (n,) whole numbers.
+        cache : of `new_cache`.
+        logits : of the ``"last"`` token, of ``"all"``, or of None.
+
+        Returns
+        -------
+        array of shape (vocabulary,), (n, vocabulary) or (0, vocabulary), float32
+
+        Raises
+        ------
+        UsageError : there are no tokens, one is no token of this model, or they do not fit into the cache.
+        """
+        if self.weights.output is None:
+            raise UsageError(f"{printable(self.gguf.path)} makes embeddings and no text; use embed")
+        ids = self._checked(tokens)
+        cache.require(len(ids))
+        pieces = []
+        for lo in range(0, len(ids), _BATCH):
+            piece = ids[lo : lo + _BATCH]
+            x = self._hidden(piece, cache)
+            if logits == "all":
+                pieces.append(self._logits(x))
+            elif logits == "last" and lo + _BATCH >= len(ids):
+                return self._logits(self.ops.rows(x, len(piece) - 1, len(piece)))[0]
+        return np.concatenate(pieces) if len(pieces) > 1 else pieces[0] if pieces else self._no_logits()
+
+    def embed(self, tokens: Sequence[int] | np.ndarray, pooling: str | None = None) -> np.ndarray:
+        """The vector of a text, not normalised; with pooling ``"none"`` one of each token, (n, width).
+
+        Parameters
+        ----------
+        pooling : mean, cls, last or none; by default the model's own.
+        """
+        kind = pooling or self.hyper.pooling
+        if kind not in ("none", "mean", "cls", "last"):
+            raise UsageError(f"pooling is by mean, cls, last or none, not by {printable(kind)}")
+        ids = self._checked(tokens)
+        if not self.hyper.causal and len(ids) > _BATCH * 16:
+            raise UsageError(f"a text of {len(ids)} tokens is too long to be embedded; at most {_BATCH * 16}")
+        cache = self.new_cache(len(ids), "F32", "F32")
+        if self.hyper.causal:
+            states = [self._hidden(ids[lo : lo + _BATCH], cache) for lo in range(0, len(ids), _BATCH)]
+        else:
+            states = [self._hidden(ids, cache)]
+        norm = self.weights.output_norm
+        rows = [self.ops.numpy(x if norm is None else self.ops.norm(x, norm)) for x in states]
+        vectors = np.concatenate(rows)  # (n, width)
+        if kind == "none":
+            return vectors
+        return vectors.mean(axis=0) if kind == "mean" else vectors[0 if kind == "cls" else -1]
+
+    def _checked(self, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
+        ids = np.asarray(tokens, np.int32)
+        if ids.ndim != 1 or not ids.size:
+            raise UsageError("there is no token to run; give a prompt that is not empty")
+        bad = (ids < 0) | (ids >= self.vocabulary)
+        if bad.any():
+            raise UsageError(f"{ids[bad.argmax()]} is no token of this model, which has {self.vocabulary}")
+        return ids
+
+    def _hidden(self, ids: np.ndarray, cache: Cache) -> Any:
+        start, n = len(cache), len(ids)
+        positions = np.arange(start, start + n, dtype=np.int32)
+        angles = tuple(self._angles(local, start, n, cache.length) for local in (False, True))
+        x = hidden_states(
+            self.ops,
+            self.hyper,
+            self.weights,
+            self.graph.rope,
+            ids,
+            positions,
+            angles,  # type: ignore[arg-type]
+            cache.layers,
+            start,
+        )
+        cache.tokens.extend(ids.tolist())
+        return x
+
+    def _logits(self, x: Any) -> np.ndarray:
+        return self.ops.numpy(logits(self.ops, self.hyper, self.weights, x))
+
+    def _no_logits(self) -> np.ndarray:
+        return np.empty((0, self.vocabulary), np.float32)
+
+    def _angles(self, local: bool, start: int, n: int, length: int) -> Any:
+        """Cosines and sines for the tokens from `start` on in a context of `length`; None without rope."""
+        long = length > self.hyper.scaling.original
+        if (local, long) not in self._tables:
+            self._tables[local, long] = self._table(local, long)
+        table = self._tables[local, long]
+        return None if table is None else table.rows(start, start + n)
+
+    def _table(self, local: bool, long: bool) -> RopeTable | None:
+        hyper = self.hyper
+        if self.graph.rope is None or not hyper.rope_dimensions:
+            return None
+        scaling = hyper.scaling
+        if local and not self.graph.local_rope_scaled:
+            scaling = RopeScaling("none", 1.0, scaling.original, extrapolation=0.0)
+        elif scaling.kind == "longrope":
+            scaling = replace(scaling, factor=1.0)
+        factors = self.weights.factors
+        kind = "all" if "all" in factors else "long" if long else "short"
+        base = hyper.local_rope_base if local else hyper.rope_base
+        return RopeTable(hyper.rope_dimensions, base, scaling, factors.get(kind))
+
+
+def _mapped(gguf: GGUF, tensor: Tensor) -> Tensor:
+    """The tensor, read where the file is mapped into memory."""
+    blocks = gguf.mapped(tensor.name)
+    return replace(tensor, read=lambda lo, hi: blocks[lo:hi])
+
+
+def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Model:
+    """Open a GGUF file to run it.
+
+    Parameters
+    ----------
+    threads : how many; default GGUFKIT_THREADS or all CPUs.
+
+    Raises
+    ------
+    FileError, GGUFError : the file cannot be read or is malformed.
+    ArchitectureError : the architecture is not known or cannot be run, or a tensor or hyperparameter is missing.
+    """
+    from ggufkit.runtime.cpu.ops import CpuOps
+
+    gguf = open_gguf(path)
+    try:
+        if "general.architecture" not in gguf.fields:
+            raise GGUFError("the key general.architecture is missing, so it is no model that can be run", gguf.path)
+        return Model(gguf, CpuOps(threads))
+    except BaseException:
+        gguf.close()
+        raise

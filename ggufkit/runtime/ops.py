@@ -1,0 +1,175 @@
+"""The operations that a forward pass is written in; `cpu.ops` and others implement them.
+
+An array (`Array`) is whatever the implementation computes with; only these operations look into one. Activations are
+float32 of shape (tokens, width); heads lie side by side in a row.
+
+    weight vector numpy        a tensor of the file, a small array; an array back as NumPy's
+    embed linear norm rope attention activate experts        what models are made of
+    add scale soft_cap rows                                  glue
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ggufkit.tensor import Tensor
+
+__all__ = ["Array", "AttentionSpec", "CacheSpec", "Experts", "Linear", "Norm", "Ops"]
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A weight matrix, and the bias that is added to what it gives.
+
+    Attributes
+    ----------
+    weight : what `Ops.weight` made of the tensor.
+    name : the tensor's name in the file; of a part of a fused tensor, the whole one's.
+    rows, cols : numbers out and in.
+    bias : array of shape (rows,), for a stack of experts (experts, rows), or None.
+    """
+
+    weight: Any
+    name: str
+    rows: int
+    cols: int
+    bias: Array | None = None
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A normalisation over `size` consecutive numbers, a whole row or each head.
+
+    Attributes
+    ----------
+    kind : ``"rms"`` or ``"layer"``.
+    epsilon : added to the mean square.
+    size : numbers that are normalised together.
+    weight : array of shape (1, size), or (heads, size) for other weights in each head.
+    bias : the same, or None.
+    """
+
+    kind: str
+    epsilon: float
+    size: int
+    weight: Array
+    bias: Array | None = None
+
+
+@dataclass(frozen=True)
+class Experts:
+    """Feed-forward experts of which a router chooses a few for each token.
+
+    Attributes
+    ----------
+    router : width → a score for each expert.
+    gate, up, down : stacks of matrices; `gate` may be None.
+    activation : as `Graph.activation`.
+    used : how many are chosen.
+    softmax_first : probabilities over all experts, then the choice; else over the chosen ones.
+    normalized : the chosen weights are divided by their sum.
+    scale : multiplies them.
+    """
+
+    router: Linear
+    gate: Linear | None
+    up: Linear
+    down: Linear
+    activation: str
+    used: int
+    softmax_first: bool
+    normalized: bool
+    scale: float
+
+
+@dataclass(frozen=True)
+class AttentionSpec:
+    """One layer's attention.
+
+    Attributes
+    ----------
+    heads, kv_heads : of queries, and of keys and values; each of these serves `heads / kv_heads` queries.
+    head_k, head_v : numbers a head.
+    scale : of the scores.
+    cap : soft cap of the scores; 0 for none.
+    window : how many tokens back is seen, itself included; 0 for all.
+    causal : no later tokens are seen.
+    sinks : array of shape (heads,): a score that takes part in the softmax and gives nothing; or None.
+    """
+
+    heads: int
+    kv_heads: int
+    head_k: int
+    head_v: int
+    scale: float
+    cap: float = 0.0
+    window: int = 0
+    causal: bool = True
+    sinks: Array | None = None
+
+
+@dataclass(frozen=True)
+class CacheSpec:
+    """Types of keys and values in the cache: F32, F16, Q8_0 or Q4_0."""
+
+    keys: str = "F16"
+    values: str = "F16"
+
+
+class Ops(Protocol):
+    """What a backend provides."""
+
+    def weight(self, tensor: Tensor) -> Any:
+        """A matrix (rows, cols), or a stack (experts, rows, cols), ready for `linear`, `embed` or `experts`."""
+
+    def vector(self, values: np.ndarray) -> Array:
+        """A small float32 array, to be used many times."""
+
+    def numpy(self, x: Array) -> np.ndarray:
+        """The numbers of `x` as NumPy's float32."""
+
+    def layer_cache(self, spec: AttentionSpec, types: CacheSpec, length: int) -> Any:
+        """Room for keys and values of `length` tokens of one layer."""
+
+    def embed(self, weight: Any, ids: np.ndarray) -> Array:
+        """Rows `ids` (n,) of a matrix: (n, cols)."""
+
+    def linear(self, x: Array, *linears: Linear) -> Sequence[Array]:
+        """x (n, cols) through several matrices: (n, rows) of each. One call, so that they can share work on `x`."""
+
+    def norm(self, x: Array, norm: Norm) -> Array:
+        """Each `norm.size` numbers of the rows of `x` normalised."""
+
+    def rope(self, x: Array, heads: int, style: str, table: tuple[np.ndarray, np.ndarray]) -> Array:
+        """Heads of `x` (n, heads × size) turned by the angles of a `RopeTable`'s rows. `x` itself may be used up."""
+
+    def attention(self, q: Array, k: Array, v: Array, cache: Any, start: int, spec: AttentionSpec) -> Array:
+        """Write `k` and `v` of tokens `start …` to the cache; (n, heads × head_v) of what `q` finds there."""
+
+    def activate(self, gate: Array | None, up: Array, activation: str) -> Array:
+        """activation(gate) × up, or activation(up) without a gate."""
+
+    def experts(self, x: Array, experts: Experts) -> Array:
+        """The weighted sum of what the chosen experts make of each row of `x`."""
+
+    def add(self, x: Array, y: Array) -> Array:
+        """x + y; `y` may also be one row. `x` itself may be used up."""
+
+    def scale(self, x: Array, factor: float) -> Array:
+        """x × factor. `x` itself may be used up."""
+
+    def gated(self, x: Array, score: Array) -> Array:
+        """x × sigmoid(score), `score` of shape (n, 1). `x` itself may be used up."""
+
+    def soft_cap(self, x: Array, cap: float) -> Array:
+        """cap × tanh(x / cap). `x` itself may be used up."""
+
+    def rows(self, x: Array, lo: int, hi: int) -> Array:
+        """Rows `lo:hi` of `x`."""
