@@ -1,10 +1,10 @@
 """How an architecture computes: what neither metadata nor tensors of a GGUF file say.
 
-    x ─┬─ attn_norm ─ q k v ─ rope ─ attention ─ out ─ (post norm) ─ + ─┬─ ffn_norm ─ FFN or experts ─ (post norm) ─ + ─ x
-       └────────────────────────────────────────────────────────────┘   └──────────────────────────────────────────┘
+    x ─┬─ norm ─ q k v ─ rope ─ attention ─ out ─ (post norm) ─ + ─┬─ norm ─ FFN or experts ─ (post norm) ─ + ─ x
+       └────────────────────────────────────────────────────────┘  └──────────────────────────────────────┘
 
-Everything else a model's tensors tell: biases, norms of queries and keys, norms after attention or FFN, a gate, experts,
-learned positions, sinks are there or not. Sizes and constants come from the metadata.
+Everything else a model's tensors tell: biases, norms of queries and keys, norms after attention or FFN, a gate,
+experts, learned positions, sinks are there or not. Sizes and constants come from the metadata.
 
 Source: src/models/*.cpp and `llama_model_rope_type` of llama.cpp.
 """

@@ -1,7 +1,7 @@
 """The tensors of a model, sorted into blocks.
 
-A fused matrix (`attn_qkv`, or `ffn_up` with the gate in front) is cut into its parts here: rows of a tensor are a tensor.
-Every tensor must find its place, and every place that the architecture needs its tensor.
+A fused matrix (`attn_qkv`, or `ffn_up` with the gate in front) is cut into its parts here: rows of a tensor are a
+tensor. Every tensor must find its place, and every place that the architecture needs its tensor.
 
 Source: `create_tensor` calls in src/models/*.cpp of llama.cpp, names in src/llama-arch.cpp.
 """

@@ -90,7 +90,9 @@ def _scaled(ops: Ops, hyper: Hyper, x: Array) -> Array:
 
 def _attention(ops: Ops, block: Block, style: str | None, x: Array, angles: Any, cache: Any, start: int) -> Array:
     spec = block.attention
-    q, k, v = ops.linear(x, block.q, block.k, block.v)  # (n, heads × head_k), (n, kv_heads × head_k), (n, kv_heads × head_v)
+    q, k, v = ops.linear(
+        x, block.q, block.k, block.v
+    )  # (n, heads × head_k), (n, kv_heads × head_k), (n, kv_heads × head_v)
     q, k = _normed(ops, q, block.q_norm), _normed(ops, k, block.k_norm)
     if style is not None:
         q, k = ops.rope(q, spec.heads, style, angles), ops.rope(k, spec.kv_heads, style, angles)

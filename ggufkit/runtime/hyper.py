@@ -235,5 +235,3 @@ def _windows(keys: _Keys, graph: Graph, layers: int) -> tuple[int, ...]:
     period = keys.count("attention.sliding_window_pattern", graph.window_period, least=0)
     # The last of each period sees everything; a period of 0 leaves no such layer, one of 1 only such.
     return tuple(window if period == 0 or layer % period < period - 1 else 0 for layer in range(layers))
-
-

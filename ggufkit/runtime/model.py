@@ -157,7 +157,7 @@ class Model:
     def _hidden(self, ids: np.ndarray, cache: Cache) -> Any:
         start, n = len(cache), len(ids)
         positions = np.arange(start, start + n, dtype=np.int32)
-        angles = tuple(self._angles(local, start, n, cache.length) for local in (False, True))
+        angles = (self._angles(False, start, n, cache.length), self._angles(True, start, n, cache.length))
         x = hidden_states(
             self.ops,
             self.hyper,
@@ -165,7 +165,7 @@ class Model:
             self.graph.rope,
             ids,
             positions,
-            angles,  # type: ignore[arg-type]
+            angles,
             cache.layers,
             start,
         )

@@ -2,7 +2,7 @@
 
     angle of pair i at position p    p · base^(−2i / dimensions) / factors[i]
     linear scaling                   divided by the factor
-    yarn                             divided for slow pairs, kept for fast ones, mixed between; cosine and sine grow a little
+    yarn                             divided for slow pairs, kept for fast ones, mixed between; cosine, sine grow
     llama3, longrope                 the factors of a tensor
 
 Angles are multiplied up in float32 from pair to pair as the reference does, so that they drift as its do.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, classifier, flag, pooling
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import drop, rename
@@ -30,6 +31,7 @@ SPECS = (
         },
         metadata=(*BASE, *ENCODER),
         vocabulary=wordpiece,
+        graph=Graph(norm="layer", rope=None, activation="gelu"),
         transforms=CLEANED,
     ),
 )

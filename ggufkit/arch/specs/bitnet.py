@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, real, string
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.ternary import round_to_ternary
@@ -25,6 +26,7 @@ SPECS = (
             real("rope.scaling.factor", lambda config: 1.0),
         ),
         vocabulary=sentencepiece,
+        graph=Graph(rope="neox"),
         transforms=(round_to_ternary(r"\.(q|k|v|o|gate|up|down)_proj\.weight$"),),
         names={
             "model.layers.{bid}.self_attn.attn_sub_norm.weight": "blk.{bid}.attn_sub_norm.weight",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ggufkit.arch.config import Config
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import EMBEDDING_LENGTH, FILE_TYPE, HEAD_COUNT, LAYERS, real, string, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import group_qkv
@@ -34,6 +35,7 @@ SPECS = (
             FILE_TYPE,
         ),
         vocabulary=bpe,
+        graph=Graph(norm="layer", rope="neox", activation="gelu", parallel="shared"),
         transforms=(group_qkv(r"\.query_key_value\.", _kv_heads),),
     ),
 )

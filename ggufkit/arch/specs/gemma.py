@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import (
     CONTEXT_LENGTH,
     EMBEDDING_LENGTH,
@@ -44,6 +45,7 @@ SPECS = (
         models={"GemmaForCausalLM": _DEFAULTS},
         metadata=_KEYS,
         vocabulary=GEMMA,
+        graph=Graph(rope="neox", activation="gelu", scaled_embedding=True),
         transforms=_TRANSFORMS,
     ),
     Architecture(
@@ -64,6 +66,16 @@ SPECS = (
             uint("attention.sliding_window", "sliding_window"),
         ),
         vocabulary=GEMMA2,
+        graph=Graph(
+            rope="neox",
+            activation="gelu",
+            scaled_embedding=True,
+            window_period=2,
+            window=4096,
+            attention_cap=50.0,
+            logit_cap=30.0,
+            scale_by_width=46,
+        ),
         transforms=_TRANSFORMS,
     ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import FILE_TYPE, LAYERS, real, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import transpose
@@ -26,6 +27,7 @@ SPECS = (
             FILE_TYPE,
         ),
         vocabulary=bpe,
+        graph=Graph(norm="layer", rope=None, activation="gelu"),
         transforms=(transpose(r"\.(c_attn|c_proj|c_fc)\.weight$"),),
         skip=(".attn.bias", ".attn.masked_bias"),  # the causal mask
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, uint
 from ggufkit.arch.mxfp4 import mxfp4_blocks
 from ggufkit.arch.spec import Architecture
@@ -36,6 +37,9 @@ SPECS = (
             uint("expert_feed_forward_length", "intermediate_size"),
         ),
         vocabulary=bpe,
+        graph=Graph(
+            rope="neox", activation="swiglu_oai", ffn_norm="post_attention_norm", window_period=2, router="top"
+        ),
         transforms=(
             rename(
                 (r"\.sinks$", ".sinks.weight"),

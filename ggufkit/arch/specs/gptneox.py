@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import (
     CONTEXT_LENGTH,
     EMBEDDING_LENGTH,
@@ -38,6 +39,7 @@ SPECS = (
             real("attention.layer_norm_epsilon", "layer_norm_eps"),
         ),
         vocabulary=bpe,
+        graph=Graph(norm="layer", rope="neox", activation="gelu", parallel="key"),
         transforms=(group_qkv(r"\.attention\.query_key_value\.", lambda config: config.heads),),
     ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, KEY_LENGTH, VALUE_LENGTH, VOCAB_SIZE, Row, real, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.llama import PERMUTED
@@ -43,6 +44,7 @@ SPECS = (
         models={"GraniteForCausalLM": _DEFAULTS},
         metadata=_KEYS,
         vocabulary=llama_vocabulary,
+        graph=Graph(),
         transforms=PERMUTED,
     ),
     Architecture(
@@ -56,6 +58,7 @@ SPECS = (
             uint("expert_shared_feed_forward_length", lambda config: config.get("shared_intermediate_size") or None),
         ),
         vocabulary=llama_vocabulary,
+        graph=Graph(),
         transforms=(
             *PERMUTED,
             split_rows(r"input_linear(?=\.weight$)", "gate", "up"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ggufkit.arch.config import Config
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, OPTIONAL, flags, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.vocab.bpe import bpe
@@ -35,5 +36,6 @@ SPECS = (
             flags("attention.sliding_window_pattern", _sliding),
         ),
         vocabulary=bpe,
+        graph=Graph(rope="neox", window_period=4, local_rope_scaled=False),
     ),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from ggufkit.arch.config import Config
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import (
     CONTEXT_LENGTH,
     EMBEDDING_LENGTH,
@@ -74,6 +75,7 @@ SPECS = (
         models={"Phi3ForCausalLM": _DEFAULTS},
         metadata=KEYS,
         vocabulary=phi3,
+        graph=Graph(rope="neox"),
         transforms=(rope_factors(_rotated),),
         preamble=(real("rope.scaling.attn_factor", _attention_factor),),
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, OPTIONAL, pooling, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import rename, split_rows, stack_experts
@@ -48,6 +49,7 @@ SPECS = (
         models={"Qwen2ForCausalLM": _DEFAULTS, "Qwen2Model": _DEFAULTS},
         metadata=(*BASE, pooling),
         vocabulary=first_of(sentencepiece, bpe),
+        graph=Graph(rope="neox"),
         transforms=(BARE,),
     ),
     Architecture(
@@ -55,6 +57,7 @@ SPECS = (
         models={"Qwen2MoeForCausalLM": _MOE},
         metadata=(*BASE, *EXPERT_LENGTHS),
         vocabulary=bpe,
+        graph=Graph(rope="neox", router_normalized=False),
         transforms=EXPERTS,
     ),
 )

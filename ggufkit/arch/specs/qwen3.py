@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, pooling
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.qwen2 import BARE, EXPERT_LENGTHS, EXPERTS
@@ -30,6 +31,7 @@ SPECS = (
         models={"Qwen3ForCausalLM": _DEFAULTS, "Qwen3Model": _DEFAULTS},
         metadata=(*BASE, pooling),
         vocabulary=first_of(sentencepiece, bpe),
+        graph=Graph(rope="neox"),
         transforms=(BARE,),
     ),
     Architecture(
@@ -37,6 +39,7 @@ SPECS = (
         models={"Qwen3MoeForCausalLM": _MOE},
         metadata=(*BASE, *EXPERT_LENGTHS),
         vocabulary=bpe,
+        graph=Graph(rope="neox"),
         transforms=EXPERTS,
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ggufkit.arch.config import Config
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import (
     CONTEXT_LENGTH,
     EMBEDDING_LENGTH,
@@ -53,6 +54,7 @@ SPECS = (
             FILE_TYPE,
         ),
         vocabulary=bpe,
+        graph=Graph(norm="layer", rope="neox", parallel="shared"),
         transforms=(
             # StableLM 2 12B normalizes queries and keys, each head with weights of its own.
             *(

@@ -1,7 +1,7 @@
 """Keys and values in memory, laid out for `attention`.
 
-Sixteen consecutive tokens are the lanes of a vector, so a tile of keys is (head_k, 16): the number d of all sixteen side
-by side. A score is then a sum over d without any sum across lanes.
+Sixteen consecutive tokens are the lanes of a vector, so a tile of keys is (head_k, 16): the number d of all sixteen
+side by side. A score is then a sum over d without any sum across lanes.
 
     keys      (kv_heads, tiles, tile)          tile     F32, F16   head_k × 16 numbers
                                                         Q8_0       head_k / 32 × (16 × f2 scale, 32 × 16 × i1)
@@ -10,8 +10,8 @@ by side. A score is then a sum over d without any sum across lanes.
 
 A byte of a Q4_0 tile holds d in its low half and d + 16 in its high half, as the format's own blocks do.
 
-Quantized keys and values are rotated by a Walsh–Hadamard transform first: outliers spread over the head. The transform is
-its own inverse and keeps products, so queries are rotated too, and what attention finds is rotated back.
+Quantized keys and values are rotated by a Walsh–Hadamard transform first: outliers spread over the head. The transform
+is its own inverse and keeps products, so queries are rotated too, and what attention finds is rotated back.
 
 Source: `llama_kv_cache` in src/llama-kv-cache.cpp of llama.cpp (when it rotates, and by which sizes).
 """

@@ -127,9 +127,7 @@ class CpuOps:
         chosen, weights = choose(scores, experts)  # (n, used) each
         return self.through_experts(x, experts, chosen, weights)
 
-    def through_experts(
-        self, x: np.ndarray, experts: Experts, chosen: np.ndarray, weights: np.ndarray
-    ) -> np.ndarray:
+    def through_experts(self, x: np.ndarray, experts: Experts, chosen: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Each row of x through its chosen experts, weighted: `chosen` and `weights` of shape (n, used)."""
         out = np.zeros_like(x)
         for slot in range(experts.used):

@@ -1,0 +1,94 @@
+"""The forward pass: logits equal llama.cpp's; the cache and its limits."""
+
+from __future__ import annotations
+
+import llama
+import numpy as np
+import pytest
+from verify_runtime import divergence
+
+import ggufkit
+from ggufkit.convert import convert
+from ggufkit.errors import UsageError
+
+PROMPT = "class TestCase(unittest.TestCase):\n    def test_"
+
+
+@pytest.fixture(scope="module")
+def path(fixtures, tmp_path_factory):
+    return convert(fixtures / "pylib-llama", tmp_path_factory.mktemp("forward") / "f32.gguf", "F32")
+
+
+@pytest.fixture(scope="module")
+def reference(path):
+    """(tokens, logits of all positions) of llama.cpp with F32 keys and values."""
+    with llama.Model(path, cache=(llama.F32, llama.F32), flash_attn_type=0) as model:
+        tokens = model.tokenize(PROMPT)
+        return tokens, model.logits(tokens)
+
+
+@pytest.fixture(scope="module")
+def model(path):
+    with ggufkit.load(path) as model:
+        yield model
+
+
+def test_logits_equal_the_reference(model, reference):
+    tokens, expected = reference
+    actual = model.forward(tokens, model.new_cache(64, "F32", "F32"), logits="all")
+    assert divergence(expected, actual).max() < 1e-9
+
+
+def test_tokens_one_by_one_give_the_same(model, reference):
+    tokens, expected = reference
+    cache = model.new_cache(64, "F32", "F32")
+    actual = np.stack([model.forward([token], cache) for token in tokens])
+    assert divergence(expected, actual).max() < 1e-9
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("F16", 1e-6), ("Q8_0", 1e-3), ("Q4_0", 0.1)])
+def test_cache_of_every_type_stays_near(model, reference, kind, limit):
+    tokens, expected = reference
+    actual = model.forward(tokens, model.new_cache(64, kind, kind), logits="all")
+    assert divergence(expected, actual).max() < limit
+
+
+def test_prefix_of_a_cache_is_used_again(model, reference):
+    tokens = reference[0].tolist()
+    cache = model.new_cache(64)
+    whole = model.forward(tokens, cache)
+    other = [*tokens[:5], 300, 301]
+    assert cache.keep_prefix(other) == 5
+    model.forward(other[5:], cache)
+    kept = cache.keep_prefix(tokens)
+    assert kept == 5
+    np.testing.assert_allclose(model.forward(tokens[kept:], cache), whole, rtol=1e-4, atol=1e-4)
+
+
+def test_last_token_of_a_known_prompt_is_computed_again(model):
+    cache = model.new_cache(8)
+    model.forward([1, 2, 3], cache)
+    assert cache.keep_prefix([1, 2, 3]) == 2
+
+
+def test_context_limit_is_told(model):
+    cache = model.new_cache(4)
+    with pytest.raises(UsageError, match="room for 4 tokens, not for 5 tokens; give a larger one with -c"):
+        model.forward([1, 2, 3, 4, 5], cache)
+    model.forward([1, 2, 3], cache)
+    with pytest.raises(UsageError, match="not for 3 tokens and 2 more"):
+        model.forward([4, 5], cache)
+    assert len(cache) == 3
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text"), [([], "no token to run"), ([4096], "4096 is no"), ([-1], "-1 is no")]
+)
+def test_tokens_that_are_none_are_refused(model, tokens, text):
+    with pytest.raises(UsageError, match=text):
+        model.forward(tokens, model.new_cache(8))
+
+
+def test_cache_type_must_be_known(model):
+    with pytest.raises(UsageError, match="F32, F16, Q8_0, Q4_0, not Q5_K"):
+        model.new_cache(8, keys="Q5_K")
