@@ -81,9 +81,7 @@ def test_context_limit_is_told(model):
     assert len(cache) == 3
 
 
-@pytest.mark.parametrize(
-    ("tokens", "text"), [([], "no token to run"), ([4096], "4096 is no"), ([-1], "-1 is no")]
-)
+@pytest.mark.parametrize(("tokens", "text"), [([], "no token to run"), ([4096], "4096 is no"), ([-1], "-1 is no")])
 def test_tokens_that_are_none_are_refused(model, tokens, text):
     with pytest.raises(UsageError, match=text):
         model.forward(tokens, model.new_cache(8))
