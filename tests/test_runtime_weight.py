@@ -8,6 +8,8 @@ import pytest
 from ggufkit.errors import CodecError
 from ggufkit.formats.codec import decode, encode
 from ggufkit.formats.table import format_by_name
+from ggufkit.runtime.cpu.products import product_of
+from ggufkit.runtime.cpu.products.activations import quantize
 from ggufkit.runtime.cpu.weight import Activations, Weight, multiply_all
 from ggufkit.tensor import Tensor
 
@@ -27,6 +29,97 @@ def test_multiply_is_x_times_the_transpose():
     tensor = tensor_of(normal(0, 48, 256), "F32")
     x = normal(1, 5, 256)
     np.testing.assert_allclose(Weight(tensor).multiply(x), x @ tensor.floats().T, rtol=1e-5, atol=1e-5)
+
+
+QUANTIZED = [
+    "Q4_0",
+    "Q4_1",
+    "Q5_0",
+    "Q5_1",
+    "Q8_0",
+    "Q2_K",
+    "Q3_K",
+    "Q4_K",
+    "Q5_K",
+    "Q6_K",
+    "IQ4_NL",
+    "IQ4_XS",
+    "MXFP4",
+]
+SHAPES = [(50, 512), (33, 352), (1, 256), (129, 32)]  # rows, cols: whole units and not, whole panels and not
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_products_are_those_of_the_levels(name):
+    """Against float64: weights as they decode, activations as they were quantized. Only float32 sums differ."""
+    product = product_of(format_by_name(name))
+    for rows, cols in SHAPES:
+        if cols % format_by_name(name).block_size:
+            continue
+        tensor = tensor_of(normal(rows, rows, cols), name)
+        for n in (1, 2, 7):
+            x = normal(n, n, cols)
+            levels, scales, _ = quantize(x, product.form, product.group)
+            scales = scales[: levels.size // product.group].reshape(len(levels), -1)
+            quantized = (levels * np.repeat(scales.astype(np.float64), product.group, 1))[:n, :cols]
+            expected = quantized @ tensor.floats().T.astype(np.float64)
+            bound = np.abs(quantized) @ np.abs(tensor.floats().T) + np.abs(expected)
+            assert (np.abs(Weight(tensor).multiply(x) - expected) <= 4e-7 * bound).all(), (rows, cols, n)
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_products_do_not_depend_on_threads(name):
+    tensor = tensor_of(normal(3, 700, 512), name)
+    for n in (1, 9):
+        x = normal(n, n, 512)
+        assert np.array_equal(Weight(tensor, threads=1).multiply(x), Weight(tensor, threads=3).multiply(x))
+
+
+@pytest.mark.parametrize("form", ["Q8_0", "Q8_K"])
+def test_activations_are_quantized_like_the_reference(form):
+    x = normal(0, 6, 512) * np.array([[1], [1e-20], [0], [1e10], [1], [1]], np.float32)
+    x[4, 3:10] = -x[4].max()
+    levels, scales, sums = quantize(x, form, 32)
+    scales, sums = scales[: levels.size // 32].reshape(-1, 16), sums[: levels.size // 32].reshape(-1, 16)
+    blocks = encode_activations(x, form)
+    expected = blocks["qs"].reshape(6, 512)
+    # llama.cpp's x86-64 code multiplies with 127 / max, its reference with 1 / d: a tie may go either way.
+    assert np.abs(levels[:6].astype(int) - expected).max() <= (form == "Q8_0")
+    assert (levels[:6] != expected).mean() < 0.01
+    assert np.array_equal(scales[:6], np.repeat(blocks["d"].astype(np.float32), blocks.dtype["qs"].shape[0] // 32, 1))
+    assert np.array_equal(sums, levels.reshape(len(levels), 16, 32).sum(2, dtype=np.int32))
+
+
+def encode_activations(x: np.ndarray, form: str) -> np.ndarray:
+    """Blocks as records of the format's fields."""
+    from ggufkit.formats.kquants import q8_k_encode
+    from ggufkit.formats.legacy import q8_0_encode
+
+    format = format_by_name(form)
+    out = np.zeros((len(x), format.row_bytes(x.shape[1])), np.uint8)
+    x = x[:]
+    x.flags.writeable = False
+    (q8_0_encode if form == "Q8_0" else q8_k_encode)(x, out)
+    return out.view(format.dtype)
+
+
+@pytest.mark.parametrize("name", ["Q8_0", "Q4_K", "Q6_K"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_bad_activation_spoils_its_row_and_no_other(name, bad):
+    weight = Weight(tensor_of(normal(0, 40, 512), name))
+    x = normal(1, 3, 512)
+    expected = weight.multiply(x)
+    x[1, 300] = bad
+    actual = weight.multiply(x)
+    assert np.isnan(actual[1]).all()
+    assert np.array_equal(actual[[0, 2]], expected[[0, 2]])
+    assert np.isnan(weight.multiply(x[1:2])).all()
+
+
+@pytest.mark.parametrize("name", ["Q8_0", "F32", "TQ2_0"])
+def test_nothing_times_something_is_nothing(name):
+    assert Weight(tensor_of(normal(0, 0, 256), name)).multiply(normal(1, 3, 256)).shape == (3, 0)
+    assert Weight(tensor_of(normal(0, 4, 256), name)).multiply(normal(1, 0, 256)).shape == (0, 4)
 
 
 def test_rows_are_the_decoded_rows():

@@ -18,6 +18,7 @@ import hashlib
 import os
 import re
 import sys
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +27,7 @@ import llvmlite.binding as llvm
 import numba
 from numba.core import config, event
 
-__all__ = ["CPU_FEATURES", "cache_folder", "inlined", "kernel"]
+__all__ = ["CPU_FEATURES", "cache_folder", "inlined", "kernel", "specialised"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -110,10 +111,27 @@ def inlined(function: F) -> F:
     return _compiled(function, forceinline=True)
 
 
-def _compiled(function: F, **more: Any) -> F:
+def specialised(function: Callable[..., Any], name: str, source: str, **names: Any) -> Any:
+    """A kernel like the plain `function`, but with some of its global names bound to other things.
+
+    A loop over blocks is written once and becomes a kernel for each format: Numba can neither keep a compiled kernel
+    that was given another as an argument nor inline one there.
+
+    Parameters
+    ----------
+    name : of the kernel; different for each.
+    source : the file (`__file__`) that binds the names, and imports from the one that defines the loop.
+    names : what the global names mean: kernels, numbers.
+    """
+    copy = types.FunctionType(function.__code__, {**function.__globals__, **names}, name)
+    copy.__qualname__ = name
+    return _compiled(copy, source)
+
+
+def _compiled(function: F, source: str = "", **more: Any) -> F:
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", **more}
     try:
-        with _numba_cache_in(cache_folder(function.__code__.co_filename)):
+        with _numba_cache_in(cache_folder(source or function.__code__.co_filename)):
             return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no folder is writable: compile in every process
         return numba.njit(**options)(function)

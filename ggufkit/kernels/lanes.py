@@ -557,15 +557,17 @@ _HARDWARE_HALF = "f16c" in CPU_FEATURES or "fp-armv8" in CPU_FEATURES or "fullfp
 
 
 def _like(value_type: ir.Type, element: ir.Type) -> ir.Type:
-    return _vector(element) if isinstance(value_type, ir.VectorType) else element
+    return ir.VectorType(element, value_type.count) if isinstance(value_type, ir.VectorType) else element
 
 
 def _constant(value_type: ir.Type, element: ir.Type, number: float) -> ir.Constant:
     one = ir.Constant(element, number)
-    return ir.Constant(_vector(element), [one] * LANES) if isinstance(value_type, ir.VectorType) else one
+    if not isinstance(value_type, ir.VectorType):
+        return one
+    return ir.Constant(ir.VectorType(element, value_type.count), [one] * value_type.count)
 
 
-def _emit_half_to_float(b: ir.IRBuilder, bits: ir.Value) -> ir.Value:
+def half_bits_to_float(b: ir.IRBuilder, bits: ir.Value) -> ir.Value:
     """uint16 bits (scalar or vector) → float32."""
     kind = bits.type
     single = _like(kind, _F32)
@@ -622,7 +624,7 @@ def half_to_float(typingctx, bits):
     """float32 of a scalar float16 given as uint16 bits."""
 
     def emit(ctx, b, sig, args):
-        return _emit_half_to_float(b, args[0])
+        return half_bits_to_float(b, args[0])
 
     return types.float32(types.uint16), emit
 
@@ -644,7 +646,7 @@ def load_half(typingctx, array, index):
     def emit(ctx, b, sig, args):
         bits = b.load(_address(ctx, b, sig.args[0], args[0], args[1], _vector(_I16)))
         bits.align = 1
-        return _emit_half_to_float(b, bits)
+        return half_bits_to_float(b, bits)
 
     return f32x16(array, types.intp), emit
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from ggufkit.errors import UsageError
 
-__all__ = ["for_each", "for_ranges", "thread_count"]
+__all__ = ["for_each", "for_ranges", "in_all_threads", "thread_count"]
 
 T = TypeVar("T")
 
@@ -65,6 +65,17 @@ def for_ranges(function: Callable[[int, int], None], rows: int, grain: int, thre
         for future in futures:
             if not future.cancelled():
                 future.exception()
+
+
+def in_all_threads(function: Callable[[], object], threads: int | None = None) -> None:
+    """Call `function()` in each of `threads` threads at once, this one among them; return when all are done.
+
+    For kernels that share their work among themselves.
+    """
+    others = [_pool(workers).submit(function) for _ in range(workers)] if (workers := thread_count(threads) - 1) else []
+    function()
+    for future in others:
+        future.result()
 
 
 def for_each(function: Callable[[T], None], items: Iterable[T], workers: int) -> None:

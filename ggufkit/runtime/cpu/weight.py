@@ -17,6 +17,9 @@ import numpy as np
 
 from ggufkit.errors import CodecError, printable
 from ggufkit.formats.codec import decode
+from ggufkit.kernels.threads import in_all_threads
+from ggufkit.runtime.cpu.products import Product, product_of
+from ggufkit.runtime.cpu.products.activations import quantize
 from ggufkit.tensor import Tensor
 
 __all__ = ["Activations", "Weight", "multiply_all"]
@@ -36,6 +39,26 @@ class Activations:
         self.x = np.ascontiguousarray(x, np.float32)
         if self.x.ndim != 2:
             raise CodecError(f"activations must have the shape (n, cols), not {self.x.shape}")
+        self._quantized: dict[tuple[str, int], tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        self._forms: dict[tuple[str, int, int | None], tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+
+    def form(self, product: Product) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What the kernels of a format read: levels, scales, sums (see `products.loops`)."""
+        key = (str(product.form), product.group, product.offset)
+        if key not in self._forms:
+            levels, scales, sums = self._quantize(*key[:2])
+            if product.offset is None:
+                with np.errstate(invalid="ignore"):
+                    sums = scales * sums.astype(np.float32)
+            else:
+                sums = sums * np.int32(-product.offset)
+            self._forms[key] = levels, scales, sums
+        return self._forms[key]
+
+    def _quantize(self, form: str, group: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if (form, group) not in self._quantized:
+            self._quantized[form, group] = quantize(self.x, form, group)
+        return self._quantized[form, group]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -63,6 +86,7 @@ class Weight:
         self.threads = threads
         self._rows = tensor.shape[-2]
         self._blocks = tensor.read(0, tensor.rows)  # (experts · rows, row_bytes)
+        self._product = product_of(tensor.format)
 
     def __repr__(self) -> str:
         return f"<Weight {printable(self.name)} {self.shape} {self.format.name}>"
@@ -86,12 +110,24 @@ class Weight:
             raise CodecError(f"{printable(self.name)}: {cols} activations cannot meet rows of {self.shape[-1]} weights")
         if out is None:
             out = np.empty((n, self._rows), np.float32)
-        first, step = expert * self._rows, max(1, _TILE // max(cols, 1))
+        blocks = self._blocks[expert * self._rows : (expert + 1) * self._rows]
+        if not blocks.size or not n:
+            out[...] = 0
+            return out
+        if self._product is None:
+            self._multiply_decoded(x.x, blocks, out)
+            return out
+        run = self._product.vector if n == 1 else self._product.matrix
+        turn, form, data = np.zeros(1, np.int64), x.form(self._product), blocks.reshape(-1)
+        in_all_threads(lambda: run(turn, data, self._rows, *form, out), self.threads)
+        return out
+
+    def _multiply_decoded(self, x: np.ndarray, blocks: np.ndarray, out: np.ndarray) -> None:
+        step = max(1, _TILE // self.shape[-1])
         for lo in range(0, self._rows, step):
             hi = min(lo + step, self._rows)
-            tile = decode(self._blocks[first + lo : first + hi], self.format, threads=self.threads)
-            np.matmul(x.x, tile.T, out=out[:, lo:hi])
-        return out
+            tile = decode(blocks[lo:hi], self.format, threads=self.threads)
+            np.matmul(x, tile.T, out=out[:, lo:hi])
 
     def multiply_each(self, x: np.ndarray | Activations, experts: np.ndarray) -> np.ndarray:
         """Row i of x with the matrix `experts[i]`: arrays of shape (n, cols) and (n,) → (n, rows), float32.

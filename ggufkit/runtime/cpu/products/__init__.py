@@ -1,0 +1,55 @@
+"""Products of weights and activations, straight on the blocks: a file a format family.
+
+Weights of any format become levels 0 … 255 in the order of the columns, a scale for each group of 16 or 32, and
+what zero means: the same level for all (`OFFSET`) or a minimum for each group. 256 columns are a unit:
+
+    levels   (256,) uint8                 w = scale · (level - OFFSET)       symmetric formats
+    scales   (16,) float32, a group each  w = scale · level - min            the others
+    mins     (16,) float32
+
+Each format says how a unit is unpacked; `loops` multiplies units with activations that were quantized alike.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ggufkit.formats.table import Format
+
+__all__ = ["UNIT", "Product", "product_of"]
+
+UNIT = 256
+
+
+@dataclass(frozen=True)
+class Product:
+    """The kernels of a format.
+
+    Attributes
+    ----------
+    vector, matrix : for one row of activations, and for many.
+    form : how the activations are quantized, ``"Q8_0"`` or ``"Q8_K"``; None if they stay float32.
+    group : weights that share a scale.
+    offset : the level that means zero; None if each group has its minimum.
+    """
+
+    vector: Callable[..., Any]
+    matrix: Callable[..., Any]
+    form: str | None = None
+    group: int = 32
+    offset: int | None = None
+
+
+_FAMILIES = {"legacy": "legacy", "kquants": "kquants", "iquants": "codebooks", "microscale": "codebooks"}
+
+
+def product_of(format: Format) -> Product | None:
+    """The kernels for weights of a format, or None if it has none of its own."""
+    family = _FAMILIES.get(format.family)
+    if family is None:
+        return None
+    module = importlib.import_module(f"ggufkit.runtime.cpu.products.{family}")
+    return module.PRODUCTS.get(format.name)

@@ -1,0 +1,190 @@
+"""The loops around `unpack`: one row of activations, or many, times rows of blocks.
+
+Names in capitals, `unpack` and `dot_tile` are given by the format (see `specialised`):
+
+    unpack(data, at, last, U)    a unit from byte `at` on: levels to U, scales and mins in lanes.
+                                 `last` is where the row's last block starts
+    BLOCK, BYTES     columns and bytes of a block of the format
+    GROUP            weights that share a scale: 16 or 32
+    OFFSET           the level that means zero, or -1 if groups have mins
+
+Threads that call a kernel with the same `turn`, an int64 array that starts at 0, share its rows: each takes some
+when it has done its last. Every output is made by one thread from start to end, so the bytes do not depend on who
+takes what.
+
+    vector    a row of weights at a time. 64 columns meet in the 16 lanes of a sum of int32, which is exact; a fused
+              multiply-add brings each lane to its group's scale; lanes are added at the end.
+    matrix    sixteen rows of weights in lanes. A block of rows is unpacked once, transposed, and stays in the core's
+              cache while all activations pass by.
+
+              unit of 16 rows   levels (64, 16, 4)   scales (16, 16)   mins (16, 16)     group or columns first
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ggufkit.formats.table import format_by_name
+from ggufkit.kernels.dot import (
+    PANELS,
+    TOKENS,
+    add_scaled,
+    dot_bytes,
+    dot_tile_16,
+    dot_tile_32,
+    fma,
+    load_bytes,
+    spread_2,
+    spread_4,
+    store_tile,
+    subtract_scaled,
+    sum_lanes,
+    take,
+    zero_tile,
+)
+from ggufkit.kernels.jit import kernel, specialised
+from ggufkit.kernels.lanes import LANES, load, splat, store, to_f32, transpose
+from ggufkit.runtime.cpu.products import UNIT, Product
+
+QUADS = UNIT // 4  # int32 of four levels
+_VECTOR_BYTES = 1 << 16  # of blocks that a thread takes at once
+_PACKED = 1 << 19  # levels that stay in a core's cache
+
+_ZERO = np.float32(0)
+
+# Bound by each format.
+BLOCK = BYTES = GROUP = OFFSET = 0
+unpack: Any = None
+dot_tile: Any = None
+
+
+def vector(turn, data, rows, levels, scales, sums, out):
+    """out[r] = row r · x. data: flat bytes of the blocks; levels: (1, cols) int8; out: (1, rows) float32.
+
+    scales: float32; sums: float32 (scale · sum of levels) if groups have mins, and not read otherwise. Both flat,
+    with 16 elements more than groups.
+    """
+    units, blocks = levels.shape[1] // UNIT, data.size // (rows * BYTES)
+    x, result, groups = levels.reshape(-1), out.reshape(-1), UNIT // GROUP
+    U, S = np.zeros(UNIT, np.uint8), np.zeros(LANES, np.float32)
+    start = np.empty(x.size // 4, np.int32)
+    _start_lanes(x, max(OFFSET, 0), start)
+    grain = max(1, _VECTOR_BYTES // (blocks * BYTES))
+    first = take(turn, grain)
+    while first < rows:
+        for r in range(first, min(first + grain, rows)):
+            total = low = splat(_ZERO)
+            for u in range(units):
+                at, last = (r * blocks + u * (UNIT // BLOCK)) * BYTES, (r * blocks + blocks - 1) * BYTES
+                scale, least = unpack(data, at, last, U)
+                store(S, 0, scale * load(scales, u * groups))
+                for i in range(0, UNIT, 64):
+                    c = u * UNIT + i
+                    dots = dot_bytes(load(start, c // 4), load_bytes(U, i), load_bytes(x, c))
+                    scale = spread_2(S, i // 32) if GROUP == 32 else spread_4(S, i // 16)
+                    total = fma(to_f32(dots), scale, total)
+                if OFFSET < 0:
+                    low = fma(least, load(sums, u * groups), low)
+            result[r] = sum_lanes(total) - sum_lanes(low)
+        first = take(turn, grain)
+
+
+@kernel
+def _start_lanes(x, offset, start):
+    """start[k] = -offset · Σ x[4 k + i]."""
+    ones, none = splat(np.int32(0x01010101)), splat(np.int32(0))
+    for i in range(0, x.size, 64):
+        store(start, i // 4, splat(np.int32(-offset)) * dot_bytes(none, ones, load_bytes(x, i)))
+
+
+def matrix(turn, data, rows, levels, scales, sums, out):
+    """out[t, r] = row r · x[t]. levels: (tokens, cols) int8, tokens a multiple of TOKENS; out: (n, rows) float32.
+
+    scales: float32 as in `vector`; sums: float32 (scale · sum of levels) if groups have mins, otherwise int32
+    (-OFFSET · sum of levels).
+    """
+    units, blocks = levels.shape[1] // UNIT, data.size // (rows * BYTES)
+    stride = units * (UNIT // GROUP)  # groups of a row
+    panel_rows = LANES * PANELS
+    grain = min(max(_PACKED // levels.shape[1] // panel_rows, 1) * panel_rows, 8 * panel_rows)
+    W = np.empty(grain * units * QUADS, np.int32)
+    scales_of, mins_of = np.empty(grain * units * LANES, np.float32), np.empty(grain * units * LANES, np.float32)
+    U, S, M = np.zeros(LANES * UNIT, np.uint8), np.zeros(LANES * LANES, np.float32), np.zeros(LANES * LANES, np.float32)
+    none = np.zeros(TOKENS, np.int32)
+    x, edge = levels.reshape(-1).view(np.int32), np.empty(TOKENS * panel_rows, np.float32)
+    first = take(turn, grain)
+    while first < rows:
+        last = min(first + grain, rows)
+        panels = (last - first + panel_rows - 1) // panel_rows * PANELS
+        for p in range(panels):
+            for u in range(units):
+                for k in range(LANES):
+                    r = min(first + p * LANES + k, rows - 1)
+                    at, end = (r * blocks + u * (UNIT // BLOCK)) * BYTES, (r * blocks + blocks - 1) * BYTES
+                    scale, least = unpack(data, at, end, U[k * UNIT :])
+                    store(S, k * LANES, scale)
+                    if OFFSET < 0:
+                        store(M, k * LANES, least)
+                to = (p * units + u) * QUADS * LANES
+                for i in range(0, QUADS, LANES):
+                    transpose(U.view(np.int32), i, QUADS, W, to + i * LANES)
+                transpose(S, 0, LANES, scales_of, (p * units + u) * LANES * LANES)
+                if OFFSET < 0:
+                    transpose(M, 0, LANES, mins_of, (p * units + u) * LANES * LANES)
+        for t in range(0, levels.shape[0], TOKENS):
+            for p in range(0, panels, PANELS):
+                totals = zero_tile()
+                for u in range(units):
+                    for g in range(UNIT // GROUP):
+                        w = (p * units + u) * QUADS * LANES + g * (GROUP // 4) * LANES
+                        s = (p * units + u) * LANES * LANES + g * LANES
+                        xw = (t * units + u) * QUADS + g * (GROUP // 4)
+                        xs = t * stride + u * (UNIT // GROUP) + g
+                        if OFFSET < 0:
+                            dots = dot_tile(W, w, units * QUADS * LANES, x, xw, units * QUADS, none, 0, 1)
+                        else:
+                            dots = dot_tile(W, w, units * QUADS * LANES, x, xw, units * QUADS, sums, xs, stride)
+                        totals = add_scaled(totals, dots, scales_of, s, units * LANES * LANES, scales, xs, stride)
+                        if OFFSET < 0:
+                            totals = subtract_scaled(totals, mins_of, s, units * LANES * LANES, sums, xs, stride)
+                _put(totals, t, first + p * LANES, edge, out)
+        first = take(turn, grain)
+
+
+@kernel
+def _put(totals, t, r, edge, out):
+    """Write a tile to out[t:, r:], or what of it lies within."""
+    n, rows = out.shape
+    if t + TOKENS <= n and r + LANES * PANELS <= rows:
+        store_tile(out.reshape(-1), t * rows + r, rows, totals)
+        return
+    store_tile(edge, 0, LANES * PANELS, totals)
+    for i in range(min(TOKENS, n - t)):
+        for k in range(min(LANES * PANELS, rows - r)):
+            out[t + i, r + k] = edge[i * LANES * PANELS + k]
+
+
+def products_of(
+    name: str, source: str, unpack: Callable[..., Any], *, form: str, group: int = 32, offset: int | None = None
+) -> Product:
+    """The kernels of a format."""
+    format = format_by_name(name)
+    names = {
+        "unpack": unpack,
+        "dot_tile": dot_tile_16 if group == 16 else dot_tile_32,
+        "BLOCK": format.block_size,
+        "BYTES": format.type_size,
+        "GROUP": group,
+        "OFFSET": -1 if offset is None else offset,
+    }
+    prefix = name.lower()
+    return Product(
+        specialised(vector, f"{prefix}_vector", source, **names),
+        specialised(matrix, f"{prefix}_matrix", source, **names),
+        form,
+        group,
+        offset,
+    )
