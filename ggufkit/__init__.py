@@ -15,8 +15,10 @@ _PUBLIC = {
     "Value": "ggufkit.gguf.header",
     "ValueType": "ggufkit.gguf.header",
     "Writer": "ggufkit.gguf.writer",
+    "edit": "ggufkit.gguf.edit.session",
     "load": "ggufkit.runtime.model",
     "open": "ggufkit.gguf.reader",
+    "undo": "ggufkit.gguf.edit.session",
 }
 
 __all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604 - the keys are names

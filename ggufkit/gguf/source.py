@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Protocol
 
 from ggufkit.errors import FileError, GGUFError, os_errors, printable
+from ggufkit.files import lock_file
 
 __all__ = ["FileSource", "Source", "is_address", "open_source"]
 
@@ -54,27 +56,60 @@ class FileSource:
 
     Reading beats mapping here: memory stays bounded while a large file streams through, and a file that somebody
     truncates meanwhile gives an error instead of a bus error.
+
+    While it is open the file is locked (flock, shared), so that no edit changes it meanwhile. An edit that died
+    half-way is taken back first: see `ggufkit.gguf.edit`.
+
+    Parameters
+    ----------
+    writable : open it for writing, too.
     """
 
     # Linux moves at most 2 GiB - 4 KiB in one call.
     MAX_READ = 1 << 30
+    # An edit in place takes milliseconds.
+    WAIT = 10.0
 
-    def __init__(self, path: str | os.PathLike[str]):
+    def __init__(self, path: str | os.PathLike[str], *, writable: bool = False):
         self.name = os.fspath(path)
-        with os_errors(path, "read"):
-            self._handle = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        with os_errors(path, "change" if writable else "read"):
+            mode = os.O_RDWR if writable else os.O_RDONLY
+            self._handle = os.open(path, mode | getattr(os, "O_CLOEXEC", 0))
             try:
                 self.size = os.lseek(self._handle, 0, os.SEEK_END)
                 if os.path.isdir(path):
                     raise FileError(f"cannot read {printable(self.name)}: is a directory")
+                # What to read over the file's bytes: (offset, bytes) of an edit that could not be taken back.
+                self.overlay = self._settle()
             except BaseException:
-                os.close(self._handle)
+                self.close()
                 raise
+
+    def _settle(self) -> list[tuple[int, bytes]]:
+        give_up = time.monotonic() + self.WAIT
+        while not lock_file(self._handle, shared=True):
+            if time.monotonic() > give_up:
+                raise FileError(f"cannot read {printable(self.name)}: another program is changing it")
+            time.sleep(0.002)
+        if not os.path.exists(os.path.realpath(self.name) + ".journal"):
+            return []
+        from ggufkit.gguf.edit.undo import settle
+
+        return settle(self.name, self._handle)
 
     def fileno(self) -> int:
         return self._handle
 
     def read(self, offset: int, n: int) -> bytes:
+        data = self._read(offset, n)
+        for at, old in self.overlay:
+            if at < offset + n and offset < at + len(old):
+                part = old[max(0, offset - at) : offset + n - at]
+                start = max(0, at - offset)
+                data = data[:start] + part + data[start + len(part) :]
+        return data
+
+    def _read(self, offset: int, n: int) -> bytes:
         with os_errors(self.name, "read"):
             data = os.pread(self._handle, min(n, self.MAX_READ), offset)
             if len(data) == n:

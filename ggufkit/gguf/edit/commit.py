@@ -1,0 +1,204 @@
+"""Put an edited header on the disk: over the old one, or in a new file. See the package's drawing."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
+
+from ggufkit.errors import FileError, GgufkitError, os_errors, printable
+from ggufkit.files import AtomicFile, copy_range, sync_file, sync_folder
+from ggufkit.gguf.edit.access import alone, folder_lock, refuse_read_only
+from ggufkit.gguf.edit.spare import Layout, changed_ranges
+from ggufkit.gguf.edit.undo import (
+    Record,
+    journal_path,
+    read_record,
+    remove_file,
+    roll_back,
+    undo_path,
+    write_all,
+    write_record,
+)
+from ggufkit.gguf.source import FileSource
+
+__all__ = ["Advance", "Progress", "change_in_place", "open_for_change", "take_back", "write_new"]
+
+# Called with the bytes of each step of a copy.
+Advance = Callable[[int], object]
+# Called with all the bytes of a copy, gives a context manager whose value is an `Advance`.
+Progress = Callable[[int], AbstractContextManager[Advance]]
+
+
+def change_in_place(source: FileSource, old: bytes, new: bytes, force: bool) -> int:
+    """Write a header over the old one of the same length, journaled → bytes of the file that were written.
+
+    Raises
+    ------
+    FileError : the file is open elsewhere or was changed meanwhile; it cannot be written: then it is as before.
+    """
+    path, handle = source.name, source.fileno()
+    ranges = changed_ranges(old, new)
+    record = Record(
+        size=source.size,
+        old_size=source.size,
+        header=len(new),
+        before=zlib.crc32(old),
+        after=zlib.crc32(new),
+        ranges=[(lo, old[lo:hi]) for lo, hi in ranges],
+    )
+    with os_errors(path, "change"), folder_lock(path), alone(path, handle, force):
+        _refuse_changed(source, old)
+        write_record(journal_path(path), record, os.fstat(handle).st_mode)
+        try:
+            for lo, hi in ranges:
+                write_all(handle, new[lo:hi], lo)
+            sync_file(handle)
+            os.replace(journal_path(path), undo_path(path))
+        except BaseException as e:
+            _restore(path, record, handle, e)
+            raise
+        sync_folder(os.path.dirname(journal_path(path)))
+    return sum(hi - lo for lo, hi in ranges)
+
+
+def _restore(path: str, record: Record, handle: int, why: BaseException) -> None:
+    """Take back what a failed edit has written."""
+    if not os.path.exists(journal_path(path)):
+        return  # the rename succeeded before the interrupt came: the edit is done
+    try:
+        roll_back(path, record, handle)
+    except GgufkitError as e:
+        raise FileError(
+            f"{e}; the old bytes are in {printable(journal_path(path))}, and the next open puts them back"
+        ) from why
+
+
+def write_new(
+    source: FileSource,
+    old: bytes,
+    layout: Layout,
+    target: str | None,
+    force: bool,
+    advance: Advance | None,
+    undoable: bool = True,
+) -> None:
+    """Write the edited file anew: as `target`, or over the old one with an undo file where it is `undoable`.
+
+    Raises
+    ------
+    FileError : there is no room, `target` exists without `force`, or the old file was changed meanwhile. The old
+        file is as before.
+    """
+    assert layout.moves is not None
+    path = source.name
+    output = AtomicFile(path if target is None else target, force or target is None)
+    try:
+        handle = output.file.fileno()
+        with os_errors(output.path, "write"):
+            os.ftruncate(handle, layout.size)  # what nobody writes are zeros
+            write_all(handle, layout.header, 0)
+            for lo, to, n in layout.moves:
+                copy_range(source.fileno(), lo, handle, to, n, sparse=True, advance=advance)
+        if target is not None:
+            output.commit()
+        else:
+            _replace(source, old, layout, output, undoable and layout.whole)
+    except BaseException:
+        output.discard()
+        raise
+
+
+def _replace(source: FileSource, old: bytes, layout: Layout, output: AtomicFile, undoable: bool) -> None:
+    """Give a new file the old one's name."""
+    path, handle = source.name, output.file.fileno()
+    found = os.fstat(source.fileno())
+    assert layout.moves is not None
+    record = Record(
+        size=layout.size,
+        old_size=source.size,
+        header=len(layout.header),
+        before=zlib.crc32(old),
+        after=zlib.crc32(layout.header),
+        ranges=[(0, old)],
+        moves=[(to, lo, n) for lo, to, n in layout.moves],
+    )
+    with os_errors(path, "change"):
+        with suppress(OSError):
+            os.fchown(handle, found.st_uid, found.st_gid)
+        sync_file(handle)  # may take long: before the folder is locked
+        with folder_lock(path):
+            _refuse_changed(source, old)
+            # First the undo file: by the header's sum it proves which file it is about, so that it does no harm beside
+            # the old one when the process dies in between.
+            if undoable:
+                write_record(undo_path(path), record, found.st_mode)
+            try:
+                output.commit()
+            except BaseException:
+                remove_file(undo_path(path))
+                raise
+            if not undoable:
+                remove_file(undo_path(path))
+
+
+def open_for_change(path: str) -> FileSource:
+    """Open a file that is to be changed.
+
+    Raises
+    ------
+    FileError : it is missing or read-only, or an edit that died half-way cannot be taken back now.
+    """
+    refuse_read_only(path)
+    source = FileSource(path, writable=True)
+    if source.overlay:
+        source.close()
+        raise FileError(
+            f"cannot change {printable(path)}: an edit of it died half-way and cannot be taken back while the file is "
+            "open in another program; close it there and try again"
+        )
+    return source
+
+
+def _refuse_changed(source: FileSource, old: bytes) -> None:
+    """Refuse to go on when the file is not the one that was read at the start."""
+    here, now = os.fstat(source.fileno()), os.stat(source.name)
+    same = (here.st_dev, here.st_ino, here.st_size) == (now.st_dev, now.st_ino, source.size)
+    if not same or source.read(0, len(old)) != old:
+        raise FileError(f"cannot change {printable(source.name)}: another program has changed it meanwhile; try again")
+
+
+def take_back(path: str, force: bool, progress: Progress | None = None) -> None:
+    """Take back the last edit of a file.
+
+    Raises
+    ------
+    FileError : there is nothing to take back, or the file has changed since.
+    """
+    source = open_for_change(path)
+    try:
+        record = read_record(undo_path(path))
+        if record is None:
+            raise FileError(
+                f"nothing to take back: {printable(path)} was not edited, or its last edit was taken back already or "
+                "removed tensors"
+            )
+        header = source.read(0, min(record.header, source.size))
+        if source.size != record.size or zlib.crc32(header) != record.after:
+            raise FileError(f"cannot take back the last edit of {printable(path)}: the file has changed since")
+        if record.moves is None:
+            with os_errors(path, "change"), folder_lock(path), alone(path, source.fileno(), force):
+                _refuse_changed(source, header)
+                # From here on it is an edit that died: whoever opens the file next would finish the work.
+                os.replace(undo_path(path), journal_path(path))
+                sync_folder(os.path.dirname(journal_path(path)))
+                roll_back(path, record, source.fileno())
+        else:
+            ((_, old),) = record.ranges
+            layout = Layout(old, record.old_size, record.moves)
+            shown = progress(sum(n for _, _, n in record.moves)) if progress else nullcontext(None)
+            with shown as advance:
+                write_new(source, header, layout, None, force, advance, undoable=False)
+    finally:
+        source.close()

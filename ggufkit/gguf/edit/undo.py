@@ -1,0 +1,205 @@
+"""The record that takes an edit back: the journal of one that is under way, and the undo file of the last one.
+
+    "ggufkit undo 1\n"
+    {"size": …, "old_size": …, "header": …, "before": …, "after": …, "ranges": [[offset, n], …], "moves": …}\n
+    the old bytes of the ranges
+    CRC-32 of all this, u32
+
+`before` and `after` are CRC-32s of the header: bytes are put back only into a file that proves to be the right one.
+A record of a rewrite holds the whole old header, and the moves that bring the data back to where it was.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import struct
+import zlib
+from contextlib import suppress
+from dataclasses import dataclass
+
+from ggufkit.errors import FileError, os_errors, printable
+from ggufkit.files import lock_file, sync_file, sync_folder
+
+__all__ = ["Move", "Record", "journal_path", "read_record", "roll_back", "settle", "undo_path", "write_record"]
+
+_MAGIC = b"ggufkit undo 1\n"
+
+# (from, to, bytes): a piece of data that a new file takes over from the old one.
+Move = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is needed to take an edit back.
+
+    Attributes
+    ----------
+    size, old_size : bytes of the file after and before the edit.
+    header : bytes of the header after the edit, up to the data section.
+    before, after : CRC-32 of the header before and after.
+    ranges : (offset, old bytes) of the header.
+    moves : None for an edit in place; else how the data moves back, file after the edit → file before.
+    """
+
+    size: int
+    old_size: int
+    header: int
+    before: int
+    after: int
+    ranges: list[tuple[int, bytes]]
+    moves: list[Move] | None = None
+
+
+def journal_path(path: str | os.PathLike[str]) -> str:
+    """The record of an edit that is under way, or was when its process died."""
+    return os.path.realpath(path) + ".journal"
+
+
+def undo_path(path: str | os.PathLike[str]) -> str:
+    """The record of the last edit."""
+    return os.path.realpath(path) + ".undo"
+
+
+def write_record(path: str, record: Record, mode: int) -> None:
+    """Write a record that is at `path` whole and on the disk, or not at all; `mode` is the model's."""
+    head = {
+        "size": record.size,
+        "old_size": record.old_size,
+        "header": record.header,
+        "before": record.before,
+        "after": record.after,
+        "ranges": [(offset, len(data)) for offset, data in record.ranges],
+        "moves": record.moves,
+    }
+    data = b"".join([_MAGIC, json.dumps(head).encode(), b"\n", *(data for _, data in record.ranges)])
+    data += struct.pack("<I", zlib.crc32(data))
+    temp = path + ".tmp"
+    with os_errors(path, "write"):
+        handle = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o644)
+        try:
+            os.fchmod(handle, mode & 0o666)
+            write_all(handle, data, 0)
+            sync_file(handle)
+            os.replace(temp, path)
+            sync_folder(os.path.dirname(path))
+        except BaseException:
+            remove_file(temp)
+            remove_file(path)
+            raise
+        finally:
+            os.close(handle)
+
+
+def read_record(path: str) -> Record | None:
+    """The record at `path`; None when there is none.
+
+    Raises
+    ------
+    FileError : it cannot be read, or is damaged.
+    """
+    with os_errors(path, "read"):
+        try:
+            with open(path, "rb") as file:
+                data = file.read()
+        except FileNotFoundError:
+            return None
+    try:
+        if not data.startswith(_MAGIC) or struct.unpack("<I", data[-4:]) != (zlib.crc32(data[:-4]),):
+            raise ValueError
+        end = data.index(b"\n", len(_MAGIC))
+        head = json.loads(data[len(_MAGIC) : end])
+        at, ranges = end + 1, []
+        for offset, n in head["ranges"]:
+            ranges.append((offset, data[at : at + n]))
+            at += n
+    except (ValueError, KeyError, struct.error):
+        raise FileError(
+            f"{printable(path)} is damaged: it cannot take back an edit; remove it if the model is as it should be"
+        ) from None
+    moves = None if head["moves"] is None else [(a, b, n) for a, b, n in head["moves"]]
+    return Record(**{**head, "ranges": ranges, "moves": moves})
+
+
+def settle(name: str, handle: int) -> list[tuple[int, bytes]]:
+    """Take back an edit that died half-way. For readers, who hold the file's shared lock and saw a journal.
+
+    Returns
+    -------
+    What to read over the file's bytes, as (offset, bytes): empty after the edit was taken back on the disk, the old
+    bytes when this process may not write there.
+
+    Raises
+    ------
+    FileError : the journal cannot be read.
+    """
+    path = journal_path(name)
+    alone = lock_file(handle)
+    try:
+        record = read_record(path)
+        if record is None or not _is_about(record, handle):
+            return []  # somebody else took it back, or put another file here
+        if alone:
+            with suppress(FileError, OSError):
+                writable = os.open(name, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+                try:
+                    roll_back(name, record, writable)
+                finally:
+                    os.close(writable)
+                return []
+        return record.ranges
+    finally:
+        if alone:
+            lock_file(handle, shared=True)
+
+
+def _is_about(record: Record, handle: int) -> bool:
+    """Whether the file is the one of the record but for the bytes that the record holds."""
+    if os.fstat(handle).st_size != record.size:
+        return False
+    return zlib.crc32(_old_header(record, os.pread(handle, record.header, 0))) == record.before
+
+
+def _old_header(record: Record, header: bytes) -> bytes:
+    old = bytearray(header)
+    for offset, data in record.ranges:
+        old[offset : offset + len(data)] = data
+    return bytes(old)
+
+
+def roll_back(name: str, record: Record, handle: int) -> None:
+    """Put the old bytes of an edit in place back, then remove its journal. The caller holds the lock.
+
+    A crash in between leaves the journal, and the next open does it again.
+
+    Parameters
+    ----------
+    handle : the file, open for writing.
+
+    Raises
+    ------
+    FileError : the file cannot be written; the journal stays.
+    """
+    with os_errors(name, "take back the edit of"):
+        for offset, data in record.ranges:
+            write_all(handle, data, offset)
+        sync_file(handle)
+        path = journal_path(name)
+        os.unlink(path)
+        sync_folder(os.path.dirname(path))
+
+
+def write_all(handle: int, data: bytes | memoryview, offset: int) -> None:
+    """`pwrite` until all is written."""
+    view = memoryview(data)
+    while view:
+        if not (n := os.pwrite(handle, view[: 1 << 30], offset)):
+            raise OSError(errno.EIO, "nothing was written")
+        view, offset = view[n:], offset + n
+
+
+def remove_file(path: str) -> None:
+    """Remove a file if it is there and can be removed."""
+    with suppress(OSError):
+        os.unlink(path)
