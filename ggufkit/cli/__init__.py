@@ -25,12 +25,17 @@ VERBS: dict[str, str] = {
     "convert": "Convert a Hugging Face checkpoint to GGUF.",
     "endian": "Write a model in the other byte order.",
     "formats": "List the tensor types, or measure what each would do to a model's weights.",
+    "get": "Print one metadata value.",
     "hash": "Hash a model's tensors, layers and all of it, or check a manifest.",
     "inspect": "Show what is in a model.",
     "merge": "Merge the files of a split model into one.",
     "plan": "Show which type each tensor would get, why, and how large the file would be.",
     "quantize": "Make a model smaller, with llama-quantize's presets and bytes.",
+    "rename": "Give a metadata key or a tensor another name.",
+    "rm": "Remove metadata or tensors.",
+    "set": "Change metadata, tokens and special tokens.",
     "split": "Split a model into several files.",
+    "undo": "Take back the last edit of a file.",
     "verify": "Check that a quantized model is exactly what its source gives.",
 }
 

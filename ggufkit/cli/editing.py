@@ -1,0 +1,175 @@
+"""What the editing verbs share: their options, and values written as text.
+
+KEY=VALUE             of the type that the key has
+KEY=u32:5             typed: u8 … f64, bool, str
+KEY=arr[str]:["a"]    an array as JSON; or its items from a file: arr[str]:@tokens.txt
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from ggufkit.errors import UsageError, os_errors, printable
+from ggufkit.gguf.edit.session import Edit, edit
+from ggufkit.gguf.header import Field, Value, ValueType
+
+__all__ = ["copy_progress", "edit_options", "editing", "parse_value", "read_text", "value_of_text"]
+
+_TYPES = {t.short: t for t in ValueType} | {t.name.lower(): t for t in ValueType}
+_TYPED = re.compile(r"(?:arr(?:ay)?\[(?P<item>\w+)\]|(?P<single>\w+)):", re.ASCII)
+_BYTES = re.compile(r"(\d+)\s*([kKmM]?)[iI]?[bB]?")
+_BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+class ByteCount(click.ParamType):
+    """A number of bytes with an optional K or M, powers of 1024."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        if (match := _BYTES.fullmatch(value)) is None:
+            self.fail(f"{printable(value)!r} is no number of bytes like 4096, 64K or 1M", param, ctx)
+        return int(match[1]) << {"": 0, "k": 10, "m": 20}[match[2].lower()]
+
+
+def edit_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of a verb that edits; the command gets them as one dict, `how`."""
+
+    @click.option("-o", "--output", metavar="OUT", help="Write the edited model to OUT and leave FILE as it is.")
+    @click.option(
+        "--spare",
+        type=ByteCount(),
+        metavar="BYTES",
+        help="Have this much room for later edits (4096, 64K, …), in a filler key; 0 removes it.",
+    )
+    @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+    @click.option(
+        "--force",
+        is_flag=True,
+        help="Also what most likely breaks the model, a FILE that is open elsewhere, an OUT that exists.",
+    )
+    @functools.wraps(command)
+    def wrapped(output: str | None, spare: int | None, dry_run: bool, force: bool, **arguments: Any) -> Any:
+        return command(how={"output": output, "spare": spare, "dry_run": dry_run, "force": force}, **arguments)
+
+    return wrapped
+
+
+@contextmanager
+def editing(file: str, how: dict[str, Any]) -> Iterator[Edit]:
+    """Edit a file as the options of `edit_options` say, and tell the result."""
+    e = edit(file, how["output"], spare=how["spare"], force=how["force"], progress=copy_progress(file))
+    try:
+        yield e
+        result = e.plan() if how["dry_run"] else e.commit()
+    finally:
+        e.close()
+    target = printable(how["output"] or file, 4096)
+    click.echo(f"{target}: {'would be ' if how['dry_run'] else ''}{result}")
+
+
+def copy_progress(file: str) -> Callable[[int], Any]:
+    """The progress of a copy, as `edit` takes it."""
+
+    @contextmanager
+    def shown(total: int) -> Iterator[Callable[[int], None]]:
+        from ggufkit.cli.progress import byte_bar
+
+        with byte_bar(total, "copying") as advance:
+            yield lambda n: advance(n, file)
+
+    return shown
+
+
+# -- values -----------------------------------------------------------------------------------------------
+
+
+def parse_value(text: str, key: str, old: Field | None) -> Value:
+    """The value of ``KEY=…``: with a type in front, or of the type that the key has.
+
+    Raises
+    ------
+    UsageError : the text is no value of the type, or a new key has no type.
+    """
+    match = _TYPED.match(text)
+    name = match and (match["item"] or match["single"]).lower()
+    if match and name in _TYPES and (kind := _TYPES[name]) is not ValueType.ARRAY:
+        several, text = match["item"] is not None, text[match.end() :]
+    elif old is not None:
+        several, kind = old.item_type is not None, old.item_type or old.type
+    else:
+        raise UsageError(
+            f"{printable(key)} is a new key: give its type, e.g. {printable(key)}=str:{printable(text, 40)}"
+        )
+    if not several:
+        return Value(kind, _single(text, kind, key))
+    if text.startswith("@"):
+        text = read_text(text[1:])
+    return Value(ValueType.ARRAY, _items(text, kind, key), kind)
+
+
+def value_of_text(text: str, key: str, old: Field | None) -> Value:
+    """The value of a file's text: a string, or the items of the array that the key has."""
+    if old is None or old.type is ValueType.STRING:
+        return Value(ValueType.STRING, text)
+    if old.item_type is None:
+        return Value(old.type, _single(text.strip(), old.type, key))
+    return Value(ValueType.ARRAY, _items(text, old.item_type, key), old.item_type)
+
+
+def read_text(path: str) -> str:
+    """The text of a file; ``-`` is stdin.
+
+    Raises
+    ------
+    FileError : it cannot be read.
+    UsageError : it is no UTF-8.
+    """
+    with os_errors(path, "read"), click.open_file(path, "rb") as file:
+        data = file.read()
+    try:
+        return data.decode()
+    except UnicodeDecodeError as e:
+        raise UsageError(f"{printable(path)} is not UTF-8: {e.reason} at byte {e.start}") from None
+
+
+def _single(text: str, kind: ValueType, key: str) -> Any:
+    try:
+        if kind is ValueType.STRING:
+            return text
+        if kind is ValueType.BOOL:
+            return _BOOLS[text.strip().lower()]
+        return float(text) if kind in (ValueType.FLOAT32, ValueType.FLOAT64) else int(text, 0)
+    except (ValueError, KeyError):
+        raise UsageError(f"{printable(key)}: {printable(repr(text), 60)} is no {kind.short}") from None
+
+
+def _items(text: str, kind: ValueType, key: str) -> list[Any]:
+    """An array's items: JSON, or one a line, or numbers with commas."""
+    if not text.lstrip().startswith("["):
+        parts = text.splitlines() if kind is ValueType.STRING else re.split(r"[,\s]+", text.strip())
+        return [_single(part, kind, key) for part in parts if part or kind is ValueType.STRING]
+    import json
+
+    try:
+        items = json.loads(text)
+    except ValueError as e:
+        raise UsageError(f"{printable(key)}: the array is no JSON: {e}") from None
+    floats = (ValueType.FLOAT32, ValueType.FLOAT64)
+    good = (
+        str if kind is ValueType.STRING else bool if kind is ValueType.BOOL else (int, float) if kind in floats else int
+    )
+    for i, item in enumerate(items):
+        if not isinstance(item, good) or (isinstance(item, bool) and kind is not ValueType.BOOL):
+            raise UsageError(
+                f"{printable(key)}: item {i} of the array, {printable(repr(item), 60)}, is no {kind.short}"
+            )
+    return items

@@ -1,0 +1,26 @@
+"""`ggufkit undo`: take back the last edit."""
+
+from __future__ import annotations
+
+import click
+
+from ggufkit.cli.editing import copy_progress
+from ggufkit.errors import printable
+from ggufkit.gguf.edit.session import undo
+
+__all__ = ["command"]
+
+
+@click.command()
+@click.argument("file")
+@click.option("--force", is_flag=True, help="Also when FILE is open elsewhere.")
+def command(file: str, force: bool) -> None:
+    """Take back the last edit of FILE: set, rm or rename.
+
+    The bytes that an edit replaced are in FILE.undo. After an edit that wrote the file anew, undo writes it anew too.
+
+    \b
+    ggufkit undo model.gguf
+    """
+    undo(file, force=force, progress=copy_progress(file))
+    click.echo(f"{printable(file, 4096)}: as before the last edit")
