@@ -18,6 +18,7 @@ from ggufkit.gguf.header import (
     ValueType,
     padded,
 )
+from ggufkit.gguf.shards import SPLIT_KEYS, SPLIT_NO, shard_count, sibling_names
 from ggufkit.gguf.writer import as_value, check_name, encode_info, encode_pair, encode_string, with_alignment
 
 __all__ = ["PAD", "Draft", "is_pad", "new_field"]
@@ -149,16 +150,14 @@ class Draft:
             raise self.fail(
                 f"{printable(key)} is spare room that edits use; `set FILE --spare 0` removes it, --spare BYTES sets it"
             )
-        if self.force:
+        if self.force or shard_count(self.header.fields) == 1:
             return
-        if key.startswith("split."):
+        if key in SPLIT_KEYS:
             raise self.fail(f"{printable(key)} says how the model is split: use the verbs split and merge (or --force)")
-        number = self.header.fields.get("split.no")
-        if number is not None and number.item_type is None and number.value:
-            raise self.fail(
-                f"this is file {int(number.value) + 1} of a split model: the metadata is in the first one, "
-                "edit …-00001-of-….gguf (or --force)"
-            )
+        number = self.header.fields.get(SPLIT_NO)
+        if number is not None and number.value:
+            first = printable(sibling_names(self.name, self.header)[0])
+            raise self.fail(f"the metadata of a split model is in its first file: edit {first} (or --force)")
 
     # -- tensors ------------------------------------------------------------------------------------------
 
@@ -176,7 +175,7 @@ class Draft:
     def remove_tensor(self, name: str) -> None:
         """Remove a tensor and its data."""
         self.tensor(name)
-        if any(key.startswith("split.") for key in self.fields) and not self.force:
+        if shard_count(self.fields) > 1 and not self.force:
             raise self.fail("this is a file of a split model, which counts its tensors: merge it first (or --force)")
         del self.tensors[name]
 
@@ -255,8 +254,12 @@ class Draft:
         GGUFError : see `Draft.force`; a `general.alignment` that is none.
         """
         self.alignment()
+        if self.force:
+            return
+        if shard_count(self.fields) != shard_count(self.header.fields):
+            raise self.fail("the model would be one of several files, which are not there (--force writes it)")
         architecture = self.fields.get(ARCHITECTURE)
-        if architecture is None or self.force or architecture is self.header.fields.get(ARCHITECTURE):
+        if architecture is None or architecture is self.header.fields.get(ARCHITECTURE):
             return
         if architecture.type is not ValueType.STRING:
             raise self.fail(f"{ARCHITECTURE} must be of type str, not {architecture.describe()}")
