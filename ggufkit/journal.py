@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
 import zlib
 from contextlib import suppress
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 __all__ = ["Journal"]
+
+_LINE = re.compile(r"([0-9]{1,19}) ([0-9]{1,19}) ([0-9a-f]{8})")
 
 
 class Journal:
@@ -80,7 +83,8 @@ class Journal:
         """Note that rows of a tensor are in the file."""
         line = f"{self._at(name, row)} {blocks.nbytes} {zlib.crc32(blocks.data):08x}\n".encode()
         with self._lock, os_errors(self.path, "write"):
-            os.write(self._handle, line)
+            while line:  # a disk that fills up takes a part
+                line = line[os.write(self._handle, line) :]
 
     def remove(self) -> None:
         """Forget everything: the output is complete, or of no use."""
@@ -102,10 +106,10 @@ class Journal:
     def _load(self, key: str) -> None:
         head, *lines = os.pread(self._handle, os.fstat(self._handle).st_size, 0).decode("ascii", "replace").split("\n")
         if head == key and self.partial.exists() and self.partial.stat().st_size == self.plan.size:
-            # The last line is empty, or cut by the kill.
+            # The last line is empty, or cut by the kill; a line before it may be cut by a full disk.
             for line in lines[:-1]:
-                at, nbytes, crc = line.split()
-                self._written[int(at)] = (int(nbytes), int(crc, 16))
+                if found := _LINE.fullmatch(line):
+                    self._written[int(found[1])] = (int(found[2]), int(found[3], 16))
             whole = len(head) + 1 + sum(len(line) + 1 for line in lines[:-1])
             os.ftruncate(self._handle, whole)
             return

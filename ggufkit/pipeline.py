@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -251,6 +252,10 @@ class OutputFile:
     def tensors(self) -> list[tuple[str, tuple[int, ...], Format]]:
         return [(p.tensor.name, p.tensor.shape, p.format) for p in self.planned]
 
+    @cached_property
+    def plan(self) -> Plan:
+        return Plan(self.metadata, self.tensors)
+
     @property
     def partial(self) -> Path:
         return Path(f"{os.path.realpath(self.path)}.partial")
@@ -292,6 +297,7 @@ def write_models(
         for file in files:
             if os.path.exists(file.path):
                 raise FileError(f"{printable(os.fspath(file.path))} exists already; give --force to replace it")
+    _check_space(files)
     options: dict[str, Any] = {"threads": threads, "memory": memory, "progress": progress}
     if resume_key is None:
         with ExitStack() as stack:
@@ -301,10 +307,7 @@ def write_models(
         return
     with ExitStack() as locks:
         journals = [
-            locks.enter_context(
-                Journal(file.partial, Plan(file.metadata, file.tensors), _contents_key(file, resume_key))
-            )
-            for file in files
+            locks.enter_context(Journal(file.partial, file.plan, _contents_key(file, resume_key))) for file in files
         ]
         with _explained(files, journals), ExitStack() as stack:
             for file, journal in zip(files, journals, strict=True):
@@ -312,6 +315,31 @@ def write_models(
                 stream(file.planned, stack.enter_context(writer), journal=journal, **options)
         for journal in journals:
             journal.remove()
+
+
+def _check_space(files: Sequence[OutputFile]) -> None:
+    """Refuse now what would fail after hours. The disk may still fill up meanwhile."""
+    folder = os.path.dirname(os.path.realpath(files[0].path))
+    try:
+        disk = shutil.disk_usage(folder)
+    except OSError:
+        return  # opening the file says better why
+    needed = sum(file.plan.size - _allocated(file.partial) for file in files)
+    # Some network file systems do not know: a disk of no size.
+    if disk.total and needed > disk.free:
+        raise FileError(
+            f"cannot write {printable(os.fspath(files[0].path))}: it needs {needed} bytes and the disk has "
+            f"{disk.free} left; free some room or choose another place"
+        )
+
+
+def _allocated(partial: Path) -> int:
+    """Bytes of the disk that an earlier run's output takes already."""
+    try:
+        found = partial.stat()
+    except OSError:
+        return 0
+    return min(found.st_size, 512 * getattr(found, "st_blocks", 0))
 
 
 @contextmanager

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 
+import break_quantize
 import numpy as np
 import pytest
 
@@ -163,3 +165,30 @@ def test_second_writer_of_the_same_target_is_refused(tmp_path, small_pieces):
             write_model(target, METADATA, model(), resume_key=b"k")
 
     write_model(target, METADATA, model()[2:3], resume_key=b"k", progress=again)
+
+
+def test_journal_with_a_line_cut_by_a_full_disk_is_still_of_use(tmp_path, small_pieces):
+    target = tmp_path / "m.gguf"
+    with pytest.raises(Interrupted):
+        write_model(target, METADATA, model(), resume_key=b"k", progress=StopAfter(9, KeyboardInterrupt()), threads=1)
+    journal = tmp_path / "m.gguf.partial.journal"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join([*lines[:3], lines[3][:9], *lines[4:], "12345 67"]))
+    write_model(target, METADATA, model(), resume_key=b"k")
+    write_model(tmp_path / "whole.gguf", METADATA, model())
+    assert file_hash(tmp_path / "whole.gguf") == file_hash(target)
+
+
+def test_too_small_a_disk_is_refused_before_any_work(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(FileError, match=r"it needs \d+ bytes and the disk has 1000 left"):
+        write_model(tmp_path / "m.gguf", METADATA, model(), resume_key=b"k")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(total=0, free=0))
+    write_model(tmp_path / "m.gguf", METADATA, model(), resume_key=b"k")
+
+
+def test_killed_process_continues_to_the_same_bytes(tmp_path):
+    bench = break_quantize.Bench(tmp_path, layers=1)
+    assert break_quantize.kill(bench, 3, log=lambda text: None).total() >= 3
