@@ -5,7 +5,7 @@ that says what failed, where (file, tensor, byte offset), which value against wh
 
     GgufkitError
     ├── FileError            a path: missing, unreadable, not writable, exists already, disk full
-    ├── GGUFError            the contents of a GGUF file; has `.path` and `.offset`
+    ├── GGUFError            the contents of a GGUF file; has `.reason`, `.path` and `.offset`
     ├── CheckpointError      the contents of a source checkpoint
     │   └── ArchitectureError    a model this version does not know, or a hyperparameter it lacks
     ├── CodecError           weights that a format cannot hold: shape, non-finite values, importance
@@ -55,6 +55,7 @@ class GGUFError(GgufkitError):
     """
 
     def __init__(self, message: str, path: str | os.PathLike[str] | None = None, offset: int | None = None):
+        self.reason = message
         self.path = None if path is None else os.fspath(path)
         self.offset = offset
         where = "" if self.path is None else f"{printable(self.path)}: "

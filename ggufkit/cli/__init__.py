@@ -23,6 +23,7 @@ __all__ = ["main"]
 # `command`, a `click.Command`; "-" in a verb is "_" in the module's name.
 VERBS: dict[str, str] = {
     "convert": "Convert a Hugging Face checkpoint to GGUF.",
+    "diff": "Compare two models.",
     "endian": "Write a model in the other byte order.",
     "formats": "List the tensor types, or measure what each would do to a model's weights.",
     "get": "Print one metadata value.",
@@ -36,6 +37,7 @@ VERBS: dict[str, str] = {
     "set": "Change metadata, tokens and special tokens.",
     "split": "Split a model into several files.",
     "undo": "Take back the last edit of a file.",
+    "validate": "Look for everything that is wrong with a model.",
     "verify": "Check that a quantized model is exactly what its source gives.",
 }
 

@@ -6,6 +6,7 @@ On a terminal a bar that moves; elsewhere (a log, a pipe) a line every ten secon
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,9 +30,18 @@ def progress_bar(planned: Sequence[Planned], doing: str) -> Iterator[Callable[[P
 
 @contextmanager
 def byte_bar(total: int, doing: str) -> Iterator[Callable[[int, str], None]]:
-    """Show the progress of work on `total` bytes; gives a function that takes bytes done and a tensor's name."""
+    """Show the progress of work on `total` bytes; gives a function that takes bytes done and a tensor's name.
+
+    It may be called by several threads.
+    """
+    lock = threading.Lock()
     with (_bar if sys.stderr.isatty() else _log)(doing, total, "MB/s") as advance:
-        yield advance
+
+        def locked(nbytes: int, name: str) -> None:
+            with lock:
+                advance(nbytes, name)
+
+        yield locked
 
 
 @contextmanager

@@ -1,0 +1,135 @@
+"""Ask llama.cpp which hyperparameters each architecture needs, and write them to ggufkit/gguf/required.py.
+
+python tools/make_required.py
+
+A file with nothing but `general.architecture` is loaded; llama.cpp names the key that it misses, or whose type is
+another one than it expects; the file gets the key, and so on, until llama.cpp complains about something else. A key
+that only some numbers of layers need (they tell llama.cpp the variant) does not count.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import glob
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import textwrap
+from pathlib import Path
+
+from ggufkit.formats.table import FORMATS
+from ggufkit.gguf.header import Value, ValueType
+from ggufkit.gguf.writer import Writer
+
+LAYERS = (4, 16, 24, 26, 27, 28, 32, 40, 48, 61)
+TARGET = Path(__file__).parent.parent / "ggufkit" / "gguf" / "required.py"
+
+INDENT = "    "
+
+# Tried in this order until llama.cpp takes the type.
+VALUES = (
+    Value(ValueType.UINT32, 4),
+    Value(ValueType.FLOAT32, 1.0),
+    Value(ValueType.BOOL, False),
+    Value(ValueType.STRING, "x"),
+    Value(ValueType.ARRAY, [1, 1, 1, 1], ValueType.INT32),
+)
+
+
+class _Params(ctypes.Structure):
+    """`struct llama_model_params`, whose fields stay at their defaults: only large enough."""
+
+    _fields_ = (("bytes", ctypes.c_char * 1024),)
+
+
+class Loader:
+    """Loads files with llama.cpp and gives what it says."""
+
+    def __init__(self) -> None:
+        import xllamacpp
+
+        (path,) = glob.glob(os.path.dirname(xllamacpp.__file__) + "/*.so")
+        self.lib = ctypes.CDLL(path)
+        self.lib.llama_model_default_params.restype = _Params
+        self.lib.llama_model_load_from_file.restype = ctypes.c_void_p
+        self.lib.llama_model_load_from_file.argtypes = [ctypes.c_char_p, _Params]
+        self.lines: list[str] = []
+        log = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+        self.log = log(lambda level, text, data: self.lines.append(text.decode("utf-8", "replace")))
+        self.lib.llama_backend_init()
+
+    def load(self, path: str) -> str:
+        self.lines.clear()
+        self.lib.llama_log_set(self.log, None)
+        self.lib.llama_model_load_from_file(path.encode(), self.lib.llama_model_default_params())
+        self.lib.llama_log_set(None, None)
+        return "".join(self.lines)
+
+
+def required(arch: str, layers: int, loader: Loader) -> dict[str, str]:
+    """Key without its prefix → short name of its type."""
+    metadata: dict[str, object] = {"general.architecture": arch}
+    tried: dict[str, int] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "model.gguf")
+        while True:
+            with Writer(path, metadata, [("x", (32,), FORMATS["F32"])], force=True) as out:
+                out.wrote("x", 128)
+            said = loader.load(path)
+            missing = re.search(r"key not found in model: (\S+)", said)
+            wrong = re.search(r"key (\S+) has wrong type", said)
+            if missing and missing[1] not in tried:
+                key, tried[missing[1]] = missing[1], 0
+            elif missing or wrong:
+                # A key that is there and "not found" is one of another kind: an array.
+                key = missing[1] if missing else wrong[1]
+                tried[key] = len(VALUES) - 1 if missing else tried[key] + 1
+                if missing and metadata[key] is VALUES[-1]:
+                    break
+            else:
+                break
+            metadata[key] = VALUES[tried[key]]
+            if key == f"{arch}.block_count":
+                metadata[key] = Value(ValueType.UINT32, layers)
+    return {
+        key.removeprefix(f"{arch}."): VALUES[i].type.short for key, i in tried.items() if key.startswith(f"{arch}.")
+    }
+
+
+def always_required(arch: str, loader: Loader) -> dict[str, str]:
+    found = [required(arch, layers, loader) for layers in LAYERS]
+    return {key: kind for key, kind in found[0].items() if all(key in other for other in found)}
+
+
+def main() -> None:
+    import gguf
+
+    if len(sys.argv) > 1:
+        print(json.dumps(always_required(sys.argv[1], Loader())))
+        return
+    groups: dict[str, list[str]] = {}
+    for arch in sorted(gguf.MODEL_ARCH_NAMES.values()):
+        # llama.cpp aborts the process where it does not expect what it gets.
+        run = subprocess.run([sys.executable, __file__, arch], capture_output=True, text=True, check=False)
+        keys = json.loads(run.stdout) if run.returncode == 0 else {}
+        if keys:
+            groups.setdefault(" ".join(f"{key}:{kind}" for key, kind in sorted(keys.items())), []).append(arch)
+        print(arch, len(keys), flush=True)
+    common = set.intersection(*(set(group.split()) for group in groups))
+    rows = []
+    for group, archs in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0])):
+        own = " ".join(word for word in group.split() if word not in common)
+        rows += textwrap.wrap(own, 110, break_on_hyphens=False)
+        rows += textwrap.wrap(
+            " ".join(archs), 110, break_on_hyphens=False, initial_indent=INDENT, subsequent_indent=INDENT
+        )
+    head, _, rest = TARGET.read_text().partition('_COMMON = "')
+    tail = rest.partition('\n"""\n')[2]
+    TARGET.write_text(f'{head}_COMMON = "{" ".join(sorted(common))}"\n\n_ROWS = """\n{chr(10).join(rows)}\n"""\n{tail}')
+
+
+if __name__ == "__main__":
+    main()
