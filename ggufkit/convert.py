@@ -16,9 +16,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ggufkit.arch.card import Card, read_card
+from ggufkit.arch.card import VOCABULARY, Card, read_card
+from ggufkit.arch.config import Config
 from ggufkit.arch.registry import architecture_of
-from ggufkit.checkpoint.folder import open_checkpoint
+from ggufkit.arch.spec import Architecture
+from ggufkit.checkpoint.folder import Checkpoint, open_checkpoint
 from ggufkit.checkpoint.mlx import QUANTIZATION_KEY, read_mlx
 from ggufkit.errors import CheckpointError, printable
 from ggufkit.formats.table import FORMATS
@@ -48,7 +50,7 @@ class CheckpointModel:
     ----------
     metadata : key → typed value, in file order.
     tensors : GGUF name → tensor at the checkpoint's precision, in the converter's order.
-    source_type : what the converter calls "auto": F16 when the checkpoint's first tensor is, else BF16.
+    source_type : what the converter calls "auto": that of the first matrix of 16 bits, else F16.
     card : what the model is called.
     identity : changes when the checkpoint does.
     notes : what the user should know, a sentence each.
@@ -69,8 +71,23 @@ class CheckpointModel:
         return most if FORMATS[most].is_quantized else None
 
 
-def as_gguf(folder: str | Path) -> CheckpointModel:
+def as_gguf(
+    folder: str | Path,
+    *,
+    pre: str | None = None,
+    metadata: str | Path | None = None,
+    model_name: str | None = None,
+    vocab_only: bool = False,
+) -> CheckpointModel:
     """See a checkpoint folder as a GGUF; reads headers and the tokenizer, no weight.
+
+    Parameters
+    ----------
+    folder : the checkpoint.
+    pre : llama.cpp's name of the pre-tokenizer, where it cannot be recognised.
+    metadata : a JSON file of `general.*` keys that win over the model card's.
+    model_name : `general.name`.
+    vocab_only : without the tensors, which the folder need not have then.
 
     Raises
     ------
@@ -78,28 +95,42 @@ def as_gguf(folder: str | Path) -> CheckpointModel:
     CheckpointError : a file of it is malformed.
     ArchitectureError : the architecture is not known or a hyperparameter is missing.
     """
-    checkpoint = open_checkpoint(folder)
+    checkpoint = open_checkpoint(folder, weights=not vocab_only)
+    checkpoint.pre_tokenizer = pre
     spec, config = architecture_of(checkpoint.config, checkpoint.text)
     quantized = read_mlx(checkpoint.tensors, checkpoint.config)
     source = checkpoint.tensors if quantized is None else quantized.tensors
     tensors = {tensor.name: _floating(tensor) for tensor in spec.tensors(source.values(), config)}
-    card = read_card(checkpoint, tensors.values())
-    metadata: dict[str, Value] = {}
+    card = read_card(checkpoint, tensors.values(), metadata, model_name)
+    pairs = _pairs(checkpoint, spec, config, card)
+    source_type = _source_type(checkpoint)
+    if quantized is None:
+        return CheckpointModel(pairs, tensors, source_type, card, checkpoint.identity)
+    pairs[QUANTIZATION_KEY] = Value(ValueType.STRING, quantized.settings)
+    return CheckpointModel(pairs, tensors, source_type, card, checkpoint.identity, quantized.notes)
+
+
+def _pairs(checkpoint: Checkpoint, spec: Architecture, config: Config, card: Card) -> dict[str, Value]:
+    """The metadata, in file order."""
+    pairs: dict[str, Value] = {}
     for key, value in card.pairs(spec.name):
-        metadata[key] = value
+        pairs[key] = value
         if key == "general.architecture":
             for row in spec.preamble:
-                metadata.update(row(spec.name, config))
+                pairs.update(row(spec.name, config))
     for row in spec.metadata:
-        metadata.update(row(spec.name, config))
-    metadata["general.quantization_version"] = Value(ValueType.UINT32, _QUANTIZATION_VERSION)
-    metadata.update(spec.vocabulary(checkpoint, config))
-    first = next(iter(checkpoint.tensors.values()), None)
-    source_type = "F16" if first is not None and first.format.name == "F16" else "BF16"
-    if quantized is None:
-        return CheckpointModel(metadata, tensors, source_type, card, checkpoint.identity)
-    metadata[QUANTIZATION_KEY] = Value(ValueType.STRING, quantized.settings)
-    return CheckpointModel(metadata, tensors, source_type, card, checkpoint.identity, quantized.notes)
+        pairs.update(row(spec.name, config))
+    pairs["general.quantization_version"] = Value(ValueType.UINT32, _QUANTIZATION_VERSION)
+    pairs.update(spec.vocabulary(checkpoint, config))
+    return pairs
+
+
+def _source_type(checkpoint: Checkpoint) -> str:
+    """What the converter calls "auto"."""
+    for tensor in checkpoint.tensors.values():
+        if len(tensor.shape) > 1 and tensor.format.name in ("F16", "BF16"):
+            return tensor.format.name
+    return "F16"
 
 
 def _floating(tensor: Tensor) -> Tensor:
@@ -174,9 +205,10 @@ def conversion(
     *,
     split_max_size: int = 0,
     split_max_tensors: int = 0,
+    **source: Any,
 ) -> Job:
-    """Plan to convert a checkpoint; see `convert`."""
-    model = as_gguf(folder)
+    """Plan to convert a checkpoint; see `convert` and, for `source`, `as_gguf`."""
+    model = as_gguf(folder, **source)
     plan = plan_convert(model, type).split(split_max_size, split_max_tensors)
     target = Path(folder) / model.card.file_name(_type_name(model, type)) if path is None else Path(path)
     return Job(target, plan, model.identity, "converting")
@@ -184,6 +216,8 @@ def conversion(
 
 def _type_name(model: CheckpointModel, type: str | Request) -> str:
     """The type as file names have it."""
+    if not model.tensors:
+        return VOCABULARY
     if isinstance(type, Request):
         return model.source_type if type.choices.copy else type.choices.preset.name
     if type.lower() == "auto":
@@ -198,6 +232,10 @@ def convert(
     *,
     split_max_size: int = 0,
     split_max_tensors: int = 0,
+    pre: str | None = None,
+    metadata: str | Path | None = None,
+    model_name: str | None = None,
+    vocab_only: bool = False,
     **options: Any,
 ) -> Path:
     """Convert a checkpoint folder to GGUF.
@@ -208,8 +246,9 @@ def convert(
     path : the file to write; default a name by llama.cpp's convention in the checkpoint's folder.
     type : F32, F16, BF16, Q8_0, TQ1_0 or TQ2_0, as llama.cpp's converter writes them; or any preset of `quantize`, or
         a `Request` with rules: then the bytes are those of the converter's ``"auto"`` file after llama-quantize.
-        ``"auto"`` is F16 for a checkpoint in float16 and BF16 for any other.
+        ``"auto"`` is BF16 for a checkpoint in bfloat16 and F16 for any other.
     split_max_size, split_max_tensors : see `output.OutputPlan.split`.
+    pre, metadata, model_name, vocab_only : see `as_gguf`.
     options : ``force``, ``threads``, ``memory`` and ``report`` of `output.Job.write`.
 
     Returns
@@ -220,5 +259,15 @@ def convert(
     ------
     GgufkitError : the checkpoint or the type is wrong, or the file cannot be written. No file appears.
     """
-    job = conversion(folder, path, type, split_max_size=split_max_size, split_max_tensors=split_max_tensors)
+    job = conversion(
+        folder,
+        path,
+        type,
+        split_max_size=split_max_size,
+        split_max_tensors=split_max_tensors,
+        pre=pre,
+        metadata=metadata,
+        model_name=model_name,
+        vocab_only=vocab_only,
+    )
     return job.write(**options)[0]

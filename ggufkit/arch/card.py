@@ -10,17 +10,21 @@ import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ggufkit.checkpoint.folder import Checkpoint
-from ggufkit.errors import CheckpointError, printable
+from ggufkit.checkpoint.folder import Checkpoint, read_json
+from ggufkit.errors import CheckpointError, FileError, printable
 from ggufkit.gguf.header import Value, ValueType
 from ggufkit.tensor import Tensor
 
 if TYPE_CHECKING:
     import gguf
 
-__all__ = ["Card", "read_card"]
+__all__ = ["VOCABULARY", "Card", "read_card"]
+
+# What the name of a file without tensors ends with.
+VOCABULARY = "vocab"
 
 
 @dataclass(frozen=True)
@@ -44,20 +48,37 @@ class Card:
             yield key, Value(ValueType(typed.type), typed.value, item_type)
 
     def file_name(self, encoding: str) -> str:
-        """The name that llama.cpp's convention gives a file: ``Pylib-Llama-5.2M-Q4_K_M.gguf``."""
+        """The name that llama.cpp's convention gives a file: ``Pylib-Llama-5.2M-Q4_K_M.gguf``.
+
+        Parameters
+        ----------
+        encoding : the type's name, or VOCABULARY.
+        """
         import gguf
 
         m = self.metadata
-        stem = gguf.naming_convention(m.name, m.basename, m.finetune, m.version, m.size_label, encoding)
+        type_, kind = (None, VOCABULARY) if encoding == VOCABULARY else (encoding, None)
+        stem = gguf.naming_convention(m.name, m.basename, m.finetune, m.version, m.size_label, type_, kind)
         return f"{stem.replace('/', '-')}.gguf"
 
 
-def read_card(checkpoint: Checkpoint, tensors: Iterable[Tensor]) -> Card:
+def read_card(
+    checkpoint: Checkpoint,
+    tensors: Iterable[Tensor],
+    override: str | Path | None = None,
+    model_name: str | None = None,
+) -> Card:
     """The card of a checkpoint whose tensors have their GGUF names already.
+
+    Parameters
+    ----------
+    override : a JSON file whose `general.*` keys win over all else.
+    model_name : `general.name`, in their place where they have none.
 
     Raises
     ------
-    CheckpointError : the model card's front matter is malformed.
+    FileError : there is no file `override`.
+    CheckpointError : the model card's front matter, or `override`, is malformed.
     """
     import gguf
     import yaml  # of the gguf package
@@ -65,8 +86,10 @@ def read_card(checkpoint: Checkpoint, tensors: Iterable[Tensor]) -> Card:
     total, shared, expert, experts = _parameters(tensors)
     logging.getLogger("metadata").setLevel(logging.ERROR)
     folder = checkpoint.folder.resolve()
+    if override is not None and read_json(Path(override)) is None:
+        raise FileError(f"{printable(override)} does not exist")
     try:
-        metadata = gguf.Metadata.load(None, folder, None, total)
+        metadata = gguf.Metadata.load(None if override is None else Path(override), folder, model_name, total)
     except (yaml.YAMLError, ValueError, TypeError, AttributeError) as e:
         first = printable(str(e).splitlines()[0] if str(e) else type(e).__name__)
         raise CheckpointError(f"{printable(folder / 'README.md')}: the front matter cannot be read: {first}") from None

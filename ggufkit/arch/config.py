@@ -51,14 +51,20 @@ class Config:
         return self.get(name) is not None
 
     def get(self, *names: str, default: Any = None) -> Any:
-        """The first of `names` that has a value (JSON's null is none)."""
+        """The first of `names` that has a value.
+
+        JSON's null is none, and stands against a default that is a plain value; one that is worked out fills it in.
+        """
         for name in names:
             if (value := self._values.get(name)) is not None:
                 return value
         for name in names:
             if name in self._defaults:
                 value = self._defaults[name]
-                return value(self) if callable(value) else value
+                if callable(value):
+                    return value(self)
+                if name not in self._values:
+                    return value
         return default
 
     def require(self, *names: str, what: str = "") -> Any:

@@ -38,6 +38,7 @@ __all__ = [
     "Hyperparameter",
     "Metadata",
     "Row",
+    "base",
     "classifier",
     "flag",
     "flags",
@@ -274,6 +275,12 @@ BASE: tuple[Row, ...] = (
     VALUE_LENGTH,
     FILE_TYPE,
 )
+
+
+def base(*others: Hyperparameter) -> tuple[Row, ...]:
+    """BASE with other rows for some of its keys."""
+    by_key = {row.key: row for row in others}
+    return tuple(by_key.get(row.key, row) if isinstance(row, Hyperparameter) else row for row in BASE)
 
 
 # Sentence embeddings: which of the tokens' vectors make the text's. Source: `enum llama_pooling_type`.

@@ -16,28 +16,33 @@ from ggufkit.errors import ArchitectureError, printable
 
 __all__ = ["architecture_of", "graph_of", "known_models", "register"]
 
-_registered: dict[str, Architecture] = {}
+_registered: list[Architecture] = []
 
 
 def register(spec: Architecture) -> None:
     """Make a spec known from outside the package; a later one of the same model class wins."""
-    _registered.update(dict.fromkeys(spec.models, spec))
+    _registered.insert(0, spec)
 
 
-def known_models() -> Mapping[str, Architecture]:
-    """Hugging Face class → architecture."""
-    return {**_bundled(), **_registered}
+def known_models() -> Mapping[str, list[Architecture]]:
+    """Hugging Face class → its architectures; the first whose `when` holds is a checkpoint's."""
+    found: dict[str, list[Architecture]] = {}
+    for spec in _all():
+        for name in spec.models:
+            found.setdefault(name, []).append(spec)
+    return found
+
+
+def _all() -> tuple[Architecture, ...]:
+    return (*_registered, *_bundled())
 
 
 @lru_cache(maxsize=1)
-def _bundled() -> dict[str, Architecture]:
+def _bundled() -> tuple[Architecture, ...]:
     from ggufkit.arch import specs
 
-    found: dict[str, Architecture] = {}
-    for module in pkgutil.iter_modules(specs.__path__):
-        for spec in importlib.import_module(f"{specs.__name__}.{module.name}").SPECS:
-            found.update(dict.fromkeys(spec.models, spec))
-    return found
+    modules = (importlib.import_module(f"{specs.__name__}.{m.name}") for m in pkgutil.iter_modules(specs.__path__))
+    return tuple(spec for module in modules for spec in module.SPECS)
 
 
 def architecture_of(
@@ -59,11 +64,15 @@ def architecture_of(
     if not isinstance(names, list) or not names or not isinstance(names[0], str):
         raise ArchitectureError("config.json has no 'architectures', so the model's architecture is unknown")
     models = known_models()
-    if (spec := models.get(names[0])) is None:
+    if names[0] not in models:
         near = get_close_matches(names[0], models, n=3)
         known = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(models))}"
         raise ArchitectureError(f"the architecture {printable(names[0])} is not known; {known}")
-    return spec, Config(values, spec.models[names[0]], text)
+    for spec in models[names[0]]:
+        found = Config(values, spec.models[names[0]], text)
+        if spec.when(found):
+            return spec, found
+    raise ArchitectureError(f"config.json describes a {printable(names[0])} of a kind that is not known")
 
 
 def graph_of(name: str) -> Graph:
@@ -73,7 +82,7 @@ def graph_of(name: str) -> Graph:
     ------
     ArchitectureError : there is none of this name, or it can be converted but not run.
     """
-    specs = known_models().values()
+    specs = _all()
     runnable = {spec.name: spec.graph for spec in specs if spec.graph is not None}
     if (graph := runnable.get(name)) is None:
         known = "is known, but" if any(spec.name == name for spec in specs) else "is not known and"

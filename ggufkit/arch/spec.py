@@ -57,6 +57,7 @@ class Architecture:
     skip : endings of checkpoint names that GGUF does without.
     blocks : the number of layers for which there may be names.
     preamble : metadata that comes before `general.type`.
+    when : tells the variants of a class apart: which of its configs are of this architecture.
     graph : how it computes; None for one that is only converted.
     """
 
@@ -69,6 +70,7 @@ class Architecture:
     skip: tuple[str, ...] = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
     blocks: Callable[[Config], int] = lambda config: config.layers
     preamble: tuple[Row, ...] = ()
+    when: Callable[[Config], bool] = lambda config: True
     graph: Graph | None = None
 
     def tensors(self, source: Iterable[Tensor], config: Config) -> Iterator[Tensor]:

@@ -51,8 +51,12 @@ class Checkpoint:
         return _read_text(self.folder / name)
 
 
-def open_checkpoint(folder: str | Path) -> Checkpoint:
+def open_checkpoint(folder: str | Path, *, weights: bool = True) -> Checkpoint:
     """Open a checkpoint folder and index its weights; no weight is read yet.
+
+    Parameters
+    ----------
+    weights : whether it must have weights; False leaves them out.
 
     Raises
     ------
@@ -67,7 +71,7 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
     config = read_json(folder / "config.json")
     if config is None:
         raise FileError(f"{printable(folder)} has no config.json, so it is no checkpoint folder")
-    return Checkpoint(folder, identity, config, _index(folder, found))
+    return Checkpoint(folder, identity, config, _index(folder, found) if weights else {})
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -7,10 +7,26 @@ from typing import Any
 
 import click
 
-from ggufkit.cli.common import SIZE
+from ggufkit.cli.common import SIZE, echo_table
 from ggufkit.cli.precision import checkpoint_type, output_options, precision_options, run
 
 __all__ = ["command"]
+
+_LIST = "Show the architectures that can be converted."
+
+
+def _echo_known(context: click.Context, option: click.Parameter, wanted: bool) -> None:
+    """Architectures and the classes that name them in config.json."""
+    if not wanted or context.resilient_parsing:
+        return
+    from ggufkit.arch.registry import known_models
+
+    classes: dict[str, list[str]] = {}
+    for model, specs in known_models().items():
+        for spec in specs:
+            classes.setdefault(spec.name, []).append(model)
+    echo_table(((name, ", ".join(classes[name])) for name in sorted(classes)), ("architecture", "in config.json"))
+    context.exit()
 
 
 @click.command()
@@ -24,14 +40,23 @@ __all__ = ["command"]
     help="F32, F16, BF16, Q8_0, Q4_K_M and all of quantize's. Default: auto, 16 bits as the checkpoint has them.",
 )
 @precision_options
+@click.option("--pre", metavar="NAME", help="The pre-tokenizer, by llama.cpp's name, where it is not recognised.")
+@click.option("--metadata", type=click.Path(path_type=Path), metavar="FILE", help="JSON of general.* keys that win.")
+@click.option("--model-name", metavar="NAME", help="The model's name.")
+@click.option("--vocab-only", is_flag=True, help="Only the vocabulary and the hyperparameters.")
 @click.option("--split-max-size", type=SIZE, default=0, metavar="SIZE", help="Write files of at most 2G, 500M, …")
 @click.option("--split-max-tensors", type=click.IntRange(min=0), default=0, metavar="N", help="… or N tensors each.")
 @output_options
+@click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_echo_known, help=_LIST)
 def command(
     checkpoint: Path,
     outfile: Path | None,
     type_: str | None,
     precision: dict[str, Any],
+    pre: str | None,
+    metadata: Path | None,
+    model_name: str | None,
+    vocab_only: bool,
     split_max_size: int,
     split_max_tensors: int,
     **options: Any,
@@ -46,9 +71,20 @@ def command(
     \b
     ggufkit convert Llama-3.2-1B -o llama.gguf --type Q4_K_M
     ggufkit convert Llama-3.2-1B --type IQ3_XXS --imatrix imatrix.gguf --split-max-size 2G
+    ggufkit convert --list
     """
     from ggufkit.convert import conversion
 
     type = checkpoint_type(type_, precision)
-    job = conversion(checkpoint, outfile, type, split_max_size=split_max_size, split_max_tensors=split_max_tensors)
+    job = conversion(
+        checkpoint,
+        outfile,
+        type,
+        split_max_size=split_max_size,
+        split_max_tensors=split_max_tensors,
+        pre=pre,
+        metadata=metadata,
+        model_name=model_name,
+        vocab_only=vocab_only,
+    )
     run(job, **options)

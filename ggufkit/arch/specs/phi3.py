@@ -1,4 +1,4 @@
-"""Phi-3, Phi-3.5 and Phi-4 (not Phi-3 Small)."""
+"""Phi-3, Phi-3.5, its mixture of experts, and Phi-4 (not Phi-3 Small)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ggufkit.arch.metadata import (
     uint,
 )
 from ggufkit.arch.spec import Architecture
-from ggufkit.arch.transforms import rope_factors
+from ggufkit.arch.transforms import rope_factors, stack_experts
 from ggufkit.arch.vocab.variants import phi3
 from ggufkit.errors import ArchitectureError, printable
 
@@ -53,7 +53,17 @@ _DEFAULTS = {
     "num_key_value_heads": lambda config: config.heads,
 }
 
-KEYS = (
+_MOE = _DEFAULTS | {
+    "max_position_embeddings": 4096 * 32,
+    "rope_theta": 1e6,
+    "num_key_value_heads": 8,
+    "num_local_experts": 16,
+    "num_experts_per_tok": 2,
+}
+
+_PREAMBLE = (real("rope.scaling.attn_factor", _attention_factor),)
+
+_KEYS = (
     CONTEXT_LENGTH,
     uint("rope.scaling.original_context_length", "original_max_position_embeddings"),
     EMBEDDING_LENGTH,
@@ -73,10 +83,29 @@ SPECS = (
     Architecture(
         name="phi3",
         models={"Phi3ForCausalLM": _DEFAULTS},
-        metadata=KEYS,
+        metadata=_KEYS,
         vocabulary=phi3,
         graph=Graph(rope="neox"),
         transforms=(rope_factors(_rotated),),
-        preamble=(real("rope.scaling.attn_factor", _attention_factor),),
+        preamble=_PREAMBLE,
+    ),
+    Architecture(
+        name="phimoe",
+        models={"PhiMoEForCausalLM": _MOE, "PhimoeForCausalLM": _MOE},
+        metadata=(
+            *_KEYS,
+            uint("expert_used_count", "num_experts_per_tok", "num_experts_per_token"),
+            uint("expert_count", "num_local_experts", "num_experts"),
+        ),
+        vocabulary=phi3,
+        transforms=(
+            rope_factors(_rotated),
+            stack_experts(
+                r"model\.layers\.(?P<layer>\d+)\.block_sparse_moe\.experts\.(?P<expert>\d+)\.(?P<part>w[123])\.weight",
+                parts=("w1", "w2", "w3"),
+                name="model.layers.{layer}.block_sparse_moe.experts.{part}.weight",
+            ),
+        ),
+        preamble=_PREAMBLE,
     ),
 )

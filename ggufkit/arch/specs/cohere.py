@@ -1,0 +1,69 @@
+"""Cohere's Command R, Command R+, Aya and Command R7B."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from ggufkit.arch.config import Config
+from ggufkit.arch.metadata import BASE, VOCAB_SIZE, base, real, string, uint
+from ggufkit.arch.spec import Architecture
+from ggufkit.arch.vocab.bpe import bpe
+from ggufkit.errors import CheckpointError, printable
+from ggufkit.tensor import Tensor
+
+_COHERE = {
+    "max_position_embeddings": 8192,
+    "layer_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "num_key_value_heads": lambda config: config.heads,
+    "logit_scale": 0.0625,
+}
+_COHERE2 = _COHERE | {
+    "sliding_window": 4096,
+    "rotary_pct": 1.0,
+    "head_dim": lambda config: config.width // config.heads,
+}
+
+_LOGIT_SCALE = real("logit_scale", "logit_scale")
+_NO_SCALING = string("rope.scaling.type", "none")
+
+
+def _drop_zero_biases(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
+    """Leave out biases, which llama.cpp's model has not, after a look that they are nothing but zeros."""
+    for tensor in tensors:
+        if not tensor.name.endswith(".bias"):
+            yield tensor
+        elif tensor.floats().any():
+            raise CheckpointError(f"{printable(tensor.name)} is not zero; llama.cpp's cohere2 has no biases")
+
+
+SPECS = (
+    Architecture(
+        name="command-r",
+        models={"CohereForCausalLM": _COHERE},
+        # max_position_embeddings is the shorter text of the first part of the training.
+        metadata=(
+            *base(uint("context_length", "model_max_length", "max_position_embeddings")),
+            _LOGIT_SCALE,
+            _NO_SCALING,
+        ),
+        vocabulary=bpe,
+    ),
+    Architecture(
+        name="cohere2",
+        models={"Cohere2ForCausalLM": _COHERE2},
+        metadata=(
+            *BASE,
+            _LOGIT_SCALE,
+            uint("attention.sliding_window", "sliding_window"),
+            VOCAB_SIZE,
+            uint(
+                "rope.dimension_count",
+                lambda config: int(config.number("rotary_pct") * (config.width // config.heads)),
+            ),
+            _NO_SCALING,
+        ),
+        vocabulary=bpe,
+        transforms=(_drop_zero_biases,),
+    ),
+)

@@ -1,0 +1,60 @@
+"""EXAONE 3, 3.5 and 4."""
+
+from __future__ import annotations
+
+from ggufkit.arch.config import Config
+from ggufkit.arch.metadata import BASE, OPTIONAL, VOCAB_SIZE, flags, rope_parameters, uint
+from ggufkit.arch.spec import Architecture
+from ggufkit.arch.transforms import rope_freqs
+from ggufkit.arch.vocab.bpe import bpe
+
+
+def _rotated(config: Config) -> int:
+    factor = rope_parameters(config)["partial_rotary_factor"]
+    return int((1.0 if factor is None else factor) * (config.width // config.heads))
+
+
+def _sliding(config: Config) -> list[bool] | None:
+    """Which layers have a sliding window: by name, or by a pattern, "LLLG" or 4 (all but every fourth)."""
+    if "sliding_window" not in config:
+        return None
+    if (types := config.get("layer_types")) is not None:
+        return [kind == "sliding_attention" for kind in types]
+    pattern = config.get("sliding_window_pattern")
+    if isinstance(pattern, str) and pattern:
+        return [pattern[layer % len(pattern)] == "L" for layer in range(config.layers)]
+    if isinstance(pattern, int) and pattern:
+        return [(layer + 1) % pattern != 0 for layer in range(config.layers)]
+    return None
+
+
+SPECS = (
+    Architecture(
+        name="exaone",
+        models={"ExaoneForCausalLM": {}},
+        metadata=(*BASE, uint("rope.dimension_count", _rotated)),
+        vocabulary=bpe,
+        transforms=(rope_freqs,),
+    ),
+    Architecture(
+        name="exaone4",
+        models={
+            "Exaone4ForCausalLM": {
+                "max_position_embeddings": 2048,
+                "rms_norm_eps": 1e-5,
+                "rope_theta": 10000.0,
+                "num_key_value_heads": 32,
+                "sliding_window": 4096,
+                "sliding_window_pattern": 4,
+            }
+        },
+        metadata=(
+            *BASE,
+            VOCAB_SIZE,
+            uint("attention.sliding_window", "sliding_window", need=OPTIONAL),
+            flags("attention.sliding_window_pattern", _sliding),
+        ),
+        vocabulary=bpe,
+        transforms=(rope_freqs,),
+    ),
+)

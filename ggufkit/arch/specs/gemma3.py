@@ -1,0 +1,57 @@
+"""Gemma 3 and EmbeddingGemma: the text models."""
+
+from __future__ import annotations
+
+from ggufkit.arch.config import Config
+from ggufkit.arch.metadata import BASE, Row, pooling, real, uint
+from ggufkit.arch.spec import Architecture
+from ggufkit.arch.specs.qwen2 import BARE
+from ggufkit.arch.transforms import first_rows, norm_plus_one
+from ggufkit.arch.vocab.variants import GEMMA3
+
+_DEFAULTS = {
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1e6,
+    "rope_local_base_freq": 10000.0,
+    "head_dim": 256,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "sliding_window": 4096,
+    "vocab_size": 262208,
+}
+
+
+def _sliding_window(config: Config) -> int | None:
+    return None if config.get("sliding_window_pattern") == 1 else config.integer("sliding_window")
+
+
+_KEYS: tuple[Row, ...] = (
+    *BASE,
+    real("final_logit_softcapping", lambda config: config.get("final_logit_softcapping") or None),
+    uint("attention.sliding_window", _sliding_window),
+)
+
+# Embeddings without a token are left out.
+_TRANSFORMS = (
+    BARE,
+    first_rows(r"embed_tokens\.weight$", lambda config: range(config.integer("vocab_size"))),
+    norm_plus_one(),
+)
+
+SPECS = (
+    Architecture(
+        name="gemma3",
+        models={"Gemma3ForCausalLM": _DEFAULTS, "Gemma3ForConditionalGeneration": _DEFAULTS},
+        metadata=_KEYS,
+        vocabulary=GEMMA3,
+        transforms=_TRANSFORMS,
+    ),
+    Architecture(
+        name="gemma-embedding",
+        models={"Gemma3TextModel": _DEFAULTS},
+        metadata=(*_KEYS, pooling),
+        vocabulary=GEMMA3,
+        transforms=_TRANSFORMS,
+    ),
+)

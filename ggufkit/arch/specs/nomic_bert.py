@@ -1,0 +1,76 @@
+"""Nomic's embedding models: BERT with rope and, in version 2, a mixture of experts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ggufkit.arch.config import Config
+from ggufkit.arch.metadata import base, uint
+from ggufkit.arch.spec import Architecture
+from ggufkit.arch.specs.bert import CLEANED, ENCODER
+from ggufkit.arch.transforms import drop, rename, reshape, transpose
+from ggufkit.arch.vocab.bpe import wordpiece
+from ggufkit.arch.vocab.unigram import xlm_roberta
+from ggufkit.checkpoint.folder import Checkpoint
+from ggufkit.errors import ArchitectureError
+from ggufkit.gguf.header import Value
+
+# Positions of the config → what the model was trained on.
+_TRAINED = {8192: 2048, 2048: 512}
+
+
+def _context_length(config: Config) -> int:
+    positions, trained = config.integer("n_positions"), config.get("max_trained_positions", default=2048)
+    if trained != 2048 or positions not in _TRAINED:
+        raise ArchitectureError(
+            f"config.json: {positions} positions of which {trained} trained; Nomic's models have "
+            f"{' or '.join(map(str, _TRAINED))} of which 2048"
+        )
+    return _TRAINED[positions]
+
+
+def _has_experts(config: Config) -> bool:
+    return bool(config.get("moe_every_n_layers"))
+
+
+def _vocabulary(checkpoint: Checkpoint, config: Config) -> Iterable[tuple[str, Value]]:
+    """WordPiece in version 1, XLM-RoBERTa's in version 2."""
+    model = (checkpoint.json("tokenizer.json") or {}).get("model") or {}
+    return xlm_roberta(checkpoint, config) if model.get("type") == "Unigram" else wordpiece(checkpoint, config)
+
+
+_KEYS = (*base(uint("context_length", _context_length)), *ENCODER)
+
+
+def _experts(config: Config) -> tuple[int, int, int]:
+    """All of a layer's experts are one matrix in the checkpoint."""
+    return config.integer("num_local_experts", "num_experts"), config.integer("n_inner"), config.width
+
+
+SPECS = (
+    Architecture(
+        name="nomic-bert-moe",
+        models={"NomicBertModel": {}},
+        metadata=(
+            *_KEYS,
+            uint("moe_every_n_layers", "moe_every_n_layers"),
+            uint("expert_used_count", "moe_top_k"),
+        ),
+        vocabulary=_vocabulary,
+        transforms=(
+            *CLEANED,
+            drop(r"mlp\.experts\.bias"),
+            reshape(r"mlp\.experts\.mlp\.w[12]$", lambda tensor, config: _experts(config)),
+            transpose(r"mlp\.experts\.mlp\.w2$"),
+            rename((r"(mlp\.experts\.mlp\.w[12])$", r"\1.weight")),
+        ),
+        when=_has_experts,
+    ),
+    Architecture(
+        name="nomic-bert",
+        models={"NomicBertModel": {}},
+        metadata=_KEYS,
+        vocabulary=_vocabulary,
+        transforms=CLEANED,
+    ),
+)

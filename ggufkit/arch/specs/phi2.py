@@ -1,0 +1,40 @@
+"""Phi-1.5 and Phi-2."""
+
+from __future__ import annotations
+
+from ggufkit.arch.config import Config
+from ggufkit.arch.metadata import EMBEDDING_LENGTH, FILE_TYPE, LAYERS, flag, real, rope_parameters, uint
+from ggufkit.arch.spec import Architecture
+from ggufkit.arch.vocab.bpe import bpe
+
+
+def _rotated(config: Config) -> int:
+    """The rotated part of a head."""
+    return int(rope_parameters(config)["partial_rotary_factor"] * config.width) // config.heads
+
+
+SPECS = (
+    Architecture(
+        name="phi2",
+        models={
+            "PhiForCausalLM": {
+                "max_position_embeddings": 2048,
+                "layer_norm_eps": 1e-5,
+                "partial_rotary_factor": 0.5,
+            }
+        },
+        metadata=(
+            uint("context_length", "n_positions", "max_position_embeddings"),
+            EMBEDDING_LENGTH,
+            uint("feed_forward_length", lambda config: 4 * config.width),
+            LAYERS,
+            uint("attention.head_count", lambda config: config.heads),
+            uint("attention.head_count_kv", lambda config: config.heads),
+            real("attention.layer_norm_epsilon", "layer_norm_epsilon", "layer_norm_eps"),
+            uint("rope.dimension_count", _rotated),
+            FILE_TYPE,
+            flag("tokenizer.ggml.add_bos_token", False),
+        ),
+        vocabulary=bpe,
+    ),
+)

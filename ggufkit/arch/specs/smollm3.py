@@ -1,0 +1,26 @@
+"""SmolLM 3: Llama with layers without rope."""
+
+from __future__ import annotations
+
+from ggufkit.arch.metadata import BASE, ROPE_DIMENSIONS, VOCAB_SIZE
+from ggufkit.arch.spec import Architecture
+from ggufkit.arch.specs.llama import PERMUTED
+from ggufkit.arch.transforms import rope_freqs
+from ggufkit.arch.vocab.llama import llama_vocabulary
+
+SPECS = (
+    Architecture(
+        name="smollm3",
+        models={
+            "SmolLM3ForCausalLM": {
+                "max_position_embeddings": 32768,
+                "rms_norm_eps": 1e-6,
+                "rope_theta": 2e6,
+                "num_key_value_heads": 4,
+            }
+        },
+        metadata=(*BASE, VOCAB_SIZE, ROPE_DIMENSIONS),
+        vocabulary=llama_vocabulary,
+        transforms=(*PERMUTED, rope_freqs),
+    ),
+)
