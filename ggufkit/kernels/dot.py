@@ -36,6 +36,7 @@ __all__ = [
     "dot_tile_16",
     "dot_tile_32",
     "fma",
+    "half_at",
     "load_bits",
     "load_bytes",
     "load_exponents",
@@ -50,6 +51,7 @@ __all__ = [
     "subtract_scaled",
     "sum_lanes",
     "take",
+    "word_at",
     "zero_tile",
 ]
 
@@ -173,24 +175,24 @@ def load_nibbles(typingctx, array, first, second):
     return i32x16(array, types.intp, types.intp), emit
 
 
-def _emit_eight(ctx: Any, b: ir.IRBuilder, sig: Any, args: list, element: ir.Type, beyond: int) -> ir.Value:
+def _emit_eight(ctx: Any, b: ir.IRBuilder, sig: Any, args: list, element: ir.Type) -> ir.Value:
+    """Elements at bytes `at`, `at + step` …; those after `last` are that one again."""
     array, at, step, last = args
     eight = ir.Constant(_vector(element, 8), ir.Undefined)
     for k in range(8):
         place = b.add(at, b.mul(step, ir.Constant(_I64, k)))
-        within = b.icmp_signed("<=", place, last)
-        value = _load(b, _address(ctx, b, sig.args[0], array, b.select(within, place, last), element))
-        value = b.select(within, value, ir.Constant(element, beyond))
+        place = b.select(b.icmp_signed("<", place, last), place, last)
+        value = _load(b, _address(ctx, b, sig.args[0], array, place, element))
         eight = b.insert_element(eight, value, ir.Constant(_I32, k))
     return eight
 
 
 @intrinsic
 def load_halves(typingctx, array, at, step, last):
-    """Eight float16 of a byte array, at bytes `at`, `at + step` … up to `last`, as float32; the other lanes are 0."""
+    """Eight float16 of a byte array as float32, at bytes `at`, `at + step` …, but none after `last`; then zeros."""
 
     def emit(ctx, b, sig, args):
-        bits = _emit_eight(ctx, b, sig, args, _I16, 0)
+        bits = _emit_eight(ctx, b, sig, args, _I16)
         return _joined(b, half_bits_to_float(b, bits), ir.Constant(_vector(_F32, 8), None))
 
     return f32x16(array, types.intp, types.intp, types.intp), emit
@@ -198,17 +200,37 @@ def load_halves(typingctx, array, at, step, last):
 
 @intrinsic
 def load_exponents(typingctx, array, at, step, last):
-    """Eight powers 2 to the (e - 128) of bytes e, placed like the float16 of `load_halves`; the other lanes are 1."""
+    """Eight powers 2 to the (e - 128) of bytes e, placed like the float16 of `load_halves`; then ones."""
 
     def emit(ctx, b, sig, args):
-        e = b.zext(_emit_eight(ctx, b, sig, args, _I8, 128), _vector(_I32, 8))
+        e = b.zext(_emit_eight(ctx, b, sig, args, _I8), _vector(_I32, 8))
         e = _joined(b, e, _constant(_I32, [128] * 8))
-        normal = b.shl(b.sub(e, _constant(_I32, [1] * LANES)), _constant(_I32, [23] * LANES))
-        subnormal = b.shl(_constant(_I32, [1 << 21] * LANES), b.and_(e, _constant(_I32, [1] * LANES)))
-        bits = b.select(b.icmp_unsigned(">", e, _constant(_I32, [1] * LANES)), normal, subnormal)
-        return b.bitcast(bits, f32x16.llvm)
+        one = _constant(_I32, [1] * LANES)
+        normal = b.shl(b.sub(e, one), _constant(_I32, [23] * LANES))
+        subnormal = b.shl(_constant(_I32, [1 << 21] * LANES), b.and_(e, one))
+        return b.bitcast(b.select(b.icmp_unsigned(">", e, one), normal, subnormal), f32x16.llvm)
 
     return f32x16(array, types.intp, types.intp, types.intp), emit
+
+
+@intrinsic
+def half_at(typingctx, array, index):
+    """The float16 at byte `index`, as float32. Unlike an item of an array, it is read without a look at its sign."""
+
+    def emit(ctx, b, sig, args):
+        return half_bits_to_float(b, _load(b, _address(ctx, b, sig.args[0], args[0], args[1], _I16)))
+
+    return types.float32(array, types.intp), emit
+
+
+@intrinsic
+def word_at(typingctx, array, index):
+    """The uint32 at byte `index`."""
+
+    def emit(ctx, b, sig, args):
+        return _load(b, _address(ctx, b, sig.args[0], args[0], args[1], _I32))
+
+    return types.uint32(array, types.intp), emit
 
 
 @intrinsic

@@ -6,8 +6,7 @@ import numpy as np
 
 from ggufkit.formats.iquants.iq4 import LEVELS
 from ggufkit.formats.microscale import DOUBLED
-from ggufkit.kernels.blocks import read_half, read_word
-from ggufkit.kernels.dot import load_exponents, load_halves, load_nibbles, lookup_bytes, store_bytes
+from ggufkit.kernels.dot import half_at, load_exponents, load_halves, load_nibbles, lookup_bytes, store_bytes, word_at
 from ggufkit.kernels.jit import inlined
 from ggufkit.kernels.lanes import lane_numbers, splat, to_f32
 from ggufkit.runtime.cpu.products.loops import products_of
@@ -31,10 +30,10 @@ def iq4_xs_unpack(data, at, last, U):
     for j in range(4):
         store_bytes(U, 64 * j, lookup_bytes(_IQ4, load_nibbles(data, at + 8 + 32 * j, at + 24 + 32 * j)))
     j = lane_numbers() & splat(np.int32(7))
-    low = splat(read_word(data, at + 4)) >> (j << splat(np.int32(2))) & splat(np.int32(15))
-    high = splat(np.int32(data[at + 2]) | np.int32(data[at + 3]) << np.int32(8)) >> (j << splat(np.int32(1)))
+    low = splat(np.int32(word_at(data, at + 4))) >> (j << splat(np.int32(2))) & splat(np.int32(15))
+    high = splat(np.int32(word_at(data, at)) >> np.int32(16)) >> (j << splat(np.int32(1)))
     level = (low | ((high & splat(np.int32(3))) << splat(np.int32(4)))) - splat(np.int32(32))
-    return splat(read_half(data, at)) * to_f32(level), splat(np.float32(0))
+    return splat(half_at(data, at)) * to_f32(level), splat(np.float32(0))
 
 
 @inlined

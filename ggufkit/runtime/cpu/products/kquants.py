@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ggufkit.kernels.blocks import read_half, read_word
-from ggufkit.kernels.dot import load_bits, load_bytes, store_bytes
+from ggufkit.kernels.dot import half_at, load_bits, load_bytes, store_bytes, word_at
 from ggufkit.kernels.jit import inlined
 from ggufkit.kernels.lanes import bytes_i32, load, splat, to_f32
 from ggufkit.runtime.cpu.products.loops import products_of
@@ -28,8 +27,8 @@ def q2_k_unpack(data, at, last, U):
         for j in range(2):
             store_bytes(U, 128 * h + 64 * j, load_bits(data, at + 16 + 32 * h, 4 * j, 4 * j + 2, 3))
     both = load(data, at)
-    scales = _scaled(read_half(data, at + 80), both & splat(np.int32(15)))
-    return scales, _scaled(read_half(data, at + 82), both >> splat(np.int32(4)))
+    scales = _scaled(half_at(data, at + 80), both & splat(np.int32(15)))
+    return scales, _scaled(half_at(data, at + 82), both >> splat(np.int32(4)))
 
 
 @inlined
@@ -40,13 +39,13 @@ def q3_k_unpack(data, at, last, U):
             high = load_bits(data, at, 4 * h + 2 * j, 4 * h + 2 * j + 1, 1)
             store_bytes(U, 128 * h + 64 * j, low | (high << splat(np.int32(2))))
     # 16 scales of 6 bits, plus 32: bits 0-3 in a and b, bits 4-5 in c.
-    a, b, c = _word(data, at + 96), _word(data, at + 100), _word(data, at + 104)
+    a, b, c = word_at(data, at + 96), word_at(data, at + 100), word_at(data, at + 104)
     first = _two_words((a & _BITS_4) | (c & _BITS_2) << _FOUR, (b & _BITS_4) | (c >> _TWO & _BITS_2) << _FOUR)
     second = _two_words(
         (a >> _FOUR & _BITS_4) | (c >> _FOUR & _BITS_2) << _FOUR,
         (b >> _FOUR & _BITS_4) | (c >> _SIX & _BITS_2) << _FOUR,
     )
-    scales = _scaled(read_half(data, at + 108), bytes_i32(first, second) - splat(np.int32(32)))
+    scales = _scaled(half_at(data, at + 108), bytes_i32(first, second) - splat(np.int32(32)))
     return scales, splat(np.float32(0))
 
 
@@ -57,11 +56,6 @@ def _six_bits(low, high):
 
 
 @inlined
-def _word(data, at):
-    return np.uint32(read_word(data, at))
-
-
-@inlined
 def _two_words(low, high):
     return np.uint64(low) | np.uint64(high) << _HALF
 
@@ -69,12 +63,12 @@ def _two_words(low, high):
 @inlined
 def _scales_and_mins(data, at):
     """Of Q4_K and Q5_K, from byte `at`: eight 6-bit scales and mins of float16 steps."""
-    a, b, c = _word(data, at + 4), _word(data, at + 8), _word(data, at + 12)
+    a, b, c = word_at(data, at + 4), word_at(data, at + 8), word_at(data, at + 12)
     scales = _two_words(a & _BITS_6, _six_bits(c, a >> _SIX))
     mins = _two_words(b & _BITS_6, _six_bits(c >> _FOUR, b >> _SIX))
     return (
-        _scaled(read_half(data, at), bytes_i32(scales, _NONE)),
-        _scaled(read_half(data, at + 2), bytes_i32(mins, _NONE)),
+        _scaled(half_at(data, at), bytes_i32(scales, _NONE)),
+        _scaled(half_at(data, at + 2), bytes_i32(mins, _NONE)),
     )
 
 
@@ -102,7 +96,7 @@ def q6_k_unpack(data, at, last, U):
         store_bytes(U, 128 * h, (low & nibbles) | (load_bits(data, high, 0, 2, 3) << four))
         store_bytes(U, 128 * h + 64, (low >> four & nibbles) | (load_bits(data, high, 4, 6, 3) << four))
     signed = splat(np.int32(24))
-    scales = _scaled(read_half(data, at + 208), load(data, at + 192) << signed >> signed)
+    scales = _scaled(half_at(data, at + 208), load(data, at + 192) << signed >> signed)
     return scales, splat(np.float32(0))
 
 

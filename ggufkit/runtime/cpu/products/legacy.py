@@ -1,14 +1,13 @@
 """Q4_0, Q4_1, Q5_0, Q5_1, Q8_0: eight blocks of 32 weights are a unit. See `formats.legacy` for the layouts.
 
-A row may end within a unit: the blocks after `last` are that one again, with scale 0.
+A row may end within a unit. The blocks after `last` are that one again: they meet activations that are 0.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from ggufkit.kernels.blocks import read_word
-from ggufkit.kernels.dot import bits_bytes, load_halves, load_nibbles, load_pair, store_bytes
+from ggufkit.kernels.dot import bits_bytes, load_halves, load_nibbles, load_pair, store_bytes, word_at
 from ggufkit.kernels.jit import inlined
 from ggufkit.kernels.lanes import splat
 from ggufkit.runtime.cpu.products.loops import products_of
@@ -17,8 +16,7 @@ from ggufkit.runtime.cpu.products.loops import products_of
 @inlined
 def _fifth_bits(data, first, second):
     """16 for each of 64 levels whose bit is set in the `qh` of two blocks."""
-    low, high = np.uint64(np.uint32(read_word(data, first))), np.uint64(np.uint32(read_word(data, second)))
-    return bits_bytes(low | high << np.uint64(32), 16)
+    return bits_bytes(np.uint64(word_at(data, first)) | np.uint64(word_at(data, second)) << np.uint64(32), 16)
 
 
 @inlined

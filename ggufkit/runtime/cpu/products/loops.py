@@ -45,7 +45,7 @@ from ggufkit.kernels.dot import (
     take,
     zero_tile,
 )
-from ggufkit.kernels.jit import kernel, specialised
+from ggufkit.kernels.jit import inlined, kernel, specialised
 from ggufkit.kernels.lanes import LANES, load, splat, store, to_f32, transpose
 from ggufkit.runtime.cpu.products import UNIT, Product
 
@@ -76,19 +76,18 @@ def vector(turn, data, rows, levels, scales, sums, out):
     first = take(turn, grain)
     while first < rows:
         for r in range(first, min(first + grain, rows)):
-            total = low = splat(_ZERO)
+            a = b = c = d = low = splat(_ZERO)
             for u in range(units):
                 at, last = (r * blocks + u * (UNIT // BLOCK)) * BYTES, (r * blocks + blocks - 1) * BYTES
                 scale, least = unpack(data, at, last, U)
                 store(S, 0, scale * load(scales, u * groups))
-                for i in range(0, UNIT, 64):
-                    c = u * UNIT + i
-                    dots = dot_bytes(load(start, c // 4), load_bytes(U, i), load_bytes(x, c))
-                    scale = spread_2(S, i // 32) if GROUP == 32 else spread_4(S, i // 16)
-                    total = fma(to_f32(dots), scale, total)
+                a = _add_dots(U, S, 0, x, u * UNIT, start, groups, a)
+                b = _add_dots(U, S, 64, x, u * UNIT, start, groups, b)
+                c = _add_dots(U, S, 128, x, u * UNIT, start, groups, c)
+                d = _add_dots(U, S, 192, x, u * UNIT, start, groups, d)
                 if OFFSET < 0:
                     low = fma(least, load(sums, u * groups), low)
-            result[r] = sum_lanes(total) - sum_lanes(low)
+            result[r] = sum_lanes((a + b) + (c + d)) - sum_lanes(low)
         first = take(turn, grain)
 
 
@@ -98,6 +97,13 @@ def _start_lanes(x, offset, start):
     ones, none = splat(np.int32(0x01010101)), splat(np.int32(0))
     for i in range(0, x.size, 64):
         store(start, i // 4, splat(np.int32(-offset)) * dot_bytes(none, ones, load_bytes(x, i)))
+
+
+@inlined
+def _add_dots(U, S, i, x, at, start, groups, total):
+    """Columns i … i + 63 of a unit: each lane's dot product with its group's scale."""
+    dots = dot_bytes(load(start, (at + i) // 4), load_bytes(U, i), load_bytes(x, at + i))
+    return fma(to_f32(dots), spread_2(S, i // 32) if groups == 8 else spread_4(S, i // 16), total)
 
 
 def matrix(turn, data, rows, levels, scales, sums, out):
