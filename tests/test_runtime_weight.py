@@ -67,7 +67,21 @@ def test_products_are_those_of_the_levels(name):
             assert (np.abs(Weight(tensor).multiply(x) - expected) <= 4e-7 * bound).all(), (rows, cols, n)
 
 
-@pytest.mark.parametrize("name", QUANTIZED)
+@pytest.mark.parametrize("name", ["F32", "F16", "BF16", "F64", "TQ1_0", "Q1_0", "NVFP4"])
+def test_products_of_floats_and_of_decoded_rows(name):
+    """Against float64, on the activations as they are."""
+    for rows, cols in [*SHAPES, (40, 77), (3, 5), (600, 256)]:
+        if cols % format_by_name(name).block_size:
+            continue
+        tensor = tensor_of(normal(rows, rows, cols), name)
+        for n in (1, 2, 7):
+            x = normal(n, n, cols)
+            expected = x.astype(np.float64) @ tensor.floats().T
+            bound = np.abs(x) @ np.abs(tensor.floats().T)
+            assert (np.abs(Weight(tensor).multiply(x) - expected) <= 1e-6 * bound).all(), (rows, cols, n)
+
+
+@pytest.mark.parametrize("name", [*QUANTIZED, "F16", "TQ2_0"])
 def test_products_do_not_depend_on_threads(name):
     tensor = tensor_of(normal(3, 700, 512), name)
     for n in (1, 9):

@@ -28,7 +28,7 @@ from ggufkit.errors import CodecError
 from ggufkit.formats.table import Format, format_by_name
 from ggufkit.kernels.threads import for_ranges
 
-__all__ = ["decode", "encode", "validate"]
+__all__ = ["decode", "decoder", "encode", "frozen", "validate"]
 
 # Weights a kernel call: float32 rows of one call stay in a core's L2 cache between the check and the encoder.
 _CHUNK = 1 << 17
@@ -97,7 +97,7 @@ def encode(
     if x.size == 0:
         return out
     weights = _importance(importance, format, x.shape[-1], what)
-    x = _frozen(x.reshape(-1, x.shape[-1]))
+    x = frozen(x.reshape(-1, x.shape[-1]))
     blocks = out.reshape(-1, shape[-1])
     write = _encoder(format, weights)
 
@@ -148,9 +148,9 @@ def decode(
     out = _output(out, shape, np.dtype(np.float32), "")
     if data.size == 0:
         return out
-    flat = _frozen(data.reshape(-1, format.type_size))
+    flat = frozen(data.reshape(-1, format.type_size))
     values = out.reshape(-1, format.block_size)
-    read = _decoder(format)
+    read = decoder(format)
     for_ranges(lambda lo, hi: read(flat[lo:hi], values[lo:hi]), flat.shape[0], _CHUNK // format.block_size, threads)
     return out
 
@@ -198,7 +198,8 @@ def _encoder(format: Format, importance: np.ndarray | None) -> Callable[[np.ndar
     return getattr(_family(format), f"{format.name.lower()}_encode")
 
 
-def _decoder(format: Format) -> Callable[[np.ndarray, np.ndarray], Any]:
+def decoder(format: Format) -> Callable[[np.ndarray, np.ndarray], Any]:
+    """The kernel behind `decode`: frozen (n, type_size) uint8 → (n, block_size) float32, in the calling thread."""
     if (number := _NUMBERS.get(format.name)) is not None:
         return lambda blocks, out: np.copyto(out, blocks.view(number), casting="unsafe")
     return getattr(_family(format), f"{format.name.lower()}_decode")
@@ -220,7 +221,7 @@ def _encode_numbers(values: np.ndarray, format: Format, out: np.ndarray | None, 
     return out
 
 
-def _frozen(array: np.ndarray) -> np.ndarray:
+def frozen(array: np.ndarray) -> np.ndarray:
     """A C-contiguous, aligned, read-only view (or copy) of `array`."""
     view = np.require(array, requirements=["C", "A"])[:]
     view.flags.writeable = False
@@ -249,7 +250,7 @@ def _importance(importance: ArrayLike | None, format: Format, cols: int, what: s
     if bad.any():
         at = int(bad.argmax())
         raise CodecError(f"{what}importance must be finite and not negative; column {at} is {weights[at]}")
-    return _frozen(weights)
+    return frozen(weights)
 
 
 def _check_finite(x: np.ndarray, first_row: int, format: Format, what: str) -> float:

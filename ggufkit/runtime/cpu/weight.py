@@ -16,15 +16,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from ggufkit.errors import CodecError, printable
-from ggufkit.formats.codec import decode
-from ggufkit.kernels.threads import in_all_threads
-from ggufkit.runtime.cpu.products import Product, product_of
-from ggufkit.runtime.cpu.products.activations import quantize
+from ggufkit.formats.codec import decode, decoder, frozen
+from ggufkit.kernels.threads import for_ranges, in_all_threads
+from ggufkit.runtime.cpu.products import Product, floats, product_of
+from ggufkit.runtime.cpu.products.activations import padded, quantize
 from ggufkit.tensor import Tensor
 
 __all__ = ["Activations", "Weight", "multiply_all"]
 
-_TILE = 1 << 20  # weights decoded at once
+_TILE = 1 << 17  # weights decoded at once: they stay in a core's cache
 
 
 class Activations:
@@ -40,20 +40,23 @@ class Activations:
         if self.x.ndim != 2:
             raise CodecError(f"activations must have the shape (n, cols), not {self.x.shape}")
         self._quantized: dict[tuple[str, int], tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
-        self._forms: dict[tuple[str, int, int | None], tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        self._forms: dict[tuple[str | None, int, int | None], tuple[np.ndarray, ...]] = {}
 
-    def form(self, product: Product) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What the kernels of a format read: levels, scales, sums (see `products.loops`)."""
-        key = (str(product.form), product.group, product.offset)
+    def form(self, product: Product) -> tuple[np.ndarray, ...]:
+        """What the kernels of a format read: x itself, or levels, scales, sums (see `products.loops`)."""
+        key = (product.form, product.group, product.offset)
         if key not in self._forms:
-            levels, scales, sums = self._quantize(*key[:2])
-            if product.offset is None:
-                with np.errstate(invalid="ignore"):
-                    sums = scales * sums.astype(np.float32)
-            else:
-                sums = sums * np.int32(-product.offset)
-            self._forms[key] = levels, scales, sums
+            self._forms[key] = self._made(product)
         return self._forms[key]
+
+    def _made(self, product: Product) -> tuple[np.ndarray, ...]:
+        if product.form is None:
+            return (self.x if len(self.x) == 1 else padded(self.x),)
+        levels, scales, sums = self._quantize(product.form, product.group)
+        if product.offset is not None:
+            return levels, scales, sums * np.int32(-product.offset)
+        with np.errstate(invalid="ignore"):
+            return levels, scales, scales * sums.astype(np.float32)
 
     def _quantize(self, form: str, group: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if (form, group) not in self._quantized:
@@ -115,19 +118,31 @@ class Weight:
             out[...] = 0
             return out
         if self._product is None:
-            self._multiply_decoded(x.x, blocks, out)
+            self._multiply_decoded(x, blocks, out)
             return out
         run = self._product.vector if n == 1 else self._product.matrix
         turn, form, data = np.zeros(1, np.int64), x.form(self._product), blocks.reshape(-1)
         in_all_threads(lambda: run(turn, data, self._rows, *form, out), self.threads)
         return out
 
-    def _multiply_decoded(self, x: np.ndarray, blocks: np.ndarray, out: np.ndarray) -> None:
-        step = max(1, _TILE // self.shape[-1])
-        for lo in range(0, self._rows, step):
-            hi = min(lo + step, self._rows)
-            tile = decode(blocks[lo:hi], self.format, threads=self.threads)
-            np.matmul(x, tile.T, out=out[:, lo:hi])
+    def _multiply_decoded(self, x: Activations, blocks: np.ndarray, out: np.ndarray) -> None:
+        """Rows are decoded, a few at a time, and multiplied as F32."""
+        product, read = floats.F32, decoder(self.format)
+        form, cols = x.form(product), self.shape[-1]
+        n = len(out)
+
+        def multiply_range(lo: int, hi: int) -> None:
+            tile, part = (
+                np.empty((hi - lo, cols), np.float32),
+                out[:, lo:hi] if n == 1 else np.empty((n, hi - lo), np.float32),
+            )
+            read(frozen(blocks[lo:hi].reshape(-1, self.format.type_size)), tile.reshape(-1, self.format.block_size))
+            run = product.vector if n == 1 else product.matrix
+            run(np.zeros(1, np.int64), frozen(tile.reshape(-1).view(np.uint8)), hi - lo, *form, part)
+            if n > 1:
+                out[:, lo:hi] = part
+
+        for_ranges(multiply_range, self._rows, max(1, _TILE // cols), self.threads)
 
     def multiply_each(self, x: np.ndarray | Activations, experts: np.ndarray) -> np.ndarray:
         """Row i of x with the matrix `experts[i]`: arrays of shape (n, cols) and (n,) → (n, rows), float32.

@@ -8,6 +8,7 @@ what zero means: the same level for all (`OFFSET`) or a minimum for each group. 
     mins     (16,) float32
 
 Each format says how a unit is unpacked; `loops` multiplies units with activations that were quantized alike.
+`floats` has the loops for weights that are floats already, or were decoded.
 """
 
 from __future__ import annotations
@@ -43,7 +44,13 @@ class Product:
     offset: int | None = None
 
 
-_FAMILIES = {"legacy": "legacy", "kquants": "kquants", "iquants": "codebooks", "microscale": "codebooks"}
+_FAMILIES = {
+    "scalar": "floats",
+    "legacy": "legacy",
+    "kquants": "kquants",
+    "iquants": "codebooks",
+    "microscale": "codebooks",
+}
 
 
 def product_of(format: Format) -> Product | None:

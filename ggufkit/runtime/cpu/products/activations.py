@@ -133,3 +133,9 @@ def quantize(x: np.ndarray, form: str, group: int) -> tuple[np.ndarray, np.ndarr
     run = quantize_q8_0 if form == "Q8_0" else quantize_q8_k
     for_ranges(lambda lo, hi: run(x[lo:hi], levels[lo:hi], planes[0][lo:hi], planes[1][lo:hi]), n, 64)
     return levels, scales, sums
+
+
+def padded(x: np.ndarray) -> np.ndarray:
+    """x with zeros to a multiple of TOKENS rows and of 16 columns."""
+    n, cols = x.shape
+    return np.ascontiguousarray(np.pad(x, ((0, -n % TOKENS), (0, -cols % LANES))))

@@ -50,7 +50,7 @@ from ggufkit.kernels.lanes import LANES, load, splat, store, to_f32, transpose
 from ggufkit.runtime.cpu.products import UNIT, Product
 
 QUADS = UNIT // 4  # int32 of four levels
-_VECTOR_BYTES = 1 << 16  # of blocks that a thread takes at once
+VECTOR_BYTES = 1 << 16  # of blocks that a thread takes at once
 _PACKED = 1 << 19  # levels that stay in a core's cache
 
 _ZERO = np.float32(0)
@@ -72,7 +72,7 @@ def vector(turn, data, rows, levels, scales, sums, out):
     U, S = np.zeros(UNIT, np.uint8), np.zeros(LANES, np.float32)
     start = np.empty(x.size // 4, np.int32)
     _start_lanes(x, max(OFFSET, 0), start)
-    grain = max(1, _VECTOR_BYTES // (blocks * BYTES))
+    grain = max(1, VECTOR_BYTES // (blocks * BYTES))
     first = take(turn, grain)
     while first < rows:
         for r in range(first, min(first + grain, rows)):
@@ -156,12 +156,12 @@ def matrix(turn, data, rows, levels, scales, sums, out):
                         totals = add_scaled(totals, dots, scales_of, s, units * LANES * LANES, scales, xs, stride)
                         if OFFSET < 0:
                             totals = subtract_scaled(totals, mins_of, s, units * LANES * LANES, sums, xs, stride)
-                _put(totals, t, first + p * LANES, edge, out)
+                put_tile(totals, t, first + p * LANES, edge, out)
         first = take(turn, grain)
 
 
 @kernel
-def _put(totals, t, r, edge, out):
+def put_tile(totals, t, r, edge, out):
     """Write a tile to out[t:, r:], or what of it lies within."""
     n, rows = out.shape
     if t + TOKENS <= n and r + LANES * PANELS <= rows:
