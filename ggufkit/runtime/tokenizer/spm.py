@@ -1,0 +1,78 @@
+"""SentencePiece's byte-pair encoding with byte fallback, as llama.cpp has it.
+
+Neighbours that make a token merge, the token with the highest score first. A character that is no token becomes its
+bytes (`<0x0A>`). llama.cpp merges over the whole text. No merge can cross a place whose two characters stand side by
+side in no token, so the text is cut there and the tokens of each part are remembered; that changes no token:
+
+    ▁def▁main(     →    ▁def | ▁main(
+
+Source: `llm_tokenizer_spm_session` of llama-vocab.cpp.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from itertools import chain
+
+from ggufkit.runtime.tokenizer.merge import merge
+from ggufkit.runtime.tokenizer.unicode import utf8
+from ggufkit.runtime.tokenizer.vocab import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Vocab
+
+__all__ = ["SPACE", "SentencePiece"]
+
+SPACE = "\u2581"
+WORDS = 1 << 16  # words whose tokens are remembered
+
+
+class SentencePiece:
+    """The tokenizer of a SentencePiece BPE vocabulary."""
+
+    def __init__(self, vocab: Vocab):
+        self.vocab = vocab
+        self.ids = vocab.ids
+        self.scores = vocab.scores
+        # Characters that some token has before a word start.
+        joined = "|".join(vocab.texts)
+        before = sorted(set(re.findall(f"([^|])(?={SPACE})", joined)) | {"|"})
+        self.cut = re.compile(f"(?<=[^{re.escape(''.join(before))}])(?={SPACE})").split
+        self.word = functools.lru_cache(WORDS)(self._word)
+
+    def encode(self, text: str, first: bool = True) -> list[int]:
+        """Token ids of a text without special tokens; `first`: it starts the text or follows a special token."""
+        if first and self.vocab.add_space_prefix:
+            text = " " + text
+        return list(chain.from_iterable(map(self.word, self.cut(text.replace(" ", SPACE)))))
+
+    def _word(self, word: str) -> tuple[int, ...]:
+        ids, scores = self.ids, self.scores
+
+        def rank(left: str, right: str) -> float | None:
+            token = ids.get(left + right)
+            return None if token is None else -scores[token]
+
+        tokens: list[int] = []
+        for symbol in merge(list(word), rank):
+            token = ids.get(symbol)
+            if token is not None:
+                tokens.append(token)
+            else:
+                tokens += map(self._byte, utf8(symbol))
+        return tuple(tokens)
+
+    def _byte(self, byte: int) -> int:
+        token = self.ids.get(f"<0x{byte:02X}>", self.ids.get(chr(byte)) if byte < 0x80 else None)
+        return token if token is not None else self.vocab.unk or 0
+
+    def piece(self, token: int) -> bytes:
+        return sentencepiece_piece(self.vocab, token)
+
+
+def sentencepiece_piece(vocab: Vocab, token: int) -> bytes:
+    """The bytes of a token whose text has U+2581 for spaces."""
+    text, attribute = vocab.texts[token], vocab.attributes[token]
+    if attribute & (UNKNOWN | CONTROL | USER_DEFINED):
+        return utf8(text)
+    if attribute & NORMAL:
+        return utf8(text.replace(SPACE, " "))
+    return bytes([int(text[3:5], 16)]) if attribute & BYTE else b""
