@@ -1,0 +1,193 @@
+"""The generation loop: a prompt goes through the model once, then one token after the other comes out as text.
+
+    prompt ── tokens ──► forward ──► logits ──► sampler ──► token ──► text, whole characters only ──► stop strings
+                           ▲                                  │
+                           └──────────────────────────────────┘
+
+The cache remembers its tokens, so a prompt that begins like the last one is computed from where it differs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from ggufkit.errors import UsageError
+from ggufkit.runtime.sampling import Sampler, Sampling
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ggufkit.runtime.tokenizer import Tokenizer
+
+__all__ = ["Generation", "Runnable", "TokenCache", "prompt_tokens"]
+
+
+class TokenCache(Protocol):
+    """What generation needs of a model's cache (`runtime.kv.Cache` is one)."""
+
+    length: int  # tokens that fit
+    tokens: list[int]  # those that are in it
+
+    def keep_prefix(self, tokens: Sequence[int]) -> int: ...
+
+
+class Runnable(Protocol):
+    """What generation needs of a model (`runtime.model.Model` is one)."""
+
+    def new_cache(self, length: int | None = None) -> TokenCache: ...
+
+    def forward(self, tokens: Sequence[int], cache: TokenCache, logits: str | None = "last") -> np.ndarray: ...
+
+
+def prompt_tokens(tokenizer: Tokenizer, prompt: str | Sequence[int]) -> list[int]:
+    """The tokens of a prompt, with BOS where the model wants it; ids are taken as they are.
+
+    Raises
+    ------
+    UsageError : there are none.
+    """
+    ids = tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+    if not ids:
+        raise UsageError("the prompt is empty, and the model has no BOS token to start from; give some text with -p")
+    return ids
+
+
+class Generation:
+    """Text of a model, piece by piece: iterate over it.
+
+    Parameters
+    ----------
+    model, tokenizer : what writes.
+    prompt : tokens, at least one.
+    cache : to reuse from an earlier generation; what it holds is kept as far as the prompt begins with it.
+    max_tokens : at most so many; None for as many as the context holds.
+    sampling : how tokens are chosen.
+    stop : the text ends before the first of these strings.
+    show_special : show control tokens.
+    ignore_ends : go on after a token that ends the text.
+
+    Attributes
+    ----------
+    tokens : the tokens so far, the one that ended the text included.
+    reason : why it ended: "end" (the model's own end), "stop" (a stop string), "length" (`max_tokens`), "context"
+        (the context is full); None while it goes on, or when it was interrupted.
+    reused : tokens of the prompt that were in the cache.
+    prompt_seconds, seconds : time spent on the prompt, and on the tokens after the first.
+
+    Raises
+    ------
+    UsageError : the prompt is empty, or longer than the context.
+    """
+
+    def __init__(
+        self,
+        model: Runnable,
+        tokenizer: Tokenizer,
+        prompt: Sequence[int],
+        *,
+        cache: TokenCache | None = None,
+        max_tokens: int | None = None,
+        sampling: Sampling | Sampler | None = None,
+        stop: Sequence[str] = (),
+        show_special: bool = False,
+        ignore_ends: bool = False,
+    ):
+        self.model, self.tokenizer = model, tokenizer
+        self.prompt = list(prompt)
+        if not self.prompt:
+            raise UsageError("the prompt is empty; give at least one token")
+        if max_tokens is not None and max_tokens < 0:
+            raise UsageError(f"cannot generate {max_tokens} tokens; give 0 or more")
+        if any(not text for text in stop):
+            raise UsageError("a stop string is empty; it would stop before the first character")
+        self.cache = model.new_cache() if cache is None else cache
+        if len(self.prompt) > self.cache.length:
+            raise UsageError(
+                f"the prompt has {len(self.prompt)} tokens and the context room for {self.cache.length}; "
+                "shorten it, or give a larger context with -c"
+            )
+        self.sampler = sampling if isinstance(sampling, Sampler) else Sampler(sampling, tokenizer.vocab.suppressed)
+        self.max_tokens = max_tokens
+        self.stop = tuple(stop)
+        self.show_special, self.ignore_ends = show_special, ignore_ends
+        self.tokens: list[int] = []
+        self.reason: str | None = None
+        self.reused = 0
+        self.prompt_seconds = self.seconds = 0.0
+
+    def __iter__(self) -> Iterator[str]:
+        stops = _Stops(self.stop)
+        text = self.tokenizer.stream(self.show_special)
+        for token in self._tokens():
+            piece = stops.feed(text.feed([token]))
+            if piece:
+                yield piece
+            if stops.found:
+                self.reason = "stop"
+                return
+        rest = stops.feed(text.close()) + stops.close()
+        if rest:
+            yield rest
+
+    def _tokens(self) -> Iterator[int]:
+        """The tokens to show; sets `reason` at the end."""
+        ends = self.tokenizer.vocab.ends
+        start = time.perf_counter()
+        self.reused = self.cache.keep_prefix(self.prompt)
+        self.sampler.accept(self.prompt)
+        logits = self.model.forward(self.prompt[self.reused :], self.cache)  # (vocab,)
+        self.prompt_seconds = time.perf_counter() - start
+        while True:
+            if self.max_tokens is not None and len(self.tokens) >= self.max_tokens:
+                self.reason = "length"
+                return
+            token = self.sampler.draw(logits)
+            self.tokens.append(token)
+            if token in ends and not self.ignore_ends:
+                self.reason = "end"
+                return
+            yield token
+            if len(self.tokens) == self.max_tokens:
+                self.reason = "length"
+                return
+            if len(self.cache.tokens) >= self.cache.length:
+                self.reason = "context"
+                return
+            start = time.perf_counter()
+            logits = self.model.forward([token], self.cache)
+            self.seconds += time.perf_counter() - start
+
+
+class _Stops:
+    """Finds stop strings in text that comes in pieces. What may become one is held back.
+
+    stop "\\n\\n":   "a\\n" → "a"     "b" → "\\nb"     "\\n" → ""     "\\n" → found
+    """
+
+    def __init__(self, stops: Sequence[str]):
+        self._stops = stops
+        self._held = ""
+        self.found = False
+
+    def feed(self, text: str) -> str:
+        """The text that is certain to come before a stop string."""
+        text = self._held + text
+        places = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        if places:
+            self.found, self._held = True, ""
+            return text[: min(places)]
+        held = max((_overlap(text, stop) for stop in self._stops), default=0)
+        self._held = text[len(text) - held :]
+        return text[: len(text) - held]
+
+    def close(self) -> str:
+        """What was held back for nothing."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """How many characters at the end of `text` could begin `stop`."""
+    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
