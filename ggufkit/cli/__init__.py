@@ -22,6 +22,7 @@ __all__ = ["main"]
 # verb → the one line that `ggufkit --help` shows. Its module is `ggufkit.cli.<verb>` and defines
 # `command`, a `click.Command`; "-" in a verb is "_" in the module's name.
 VERBS: dict[str, str] = {
+    "chat": "Talk to a model.",
     "convert": "Convert a Hugging Face checkpoint to GGUF.",
     "diff": "Compare two models.",
     "endian": "Write a model in the other byte order.",
@@ -38,6 +39,9 @@ VERBS: dict[str, str] = {
     "split": "Split a model into several files.",
     "undo": "Take back the last edit of a file.",
     "validate": "Look for everything that is wrong with a model.",
+    "run": "Let a model continue a text.",
+    "split": "Split a model into several files.",
+    "tokenize": "Show the tokens of a text as a model sees it.",
     "verify": "Check that a quantized model is exactly what its source gives.",
 }
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ggufkit.errors import UsageError
 from ggufkit.runtime.sampling import Sampler, Sampling
@@ -36,9 +36,9 @@ class TokenCache(Protocol):
 class Runnable(Protocol):
     """What generation needs of a model (`runtime.model.Model` is one)."""
 
-    def new_cache(self, length: int | None = None) -> TokenCache: ...
+    def new_cache(self, length: int | None = None) -> Any: ...
 
-    def forward(self, tokens: Sequence[int], cache: TokenCache, logits: str | None = "last") -> np.ndarray: ...
+    def forward(self, tokens: Sequence[int], cache: Any, logits: str | None = "last") -> np.ndarray: ...
 
 
 def prompt_tokens(tokenizer: Tokenizer, prompt: str | Sequence[int]) -> list[int]:
@@ -102,7 +102,7 @@ class Generation:
             raise UsageError(f"cannot generate {max_tokens} tokens; give 0 or more")
         if any(not text for text in stop):
             raise UsageError("a stop string is empty; it would stop before the first character")
-        self.cache = model.new_cache() if cache is None else cache
+        self.cache: TokenCache = model.new_cache() if cache is None else cache
         if len(self.prompt) > self.cache.length:
             raise UsageError(
                 f"the prompt has {len(self.prompt)} tokens and the context room for {self.cache.length}; "

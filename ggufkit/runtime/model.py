@@ -1,6 +1,8 @@
 """A model that runs.
 
 model = ggufkit.load("model.gguf")
+for piece in model.generate("def main(", max_tokens=64):     # text as it comes
+    print(piece, end="", flush=True)
 cache = model.new_cache(512)
 model.forward(tokens, cache)                    # logits of the last token, (vocabulary,)
 model.forward(tokens, cache, logits="all")      # of all, (n, vocabulary)
@@ -9,6 +11,7 @@ model.embed(tokens)                             # an encoder's vector of the tex
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,12 +31,16 @@ from ggufkit.runtime.ops import CacheSpec, Ops
 from ggufkit.runtime.rope import RopeTable
 
 if TYPE_CHECKING:
+    from ggufkit.runtime.generate import Generation
+    from ggufkit.runtime.tokenizer import Tokenizer
     from ggufkit.tensor import Tensor
 
 __all__ = ["Model", "load"]
 
 # Tokens that go through the layers together: more fill memory with activations and are no faster.
 _BATCH = 512
+# Tokens of a context that nobody asked for: the cache of what large models were trained on fills the memory.
+_CONTEXT = 4096
 
 
 class Model:
@@ -119,6 +126,65 @@ class Model:
             elif logits == "last" and lo + _BATCH >= len(ids):
                 return self._logits(self.ops.rows(x, len(piece) - 1, len(piece)))[0]
         return np.concatenate(pieces) if len(pieces) > 1 else pieces[0] if pieces else self._no_logits()
+
+    # -- text -------------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The file's tokenizer."""
+        from ggufkit.runtime.tokenizer import load_tokenizer
+
+        return load_tokenizer(self.gguf)
+
+    def context(self, length: int | None = None) -> int:
+        """How many tokens a context holds: `length`, or what the model was trained on, up to 4096."""
+        return min(self.hyper.context_length, _CONTEXT) if length is None else length
+
+    def chat_tokens(self, text: str) -> list[int]:
+        """The tokens of a text that a chat template made; without a second BOS if the template wrote one."""
+        vocab = self.tokenizer.vocab
+        bos = "" if vocab.bos is None else vocab.texts[vocab.bos]
+        return self.tokenizer.encode(text, add_special=not (bos and text.startswith(bos)))
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        max_tokens: int | None = None,
+        stop: Sequence[str] = (),
+        context: int | None = None,
+        cache: Cache | None = None,
+        show_special: bool = False,
+        ignore_ends: bool = False,
+        **sampling: float | None,
+    ) -> Generation:
+        """Text that continues the prompt, piece by piece: iterate over what is returned.
+
+        Parameters
+        ----------
+        prompt : text, or token ids.
+        max_tokens, stop, cache, show_special, ignore_ends : see `runtime.generate.Generation`.
+        context : tokens that fit, without a `cache`; by default what the model was trained on, up to 4096.
+        sampling : settings of `runtime.sampling.Sampling`: `temperature`, `top_k`, `seed`, …
+
+        Raises
+        ------
+        UsageError : the prompt is empty or too long, or a setting is out of its range.
+        """
+        from ggufkit.runtime.generate import Generation, prompt_tokens
+        from ggufkit.runtime.sampling import sampling_of
+
+        return Generation(
+            self,
+            self.tokenizer,
+            prompt_tokens(self.tokenizer, prompt),
+            cache=self.new_cache(self.context(context)) if cache is None else cache,
+            max_tokens=max_tokens,
+            sampling=sampling_of(self.gguf, **sampling),
+            stop=stop,
+            show_special=show_special,
+            ignore_ends=ignore_ends,
+        )
 
     def embed(self, tokens: Sequence[int] | np.ndarray, pooling: str | None = None) -> np.ndarray:
         """The vector of a text, not normalised; with pooling ``"none"`` one of each token, (n, width).

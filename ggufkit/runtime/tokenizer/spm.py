@@ -19,9 +19,11 @@ from ggufkit.runtime.tokenizer.merge import merge
 from ggufkit.runtime.tokenizer.unicode import utf8
 from ggufkit.runtime.tokenizer.vocab import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Vocab
 
-__all__ = ["SPACE", "SentencePiece"]
+__all__ = ["SPACE", "WIDTHS", "SentencePiece", "sentencepiece_piece"]
 
 SPACE = "\u2581"
+WIDTHS = bytes([1] * 12 + [2, 2, 3, 4])  # bytes of a character by the high half of its first byte
+_ESCAPES = re.compile("[\udc80-\udcff]")  # bytes that were no UTF-8 when the text was read
 WORDS = 1 << 16  # words whose tokens are remembered
 
 
@@ -42,9 +44,15 @@ class SentencePiece:
         """Token ids of a text without special tokens; `first`: it starts the text or follows a special token."""
         if first and self.vocab.add_space_prefix:
             text = " " + text
-        return list(chain.from_iterable(map(self.word, self.cut(text.replace(" ", SPACE)))))
+        text = text.replace(" ", SPACE)
+        if not text.isascii() and _ESCAPES.search(text):
+            return self._merge(raw_characters(utf8(text)))
+        return list(chain.from_iterable(map(self.word, self.cut(text))))
 
     def _word(self, word: str) -> tuple[int, ...]:
+        return tuple(self._merge(list(word)))
+
+    def _merge(self, characters: list[str]) -> list[int]:
         ids, scores = self.ids, self.scores
 
         def rank(left: str, right: str) -> float | None:
@@ -52,13 +60,13 @@ class SentencePiece:
             return None if token is None else -scores[token]
 
         tokens: list[int] = []
-        for symbol in merge(list(word), rank):
+        for symbol in merge(characters, rank):
             token = ids.get(symbol)
             if token is not None:
                 tokens.append(token)
             else:
                 tokens += map(self._byte, utf8(symbol))
-        return tuple(tokens)
+        return tokens
 
     def _byte(self, byte: int) -> int:
         token = self.ids.get(f"<0x{byte:02X}>", self.ids.get(chr(byte)) if byte < 0x80 else None)
@@ -66,6 +74,16 @@ class SentencePiece:
 
     def piece(self, token: int) -> bytes:
         return sentencepiece_piece(self.vocab, token)
+
+
+def raw_characters(data: bytes) -> list[str]:
+    """Bytes that are no UTF-8, cut as llama.cpp cuts them: by what each first byte promises."""
+    characters, at = [], 0
+    while at < len(data):
+        n = WIDTHS[data[at] >> 4]
+        characters.append(data[at : at + n].decode("utf-8", "surrogateescape"))
+        at += n
+    return characters
 
 
 def sentencepiece_piece(vocab: Vocab, token: int) -> bytes:

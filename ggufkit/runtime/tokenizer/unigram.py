@@ -17,14 +17,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from ggufkit.errors import GGUFError
-from ggufkit.runtime.tokenizer.spm import SPACE, sentencepiece_piece
+from ggufkit.runtime.tokenizer.spm import SPACE, WIDTHS, sentencepiece_piece
 from ggufkit.runtime.tokenizer.unicode import utf8
 from ggufkit.runtime.tokenizer.vocab import NORMAL, UNUSED, USER_DEFINED, Vocab
 
 __all__ = ["Unigram"]
 
 UNKNOWN_PENALTY = 10.0
-_WIDTHS = bytes([1] * 12 + [2, 2, 3, 4])  # bytes of a character by the high half of its first byte
 
 
 class Unigram:
@@ -92,7 +91,7 @@ class Unigram:
         part, n = self.rules.longest(text, at)
         if n:
             return part, n
-        width = _WIDTHS[text[at] >> 4]
+        width = WIDTHS[text[at] >> 4]
         character = text[at : at + width]
         # As llama.cpp decodes: surrogates and overlong forms pass, lone continuation bytes do not.
         first_is_good = text[at] < 0x80 if width == 1 else text[at] < 0xF8
@@ -113,7 +112,7 @@ class Unigram:
         scores, lengths = self.scores, self.lengths
         at = 0
         while at < n:
-            width = min(_WIDTHS[text[at] >> 4], n - at)
+            width = min(WIDTHS[text[at] >> 4], n - at)
             total = best[at][0]
             whole = False  # a token covers the character
             for length in lengths.get(text[at], ()):

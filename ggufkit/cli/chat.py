@@ -1,0 +1,159 @@
+"""`ggufkit chat`: talk to a model."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ggufkit.cli.prompt import generation_options, say, speed
+from ggufkit.errors import GGUFError, GgufkitError, UsageError, os_errors
+
+if TYPE_CHECKING:
+    from ggufkit.runtime.chat import ChatTemplate
+    from ggufkit.runtime.model import Model
+
+__all__ = ["command"]
+
+HELP = "/reset starts anew, /exit or Ctrl-D ends; Ctrl-C ends an answer"
+
+
+@click.command()
+@click.argument("model")
+@click.option("-sys", "--system", "--system-prompt", metavar="TEXT", help="What the model is told first.")
+@click.option("-p", "--prompt", metavar="TEXT", help="The first message.")
+@click.option("--chat-template", metavar="NAME", help="Of several templates in the file, this one.")
+@click.option(
+    "--chat-template-file", type=click.Path(path_type=Path), help="A Jinja template, instead of the one in the file."
+)
+@generation_options
+@click.option("--no-perf", is_flag=True, help="Nothing about speed on stderr.")
+def command(
+    model: str,
+    system: str | None,
+    prompt: str | None,
+    chat_template: str | None,
+    chat_template_file: Path | None,
+    how: dict[str, Any],
+    context: int | None,
+    threads: int | None,
+    no_perf: bool,
+) -> None:
+    """Talk to MODEL, on the CPU. Flags are llama-cli's.
+
+    A message is a line; a backslash at its end goes on with the next one. What was said before is kept and not
+    computed again. From a pipe, every line is a message.
+
+    \b
+    ggufkit chat model.gguf --system 'You answer briefly.'
+    echo 'What is GGUF?' | ggufkit chat model.gguf --no-perf
+    """
+    from ggufkit.runtime.chat import ChatTemplate, read_template, special_tokens
+    from ggufkit.runtime.model import load
+
+    if chat_template and chat_template_file:
+        raise UsageError("--chat-template and --chat-template-file both give the template; leave one out")
+    with load(model, threads=threads) as loaded:
+        vocab = loaded.tokenizer.vocab
+        if chat_template_file:
+            template = ChatTemplate(_source(chat_template_file), str(chat_template_file), special_tokens(vocab))
+        else:
+            template = read_template(loaded.gguf, vocab, chat_template)
+        chat = Chat(loaded, template, system, context, how, not no_perf)
+        if sys.stdin.isatty():
+            click.echo(f"ggufkit: {HELP}", err=True)
+        chat.run(prompt)
+
+
+def _source(path: Path) -> str:
+    with os_errors(path, "read"):
+        raw = path.read_bytes()
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as e:
+        raise GGUFError(f"the chat template is no UTF-8 at byte {e.start}", path) from None
+
+
+class Chat:
+    """A conversation on the terminal."""
+
+    def __init__(
+        self,
+        model: Model,
+        template: ChatTemplate,
+        system: str | None,
+        context: int | None,
+        how: dict[str, Any],
+        perf: bool,
+    ):
+        self.model, self.template, self.how, self.perf = model, template, how, perf
+        self.start = [{"role": "system", "content": system}] if system else []
+        self.messages = list(self.start)
+        self.cache = model.new_cache(model.context(context))
+
+    def run(self, first: str | None) -> None:
+        """Messages and answers until the end of the input."""
+        message = first
+        while True:
+            if message is None:
+                message = read_message()
+            if message is None or message.strip() in ("/exit", "/quit"):
+                return
+            if message.strip() == "/reset":
+                self.messages = list(self.start)
+                click.echo("ggufkit: a new conversation", err=True)
+            elif message.strip() in ("/help", "/?"):
+                click.echo(f"ggufkit: {HELP}", err=True)
+            elif message.strip():
+                self.answer(message)
+            message = None
+
+    def answer(self, message: str) -> None:
+        """The model's answer to a message. A message that does not fit is taken back; the conversation goes on."""
+        self.messages.append({"role": "user", "content": message})
+        try:
+            tokens = self.model.chat_tokens(self.template.render(self.messages))
+            generation = self.model.generate(tokens, cache=self.cache, **self.how)
+        except GgufkitError as e:
+            self.messages.pop()
+            if len(self.messages) == len(self.start):  # not even the first message: nothing can be said
+                raise
+            click.echo(f"ggufkit: {e}; /reset starts anew", err=True)
+            return
+        pieces: list[str] = []
+        with contextlib.suppress(KeyboardInterrupt):
+            for piece in generation:
+                pieces.append(piece)
+                say(piece)
+        click.echo()
+        self.messages.append({"role": "assistant", "content": "".join(pieces)})
+        if generation.reason == "context":
+            size = self.cache.length
+            click.echo(f"ggufkit: the context of {size} tokens is full; /reset, or a larger one with -c", err=True)
+        if self.perf:
+            click.echo(f"ggufkit: {speed(generation)}", err=True)
+
+
+def read_message() -> str | None:
+    """The next message, or None at the end of the input."""
+    terminal = sys.stdin.isatty()
+    if terminal:
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401 - arrow keys and history in input()
+    lines: list[str] = []
+    while True:
+        try:
+            line = input("> " if not lines else "  ") if terminal else sys.stdin.readline()
+        except (EOFError, KeyboardInterrupt):
+            click.echo(err=True)
+            return None
+        if not terminal:
+            if not line:
+                return "\n".join(lines) if lines else None
+            line = line.rstrip("\n")
+        if not line.endswith("\\"):
+            return "\n".join([*lines, line])
+        lines.append(line[:-1])

@@ -1,0 +1,136 @@
+"""What the verbs that take text share: where the prompt comes from, how tokens are chosen, what a terminal gets."""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ggufkit.errors import UsageError, os_errors
+
+if TYPE_CHECKING:
+    from ggufkit.runtime.generate import Generation
+
+__all__ = ["generation_options", "prompt_options", "read_prompt", "read_stdin", "say", "show", "speed"]
+
+
+def prompt_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add -p, -f and --no-escape; the command gets the text, or None without -p and -f, as `prompt`."""
+
+    @click.option("-p", "--prompt", metavar="TEXT", help=r"The text; \n, \t, \', \", \\ and \xHH are read as escapes.")
+    @click.option("-f", "--file", "path", type=click.Path(path_type=Path), help="Take the text of a file, as it is.")
+    @click.option("--no-escape", is_flag=True, help="Read backslashes in -p as backslashes.")
+    @functools.wraps(command)
+    def wrapped(prompt: str | None, path: Path | None, no_escape: bool, **arguments: Any) -> Any:
+        return command(prompt=read_prompt(prompt, path, escape=not no_escape), **arguments)
+
+    return wrapped
+
+
+def read_prompt(prompt: str | None, path: Path | None, escape: bool) -> str | None:
+    """The text of -p or of the file of -f; bytes that are no UTF-8 become surrogate escapes."""
+    if prompt is not None and path is not None:
+        raise UsageError("-p and -f both give the text; leave one out")
+    if path is not None:
+        with os_errors(path, "read"):
+            return path.read_bytes().decode("utf-8", "surrogateescape")
+    return unescape(prompt) if prompt is not None and escape else prompt
+
+
+def read_stdin() -> str:
+    """The text on stdin; bytes that are no UTF-8 become surrogate escapes."""
+    return sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
+
+
+_ESCAPE = re.compile(r"\\(n|r|t|'|\"|\\|x[0-9A-Fa-f]{1,2})")
+_ESCAPED = {"n": "\n", "r": "\r", "t": "\t"}
+
+
+def unescape(text: str) -> str:
+    """Backslash escapes as llama.cpp's tools read them; others stay as they are."""
+    return _ESCAPE.sub(
+        lambda m: chr(int(m[1][1:], 16)) if m[1][0] == "x" else _ESCAPED.get(m[1], m[1]),
+        text,
+    )
+
+
+def generation_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of generation; the command gets `context`, `threads`, and `how` for `Model.generate`."""
+
+    @click.option("-n", "--predict", "--n-predict", type=int, default=-1, help="At most so many tokens; -1: no limit.")
+    @click.option(
+        "-c", "--ctx-size", type=int, default=0, help="Room for so many tokens. Default: the model's, up to 4096."
+    )
+    @click.option("-t", "--threads", type=click.IntRange(min=1), help="Default: GGUFKIT_THREADS or all CPUs.")
+    @click.option(
+        "-s", "--seed", type=int, default=-1, help="The same seed gives the same text; -1: another each time."
+    )
+    @click.option("--temp", "--temperature", type=float, help="0 takes the best token always. Default: 0.8.")
+    @click.option("--top-k", type=int, help="Of how many best tokens; 0: all. Default: 40.")
+    @click.option("--top-p", type=float, help="Of the fewest tokens with this probability; 1: all. Default: 0.95.")
+    @click.option("--min-p", type=float, help="Of tokens with this share of the best one's; 0: all. Default: 0.05.")
+    @click.option("--repeat-penalty", type=float, help="Make recent tokens unlikelier; 1: do not. Default: 1.")
+    @click.option("--repeat-last-n", type=int, help="How many tokens are recent; -1: all. Default: 64.")
+    @click.option("--presence-penalty", type=float, help="Off the logit of recent tokens, once. Default: 0.")
+    @click.option("--frequency-penalty", type=float, help="… for each time. Default: 0.")
+    @click.option(
+        "-r", "--reverse-prompt", "--stop", "stop", multiple=True, metavar="TEXT", help="End before this text."
+    )
+    @click.option("--special", is_flag=True, help="Show control tokens.")
+    @functools.wraps(command)
+    def wrapped(
+        predict: int, ctx_size: int, threads: int | None, seed: int, stop: tuple[str, ...], special: bool, **rest: Any
+    ) -> Any:
+        sampling = {
+            name: rest.pop(option)
+            for option, name in (
+                ("temp", "temperature"),
+                *((name, name) for name in ("top_k", "top_p", "min_p", "repeat_penalty", "repeat_last_n")),
+                *((name, name) for name in ("presence_penalty", "frequency_penalty")),
+            )
+        }
+        how = {
+            "max_tokens": predict if predict >= 0 else None,
+            "stop": tuple(unescape(text) for text in stop),
+            "seed": seed if seed >= 0 else None,
+            "show_special": special,
+            **sampling,
+        }
+        return command(how=how, context=ctx_size or None, threads=threads, **rest)
+
+    return wrapped
+
+
+def say(text: str) -> None:
+    """A part of the model's text on stdout, at once."""
+    click.echo(show(text), nl=False)
+
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def show(text: str) -> str:
+    """The text for stdout: what is no character as U+FFFD, and on a terminal without what could steer it."""
+    text = text.encode("utf-8", "replace").decode()
+    if not sys.stdout.isatty():
+        return text
+    return _CONTROLS.sub(lambda m: f"\\x{ord(m[0]):02x}", text)
+
+
+def speed(generation: Generation) -> str:
+    """One line on what was done and how fast."""
+    new = len(generation.prompt) - generation.reused
+    line = f"{len(generation.prompt)} prompt tokens"
+    if generation.reused:
+        line += f", {generation.reused} of them known"
+    line += f" ({new / max(generation.prompt_seconds, 1e-9):.1f}/s)"
+    n = len(generation.tokens)
+    line += f", {n} generated"
+    if generation.seconds:
+        line += f" ({(n - 1) / generation.seconds:.1f}/s)"
+    return line
