@@ -35,13 +35,12 @@ VERBS: dict[str, str] = {
     "quantize": "Make a model smaller, with llama-quantize's presets and bytes.",
     "rename": "Give a metadata key or a tensor another name.",
     "rm": "Remove metadata or tensors.",
+    "run": "Let a model continue a text.",
     "set": "Change metadata, tokens and special tokens.",
     "split": "Split a model into several files.",
+    "tokenize": "Show the tokens of a text as a model sees it.",
     "undo": "Take back the last edit of a file.",
     "validate": "Look for everything that is wrong with a model.",
-    "run": "Let a model continue a text.",
-    "split": "Split a model into several files.",
-    "tokenize": "Show the tokens of a text as a model sees it.",
     "verify": "Check that a quantized model is exactly what its source gives.",
 }
 
