@@ -37,6 +37,7 @@ __all__ = [
     "first_rows",
     "group_qkv",
     "interleaved",
+    "llama3_divisors",
     "map_each",
     "norm_plus_one",
     "permute_rope",
@@ -44,6 +45,7 @@ __all__ = [
     "reshape",
     "rope_factors",
     "rope_freqs",
+    "rope_order",
     "split_qkv",
     "split_rows",
     "stack",
@@ -339,12 +341,12 @@ def rope_freqs(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
     """
     scaling = rope_parameters(config)
     if scaling["rope_type"] == "llama3":
-        yield vector("rope_freqs.weight", _llama3_divisors(scaling, config.head_dim))
+        yield vector("rope_freqs.weight", llama3_divisors(scaling, config.head_dim))
     yield from tensors
 
 
-def _llama3_divisors(scaling: Mapping[str, Any], head: int) -> np.ndarray:
-    """array of shape (head / 2,), float32"""
+def llama3_divisors(scaling: Mapping[str, Any], head: int) -> np.ndarray:
+    """The divisors of `rope_freqs` for heads of `head` rows: array of shape (head / 2,), float32."""
     import numpy as np
 
     def setting(name: str, default: float) -> float:
