@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -21,3 +22,12 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def fixtures() -> Path:
     return ROOT / "fixtures"
+
+
+@pytest.fixture(scope="session")
+def checkpoints(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that holds `<name>/hf` and `<name>/ref*.json`."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    with tarfile.open(shared / "convert" / "checkpoints.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder

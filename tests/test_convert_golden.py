@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tarfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -41,15 +40,6 @@ MORE_TYPES = {
     "t5": ["Q8_0"],
 }
 CASES = [(name, type_) for name, more in MORE_TYPES.items() for type_ in ("F16", "BF16", *more)]
-
-
-@pytest.fixture(scope="session")
-def checkpoints(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that holds `<name>/hf` and `<name>/ref*.json`."""
-    folder = tmp_path_factory.mktemp("checkpoints")
-    with tarfile.open(shared / "convert" / "checkpoints.tar.xz") as archive:
-        archive.extractall(folder, filter="data")
-    return folder
 
 
 @cache

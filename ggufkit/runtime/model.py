@@ -23,6 +23,7 @@ from ggufkit.arch.registry import graph_of
 from ggufkit.errors import GGUFError, UsageError, printable
 from ggufkit.gguf.reader import GGUF
 from ggufkit.gguf.reader import open as open_gguf
+from ggufkit.runtime.backend import make_ops
 from ggufkit.runtime.blocks import load_weights
 from ggufkit.runtime.forward import hidden_states, logits
 from ggufkit.runtime.hyper import RopeScaling, read_hyper
@@ -273,25 +274,25 @@ def _mapped(gguf: GGUF, tensor: Tensor) -> Tensor:
     return replace(tensor, read=lambda lo, hi: blocks[lo:hi])
 
 
-def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Model:
+def load(path: str | os.PathLike[str], *, threads: int | None = None, backend: str = "auto") -> Model:
     """Open a GGUF file to run it.
 
     Parameters
     ----------
     threads : how many; default GGUFKIT_THREADS or all CPUs.
+    backend : ``"cpu"``, ``"mlx"``, or ``"auto"``: MLX on Apple Silicon, the CPU elsewhere.
 
     Raises
     ------
     FileError, GGUFError : the file cannot be read or is malformed.
     ArchitectureError : the architecture is not known or cannot be run, or a tensor or hyperparameter is missing.
+    MissingDependency : MLX is asked for and not installed.
     """
-    from ggufkit.runtime.cpu.ops import CpuOps
-
     gguf = open_gguf(path)
     try:
         if "general.architecture" not in gguf.fields:
             raise GGUFError("the key general.architecture is missing, so it is no model that can be run", gguf.path)
-        return Model(gguf, CpuOps(threads))
+        return Model(gguf, make_ops(backend, gguf, threads))
     except BaseException:
         gguf.close()
         raise

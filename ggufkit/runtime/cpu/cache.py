@@ -22,11 +22,11 @@ import math
 
 import numpy as np
 
-from ggufkit.errors import UsageError
 from ggufkit.kernels.blocks import read_half, write_half
 from ggufkit.kernels.jit import kernel
 from ggufkit.kernels.lane_math import load_float
 from ggufkit.kernels.lanes import load, load_half, splat, store, to_f32
+from ggufkit.runtime.kv import cache_type, rotation
 from ggufkit.runtime.ops import AttentionSpec, CacheSpec
 
 __all__ = ["KINDS", "LayerCache", "read_keys", "read_values", "rotate"]
@@ -53,7 +53,8 @@ class LayerCache:
     """
 
     def __init__(self, spec: AttentionSpec, types: CacheSpec, length: int):
-        self.key_kind, self.value_kind = _kind(types.keys, spec.head_k), _kind(types.values, spec.head_v)
+        key_type, value_type = cache_type(types.keys, spec.head_k), cache_type(types.values, spec.head_v)
+        self.key_kind, self.value_kind = KINDS[key_type], KINDS[value_type]
         self.tokens = -(-length // STEP) * STEP
         if self.key_kind in _NUMBER_BYTES:
             row = spec.head_k * _NUMBER_BYTES[self.key_kind]
@@ -63,8 +64,8 @@ class LayerCache:
         self.keys = np.zeros(spec.kv_heads * self.tokens * row, np.uint8)
         self.value_row = value_bytes(self.value_kind, spec.head_v)
         self.values = np.zeros(spec.kv_heads * self.tokens * self.value_row, np.uint8)
-        self.key_rotation = _rotation(self.key_kind, spec.head_k, largest=True)
-        self.value_rotation = _rotation(self.value_kind, spec.head_v, largest=False)
+        self.key_rotation = rotation(key_type, spec.head_k, largest=True)
+        self.value_rotation = rotation(value_type, spec.head_v, largest=False)
 
     @property
     def nbytes(self) -> int:
@@ -80,25 +81,11 @@ class LayerCache:
         write_values(v, self.values, spec.kv_heads, self.tokens, start, self.value_kind)
 
 
-def _kind(name: str, head: int) -> int:
-    if (kind := KINDS.get(name.upper())) is None:
-        raise UsageError(f"the cache can be {', '.join(KINDS)}, not {name}")
-    if kind in _BLOCK_BYTES and head % 32:
-        raise UsageError(f"the cache cannot be {name.upper()}: heads of {head} numbers are no multiple of 32; take F16")
-    return kind
-
-
 def value_bytes(kind: int, head: int) -> int:
     """Bytes of a token's values of one head."""
     if kind in _NUMBER_BYTES:
         return -(-head // 32) * 32 * _NUMBER_BYTES[kind]
     return head // 32 * _BLOCK_BYTES[kind]
-
-
-def _rotation(kind: int, head: int, largest: bool) -> int:
-    if kind not in _BLOCK_BYTES or head % 64:
-        return 0
-    return head & -head if largest else 64
 
 
 def rotate(x: np.ndarray, size: int) -> None:

@@ -1,0 +1,55 @@
+"""Which implementation of `runtime.ops` a model runs on."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import sys
+
+from ggufkit.errors import MissingDependency, UsageError, printable
+from ggufkit.gguf.reader import GGUF
+from ggufkit.runtime.ops import Ops
+
+__all__ = ["BACKENDS", "make_ops"]
+
+BACKENDS = ("auto", "cpu", "mlx")
+
+
+def make_ops(backend: str, gguf: GGUF, threads: int | None = None) -> Ops:
+    """The operations to run a model with.
+
+    Parameters
+    ----------
+    backend : ``"cpu"``, ``"mlx"``, or ``"auto"``: MLX on Apple Silicon where it is installed, the CPU elsewhere.
+    gguf : the model; MLX checks that the machine has room for it.
+    threads : of the CPU.
+
+    Raises
+    ------
+    UsageError : there is no such backend, or the model does not fit into memory.
+    MissingDependency : MLX is not installed.
+    """
+    if backend not in BACKENDS:
+        raise UsageError(f"the backend must be {', '.join(BACKENDS)}, not {printable(backend)}")
+    if backend == "mlx" or (backend == "auto" and _on_apple_silicon() and _has_mlx()):
+        if not _has_mlx():
+            raise MissingDependency("the MLX backend needs MLX: pip install 'ggufkit[mlx]'; or take --backend cpu")
+        from ggufkit.runtime.mlx.memory import require_room
+        from ggufkit.runtime.mlx.ops import MlxOps
+
+        require_room(gguf)
+        return MlxOps()
+    from ggufkit.runtime.cpu.ops import CpuOps
+
+    return CpuOps(threads)
+
+
+def _on_apple_silicon() -> bool:
+    return sys.platform == "darwin" and platform.machine() == "arm64"
+
+
+def _has_mlx() -> bool:
+    try:
+        return importlib.util.find_spec("mlx.core") is not None
+    except ImportError:
+        return False

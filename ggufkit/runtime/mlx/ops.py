@@ -1,0 +1,263 @@
+"""The operations of `runtime.ops` in MLX: lazily evaluated, on the GPU where there is one.
+
+Activations are float32. Attention reads a float16 cache with float16 queries, as llama.cpp does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import mlx.core as mx
+import numpy as np
+
+from ggufkit.errors import ArchitectureError
+from ggufkit.runtime.mlx.cache import LayerCache, Stored, rotated
+from ggufkit.runtime.mlx.weight import Weight, load_weight
+from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Experts, Linear, Norm
+from ggufkit.tensor import Tensor
+
+__all__ = ["MlxOps"]
+
+
+class MlxOps:
+    """Implements `Ops`; an array is an `mx.array` of shape (n, width), float32."""
+
+    def __init__(self) -> None:
+        self._table: object = None
+        self._angles = (mx.zeros(0), mx.zeros(0))
+
+    def weight(self, tensor: Tensor) -> Weight:
+        return load_weight(tensor)
+
+    def vector(self, values: np.ndarray) -> mx.array:
+        return mx.array(np.asarray(values, np.float32))
+
+    def numpy(self, x: mx.array) -> np.ndarray:
+        return np.array(x)
+
+    def layer_cache(self, spec: AttentionSpec, types: CacheSpec, length: int) -> LayerCache:
+        return LayerCache(spec, types)
+
+    def embed(self, weight: Weight, ids: np.ndarray) -> mx.array:
+        return weight.rows(mx.array(ids))
+
+    def linear(self, x: mx.array, *linears: Linear) -> Sequence[mx.array]:
+        products = (linear.weight.multiply(x) for linear in linears)
+        return [y if linear.bias is None else y + linear.bias for y, linear in zip(products, linears, strict=True)]
+
+    def norm(self, x: mx.array, norm: Norm) -> mx.array:
+        parts = x.reshape(len(x), -1, norm.size)  # (n, heads or 1, size)
+        one = norm.weight.shape[0] == 1
+        weight = norm.weight.reshape(-1) if one else None
+        if norm.kind == "rms":
+            result = mx.fast.rms_norm(parts, weight, norm.epsilon)
+        else:
+            bias = norm.bias.reshape(-1) if one and norm.bias is not None else None
+            result = mx.fast.layer_norm(parts, weight, bias, norm.epsilon)
+        if not one:  # weights of its own for each head
+            result = result * norm.weight if norm.bias is None else result * norm.weight + norm.bias
+        return result.reshape(x.shape)
+
+    def rope(self, x: mx.array, heads: int, style: str, table: tuple[np.ndarray, np.ndarray]) -> mx.array:
+        if table is not self._table:  # the layers of a pass share it
+            self._table = table
+            self._angles = mx.array(table[0])[:, None], mx.array(table[1])[:, None]  # (n, 1, pairs) each
+        return _rope(x.reshape(len(x), heads, -1), *self._angles, style == "neox").reshape(x.shape)
+
+    def attention(
+        self, q: mx.array, k: mx.array, v: mx.array, cache: LayerCache, start: int, spec: AttentionSpec
+    ) -> mx.array:
+        n, end = len(q), start + len(q)
+        cache.keys.write(_by_head(k, spec.kv_heads), start)
+        cache.values.write(_by_head(v, spec.kv_heads), start)
+        if n > 1:
+            mx.async_eval(cache.keys.arrays, cache.values.arrays)
+        # Earlier tokens than the first query's window are seen by none.
+        first = max(0, start - spec.window + 1) if spec.window else 0
+        mask = None if n == 1 or not (spec.causal or spec.window) else _mask(start, n, first, spec)
+        q = _by_head(q, spec.heads)
+        if cache.keys.rotation:
+            q = rotated(q, cache.keys.rotation)
+        if cache.keys.bits is None and cache.values.bits is None and not spec.cap:
+            found = _fast_attention(q, cache, first, end, mask, spec)
+        else:
+            found = _slow_attention(q, cache, first, end, mask, spec)
+        if cache.values.rotation:
+            found = rotated(found, cache.values.rotation)
+        return mx.swapaxes(found, 0, 1).reshape(n, -1)
+
+    def activate(self, gate: mx.array | None, up: mx.array, activation: str) -> mx.array:
+        function = _ACTIVATIONS.get(activation)
+        if function is None:
+            raise ArchitectureError(f"the activation {activation} is not known")
+        if gate is None:
+            return function(up)
+        return function(gate, up) if activation == "swiglu_oai" else function(gate) * up
+
+    def experts(self, x: mx.array, experts: Experts) -> mx.array:
+        (scores,) = self.linear(x, experts.router)
+        chosen, weights = _choose(scores, experts)  # (n, used) each
+
+        def each(x: mx.array, linear: Linear) -> mx.array:
+            y = linear.weight.multiply_chosen(x, chosen)  # (n, used, rows)
+            return y if linear.bias is None else y + linear.bias[chosen]
+
+        x = x[:, None]
+        gate = None if experts.gate is None else each(x, experts.gate)
+        inner = self.activate(gate, each(x, experts.up), experts.activation)
+        return mx.sum(each(inner, experts.down) * weights[..., None], axis=1)
+
+    def add(self, x: mx.array, y: mx.array) -> mx.array:
+        return x + y
+
+    def scale(self, x: mx.array, factor: float) -> mx.array:
+        return x * factor
+
+    def gated(self, x: mx.array, score: mx.array) -> mx.array:
+        return x * mx.sigmoid(score)
+
+    def soft_cap(self, x: mx.array, cap: float) -> mx.array:
+        return mx.tanh(x / cap) * cap
+
+    def rows(self, x: mx.array, lo: int, hi: int) -> mx.array:
+        return x[lo:hi]
+
+
+# -- rotary positions -------------------------------------------------------------------------------------
+
+
+@partial(mx.compile, shapeless=False)
+def _rope(x: mx.array, cos: mx.array, sin: mx.array, halves: bool) -> mx.array:
+    """x (n, heads, size) turned by cos and sin (n, 1, pairs); what lies beyond the pairs stays."""
+    pairs = cos.shape[-1]
+    turning, rest = x[..., : 2 * pairs], x[..., 2 * pairs :]
+    if halves:
+        a, b = turning[..., :pairs], turning[..., pairs:]
+        turned = mx.concatenate([a * cos - b * sin, a * sin + b * cos, rest], axis=-1)
+    else:
+        a, b = turning[..., 0::2], turning[..., 1::2]
+        both = mx.stack([a * cos - b * sin, a * sin + b * cos], axis=-1).reshape(turning.shape)
+        turned = mx.concatenate([both, rest], axis=-1)
+    return turned
+
+
+# -- attention --------------------------------------------------------------------------------------------
+
+
+def _by_head(x: mx.array, heads: int) -> mx.array:
+    """(n, heads × size) → (heads, n, size)."""
+    return mx.swapaxes(x.reshape(len(x), heads, -1), 0, 1)
+
+
+def _mask(start: int, n: int, first: int, spec: AttentionSpec) -> mx.array:
+    """Which of the tokens first … start + n each query sees: (n, tokens) bool."""
+    queries, keys = mx.arange(start, start + n)[:, None], mx.arange(first, start + n)[None]
+    seen = keys <= queries if spec.causal else mx.ones((n, start + n - first), mx.bool_)
+    return seen & (keys > queries - spec.window) if spec.window else seen
+
+
+def _fast_attention(
+    q: mx.array, cache: LayerCache, first: int, end: int, mask: mx.array | None, spec: AttentionSpec
+) -> mx.array:
+    """q (heads, n, head_k) → (heads, n, head_v), by MLX's own kernel."""
+    (keys,), (values,) = cache.keys.read(first, end), cache.values.read(first, end)
+    sinks = None if spec.sinks is None else spec.sinks.astype(keys.dtype)
+    found = mx.fast.scaled_dot_product_attention(
+        q[None].astype(keys.dtype),
+        keys[None],
+        values[None].astype(keys.dtype),
+        scale=spec.scale,
+        mask=mask,
+        sinks=sinks,
+    )
+    return found[0].astype(mx.float32)
+
+
+def _slow_attention(
+    q: mx.array, cache: LayerCache, first: int, end: int, mask: mx.array | None, spec: AttentionSpec
+) -> mx.array:
+    """The same step by step: for soft caps and quantized caches."""
+    heads, n, _ = q.shape
+    repeats = heads // spec.kv_heads
+    scores = _times_stored(q.reshape(spec.kv_heads, repeats * n, -1) * spec.scale, cache.keys, first, end, True)
+    scores = scores.reshape(heads, n, -1)
+    if spec.cap:
+        scores = mx.tanh(scores / spec.cap) * spec.cap
+    if mask is not None:
+        scores = mx.where(mask, scores, -math.inf)
+    if spec.sinks is not None:
+        sinks = mx.broadcast_to(spec.sinks[:, None, None], (heads, n, 1))
+        scores = mx.softmax(mx.concatenate([scores, sinks], axis=-1), axis=-1)[..., :-1]
+    else:
+        scores = mx.softmax(scores, axis=-1)
+    found = _times_stored(scores.reshape(spec.kv_heads, repeats * n, -1), cache.values, first, end, False)
+    return found.reshape(heads, n, -1)
+
+
+def _times_stored(x: mx.array, stored: Stored, first: int, end: int, transpose: bool) -> mx.array:
+    """x times what is stored of each head, or its transpose."""
+    arrays = stored.read(first, end)
+    if stored.bits is None:
+        matrix = arrays[0].astype(mx.float32)
+        return x @ (mx.swapaxes(matrix, -1, -2) if transpose else matrix)
+    codes, scales, biases = arrays
+    return mx.quantized_matmul(x, codes, scales, biases, transpose=transpose, group_size=32, bits=stored.bits)
+
+
+# -- activations ------------------------------------------------------------------------------------------
+
+
+@partial(mx.compile, shapeless=True)
+def _silu(x: mx.array) -> mx.array:
+    return x * mx.sigmoid(x)
+
+
+@partial(mx.compile, shapeless=True)
+def _gelu(x: mx.array) -> mx.array:
+    """GGML's: by way of float16, beyond ±10 x or 0."""
+    h = x.astype(mx.float16).astype(mx.float32)
+    inner = 0.79788456080286535587989211986876 * h * (1 + 0.044715 * h * h)
+    y = (0.5 * h * (1 + mx.tanh(inner))).astype(mx.float16).astype(mx.float32)
+    return mx.where(x >= 10, x, mx.where(x <= -10, mx.array(0.0), y))
+
+
+@partial(mx.compile, shapeless=True)
+def _relu(x: mx.array) -> mx.array:
+    return mx.maximum(x, 0)
+
+
+@partial(mx.compile, shapeless=True)
+def _relu_squared(x: mx.array) -> mx.array:
+    return mx.square(mx.maximum(x, 0))
+
+
+@partial(mx.compile, shapeless=True)
+def _swiglu_oai(gate: mx.array, up: mx.array) -> mx.array:
+    x = mx.minimum(gate, 7.0)
+    return x * mx.sigmoid(1.702 * x) * (mx.clip(up, -7.0, 7.0) + 1)
+
+
+_ACTIVATIONS: dict[str, Callable[..., mx.array]] = {
+    "silu": _silu,
+    "gelu": _gelu,
+    "relu": _relu,
+    "relu_squared": _relu_squared,
+    "swiglu_oai": _swiglu_oai,
+}
+
+
+# -- experts ----------------------------------------------------------------------------------------------
+
+
+def _choose(scores: mx.array, experts: Experts) -> tuple[mx.array, mx.array]:
+    """The experts of each token, best first, and their weights: (n, used) each."""
+    chosen = mx.argsort(-scores, axis=-1)[:, : experts.used]
+    if experts.softmax_first:
+        weights = mx.take_along_axis(mx.softmax(scores, axis=-1), chosen, axis=-1)
+        if experts.normalized:
+            weights = weights / mx.maximum(mx.sum(weights, axis=-1, keepdims=True), 6.103515625e-5)
+    else:
+        weights = mx.softmax(mx.take_along_axis(scores, chosen, axis=-1), axis=-1)
+    return chosen, weights * experts.scale
