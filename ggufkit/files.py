@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import TracebackType
@@ -39,6 +40,7 @@ class AtomicFile:
     force : replace an existing target.
     temp : path of the temporary file, on the same file system as the target; by default a fresh name beside
         it. A given file is opened without truncation and is kept after an exception, so that a caller can resume.
+    mode : permissions; by default those of the target, of a new file what the umask leaves.
 
     Attributes
     ----------
@@ -50,11 +52,17 @@ class AtomicFile:
     FileError : the target exists and `force` is not given, is no regular file, or cannot be written.
     """
 
-    def __init__(self, path: str | os.PathLike[str], force: bool = False, temp: str | os.PathLike[str] | None = None):
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        force: bool = False,
+        temp: str | os.PathLike[str] | None = None,
+        mode: int | None = None,
+    ):
         self.path = os.path.realpath(path)
         self.force = force
         self._keep_temp = temp is not None
-        self._mode: int | None = None
+        self._mode = mode
         with os_errors(path, "write"):
             self._check_target()
             if temp is None:
@@ -75,7 +83,8 @@ class AtomicFile:
             raise FileError(f"{printable(self.path)} exists already; give --force to replace it")
         if not os.access(self.path, os.W_OK):
             raise FileError(f"cannot write {printable(self.path)}: the file is read-only")
-        self._mode = stat.S_IMODE(found.st_mode)
+        if self._mode is None:
+            self._mode = stat.S_IMODE(found.st_mode)
 
     def commit(self) -> None:
         """Flush the file to the device and give it the target's name."""
@@ -83,20 +92,21 @@ class AtomicFile:
             os.fchmod(self.file.fileno(), _default_mode() if self._mode is None else self._mode)
             sync_file(self.file.fileno())
             if self._temp is None:
-                self._temp = _temporary_name(self.path)
+                self._temp = _temporary_name(self.path, f"{zlib.crc32(os.fsencode(self.path)):08x}")
                 _name_handle(self.file.fileno(), self._temp)
             self.file.close()
             if self.force:
                 os.replace(self._temp, self.path)
             else:
                 _rename_new(self._temp, self.path)
+        with os_errors(self.path, "flush the folder of"):
             sync_folder(os.path.dirname(self.path))
 
     def discard(self) -> None:
         """Remove the temporary file (keep one whose path the caller chose)."""
         self.file.close()
         if self._temp is not None and not self._keep_temp:
-            with suppress(FileNotFoundError):
+            with suppress(OSError):
                 os.unlink(self._temp)
 
     def __enter__(self) -> AtomicFile:
@@ -125,10 +135,10 @@ def _default_mode() -> int:
     return 0o666 & ~mask
 
 
-def _temporary_name(path: str) -> str:
+def _temporary_name(path: str, tag: str) -> str:
     folder, name = os.path.split(path)
-    # Names end at 255 bytes on most file systems: leave room for the random part.
-    return os.path.join(folder, f".{name[:60]}.{os.urandom(4).hex()}.tmp")
+    # Names end at 255 bytes on most file systems: leave room for the tag.
+    return os.path.join(folder, f".{name[:60]}.{tag}.tmp")
 
 
 def _create_temporary(path: str) -> tuple[int, str | None]:
@@ -140,15 +150,20 @@ def _create_temporary(path: str) -> tuple[int, str | None]:
             # Not every file system has files without a name.
             if e.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT):
                 raise
-    name = _temporary_name(path)
+    name = _temporary_name(path, os.urandom(4).hex())
     return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), name
 
 
 def _name_handle(handle: int, name: str) -> None:
-    """Give a name to a file that was opened without one."""
+    """Give a name to a file that was opened without one.
+
+    A file of this name can only be left from a process that was killed between this and the renaming.
+    """
     # A folder's descriptor makes Python call linkat, the call that follows the link in /proc.
     folder = os.open(os.path.dirname(name), os.O_RDONLY)
     try:
+        with suppress(FileNotFoundError):
+            os.unlink(name)
         os.link(f"/proc/self/fd/{handle}", name, src_dir_fd=folder, follow_symlinks=True)
     finally:
         os.close(folder)
@@ -242,7 +257,7 @@ def copy_range(
     OSError : reading or writing fails, the disk is full.
     FileError : the source ends early.
     """
-    spans = _data_spans(source, source_offset, n) if sparse else iter([(source_offset, n)])
+    spans = list(_data_spans(source, source_offset, n)) if sparse else [(source_offset, n)]
     at = source_offset
     for start, length in spans:
         if advance and start > at:

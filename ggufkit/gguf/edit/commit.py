@@ -59,7 +59,8 @@ def change_in_place(source: FileSource, old: bytes, new: bytes, force: bool) -> 
         except BaseException as e:
             _restore(path, record, handle, e)
             raise
-        sync_folder(os.path.dirname(journal_path(path)))
+        with os_errors(path, "flush the folder of"):
+            sync_folder(os.path.dirname(journal_path(path)))
     return sum(hi - lo for lo, hi in ranges)
 
 
@@ -134,11 +135,7 @@ def _replace(source: FileSource, old: bytes, layout: Layout, output: AtomicFile,
             # the old one when the process dies in between.
             if undoable:
                 write_record(undo_path(path), record, found.st_mode)
-            try:
-                output.commit()
-            except BaseException:
-                remove_file(undo_path(path))
-                raise
+            output.commit()
             if not undoable:
                 remove_file(undo_path(path))
 
@@ -186,7 +183,7 @@ def take_back(path: str, force: bool, progress: Progress | None = None) -> None:
             )
         header = source.read(0, min(record.header, source.size))
         if source.size != record.size or zlib.crc32(header) != record.after:
-            raise FileError(f"cannot take back the last edit of {printable(path)}: the file has changed since")
+            raise FileError(f"cannot take back the last edit of {printable(path)}: the file is no longer as it left it")
         if record.moves is None:
             with os_errors(path, "change"), folder_lock(path), alone(path, source.fileno(), force):
                 _refuse_changed(source, header)

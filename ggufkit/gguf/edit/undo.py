@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from ggufkit.errors import FileError, os_errors, printable
-from ggufkit.files import lock_file, sync_file, sync_folder
+from ggufkit.files import AtomicFile, lock_file, sync_file, sync_folder
 
 __all__ = ["Move", "Record", "journal_path", "read_record", "roll_back", "settle", "undo_path", "write_record"]
 
@@ -75,21 +75,8 @@ def write_record(path: str, record: Record, mode: int) -> None:
     }
     data = b"".join([_MAGIC, json.dumps(head).encode(), b"\n", *(data for _, data in record.ranges)])
     data += struct.pack("<I", zlib.crc32(data))
-    temp = path + ".tmp"
-    with os_errors(path, "write"):
-        handle = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o644)
-        try:
-            os.fchmod(handle, mode & 0o666)
-            write_all(handle, data, 0)
-            sync_file(handle)
-            os.replace(temp, path)
-            sync_folder(os.path.dirname(path))
-        except BaseException:
-            remove_file(temp)
-            remove_file(path)
-            raise
-        finally:
-            os.close(handle)
+    with AtomicFile(path, force=True, mode=mode & 0o666) as output:
+        write_all(output.file.fileno(), data, 0)
 
 
 def read_record(path: str) -> Record | None:
