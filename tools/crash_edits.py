@@ -1,6 +1,6 @@
 """Kill, break and unplug edits, and see that the file is the old or the new one after the next open.
 
-    python tools/crash_edits.py [--edits 1000] [--rewrites 300] [--seed 0]
+    python tools/crash_edits.py [--edits 1000] [--rewrites 300]
 
     kills      SIGKILL at random moments
     steps      SIGKILL before each system call that changes the disk, and in the middle of each write
@@ -62,10 +62,13 @@ class Case:
     def check(self, what: str) -> str:
         """Open the file, see which one it is, and put the old one back → "old" or "new"."""
         interrupted = self.path.with_name("model.gguf.journal").exists()
-        with ggufkit.open(self.path) as model:
-            # What a reader sees, and what is on the disk.
-            part = model.parts[0]
-            seen = {part.source.read(0, part.source.size), self.path.read_bytes()}
+        try:
+            with ggufkit.open(self.path) as model:
+                # What a reader sees, and what is on the disk.
+                part = model.parts[0]
+                seen = {part.source.read(0, part.source.size), self.path.read_bytes()}
+        except GgufkitError as e:
+            raise Broken(f"{self.name}, {what}: {e}") from None
         if len(seen) != 1 or not seen <= {self.old, self.new}:
             raise Broken(f"{self.name}, {what}: the file is neither the old nor the new one")
         left = sorted(p.name for p in self.path.parent.iterdir() if p.name.endswith(".tmp"))
@@ -362,6 +365,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--edits", type=int, default=1000, help="kills of edits in place, in all")
     parser.add_argument("--rewrites", type=int, default=300, help="kills of edits that write the file anew, in all")
+    parser.add_argument(
+        "--megabytes", type=int, default=16, help="bytes of data in the files that are killed at random"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     rng = random.Random(args.seed)
@@ -374,7 +380,7 @@ def main() -> None:
                 report("steps", case, steps(case))
                 report("faults", case, faults(case))
                 report("unplugged", case, unplugged(case))
-            many = cases(large, 16 << 10, 50_000)
+            many = cases(large, args.megabytes << 10, args.megabytes * 3000)
             shares = {case.name: args.rewrites // 2 if "rewrite" in case.name else args.edits // 4 for case in many}
             for case in many:
                 report("kills", case, kills(case, shares[case.name], rng))

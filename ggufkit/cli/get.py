@@ -52,7 +52,7 @@ def echo_text(field: Field) -> None:
     """A string: to a terminal without control characters, elsewhere its bytes."""
     if sys.stdout.isatty():
         for line in field.value.split("\n"):
-            click.echo(printable(line, len(line) + 1))
+            click.echo(printable(line, sys.maxsize))
         return
     sys.stdout.buffer.write(next(field.strings()))
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -181,6 +180,8 @@ def format_by_name(name: str) -> Format:
     """
     if (format := FORMATS.get(name.upper())) is not None:
         return format
+    from difflib import get_close_matches
+
     near = get_close_matches(name.upper(), FORMATS, n=3, cutoff=0.5)
     hint = f"; did you mean {', '.join(near)}?" if near else f"; known: {', '.join(FORMATS)}"
     raise CodecError(f"no tensor type is called {name!r}{hint}")

@@ -15,7 +15,8 @@ from ggufkit.gguf.edit.undo import (
     Record,
     journal_path,
     read_record,
-    remove_file,
+    refuse_stranger,
+    remove_record,
     roll_back,
     undo_path,
     write_all,
@@ -50,6 +51,7 @@ def change_in_place(source: FileSource, old: bytes, new: bytes, force: bool) -> 
     )
     with os_errors(path, "change"), folder_lock(path), alone(path, handle, force):
         _refuse_changed(source, old)
+        refuse_stranger(undo_path(path))
         write_record(journal_path(path), record, os.fstat(handle).st_mode)
         try:
             for lo, hi in ranges:
@@ -137,7 +139,7 @@ def _replace(source: FileSource, old: bytes, layout: Layout, output: AtomicFile,
                 write_record(undo_path(path), record, found.st_mode)
             output.commit()
             if not undoable:
-                remove_file(undo_path(path))
+                remove_record(undo_path(path))
 
 
 def open_for_change(path: str) -> FileSource:

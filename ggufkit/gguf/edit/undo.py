@@ -22,7 +22,18 @@ from dataclasses import dataclass
 from ggufkit.errors import FileError, os_errors, printable
 from ggufkit.files import AtomicFile, lock_file, sync_file, sync_folder
 
-__all__ = ["Move", "Record", "journal_path", "read_record", "roll_back", "settle", "undo_path", "write_record"]
+__all__ = [
+    "Move",
+    "Record",
+    "journal_path",
+    "read_record",
+    "refuse_stranger",
+    "remove_record",
+    "roll_back",
+    "settle",
+    "undo_path",
+    "write_record",
+]
 
 _MAGIC = b"ggufkit undo 1\n"
 
@@ -63,7 +74,13 @@ def undo_path(path: str | os.PathLike[str]) -> str:
 
 
 def write_record(path: str, record: Record, mode: int) -> None:
-    """Write a record that is at `path` whole and on the disk, or not at all; `mode` is the model's."""
+    """Write a record that is at `path` whole and on the disk, or not at all; `mode` is the model's.
+
+    Raises
+    ------
+    FileError : it cannot be written, or a file that is no record is in the way.
+    """
+    refuse_stranger(path)
     head = {
         "size": record.size,
         "old_size": record.old_size,
@@ -80,7 +97,7 @@ def write_record(path: str, record: Record, mode: int) -> None:
 
 
 def read_record(path: str) -> Record | None:
-    """The record at `path`; None when there is none.
+    """The record at `path`; None when there is none, or a file that is something else.
 
     Raises
     ------
@@ -92,8 +109,10 @@ def read_record(path: str) -> Record | None:
                 data = file.read()
         except FileNotFoundError:
             return None
+    if not data.startswith(_MAGIC):
+        return None
     try:
-        if not data.startswith(_MAGIC) or struct.unpack("<I", data[-4:]) != (zlib.crc32(data[:-4]),):
+        if struct.unpack("<I", data[-4:]) != (zlib.crc32(data[:-4]),):
             raise ValueError
         end = data.index(b"\n", len(_MAGIC))
         head = json.loads(data[len(_MAGIC) : end])
@@ -107,6 +126,29 @@ def read_record(path: str) -> Record | None:
         ) from None
     moves = None if head["moves"] is None else [(a, b, n) for a, b, n in head["moves"]]
     return Record(**{**head, "ranges": ranges, "moves": moves})
+
+
+def refuse_stranger(path: str) -> None:
+    """Refuse to put a record where a file lies that is none.
+
+    Raises
+    ------
+    FileError : there is one.
+    """
+    if os.path.lexists(path) and not _is_record(path):
+        raise FileError(f"{printable(path)} is in the way: the record of the edit goes there; move it")
+
+
+def _is_record(path: str) -> bool:
+    with os_errors(path, "read"), open(path, "rb") as file:
+        return file.read(len(_MAGIC)) == _MAGIC
+
+
+def remove_record(path: str) -> None:
+    """Remove a record if there is one."""
+    with suppress(OSError, FileError):
+        if _is_record(path):
+            os.unlink(path)
 
 
 def settle(name: str, handle: int) -> list[tuple[int, bytes]]:
@@ -184,9 +226,3 @@ def write_all(handle: int, data: bytes | memoryview, offset: int) -> None:
         if not (n := os.pwrite(handle, view[: 1 << 30], offset)):
             raise OSError(errno.EIO, "nothing was written")
         view, offset = view[n:], offset + n
-
-
-def remove_file(path: str) -> None:
-    """Remove a file if it is there and can be removed."""
-    with suppress(OSError):
-        os.unlink(path)
