@@ -31,6 +31,7 @@ VERBS: dict[str, str] = {
     "hash": "Hash a model's tensors, layers and all of it, or check a manifest.",
     "inspect": "Show what is in a model.",
     "merge": "Merge the files of a split model into one.",
+    "new-metadata": "Copy a model with other metadata.",
     "plan": "Show which type each tensor would get, why, and how large the file would be.",
     "quantize": "Make a model smaller, with llama-quantize's presets and bytes.",
     "rename": "Give a metadata key or a tensor another name.",

@@ -272,8 +272,8 @@ class _Parser:
     """Walks a header from front to back and fetches it as it goes."""
 
     # Fetches grow by half of what is there: few requests, and never twice the header in all.
-    FIRST_FETCH = 16 << 10
-    RUN = 1024  # strings of a vocabulary that are stepped over at once
+    FIRST_FETCH = 64 << 10
+    RUN = 128  # strings of a vocabulary that are stepped over at once
 
     def __init__(self, source: Source, start: int, limits: Limits):
         self.source, self.start, self.limits = source, start, limits
