@@ -11,18 +11,20 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from ggufkit.cli import main
 from ggufkit.formats.table import FORMATS
 from ggufkit.gguf.writer import Writer
 
@@ -57,25 +59,36 @@ class Bench:
         right = folder / "right.gguf"
         for _ in range(2):  # the first run may compile kernels
             start = time.monotonic()
-            subprocess.run(self.command(right), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            self.run(right)
             self.seconds = time.monotonic() - start
         self.sha256, self.size = sha256(right), right.stat().st_size
 
-    def command(self, target: Path) -> list[str]:
-        return [sys.executable, "-m", "ggufkit", "quantize", str(self.source), str(target), TYPE, "--force"]
+    def run(self, target: Path) -> None:
+        main(["quantize", str(self.source), str(target), TYPE, "--force"])
 
-    def start(self, old: bool) -> subprocess.Popen[str]:
-        """A fresh run; `old` for a target that exists."""
+    def start(self) -> int:
+        """A run in a process of its own that has Python and the kernels loaded already; returns its number."""
+        pid = os.fork()
+        if pid == 0:
+            code = 9
+            try:
+                with open(os.devnull, "w") as sys.stdout, open(f"{self.target.parent}.err", "w") as sys.stderr:
+                    self.run(self.target)
+                    code = 0
+            except SystemExit as e:
+                code = int(e.code or 0)
+            finally:
+                os._exit(code)
+        return pid
+
+    def reset(self, old: bool) -> None:
+        """Before a new output; `old` for a target that exists."""
         self.target.unlink(missing_ok=True)
         if old:
             self.target.write_bytes(OLD)
-        return self.again()
-
-    def again(self) -> subprocess.Popen[str]:
-        return subprocess.Popen(self.command(self.target), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def check_untouched(self, old: bool) -> bool:
-        """Whether the run was done already; the target is what it was, or the right file."""
+        """Whether the target is the right file already; else it is what it was."""
         if not self.target.exists():
             assert not old, "the old file is gone"
             return False
@@ -86,35 +99,30 @@ class Bench:
 
     def finish(self) -> None:
         """Run to the end, and check the bytes and that nothing else is left."""
-        process = self.again()
-        _, err = process.communicate()
-        assert process.returncode == 0, err
+        assert os.waitstatus_to_exitcode(os.waitpid(self.start(), 0)[1]) == 0
         assert sha256(self.target) == self.sha256, "resumed to other bytes"
         left = [p.name for p in self.target.parent.iterdir() if self.target.name in p.name and p != self.target]
         assert left == [], left
 
 
-def kill(bench: Bench, times: int, seed: int = 0, log: Callable[[str], object] = print) -> Counter[str]:
+def kill(bench: Bench, times: int, seed: int = 0) -> Counter[str]:
     """SIGKILL at least `times` runs, some of them again when they continue; returns where they were."""
     chance = random.Random(seed)
     places: Counter[str] = Counter()
     while places.total() < times:
         old = chance.random() < 0.5
-        process = bench.start(old)
+        bench.reset(old)
         for _ in range(chance.randint(1, 3)):
+            pid = bench.start()
             time.sleep(chance.uniform(0, bench.seconds))
-            process.kill()
-            process.communicate()
+            os.kill(pid, signal.SIGKILL)
+            killed = os.WIFSIGNALED(os.waitpid(pid, 0)[1])
             done = bench.check_untouched(old)
-            if process.returncode == 0:
+            if not killed:
                 break
             partial = Path(f"{bench.target}.partial")
             places["after the rename" if done else "while writing" if partial.exists() else "before writing"] += 1
-            process = bench.again()
-        process.kill()
-        process.communicate()
         bench.finish()
-        log(f"{places.total()} kills: {dict(places)}")
     return places
 
 
@@ -128,17 +136,19 @@ def fill(folder: Path, times: int, layers: int) -> None:
     try:
         for i in range(times):
             old, threshold = i % 2 == 1, bench.size * i // times
-            process = bench.start(old)
-            while process.poll() is None and shutil.disk_usage(disk).used <= threshold:
-                time.sleep(0.001)
+            bench.reset(old)
+            pid = bench.start()
+            while shutil.disk_usage(disk).used <= threshold:
+                time.sleep(0.0005)
             with open(disk / "filler", "wb", buffering=0) as filler:
                 try:
                     while True:
                         filler.write(bytes(1 << 16))
                 except OSError:
                     pass
-            _, err = process.communicate()
-            assert process.returncode == 1, (process.returncode, err)
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            err = Path(f"{disk}.err").read_text()
+            assert code == 1, (code, err)
             assert err.count("\n") == 1, err
             assert ("no space left" in err and "run the same command again" in err) or "the disk has" in err, err
             assert not bench.check_untouched(old)
@@ -149,7 +159,7 @@ def fill(folder: Path, times: int, layers: int) -> None:
         subprocess.run(["umount", disk], check=True)
 
 
-def main() -> None:
+def command() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["kill", "full"])
     parser.add_argument("--times", type=int, default=20)
@@ -165,4 +175,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command()
