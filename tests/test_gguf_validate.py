@@ -1,7 +1,10 @@
 """`validate`: the verdicts on broken files, and what it finds in valid ones."""
 
 import json
+import re
 import struct
+import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -128,8 +131,6 @@ def test_oddity_is_found(make, what):
     findings = validate(make(metadata, tensors))
     assert {finding.level for finding in findings} == {"warning"}
     assert all(str(finding).isprintable() for finding in findings)
-    import re
-
     assert [finding for finding in findings if re.search(words, finding.message)], findings
 
 
@@ -177,6 +178,19 @@ def test_corpus_gets_its_verdicts(shared):
         assert all(error.offset is not None for error in errors)
         found[name] = "reject" if errors else "accept"
     assert found == expected
+
+
+def test_corpus_takes_little_memory_and_time(shared):
+    worst_memory, worst_time = 0, 0.0
+    for path in sorted((shared / "malformed").glob("*.gguf")):
+        tracemalloc.start()
+        start = time.perf_counter()
+        validate(path)
+        worst_time = max(worst_time, time.perf_counter() - start)
+        worst_memory = max(worst_memory, tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert worst_memory < 64 << 20
+    assert worst_time < 2
 
 
 def test_real_vocabularies_are_sound(shared):
