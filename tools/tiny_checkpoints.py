@@ -37,6 +37,7 @@ __all__ = [
     "linear",
     "llama_layer",
     "norm",
+    "weights",
     "write",
 ]
 

@@ -189,7 +189,7 @@ def minicpm() -> Tiny:
 
 
 def minicpm3() -> Tiny:
-    nope, rope, v, latent = 4, 4, 4, 16
+    nope, rope, v, latent = 4, 4, 8, 16
 
     def layer(at: str, i: int) -> Shapes:
         yield from norm(f"{at}.input_layernorm")
@@ -200,7 +200,7 @@ def minicpm3() -> Tiny:
     scaling = {"type": "longrope", "long_factor": [1.0, 2.0], "short_factor": [1.0, 1.0]}
     more = {"kv_lora_rank": latent, "q_lora_rank": 24, "qk_nope_head_dim": nope, "qk_rope_head_dim": rope}
     more |= {"max_position_embeddings": 32768, "rms_norm_eps": 1e-5, "rope_scaling": scaling, "scale_emb": 12}
-    more |= {"dim_model_base": 16, "scale_depth": 1.4}
+    more |= {"dim_model_base": 16, "scale_depth": 1.4, "num_key_value_heads": HEADS}
     return Tiny(
         config("MiniCPM3ForCausalLM", "minicpm3", SPM_TOKENS, **more),
         decoder(layer, SPM_TOKENS, head=False),
@@ -221,7 +221,7 @@ def exaone() -> Tiny:
     shapes |= dict(norm(f"{at}.ln_f")) | {"lm_head.weight": (BPE_TOKENS, WIDTH)}
     values = config("ExaoneForCausalLM", "exaone", num_layers=LAYERS, activation_function="silu", head_dim=HEAD)
     del values["num_hidden_layers"]
-    values |= {"max_position_embeddings": 32768, "layer_norm_epsilon": 1e-5, "rope_theta": 1000000}
+    values |= {"max_position_embeddings": 32768, "rms_norm_eps": 1e-5, "rope_theta": 1000000}
     values["rope_scaling"] = {"factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "rope_type": "llama3"}
     values["rope_scaling"]["original_max_position_embeddings"] = 8192
     return Tiny(values, shapes.items())
@@ -319,15 +319,12 @@ def nemotron() -> Tiny:
     return Tiny(config("NemotronForCausalLM", "nemotron", SPM_TOKENS), shapes.items(), tokenizer="spm")
 
 
-def mla(at: str, latent: int, nope: int, rope: int, v: int, q_latent: int | None = None) -> Shapes:
-    """Attention with latent keys and values, and with latent queries for `q_latent`."""
+def mla(at: str, latent: int, nope: int, rope: int, v: int, q_latent: int) -> Shapes:
+    """Attention with latent queries, keys and values."""
     at += ".self_attn"
-    if q_latent is None:
-        yield from linear(f"{at}.q_proj", HEADS * (nope + rope), WIDTH)
-    else:
-        yield from linear(f"{at}.q_a_proj", q_latent, WIDTH)
-        yield from norm(f"{at}.q_a_layernorm", q_latent)
-        yield from linear(f"{at}.q_b_proj", HEADS * (nope + rope), q_latent)
+    yield from linear(f"{at}.q_a_proj", q_latent, WIDTH)
+    yield from norm(f"{at}.q_a_layernorm", q_latent)
+    yield from linear(f"{at}.q_b_proj", HEADS * (nope + rope), q_latent)
     yield from linear(f"{at}.kv_a_proj_with_mqa", latent + rope, WIDTH)
     yield from norm(f"{at}.kv_a_layernorm", latent)
     yield from linear(f"{at}.kv_b_proj", HEADS * (nope + v), latent)
@@ -340,7 +337,7 @@ def deepseek2(version: int) -> Tiny:
     def layer(at: str, i: int) -> Shapes:
         yield from norm(f"{at}.input_layernorm")
         yield from norm(f"{at}.post_attention_layernorm")
-        yield from mla(at, latent, nope, rope, v, q_latent=24 if version == 3 else None)
+        yield from mla(at, latent, nope, rope, v, q_latent=24)
         if i < 1:
             yield from gated(f"{at}.mlp")
             return
@@ -359,7 +356,7 @@ def deepseek2(version: int) -> Tiny:
     more |= {"moe_intermediate_size": expert_ffn, "first_k_dense_replace": 1, "num_key_value_heads": HEADS}
     more |= {"max_position_embeddings": 163840}
     if version == 2:
-        more |= {"q_lora_rank": None, "norm_topk_prob": False, "scoring_func": "softmax"}
+        more |= {"q_lora_rank": 24, "norm_topk_prob": False, "scoring_func": "softmax"}
         return Tiny(config("DeepseekV2ForCausalLM", "deepseek_v2", **more), shapes.items())
     # A further layer predicts the token after the next.
     shapes |= dict(layer(f"model.layers.{LAYERS}", 1)) | {f"model.layers.{LAYERS}.eh_proj.weight": (WIDTH, 2 * WIDTH)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ggufkit.arch.config import Config
-from ggufkit.arch.metadata import BASE, OPTIONAL, VOCAB_SIZE, flags, rope_parameters, uint
+from ggufkit.arch.metadata import BASE, OPTIONAL, VOCAB_SIZE, flags, real, rope_parameters, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import rope_freqs
 from ggufkit.arch.vocab.bpe import bpe
@@ -32,7 +32,12 @@ SPECS = (
     Architecture(
         name="exaone",
         models={"ExaoneForCausalLM": {}},
-        metadata=(*BASE, uint("rope.dimension_count", _rotated)),
+        # The norms are RMS norms, though the config has their epsilon as layer_norm_epsilon.
+        metadata=(
+            *BASE,
+            uint("rope.dimension_count", _rotated),
+            real("attention.layer_norm_rms_epsilon", "rms_norm_eps", "layer_norm_epsilon"),
+        ),
         vocabulary=bpe,
         transforms=(rope_freqs,),
     ),
