@@ -37,6 +37,7 @@ __all__ = [
     "linear",
     "llama_layer",
     "norm",
+    "sentencepiece_file",
     "weights",
     "write",
 ]
@@ -179,7 +180,20 @@ def _piece(text: str) -> dict[str, Any]:
 
 
 def sentencepiece_model(unigram: bool) -> bytes:
-    """A model file: its pieces, their scores and types, and the trainer's and normalizer's settings."""
+    """A model file of a few letters; of BPE also with all bytes."""
+    pieces = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3)]
+    if not unigram:
+        pieces += [(f"<0x{byte:02X}>", 0.0, 6) for byte in range(256)]
+    letters = ["\u2581", *"etaoinshrdlucm", "\u2581t", "th"]
+    return sentencepiece_file([*pieces, *((text, -float(i), 1) for i, text in enumerate(letters))], unigram)
+
+
+def sentencepiece_file(pieces: Iterable[tuple[str, float, int]], unigram: bool = False) -> bytes:
+    """A SentencePiece model of some pieces (text, score, type), in protobuf's wire format.
+
+    ModelProto   1 piece {1 text, 2 score, 3 type}   2 trainer {3 kind, 35 byte_fallback}
+                 3 normalizer {1 name, 3 add_dummy_prefix, 4 remove_extra_whitespaces}
+    """
 
     def varint(number: int) -> bytes:
         out = b""
@@ -191,14 +205,11 @@ def sentencepiece_model(unigram: bool) -> bytes:
     def message(number: int, payload: bytes) -> bytes:
         return varint(number << 3 | 2) + varint(len(payload)) + payload
 
-    def piece(text: str, score: float, kind: int) -> bytes:
-        return message(1, message(1, text.encode()) + b"\x15" + struct.pack("<f", score) + b"\x18" + varint(kind))
-
-    out = piece("<unk>", 0, 2) + piece("<s>", 0, 3) + piece("</s>", 0, 3)
-    if not unigram:
-        out += b"".join(piece(f"<0x{byte:02X}>", 0, 6) for byte in range(256))
-    out += b"".join(piece(text, -float(i), 1) for i, text in enumerate(["\u2581", *"etaoinshrdlucm", "\u2581t", "th"]))
-    trainer = b"\x18" + varint(1 if unigram else 2) + (b"" if unigram else b"\x98\x02\x01")  # byte_fallback
+    out = b"".join(
+        message(1, message(1, text.encode()) + b"\x15" + struct.pack("<f", score) + b"\x18" + varint(kind))
+        for text, score, kind in pieces
+    )
+    trainer = b"\x18" + varint(1 if unigram else 2) + (b"" if unigram else b"\x98\x02\x01")
     normalizer = message(1, b"identity") + b"\x18\x01\x20\x00"
     return out + message(2, trainer) + message(3, normalizer)
 
