@@ -1,0 +1,134 @@
+"""Chat templates, as transformers renders them, and in a sandbox."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import vocab_texts
+
+import ggufkit
+from ggufkit.errors import GGUFError, UsageError
+from ggufkit.runtime.chat import ChatTemplate, read_template, template_names
+from ggufkit.runtime.tokenizer.vocab import read_vocab
+
+USER = [{"role": "user", "content": "Hello"}]
+CHATML = """{%- for message in messages %}
+    {{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+{%- endif %}"""
+
+
+def test_chatml():
+    template = ChatTemplate(CHATML)
+    assert template.render(USER) == "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
+    assert template.render(USER, add_generation_prompt=False) == "<|im_start|>user\nHello<|im_end|>\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("{{ bos_token }}{{ messages[0].content }}{{ eos_token }}", "<s>Hello</s>"),
+        ("{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}x{% endfor %}y", "y"),
+        ("{% for i in range(9) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}", "01"),
+        ("{% generation %}{{ messages[0]['content'] }}{% endgeneration %}!", "Hello!"),
+        ("{{ {'a': '<é>', 'b': [1]} | tojson }}", '{"a": "<é>", "b": [1]}'),
+        ("{{ {'b': 1, 'a': 2} | tojson(indent=2, sort_keys=true) }}", '{\n  "a": 2,\n  "b": 1\n}'),
+        ("{%- set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}", "1"),
+        ("  {% if true %}\n  a\n  {% endif %}\nb", "  a\nb"),
+        ("{{ tools is none }}{{ documents is none }}{{ nothing is defined }}", "TrueTrueFalse"),
+        ("{{ messages[0].content.split('l') | join('-') }}{{ 'x'.strip() }}", "He--ox"),
+    ],
+)
+def test_template_gets_what_transformers_gives(source, text):
+    template = ChatTemplate(source, tokens={"bos_token": "<s>", "eos_token": "</s>"})
+    assert template.render(USER) == text
+
+
+def test_template_gets_more_variables():
+    template = ChatTemplate("{{ enable_thinking }}{{ tools[0].name }}")
+    assert template.render(USER, enable_thinking=False, tools=[{"name": "f"}]) == "Falsef"
+
+
+def test_strftime_now_is_the_date():
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", ChatTemplate("{{ strftime_now('%Y-%m-%d') }}").render(USER))
+
+
+def test_template_that_refuses_says_why():
+    template = ChatTemplate("{{ raise_exception('Only\nuser roles!') }}", "m.gguf")
+    with pytest.raises(UsageError, match=r"chat template refuses this conversation: Only\\nuser roles!"):
+        template.render(USER)
+
+
+@pytest.mark.parametrize(
+    "source", ["{% for %}", "{{ messages", "{% nonsense %}", "{% if a %}x", "{{ 'a' | nofilter }}"]
+)
+def test_broken_template_says_the_line(source):
+    with pytest.raises(GGUFError, match=r"m.gguf: the chat template .* is broken, line 2: "):
+        ChatTemplate("{# first #}\n" + source, "m.gguf")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ messages[7].content }}",
+        "{{ none.x.y }}",
+        "{{ 1 / 0 }}",
+        "{{ messages + 1 }}",
+        "{{ [].append.__self__.__class__ }}{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.append(1) }}",
+        "{% for i in range(10**9) %}x{% endfor %}",
+        "{% include 'other' %}",
+        "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+    ],
+)
+def test_template_that_fails_or_breaks_out_is_one_line(source):
+    with pytest.raises(GGUFError, match=r"m.gguf: the chat template .* failed: ") as e:
+        ChatTemplate(source, "m.gguf").render(USER)
+    assert "\n" not in str(e.value)
+
+
+def test_template_cannot_change_the_conversation():
+    messages = [{"role": "user", "content": "a"}]
+    with pytest.raises(GGUFError):
+        ChatTemplate("{{ messages[0].update({'content': 'b'}) }}").render(messages)
+    assert messages == [{"role": "user", "content": "a"}]
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A file with a default template and a named one."""
+    tokens = {"<unk>": 2, "<s>": 3, "</s>": 3, "a": 1}
+    path = vocab_texts.write_vocab(tmp_path / "v.gguf", "llama", tokens)
+    templates = {"tokenizer.chat_template": "{{ bos_token }}default", "tokenizer.chat_template.tool_use": "tools"}
+    with ggufkit.open(path) as source, ggufkit.Writer(tmp_path / "m.gguf", {**source.fields, **templates}, []):
+        pass
+    with ggufkit.open(tmp_path / "m.gguf") as opened:
+        yield opened
+
+
+def test_templates_of_a_file(model):
+    vocab = read_vocab(model)
+    assert read_template(model, vocab).render(USER) == "<s>default"
+    assert read_template(model, vocab, "tool_use").render(USER) == "tools"
+    assert template_names(model) == ["tool_use"]
+    with pytest.raises(GGUFError, match="there is no chat template named rag; it has tool_use"):
+        read_template(model, vocab, "rag")
+
+
+def test_file_without_a_template_says_what_to_do(tmp_path):
+    path = vocab_texts.write_vocab(tmp_path / "v.gguf", "llama", {"<unk>": 2, "<s>": 3, "</s>": 3, "a": 1})
+    with ggufkit.open(path) as model, pytest.raises(GGUFError, match=r"no chat template .*--chat-template-file"):
+        read_template(model, read_vocab(model))
+
+
+@pytest.mark.parametrize("name", ["qwen2", "phi-3"])
+def test_templates_of_real_models_render(shared, name):
+    with ggufkit.open(shared / "vocab" / f"ggml-vocab-{name}.gguf") as model:
+        if "tokenizer.chat_template" not in model.fields:
+            pytest.skip("the vocabulary has no chat template")
+        text = read_template(model, read_vocab(model)).render(USER)
+    assert "Hello" in text
+    assert text.rstrip("\n").endswith(("assistant", "<|assistant|>"))

@@ -1,0 +1,131 @@
+"""The samplers leave the tokens that llama.cpp's leave, with its probabilities."""
+
+from __future__ import annotations
+
+import llama_sampler
+import numpy as np
+import pytest
+
+import ggufkit
+from ggufkit.errors import UsageError
+from ggufkit.runtime.sampling import Sampler, Sampling, sampling_of
+
+LOGITS = np.random.default_rng(3).normal(size=500).astype(np.float32) * 3
+NONE = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+
+
+def chain(s: Sampling) -> list[tuple]:
+    """llama.cpp's default chain with these settings."""
+    return [
+        ("penalties", len(LOGITS), s.repeat_last_n, s.repeat_penalty, s.frequency_penalty, s.presence_penalty),
+        ("top_k", s.top_k),
+        ("top_p", s.top_p, 0),
+        ("min_p", s.min_p, 0),
+        ("temp", s.temperature),
+    ]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {**NONE},
+        {**NONE, "top_k": 7},
+        {**NONE, "top_k": 500},
+        {**NONE, "top_k": 501},
+        {**NONE, "top_p": 0.4},
+        {**NONE, "top_p": 0.0},
+        {**NONE, "min_p": 0.1},
+        {**NONE, "min_p": 1.0},
+        {**NONE, "temperature": 0.3},
+        {**NONE, "temperature": 2.5, "repeat_penalty": 1.3, "repeat_last_n": 4},
+        {**NONE, "frequency_penalty": 0.4, "presence_penalty": 0.2, "repeat_last_n": 64},
+        {"repeat_penalty": 1.1, "top_k": 20, "top_p": 0.8, "min_p": 0.02, "temperature": 0.7},
+        {"repeat_penalty": 0.8, "repeat_last_n": 3},
+    ],
+    ids=str,
+)
+def test_candidates_are_llama_cpps(settings):
+    recent = [1, 5, 5, 9, 400, 5, 7, *np.argsort(-LOGITS)[:3].tolist()]
+    sampler = Sampler(Sampling(**settings))
+    sampler.accept(recent)
+    ids, probabilities = sampler.probabilities(LOGITS)
+    expected, _ = llama_sampler.candidates(LOGITS, recent, chain(sampler.settings))
+    assert set(ids.tolist()) == set(expected)
+    assert dict(zip(ids.tolist(), probabilities.tolist(), strict=True)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_temperature_0_takes_the_best_token():
+    _, selected = llama_sampler.candidates(LOGITS, [], [("greedy",)])
+    sampler = Sampler(Sampling(temperature=0))
+    assert sampler.draw(LOGITS) == selected
+    assert sampler.probabilities(LOGITS)[0].tolist() == [selected]
+
+
+def test_of_equal_logits_the_first_is_the_best():
+    assert Sampler(Sampling(temperature=0)).draw(np.array([1.0, 3.0, 3.0], np.float32)) == 1
+
+
+def test_draws_follow_the_probabilities():
+    sampler = Sampler(Sampling(seed=1, **NONE))
+    logits = np.log(np.array([0.5, 0.3, 0.2], np.float32))
+    counts = np.bincount([sampler.draw(logits) for _ in range(4000)], minlength=3)
+    assert counts / 4000 == pytest.approx([0.5, 0.3, 0.2], abs=0.03)
+
+
+def test_seed_repeats_the_draws():
+    def draws(seed):
+        sampler = Sampler(Sampling(seed=seed))
+        return [sampler.draw(LOGITS) for _ in range(20)]
+
+    assert draws(7) == draws(7)
+    assert draws(7) != draws(8)
+
+
+def test_drawn_tokens_are_penalized():
+    sampler = Sampler(Sampling(temperature=0, presence_penalty=100, repeat_last_n=2))
+    best = np.argsort(-LOGITS)[:3].tolist()
+    assert [sampler.draw(LOGITS) for _ in range(4)] == [*best, best[0]]
+    sampler.reset()
+    assert sampler.draw(LOGITS) == best[0]
+
+
+def test_logits_stay_as_they_were():
+    logits = LOGITS.copy()
+    logits.flags.writeable = False
+    sampler = Sampler(Sampling(repeat_penalty=1.5), suppressed=[3])
+    sampler.accept([1, 2])
+    sampler.draw(logits)
+    np.testing.assert_array_equal(logits, LOGITS)
+
+
+def test_suppressed_tokens_are_never_drawn():
+    best = int(LOGITS.argmax())
+    assert Sampler(Sampling(temperature=0), suppressed=[best]).draw(LOGITS) != best
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": -1}, "temperature is -1; it must be at least 0.0"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"top_p": 1.5}, "top p is 1.5; it must be between 0.0 and 1.0"),
+        ({"min_p": -0.1}, "min p is -0.1"),
+        ({"repeat_penalty": 0}, "repeat penalty is 0; it must be above 0"),
+        ({"repeat_last_n": -2}, "repeat last n is -2"),
+    ],
+    ids=str,
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(UsageError) as e:
+        Sampling(**settings)
+    assert message in str(e.value)
+
+
+def test_file_recommends_settings(tmp_path):
+    metadata = {"general.architecture": "llama", "general.sampling.temp": 0.5, "general.sampling.top_k": 20}
+    with ggufkit.Writer(tmp_path / "m.gguf", metadata, []):
+        pass
+    with ggufkit.open(tmp_path / "m.gguf") as model:
+        assert sampling_of(model) == Sampling(temperature=0.5, top_k=20)
+        assert sampling_of(model, temperature=0.0, top_k=None, seed=3) == Sampling(temperature=0, top_k=20, seed=3)
