@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ggufkit.errors import CodecError
-from ggufkit.formats.codec import decode, encode
+from ggufkit.formats.codec import decode, encode, frozen
 from ggufkit.formats.table import format_by_name
 from ggufkit.runtime.cpu.products import product_of
 from ggufkit.runtime.cpu.products.activations import quantize
@@ -59,7 +59,7 @@ def test_products_are_those_of_the_levels(name):
         tensor = tensor_of(normal(rows, rows, cols), name)
         for n in (1, 2, 7):
             x = normal(n, n, cols)
-            levels, scales, _ = quantize(x, product.form, product.group)
+            levels, scales, *_ = quantize(frozen(x), product.form, product.group)
             scales = scales[: levels.size // product.group].reshape(len(levels), -1)
             quantized = (levels * np.repeat(scales.astype(np.float64), product.group, 1))[:n, :cols]
             expected = quantized @ tensor.floats().T.astype(np.float64)
@@ -93,15 +93,16 @@ def test_products_do_not_depend_on_threads(name):
 def test_activations_are_quantized_like_the_reference(form):
     x = normal(0, 6, 512) * np.array([[1], [1e-20], [0], [1e10], [1], [1]], np.float32)
     x[4, 3:10] = -x[4].max()
-    levels, scales, sums = quantize(x, form, 32)
-    scales, sums = scales[: levels.size // 32].reshape(-1, 16), sums[: levels.size // 32].reshape(-1, 16)
+    levels, scales, counts, sums = quantize(frozen(x), form, 32)
+    scales, counts, sums = (plane[: levels.size // 32].reshape(-1, 16) for plane in (scales, counts, sums))
     blocks = encode_activations(x, form)
     expected = blocks["qs"].reshape(6, 512)
     # llama.cpp's x86-64 code multiplies with 127 / max, its reference with 1 / d: a tie may go either way.
     assert np.abs(levels[:6].astype(int) - expected).max() <= (form == "Q8_0")
     assert (levels[:6] != expected).mean() < 0.01
     assert np.array_equal(scales[:6], np.repeat(blocks["d"].astype(np.float32), blocks.dtype["qs"].shape[0] // 32, 1))
-    assert np.array_equal(sums, levels.reshape(len(levels), 16, 32).sum(2, dtype=np.int32))
+    assert np.array_equal(counts, levels.reshape(len(levels), 16, 32).sum(2, dtype=np.int32))
+    assert np.array_equal(sums, scales * counts.astype(np.float32))
 
 
 def encode_activations(x: np.ndarray, form: str) -> np.ndarray:
@@ -111,9 +112,7 @@ def encode_activations(x: np.ndarray, form: str) -> np.ndarray:
 
     format = format_by_name(form)
     out = np.zeros((len(x), format.row_bytes(x.shape[1])), np.uint8)
-    x = x[:]
-    x.flags.writeable = False
-    (q8_0_encode if form == "Q8_0" else q8_k_encode)(x, out)
+    (q8_0_encode if form == "Q8_0" else q8_k_encode)(frozen(x), out)
     return out.view(format.dtype)
 
 

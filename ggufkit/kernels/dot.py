@@ -50,7 +50,6 @@ __all__ = [
     "store_tile",
     "subtract_scaled",
     "sum_lanes",
-    "take",
     "word_at",
     "zero_tile",
 ]
@@ -525,17 +524,3 @@ def store_tile(typingctx, array, at, stride, tile):
         return ctx.get_dummy_value()
 
     return types.void(array, types.intp, types.intp, f32_tile), emit
-
-
-# ---- Sharing work -----------------------------------------------------------------------------------------------
-
-
-@intrinsic
-def take(typingctx, counter, amount):
-    """Atomically add `amount` to `counter[0]`, an int64 array, and return what was there before."""
-
-    def emit(ctx, b, sig, args):
-        pointer = ctx.make_array(sig.args[0])(ctx, b, args[0]).data
-        return b.atomic_rmw("add", pointer, args[1], "monotonic")
-
-    return types.int64(counter, types.int64), emit

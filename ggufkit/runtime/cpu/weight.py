@@ -19,7 +19,7 @@ from ggufkit.errors import CodecError, printable
 from ggufkit.formats.codec import decode, decoder, frozen
 from ggufkit.kernels.threads import for_ranges, in_all_threads
 from ggufkit.runtime.cpu.products import Product, floats, product_of
-from ggufkit.runtime.cpu.products.activations import padded, quantize
+from ggufkit.runtime.cpu.products.activations import Planes, padded, quantize
 from ggufkit.tensor import Tensor
 
 __all__ = ["Activations", "Weight", "multiply_all"]
@@ -36,32 +36,30 @@ class Activations:
     """
 
     def __init__(self, x: np.ndarray):
-        self.x = np.ascontiguousarray(x, np.float32)
-        if self.x.ndim != 2:
-            raise CodecError(f"activations must have the shape (n, cols), not {self.x.shape}")
-        self._quantized: dict[tuple[str, int], tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
-        self._forms: dict[tuple[str | None, int, int | None], tuple[np.ndarray, ...]] = {}
+        if x.ndim != 2:
+            raise CodecError(f"activations must have the shape (n, cols), not {x.shape}")
+        self.x = frozen(np.asarray(x, np.float32))
+        self._planes: dict[tuple[str, int], Planes] = {}
+        self._started: dict[tuple[str, int, int], np.ndarray] = {}
 
     def form(self, product: Product) -> tuple[np.ndarray, ...]:
         """What the kernels of a format read: x itself, or levels, scales, sums (see `products.loops`)."""
-        key = (product.form, product.group, product.offset)
-        if key not in self._forms:
-            self._forms[key] = self._made(product)
-        return self._forms[key]
-
-    def _made(self, product: Product) -> tuple[np.ndarray, ...]:
+        alone = len(self.x) == 1
         if product.form is None:
-            return (self.x if len(self.x) == 1 else padded(self.x),)
-        levels, scales, sums = self._quantize(product.form, product.group)
-        if product.offset is not None:
-            return levels, scales, sums * np.int32(-product.offset)
-        with np.errstate(invalid="ignore"):
-            return levels, scales, scales * sums.astype(np.float32)
+            return (self.x if alone else padded(self.x),)
+        key = product.form, product.group
+        if key not in self._planes:
+            self._planes[key] = quantize(self.x, *key)
+        planes = self._planes[key]
+        if product.offset is None or alone:
+            return planes.levels, planes.scales, planes.sums
+        return planes.levels, planes.scales, self._starts(planes, (*key, product.offset))
 
-    def _quantize(self, form: str, group: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        if (form, group) not in self._quantized:
-            self._quantized[form, group] = quantize(self.x, form, group)
-        return self._quantized[form, group]
+    def _starts(self, planes: Planes, key: tuple[str, int, int]) -> np.ndarray:
+        """What the level that means zero adds to each sum of products, to be taken off."""
+        if key not in self._started:
+            self._started[key] = planes.counts * np.int32(-key[2])
+        return self._started[key]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -121,8 +119,8 @@ class Weight:
             self._multiply_decoded(x, blocks, out)
             return out
         run = self._product.vector if n == 1 else self._product.matrix
-        turn, form, data = np.zeros(1, np.int64), x.form(self._product), blocks.reshape(-1)
-        in_all_threads(lambda: run(turn, data, self._rows, *form, out), self.threads)
+        form, data = x.form(self._product), blocks.reshape(-1)
+        in_all_threads(lambda shares: run(shares[0], data, self._rows, *form, out), self.threads)
         return out
 
     def _multiply_decoded(self, x: Activations, blocks: np.ndarray, out: np.ndarray) -> None:

@@ -7,13 +7,17 @@ What a block holds there lies here in planes, with rows padded to a multiple of 
 
     levels   (n, cols) int8                    x ≈ scale · level
     scales   (n, cols / group) float32         group: 16 or 32, whatever the weights have
-    sums     (n, cols / group) int32           of the levels of each group
+    counts   (n, cols / group) int32           sums of the levels of each group
+    sums     (n, cols / group) float32         scale · count
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
+from ggufkit.formats.codec import frozen
 from ggufkit.formats.kquants.tiles import nearest_wrapped
 from ggufkit.kernels.blocks import finite_level
 from ggufkit.kernels.dot import TOKENS, sum_lanes
@@ -37,6 +41,7 @@ from ggufkit.kernels.lanes import (
 from ggufkit.kernels.threads import for_ranges
 from ggufkit.runtime.cpu.products import UNIT
 
+_RANGE = 1 << 17  # activations that a thread takes at once
 _ZERO, _TOP = np.float32(0), np.float32(127)
 
 
@@ -50,12 +55,12 @@ def _spoiled(x, at, count):
 
 
 @kernel
-def quantize_q8_0(x, levels, scales, sums):
+def quantize_q8_0(x, levels, scales, counts, sums):
     """As quantize_row_q8_0 of llama.cpp's x86-64 build does: levels to nearest, ties to even.
 
-    x: (n, cols) float32; levels: (n, cols) int8; scales, sums: (n, cols / 32).
+    x: (n, cols) float32; levels: (n, cols) int8; the others: flat.
     """
-    values, bytes_, scales, sums = x.reshape(-1), levels.reshape(-1), scales.reshape(-1), sums.reshape(-1)
+    values, bytes_ = x.reshape(-1), levels.reshape(-1)
     for block in range(values.size // 32):
         at = 32 * block
         low, high = load(values, at), load(values, at + LANES)
@@ -66,14 +71,14 @@ def quantize_q8_0(x, levels, scales, sums):
         store(bytes_, at, low)
         store(bytes_, at + LANES, high)
         scales[block] = half_to_float(float_to_half(largest / _TOP)) + _spoiled(values, at, 32)
-        sums[block] = total(low + high)
+        counts[block] = total(low + high)
+        sums[block] = scales[block] * np.float32(counts[block])
 
 
 @kernel
-def quantize_q8_k(x, levels, scales, sums):
-    """As quantize_row_q8_K_ref does. x: (n, cols) float32; levels: (n, cols) int8; scales, sums: a group each."""
-    groups = sums.shape[1] * 256 // x.shape[1]  # in 256 columns
-    values, bytes_, scales, sums = x.reshape(-1), levels.reshape(-1), scales.reshape(-1), sums.reshape(-1)
+def quantize_q8_k(x, group, levels, scales, counts, sums):
+    """As quantize_row_q8_K_ref does. x: (n, cols) float32; levels: (n, cols) int8; the others: flat."""
+    values, bytes_, groups = x.reshape(-1), levels.reshape(-1), 256 // group
     for block in range(values.size // 256):
         at = 256 * block
         extreme = _extreme(values, at)
@@ -86,9 +91,10 @@ def quantize_q8_k(x, levels, scales, sums):
         for g in range(groups * block, groups * (block + 1)):
             scales[g] = scale
             some = splat(np.int32(0))
-            for i in range(256 // groups * g, 256 // groups * (g + 1), LANES):
+            for i in range(group * g, group * (g + 1), LANES):
                 some = some + load(bytes_, i)
-            sums[g] = total(some)
+            counts[g] = total(some)
+            sums[g] = scale * np.float32(counts[g])
 
 
 @kernel
@@ -107,12 +113,21 @@ def _extreme(values, at):
     return largest
 
 
-def quantize(x: np.ndarray, form: str, group: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+class Planes(NamedTuple):
+    """Quantized rows of activations."""
+
+    levels: np.ndarray
+    scales: np.ndarray
+    counts: np.ndarray
+    sums: np.ndarray
+
+
+def quantize(x: np.ndarray, form: str, group: int, threads: int | None = None) -> Planes:
     """Rows of activations as planes.
 
     Parameters
     ----------
-    x : array of shape (n, cols), float32.
+    x : array of shape (n, cols), float32, read-only.
     form : ``"Q8_0"`` or ``"Q8_K"``.
     group : 16 or 32 columns that have a scale and a sum of their own.
 
@@ -120,22 +135,42 @@ def quantize(x: np.ndarray, form: str, group: int) -> tuple[np.ndarray, np.ndarr
     -------
     levels : array of shape (tokens, cols), int8. One row stays one; more are made a multiple of TOKENS with zeros,
         and columns a multiple of 256.
-    scales, sums : arrays of shape (tokens · groups + 16,), float32 and int32.
+    scales, counts, sums : arrays of shape (tokens · groups + 16,).
     """
     n, cols = x.shape
-    tokens, padded = n if n == 1 else -(-n // TOKENS) * TOKENS, -(-cols // UNIT) * UNIT
-    if padded != cols:
-        x = np.pad(x, ((0, 0), (0, padded - cols)))
-    groups = padded // group
-    levels = np.zeros((tokens, padded), np.int8)
-    scales, sums = np.zeros(tokens * groups + 16, np.float32), np.zeros(tokens * groups + 16, np.int32)
-    planes = [plane[: tokens * groups].reshape(tokens, groups) for plane in (scales, sums)]
-    run = quantize_q8_0 if form == "Q8_0" else quantize_q8_k
-    for_ranges(lambda lo, hi: run(x[lo:hi], levels[lo:hi], planes[0][lo:hi], planes[1][lo:hi]), n, 64)
-    return levels, scales, sums
+    tokens, wide = n if n == 1 else -(-n // TOKENS) * TOKENS, -(-cols // UNIT) * UNIT
+    if wide != cols:
+        x = frozen(np.pad(x, ((0, 0), (0, wide - cols))))
+    groups = wide // group
+    levels, counts = np.zeros((tokens, wide), np.int8), np.zeros(tokens * groups + 16, np.int32)
+    scales, sums = np.zeros((2, tokens * groups + 16), np.float32)
+
+    planes = Planes(levels, scales, counts, sums)
+    if n * wide <= _RANGE:
+        _quantize(x, form, group, planes)
+    else:
+        for_ranges(
+            lambda lo, hi: _quantize(x[lo:hi], form, group, _rows_of(planes, lo, hi, groups)),
+            n,
+            max(1, _RANGE // wide),
+            threads,
+        )
+    return planes
+
+
+def _rows_of(planes: Planes, lo: int, hi: int, groups: int) -> Planes:
+    levels, *flat = planes
+    return Planes(levels[lo:hi], *(plane[lo * groups : hi * groups] for plane in flat))
+
+
+def _quantize(x: np.ndarray, form: str, group: int, planes: Planes) -> None:
+    if form == "Q8_0":
+        quantize_q8_0(x, *planes)
+    else:
+        quantize_q8_k(x, group, *planes)
 
 
 def padded(x: np.ndarray) -> np.ndarray:
     """x with zeros to a multiple of TOKENS rows and of 16 columns."""
     n, cols = x.shape
-    return np.ascontiguousarray(np.pad(x, ((0, -n % TOKENS), (0, -cols % LANES))))
+    return frozen(np.pad(x, ((0, -n % TOKENS), (0, -cols % LANES))))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ggufkit.kernels.dot import PANELS, TOKENS, add_products, fma, sum_lanes, take, zero_tile
+from ggufkit.kernels.dot import PANELS, TOKENS, add_products, fma, sum_lanes, zero_tile
 from ggufkit.kernels.jit import inlined, specialised
 from ggufkit.kernels.lanes import (
     LANES,
@@ -24,6 +24,7 @@ from ggufkit.kernels.lanes import (
     store,
     transpose,
 )
+from ggufkit.kernels.shares import take
 from ggufkit.runtime.cpu.products import Product
 from ggufkit.runtime.cpu.products.loops import VECTOR_BYTES, put_tile
 

@@ -8,8 +8,8 @@ Names in capitals, `unpack` and `dot_tile` are given by the format (see `special
     GROUP            weights that share a scale: 16 or 32
     OFFSET           the level that means zero, or -1 if groups have mins
 
-Threads that call a kernel with the same `turn`, an int64 array that starts at 0, share its rows: each takes some
-when it has done its last. Every output is made by one thread from start to end, so the bytes do not depend on who
+Threads that call a kernel with the same `turn` share its rows: each takes some when it has done its last (see
+`kernels.threads`). Every output is made by one thread from start to end, so the bytes do not depend on who
 takes what.
 
     vector    a row of weights at a time. 64 columns meet in the 16 lanes of a sum of int32, which is exact; a fused
@@ -42,11 +42,11 @@ from ggufkit.kernels.dot import (
     store_tile,
     subtract_scaled,
     sum_lanes,
-    take,
     zero_tile,
 )
 from ggufkit.kernels.jit import inlined, kernel, specialised
 from ggufkit.kernels.lanes import LANES, load, splat, store, to_f32, transpose
+from ggufkit.kernels.shares import take
 from ggufkit.runtime.cpu.products import UNIT, Product
 
 QUADS = UNIT // 4  # int32 of four levels
