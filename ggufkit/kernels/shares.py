@@ -13,7 +13,7 @@ from numba.extending import intrinsic
 
 from ggufkit.kernels.jit import kernel
 
-__all__ = ["LINE", "take", "wait_for_end", "wait_for_start"]
+__all__ = ["LINE", "take", "take_share", "wait_for_end", "wait_for_start"]
 
 LINE = 8  # int64 of a cache line
 
@@ -29,6 +29,12 @@ def take(typingctx, counter, amount):
         return b.atomic_rmw("add", pointer, args[1], "monotonic")
 
     return types.int64(counter, types.int64), emit
+
+
+@kernel
+def take_share(counter, amount):
+    """`take` for work that is done in Python."""
+    return take(counter, amount)
 
 
 @intrinsic

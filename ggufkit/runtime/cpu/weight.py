@@ -11,18 +11,22 @@ Blocks are read where the file is mapped; nothing is decoded ahead.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from ggufkit.errors import CodecError, printable
 from ggufkit.formats.codec import decode, decoder, frozen
-from ggufkit.kernels.threads import for_ranges, in_all_threads
+from ggufkit.kernels.shares import take_share
+from ggufkit.kernels.threads import SHARES, in_all_threads
 from ggufkit.runtime.cpu.products import Product, floats, product_of
 from ggufkit.runtime.cpu.products.activations import Planes, padded, quantize
 from ggufkit.tensor import Tensor
 
 __all__ = ["Activations", "Weight", "multiply_all"]
+
+# A product that threads share: each calls it with the same counter of rows (see `kernels.threads`).
+_Job = Callable[[np.ndarray], object]
 
 _TILE = 1 << 17  # weights decoded at once: they stay in a core's cache
 
@@ -106,41 +110,42 @@ class Weight:
         array of shape (n, rows), float32
         """
         x = x if isinstance(x, Activations) else Activations(x)
+        if out is None:
+            out = np.empty((x.shape[0], self._rows), np.float32)
+        _work_off([self._job(x, out, expert)], self.threads)
+        return out
+
+    def _job(self, x: Activations, out: np.ndarray, expert: int = 0) -> _Job:
+        """The product as something that threads can share; what it needs from x is made now."""
         n, cols = x.shape
         if cols != self.shape[-1]:
             raise CodecError(f"{printable(self.name)}: {cols} activations cannot meet rows of {self.shape[-1]} weights")
-        if out is None:
-            out = np.empty((n, self._rows), np.float32)
         blocks = self._blocks[expert * self._rows : (expert + 1) * self._rows]
         if not blocks.size or not n:
             out[...] = 0
-            return out
+            return lambda turn: None
         if self._product is None:
-            self._multiply_decoded(x, blocks, out)
-            return out
+            return self._decoding_job(x, blocks, out)
         run = self._product.vector if n == 1 else self._product.matrix
-        form, data = x.form(self._product), blocks.reshape(-1)
-        in_all_threads(lambda shares: run(shares[0], data, self._rows, *form, out), self.threads)
-        return out
+        form, data, rows = x.form(self._product), blocks.reshape(-1), self._rows
+        return lambda turn: run(turn, data, rows, *form, out)
 
-    def _multiply_decoded(self, x: Activations, blocks: np.ndarray, out: np.ndarray) -> None:
+    def _decoding_job(self, x: Activations, blocks: np.ndarray, out: np.ndarray) -> _Job:
         """Rows are decoded, a few at a time, and multiplied as F32."""
-        product, read = floats.F32, decoder(self.format)
-        form, cols = x.form(product), self.shape[-1]
-        n = len(out)
+        form, read = x.form(floats.F32), decoder(self.format)
+        n, cols, step = len(out), self.shape[-1], max(1, _TILE // self.shape[-1])
+        run = floats.F32.vector if n == 1 else floats.F32.matrix
 
-        def multiply_range(lo: int, hi: int) -> None:
-            tile, part = (
-                np.empty((hi - lo, cols), np.float32),
-                out[:, lo:hi] if n == 1 else np.empty((n, hi - lo), np.float32),
-            )
-            read(frozen(blocks[lo:hi].reshape(-1, self.format.type_size)), tile.reshape(-1, self.format.block_size))
-            run = product.vector if n == 1 else product.matrix
-            run(np.zeros(1, np.int64), frozen(tile.reshape(-1).view(np.uint8)), hi - lo, *form, part)
-            if n > 1:
+        def work(turn: np.ndarray) -> None:
+            while (lo := take_share(turn, step)) < self._rows:
+                hi = min(lo + step, self._rows)
+                tile = np.empty((hi - lo, cols), np.float32)
+                read(frozen(blocks[lo:hi].reshape(-1, self.format.type_size)), tile.reshape(-1, self.format.block_size))
+                part = np.empty((n, hi - lo), np.float32)
+                run(np.zeros(1, np.int64), frozen(tile.reshape(-1).view(np.uint8)), hi - lo, *form, part)
                 out[:, lo:hi] = part
 
-        for_ranges(multiply_range, self._rows, max(1, _TILE // cols), self.threads)
+        return work
 
     def multiply_each(self, x: np.ndarray | Activations, experts: np.ndarray) -> np.ndarray:
         """Row i of x with the matrix `experts[i]`: arrays of shape (n, cols) and (n,) → (n, rows), float32.
@@ -149,9 +154,12 @@ class Weight:
         """
         x = x if isinstance(x, Activations) else Activations(x)
         out = np.empty((len(experts), self._rows), np.float32)
-        for expert in np.unique(experts):
-            chosen = np.flatnonzero(experts == expert)
-            out[chosen] = self.multiply(x.take(chosen), expert=int(expert))
+        chosen = [(int(expert), np.flatnonzero(experts == expert)) for expert in np.unique(experts)]
+        parts = [np.empty((len(rows), self._rows), np.float32) for _, rows in chosen]
+        jobs = [self._job(x.take(rows), part, e) for (e, rows), part in zip(chosen, parts, strict=True)]
+        _work_off(jobs, self.threads)
+        for (_, rows), part in zip(chosen, parts, strict=True):
+            out[rows] = part
         return out
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
@@ -162,4 +170,19 @@ class Weight:
 def multiply_all(weights: Sequence[Weight], x: np.ndarray | Activations) -> list[np.ndarray]:
     """Products of several weights with the same x: a list of arrays of shape (n, rows)."""
     x = x if isinstance(x, Activations) else Activations(x)
-    return [weight.multiply(x) for weight in weights]
+    outs = [np.empty((x.shape[0], weight._rows), np.float32) for weight in weights]
+    jobs = [weight._job(x, out) for weight, out in zip(weights, outs, strict=True)]
+    _work_off(jobs, weights[0].threads if weights else 1)
+    return outs
+
+
+def _work_off(jobs: list[_Job], threads: int | None) -> None:
+    """All threads at the first job, then, each when it finds nothing left there, at the next."""
+    for first in range(0, len(jobs), SHARES):
+        some = jobs[first : first + SHARES]
+
+        def work(shares: Sequence[np.ndarray], some: list[_Job] = some) -> None:
+            for job, turn in zip(some, shares, strict=False):
+                job(turn)
+
+        in_all_threads(work, threads)
