@@ -11,6 +11,7 @@ _PUBLIC = {
     "GGUF": "ggufkit.gguf.reader",
     "GgufkitError": "ggufkit.errors",
     "Limits": "ggufkit.gguf.header",
+    "ShardedWriter": "ggufkit.gguf.sharded",
     "Tensor": "ggufkit.tensor",
     "Value": "ggufkit.gguf.header",
     "ValueType": "ggufkit.gguf.header",

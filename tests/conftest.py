@@ -5,9 +5,14 @@ from __future__ import annotations
 import tarfile
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).parent.parent
+
+# A busy machine, or a kernel that is compiled by the first example, is no failure.
+hypothesis.settings.register_profile("ggufkit", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("ggufkit")
 
 
 @pytest.fixture(scope="session")

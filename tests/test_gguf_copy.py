@@ -12,7 +12,6 @@ from ggufkit.errors import FileError, UsageError
 from ggufkit.formats.table import FORMATS
 from ggufkit.gguf.copy import copy_model, write_shards
 from ggufkit.gguf.reader import swapped
-from ggufkit.gguf.shards import split_tensors
 from ggufkit.gguf.writer import Writer
 
 F32 = FORMATS["F32"]
@@ -70,7 +69,7 @@ def test_new_metadata_equals_that_of_gguf_py(model, tmp_path):
 
 def test_new_metadata_of_a_split_model_is_one_file(model, tmp_path):
     with ggufkit.open(model) as m:
-        paths = write_shards(m, tmp_path / "part", split_tensors(m.fields, m.info, max_tensors=9))
+        paths = write_shards(m, tmp_path / "part", max_tensors=9)
     assert (
         run("new-metadata", paths[1], tmp_path / "one.gguf", "--set", "last=arr[i32]:[7]", "--rm", "general.url") == 0
     )

@@ -3,11 +3,13 @@
 import json
 import struct
 
+import numpy as np
 import pytest
 
 import ggufkit
 from ggufkit.errors import GGUFError
-from ggufkit.gguf.header import Limits, ValueType
+from ggufkit.gguf.header import Limits, Value, ValueType
+from ggufkit.gguf.writer import Writer
 
 
 def string(text: bytes) -> bytes:
@@ -63,6 +65,23 @@ def test_value_is_decoded(parse, kind, payload, value):
     model = parse(gguf([pair(b"k", kind, payload)]))
     assert value == model.metadata["k"]
     assert kind is model.fields["k"].type
+
+
+@pytest.mark.parametrize("kind", [t for t in ValueType if t not in (ValueType.ARRAY, ValueType.STRING)])
+@pytest.mark.parametrize("byteorder", ["little", "big"])
+def test_array_is_numpy_on_request(tmp_path, kind, byteorder):
+    values = [1, 0, 100 if kind is not ValueType.BOOL else 1]
+    path = tmp_path / "file.gguf"
+    metadata = {"k": Value(ValueType.ARRAY, values, kind), "s": "x", "e": Value(ValueType.ARRAY, [], kind)}
+    with Writer(path, metadata, [], byteorder=byteorder):
+        pass
+    with ggufkit.open(path) as model:
+        array = model.fields["k"].array()
+        assert array.tolist() == values
+        assert array.dtype == np.dtype(kind.code)
+        assert model.fields["e"].array().shape == (0,)
+        with pytest.raises(GGUFError, match="no array of numbers"):
+            model.fields["s"].array()
 
 
 def test_tensor_is_found(parse):

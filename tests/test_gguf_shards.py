@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from ggufkit.cli import main
 from ggufkit.errors import FileError, GGUFError, UsageError
 from ggufkit.formats.table import FORMATS
 from ggufkit.gguf.copy import merge, write_shards
+from ggufkit.gguf.sharded import ShardedWriter
 from ggufkit.gguf.shards import split_names, split_tensors
 from ggufkit.gguf.writer import Writer
 
@@ -40,7 +42,7 @@ def model(tmp_path):
 
 def split(path, target, **how) -> list[str]:
     with ggufkit.open(path) as m:
-        return write_shards(m, target, split_tensors(m.fields, m.info, **how))
+        return write_shards(m, target, **how)
 
 
 def contents(path) -> dict[str, bytes]:
@@ -154,8 +156,39 @@ def test_existing_file_stays_and_nothing_is_left_after_an_error(model, tmp_path)
             raise KeyboardInterrupt
 
     with ggufkit.open(model) as m, pytest.raises(KeyboardInterrupt):
-        write_shards(m, tmp_path / "part", split_tensors(m.fields, m.info, max_tensors=2), advance=interrupt)
+        write_shards(m, tmp_path / "part", max_tensors=2, advance=interrupt)
     assert list(tmp_path.iterdir()) == [model]
+
+
+def test_sharded_writer_takes_rows_in_any_order_from_threads(tmp_path):
+    rng = np.random.default_rng(1)
+    data = {f"t{i}": rng.normal(size=(50, 64)).astype("<f4") for i in range(9)}
+    tensors = [(name, x.shape, F32) for name, x in data.items()]
+    pieces = [(name, row) for name in data for row in range(50)]
+    rng.shuffle(pieces)
+    with (
+        ShardedWriter(tmp_path / "m.gguf", {"k": 1}, tensors, max_bytes=30_000, alignment=128) as out,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        assert len(out.paths) == 5
+        list(pool.map(lambda p: out.write(p[0], int(p[1]), data[p[0]][int(p[1]) :][:1].view("u1")), pieces))
+    with ggufkit.open(out.paths[3]) as m:
+        assert m.metadata["general.alignment"] == 128
+        assert all(np.array_equal(m.tensors[name].floats(), x) for name, x in data.items())
+
+
+def test_sharded_writer_leaves_nothing_when_rows_are_missing(tmp_path):
+    tensors = [(f"t{i}", (1, 32), F32) for i in range(4)]
+    row = np.zeros((1, 128), np.uint8)
+    out = ShardedWriter(tmp_path / "m", {}, tensors, max_tensors=1)
+    for name in ("t0", "t3", "t1"):
+        out.write(name, 0, row)
+    assert len(list(tmp_path.iterdir())) == 3
+    with pytest.raises(GGUFError, match="no tensor t9"):
+        out.write("t9", 0, row)
+    with pytest.raises(GGUFError, match="1 tensors were not written completely, the first is t2"):
+        out.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_limits_are_checked(model):

@@ -207,9 +207,8 @@ def test_required_keys_are_those_of_llama_cpp(arch):
 
 def test_shard_alone_is_not_blamed_for_its_metadata(make, tmp_path):
     from ggufkit.gguf.copy import write_shards
-    from ggufkit.gguf.shards import split_tensors
 
     with ggufkit.open(make()) as m:
-        paths = write_shards(m, tmp_path / "part", split_tensors(m.fields, m.info, max_tensors=1))
+        paths = write_shards(m, tmp_path / "part", max_tensors=1)
     assert validate(paths[1]) == []
     assert validate(paths[1], shards=False) == []

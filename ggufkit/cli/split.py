@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from ggufkit.cli.common import SIZE, human_bytes, open_model
@@ -44,19 +46,17 @@ def command(
     if split_max_tensors is None and split_max_size is None:
         split_max_tensors = DEFAULT_TENSORS
     with open_model(source) as model:
-        shards = split_tensors(
-            model.fields,
-            model.info,
-            max_tensors=split_max_tensors,
-            max_bytes=split_max_size,
-            no_tensor_first_split=no_tensor_first_split,
-        )
-        sizes = [sum(model.info[name].nbytes for name in shard.tensors) for shard in shards]
+        limits: dict[str, Any] = {
+            "max_tensors": split_max_tensors,
+            "max_bytes": split_max_size,
+            "no_tensor_first_split": no_tensor_first_split,
+        }
         if dry_run:
-            echo_plan(target, shards, sizes)
+            shards = split_tensors(model.fields, model.info, **limits)
+            echo_plan(target, shards, [sum(model.info[name].nbytes for name in shard.tensors) for shard in shards])
             return
-        with byte_bar(sum(sizes), "splitting") as advance:
-            paths = write_shards(model, target, shards, force=force, advance=advance)
+        with byte_bar(sum(info.nbytes for info in model.info.values()), "splitting") as advance:
+            paths = write_shards(model, target, force=force, advance=advance, **limits)
     for path in paths:
         click.echo(path)
 

@@ -7,14 +7,14 @@ where it cannot: from a server, or when the byte order changes.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ggufkit.errors import FileError, UsageError, os_errors, printable
+from ggufkit.errors import UsageError, os_errors, printable
 from ggufkit.files import copy_range, refuse_same_file
 from ggufkit.gguf.reader import GGUF
-from ggufkit.gguf.shards import SPLIT_KEYS, Shard, merged_fields, split_names
+from ggufkit.gguf.sharded import ShardedWriter
+from ggufkit.gguf.shards import SPLIT_KEYS, merged_fields
 from ggufkit.gguf.source import FileSource, is_address
 from ggufkit.gguf.writer import Writer
 
@@ -113,16 +113,19 @@ def _copy_swapped(model: GGUF, name: str, out: Writer, advance: Advance) -> None
 def write_shards(
     model: GGUF,
     target: str | os.PathLike[str],
-    shards: Sequence[Shard],
     *,
+    max_tensors: int | None = None,
+    max_bytes: int | None = None,
+    no_tensor_first_split: bool = False,
     force: bool = False,
     advance: Advance = nothing,
 ) -> list[str]:
-    """Write a model as several files, ``TARGET-00001-of-0000N.gguf``. After an error none of them is left.
+    """Write a model as several files, as llama-gguf-split does. After an error none of them is left.
 
     Parameters
     ----------
-    shards : what goes into each, see `split_tensors`.
+    target : path of the files without ``-00001-of-0000N.gguf``.
+    max_tensors, max_bytes, no_tensor_first_split : see `split_tensors`.
 
     Returns
     -------
@@ -130,24 +133,25 @@ def write_shards(
 
     Raises
     ------
-    FileError, UsageError, GGUFError : see `copy_model`.
+    FileError, UsageError, GGUFError : see `ShardedWriter`.
     """
-    paths = split_names(os.fspath(target), len(shards))
-    for path in paths:
+    out = ShardedWriter(
+        target,
+        model.fields,
+        [(info.name, info.shape, info.format) for info in model.info.values()],
+        max_tensors=max_tensors,
+        max_bytes=max_bytes,
+        no_tensor_first_split=no_tensor_first_split,
+        byteorder=model.byteorder,
+        force=force,
+    )
+    for path in out.paths:
         _refuse_inputs(model, path)
-        if not force and os.path.lexists(path):
-            raise FileError(f"{printable(path)} exists already; give --force to replace it")
-    written: list[str] = []
-    try:
-        for path, shard in zip(paths, shards, strict=True):
-            copy_model(model, path, shard.metadata, names=shard.tensors, force=force, advance=advance)
-            written.append(path)
-    except BaseException:
-        for path in written:
-            with suppress(OSError):
-                os.unlink(path)
-        raise
-    return paths
+    with out:
+        for name in model.info:
+            _copy_tensor(model, name, out.writer_of(name), advance)
+            out.finish(name)
+    return out.paths
 
 
 def merge(

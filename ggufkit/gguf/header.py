@@ -30,11 +30,14 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import repeat
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ggufkit.errors import GGUFError, printable
 from ggufkit.formats.table import Format, format_by_id
 from ggufkit.gguf.source import Source
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["Field", "Header", "Limits", "TensorInfo", "Value", "ValueType", "parse_header"]
 
@@ -191,6 +194,22 @@ class Field:
             yield from map(bool, self.raw)
         else:
             yield from struct.unpack_from(f"{self._order}{self.count}{kind.code}", self._buffer, self.start)
+
+    def array(self) -> np.ndarray:
+        """The numbers of an array as a NumPy array of shape (count,); quicker than a list of them.
+
+        Raises
+        ------
+        GGUFError : the value is no array of numbers.
+        """
+        import numpy as np
+
+        if self.item_type is None or self.item_type is ValueType.STRING:
+            raise GGUFError(f"{printable(self.key)} is no array of numbers, but {self.describe()}", offset=self.offset)
+        if self.item_type is ValueType.BOOL:
+            return np.frombuffer(self.raw, np.uint8) != 0
+        numbers = np.frombuffer(self.raw, np.dtype(self._order + np.dtype(self.item_type.code).str[1:]))
+        return numbers.astype(numbers.dtype.newbyteorder("="))
 
     def strings(self) -> Iterator[bytes]:
         """The items of an array of strings, or the one string, as bytes."""

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from ggufkit.errors import GGUFError, printable
+from ggufkit.errors import FileError, GGUFError, printable
 from ggufkit.formats.table import Format
 from ggufkit.gguf.header import Field, Header, Limits, TensorInfo, parse_header
 from ggufkit.gguf.shards import check_shards, shard_count, sibling_names
@@ -268,7 +268,12 @@ def open(path: str | os.PathLike[str], *, offset: int = 0, shards: bool = True, 
         parts = [first]
         if shards and not offset and shard_count(first.header.fields) > 1:
             names = sibling_names(name, first.header)
-            parts = [first if other == name else add(other) for other in names]
+            try:
+                parts = [first if other == name else add(other) for other in names]
+            except FileError as e:
+                raise FileError(
+                    f"{e}; it is one of {len(names)} files of the model, open one alone with --one-shard"
+                ) from e
             check_shards(names, [part.header for part in parts])
         model = GGUF(name, parts)
         opened.pop_all()

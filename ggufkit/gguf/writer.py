@@ -388,12 +388,17 @@ class Writer:
             with self._lock:
                 self._missing[name] -= nbytes
 
+    @property
+    def missing(self) -> list[str]:
+        """The tensors that are not written completely yet."""
+        return [name for name, n in self._missing.items() if n > 0]
+
     def __enter__(self) -> Writer:
         return self
 
     def __exit__(self, kind: Any, value: Any, trace: Any) -> None:
         try:
-            if kind is None and (missing := [name for name, n in self._missing.items() if n > 0]):
+            if kind is None and (missing := self.missing):
                 raise GGUFError(
                     f"{len(missing)} tensors were not written completely, the first is {printable(missing[0])}",
                     self.path,
