@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ggufkit.arch.card import VOCABULARY, Card, read_card
 from ggufkit.arch.config import Config
 from ggufkit.arch.registry import architecture_of
+from ggufkit.arch.shapes import check_shapes
 from ggufkit.arch.spec import Architecture
 from ggufkit.checkpoint.folder import Checkpoint, open_checkpoint
 from ggufkit.checkpoint.mlx import QUANTIZATION_KEY, read_mlx
@@ -103,6 +104,7 @@ def as_gguf(
     tensors = {tensor.name: _floating(tensor) for tensor in spec.tensors(source.values(), config)}
     card = read_card(checkpoint, tensors.values(), metadata, model_name)
     pairs = _pairs(checkpoint, spec, config, card)
+    check_shapes(spec.name, pairs, tensors)
     source_type = _source_type(checkpoint)
     if quantized is None:
         return CheckpointModel(pairs, tensors, source_type, card, checkpoint.identity)

@@ -15,6 +15,9 @@ Default = Any | Callable[["Config"], Any]
 # Where models of several parts keep the language model's settings.
 _TEXT_PARTS = ("text_config", "llm_config", "lm_config", "language_config")
 
+# A hundred times those of the deepest models.
+_MAX_LAYERS = 10_000
+
 
 def text_model(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """`config.json` with the settings of its language model on top, where it has a part for that."""
@@ -100,7 +103,10 @@ class Config:
 
     @property
     def layers(self) -> int:
-        return self.integer("num_hidden_layers", "n_layers", "n_layer", "num_layers")
+        layers = self.integer("num_hidden_layers", "n_layers", "n_layer", "num_layers")
+        if layers > _MAX_LAYERS:
+            raise ArchitectureError(f"config.json: {layers} layers are beyond the limit of {_MAX_LAYERS}")
+        return layers
 
     @property
     def width(self) -> int:

@@ -8,7 +8,7 @@ from enum import IntEnum
 
 from ggufkit.arch.config import Config
 from ggufkit.checkpoint.folder import Checkpoint
-from ggufkit.errors import FileError, printable
+from ggufkit.errors import CheckpointError, FileError, printable
 from ggufkit.gguf.header import Value, ValueType
 
 __all__ = [
@@ -41,6 +41,9 @@ class TokenType(IntEnum):
     BYTE = 6
 
 
+# Dozens of times those of the largest vocabularies.
+_MAX_TOKENS = 1 << 24
+
 # Scores that llama.cpp's converter gives to tokens without one.
 PADDING_SCORE, ADDED_SCORE = -10000.0, -1000.0
 
@@ -55,6 +58,10 @@ class Tokens:
 
     @classmethod
     def padding(cls, size: int) -> Tokens:
+        if type(size) is not int or not 0 <= size <= _MAX_TOKENS:
+            raise CheckpointError(
+                f"config.json: 'vocab_size' must be a number of at most {_MAX_TOKENS}, not {printable(repr(size))}"
+            )
         return cls([f"[PAD{i}]" for i in range(size)], [PADDING_SCORE] * size, [TokenType.UNUSED] * size)
 
     def __len__(self) -> int:
