@@ -352,7 +352,11 @@ def _explained(files: Sequence[OutputFile], journals: Sequence[Journal]) -> Iter
     except KeyboardInterrupt:
         raise Interrupted(again) from None
     except FileError as e:
-        raise FileError(f"{e}; {again}") from e
+        if any(file.partial.exists() for file in files):
+            raise FileError(f"{e}; {again}") from e
+        for journal in journals:
+            journal.remove()
+        raise
     except GgufkitError:
         # Continuing would fail at the same place.
         for file, journal in zip(files, journals, strict=True):

@@ -134,6 +134,7 @@ class Model:
     threads : for both decoding and prompts.
     cache : `enum ggml_type` of keys and of values.
     embeddings : give embeddings, not logits.
+    repack : let it rearrange the weights for the CPU; that rounds sums in another order.
     others : further fields of `_CONTEXT`.
     """
 
@@ -144,10 +145,11 @@ class Model:
         threads: int = 1,
         cache: tuple[int, int] = (F16, F16),
         embeddings: bool = False,
+        repack: bool = True,
         **others: int,
     ):
         lib = library()
-        model = _with(lib.llama_model_default_params(), _MODEL, {"n_gpu_layers": 0})
+        model = _with(lib.llama_model_default_params(), _MODEL, {"n_gpu_layers": 0, "use_extra_bufts": int(repack)})
         self.model = lib.llama_model_load_from_file(os.fspath(path).encode(), model)
         if not self.model:
             raise RuntimeError(f"llama.cpp cannot load {path}")
