@@ -52,9 +52,11 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--allow-v1", is_flag=True, help="Also read files of version 1 (2023), which llama.cpp refuses.")
     @click.option("--one-shard", is_flag=True, help="Of a split model, look into this file alone.")
     @click.option("--offset", type=click.IntRange(min=0), default=0, help="Byte where the GGUF starts in the file.")
+    @click.option("--max-header", type=SIZE, help="Refuse a larger header; default 134M.")
     @functools.wraps(command)
-    def wrapped(allow_v1: bool, one_shard: bool, offset: int, **arguments: Any) -> Any:
-        return command(how={"allow_v1": allow_v1, "one_shard": one_shard, "offset": offset}, **arguments)
+    def wrapped(allow_v1: bool, one_shard: bool, offset: int, max_header: int | None, **arguments: Any) -> Any:
+        how = {"allow_v1": allow_v1, "one_shard": one_shard, "offset": offset, "max_header": max_header}
+        return command(how=how, **arguments)
 
     return wrapped
 
@@ -62,7 +64,9 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def open_model(path: str, how: dict[str, Any] | None = None) -> GGUF:
     """Open a model as the options of `model_options` say."""
     how = how or {}
-    limits = Limits(versions=(1, 2, 3)) if how.get("allow_v1") else Limits()
+    limits = Limits(
+        versions=(1, 2, 3) if how.get("allow_v1") else Limits.versions, header=how.get("max_header") or Limits.header
+    )
     return open_gguf(path, offset=how.get("offset", 0), shards=not how.get("one_shard"), limits=limits)
 
 

@@ -318,7 +318,9 @@ class _Parser:
                 self.at,
             )
         if end > self.limits.header:
-            raise self.fail(f"{what} makes the header larger than the limit of {self.limits.header} bytes", self.at)
+            raise self.fail(
+                f"{what} makes the header larger than the limit of {self.limits.header} bytes (--max-header)", self.at
+            )
         have = len(self.buffer)
         want = max(end, min(self.size, self.limits.header, max(self.FIRST_FETCH, have + have // 2)))
         self.buffer += self.source.read(self.start + have, want - have)
@@ -462,7 +464,9 @@ class _Parser:
                 self.at,
             )
         if count * length.size > self.limits.header - self.at:
-            raise self.fail(f"{shown} makes the header larger than the limit of {self.limits.header} bytes", self.at)
+            raise self.fail(
+                f"{shown} makes the header larger than the limit of {self.limits.header} bytes (--max-header)", self.at
+            )
         done = 0
         while done < count:
             # A run at a time without looking: a length that leads out of the buffer makes the next `unpack`, or the

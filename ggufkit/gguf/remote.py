@@ -17,6 +17,7 @@ from __future__ import annotations
 import http.client
 import os
 import re
+import socket
 import ssl
 import threading
 import time
@@ -104,6 +105,9 @@ class RemoteSource:
                 reason, wait = str(e), e.wait
             except http.client.InvalidURL as e:
                 raise self._fail(printable(e)) from e
+            except (socket.gaierror, ConnectionRefusedError) as e:
+                host = printable(urlsplit(self._location).netloc)
+                raise self._fail(f"{host}: {(e.strerror or str(e)).lower()}") from e
             except (OSError, http.client.HTTPException) as e:
                 reason, wait = printable(e) or type(e).__name__, None
             self._drop()
@@ -200,6 +204,8 @@ class RemoteSource:
         try:
             connection.request("GET", path, headers=headers)
             return connection.getresponse()
+        except ssl.SSLError:  # which is a ValueError, too
+            raise
         except ValueError as e:  # a header or an address with characters that are not allowed
             raise self._fail(printable(e)) from e
 
