@@ -1,10 +1,11 @@
-"""Read importance matrices: llama-imatrix's GGUF files, and the .dat files of before.
+"""Read and write importance matrices: llama-imatrix's GGUF files, and the .dat files of before.
 
     GGUF   blk.0.attn_q.weight.in_sum2   (experts, cols) f32   sums of squared activations
            blk.0.attn_q.weight.counts    (experts, 1)    f32   how many activations
     .dat   entries i32, then each: name, calls i32, values i32, values f32 (mean × calls); then chunks i32, dataset
 
-Source: common/imatrix-loader.cpp and `load_imatrix` in tools/quantize/quantize.cpp of llama.cpp.
+Source: common/imatrix-loader.cpp, `load_imatrix` in tools/quantize/quantize.cpp, `save_imatrix` and
+`save_imatrix_legacy` in tools/imatrix/imatrix.cpp of llama.cpp.
 """
 
 from __future__ import annotations
@@ -18,10 +19,14 @@ from pathlib import Path
 import numpy as np
 
 from ggufkit.errors import GGUFError, PolicyError, os_errors, printable
+from ggufkit.files import AtomicFile
+from ggufkit.formats.table import FORMATS
+from ggufkit.gguf.header import Value, ValueType
 from ggufkit.gguf.reader import GGUF
 from ggufkit.gguf.reader import open as open_gguf
+from ggufkit.gguf.writer import Writer
 
-__all__ = ["Imatrix", "read_imatrix"]
+__all__ = ["Imatrix", "Sums", "read_imatrix", "write_imatrix"]
 
 
 @dataclass(frozen=True)
@@ -156,3 +161,87 @@ def _from_dat(path: str, data: bytes) -> Imatrix:
     chunks = file.number("the number of chunks")
     dataset = file.text("the dataset's name") if file.at < len(data) else ""
     return Imatrix(path, values, chunks, (dataset,) if dataset else ())
+
+
+# ---- Writing ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Sums:
+    """What met a matrix, or each of a stack of experts.
+
+    Attributes
+    ----------
+    squares : array of shape (experts, cols), float64: sums of squares.
+    counts : array of shape (experts,), int64: of how many activations.
+    """
+
+    squares: np.ndarray
+    counts: np.ndarray
+
+
+def write_imatrix(
+    path: str | os.PathLike[str],
+    sums: Mapping[str, Sums],
+    datasets: Iterable[str],
+    chunks: int,
+    chunk_size: int,
+    *,
+    legacy: bool = False,
+    force: bool = False,
+) -> None:
+    """Write an importance matrix as llama-imatrix does.
+
+    Parameters
+    ----------
+    datasets : names of the texts.
+    chunks, chunk_size : how many windows of text were read, of how many tokens.
+    legacy : as a .dat file.
+
+    Raises
+    ------
+    FileError : the file exists without `force`, cannot be written, or the disk is full.
+    """
+    ordered = {name: sums[name] for name in sorted(sums)}
+    if legacy:
+        data = _as_dat(ordered, list(datasets), chunks, chunk_size)
+        with AtomicFile(path, force) as output, os_errors(path, "write"):
+            left = memoryview(data)
+            while left:
+                left = left[output.file.write(left) :]
+        return
+    f32 = FORMATS["F32"]
+    arrays: dict[str, np.ndarray] = {}
+    for name, found in ordered.items():
+        experts, cols = found.squares.shape
+        # GGML drops dimensions of 1 at the end.
+        shape = (experts, cols) if experts > 1 else (cols,)
+        arrays[f"{name}.in_sum2"] = found.squares.astype(np.float32).reshape(shape)
+        arrays[f"{name}.counts"] = found.counts.astype(np.float32).reshape((experts, 1) if experts > 1 else (1,))
+    metadata = {
+        "general.type": "imatrix",
+        "imatrix.datasets": Value(ValueType.ARRAY, list(datasets), ValueType.STRING),
+        "imatrix.chunk_count": Value(ValueType.UINT32, chunks),
+        "imatrix.chunk_size": Value(ValueType.UINT32, chunk_size),
+    }
+    infos = [(name, array.shape, f32) for name, array in arrays.items()]
+    with Writer(path, metadata, infos, force=force) as writer:
+        for name, array in arrays.items():
+            writer.write(name, 0, array.reshape(-1, array.shape[-1]).view(np.uint8))
+
+
+def _as_dat(sums: Mapping[str, Sums], datasets: list[str], chunks: int, chunk_size: int) -> bytes:
+    entries = {name: found for name, found in sums.items() if found.counts.any()}
+    parts = [struct.pack("<i", len(entries))]
+    for name, found in entries.items():
+        calls = -(-int(found.counts.max()) // chunk_size)
+        counts = found.counts[:, None].astype(np.float32)
+        # An expert that was never called: every column matters the same.
+        squares = np.where(counts > 0, found.squares, 1).astype(np.float32)
+        mean = squares / np.maximum(counts, np.float32(1)) * np.float32(calls)
+        raw = name.encode("utf-8", "surrogateescape")
+        parts += [struct.pack("<i", len(raw)), raw, struct.pack("<ii", calls, mean.size)]
+        parts.append(mean.astype("<f4").tobytes())
+    raw = ("" if not datasets else datasets[-1]).encode("utf-8", "surrogateescape")
+    parts += [struct.pack("<ii", chunks, len(raw)), raw]
+    return b"".join(parts)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ggufkit.pipeline import Planned
 
-__all__ = ["byte_bar", "progress_bar"]
+__all__ = ["byte_bar", "progress_bar", "token_bar"]
 
 _LOG_EVERY = 10.0  # seconds
 
@@ -42,6 +42,13 @@ def byte_bar(total: int, doing: str) -> Iterator[Callable[[int, str], None]]:
                 advance(nbytes, name)
 
         yield locked
+
+
+@contextmanager
+def token_bar(total: int, doing: str) -> Iterator[Callable[[int, str], None]]:
+    """Show the progress of running a model over `total` tokens; gives a function that takes tokens done and a note."""
+    with (_bar if sys.stderr.isatty() else _log)(doing, total, "tokens/s") as advance:
+        yield advance
 
 
 @contextmanager
@@ -91,7 +98,8 @@ def _log(doing: str, total: int, unit: str) -> Iterator[Callable[[int, str], Non
 
 
 def _rate(done: int, seconds: float, unit: str) -> str:
-    return f"{done / max(seconds, 1e-3) / 1e6:.0f} {unit}"
+    rate = done / max(seconds, 1e-3)
+    return f"{rate / 1e6 if unit.startswith('M') else rate:.0f} {unit}"
 
 
 def _clock(seconds: float) -> str:

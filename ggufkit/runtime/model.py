@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ggufkit.runtime.tokenizer import Tokenizer
     from ggufkit.tensor import Tensor
 
-__all__ = ["Model", "load"]
+__all__ = ["Model", "load", "normalized"]
 
 # Tokens that go through the layers together: more fill memory with activations and are no faster.
 _BATCH = 512
@@ -97,18 +97,20 @@ class Model:
         layers = [self.ops.layer_cache(block.attention, types, length) for block in self.weights.blocks]
         return Cache(layers, length)
 
-    def forward(self, tokens: Sequence[int] | np.ndarray, cache: Cache, logits: str | None = "last") -> np.ndarray:
+    def forward(
+        self, tokens: Sequence[int] | np.ndarray, cache: Cache, logits: str | int | None = "last"
+    ) -> np.ndarray:
         """Run tokens that follow those in the cache, and put them into it.
 
         Parameters
         ----------
         tokens : (n,) whole numbers.
         cache : of `new_cache`.
-        logits : of the ``"last"`` token, of ``"all"``, or of None.
+        logits : of the ``"last"`` token, of ``"all"``, of the last so many, or of None.
 
         Returns
         -------
-        array of shape (vocabulary,), (n, vocabulary) or (0, vocabulary), float32
+        array of shape (vocabulary,) for ``"last"``, else (n, vocabulary), float32
 
         Raises
         ------
@@ -118,15 +120,16 @@ class Model:
             raise UsageError(f"{printable(self.gguf.path)} makes embeddings and no text; use embed")
         ids = self._checked(tokens)
         cache.require(len(ids))
-        pieces = []
+        wanted = logits if isinstance(logits, int) else {"last": 1, "all": len(ids), None: 0}[logits]
+        first = max(0, len(ids) - wanted)
+        pieces = [np.empty((0, self.vocabulary), np.float32)]
         for lo in range(0, len(ids), _BATCH):
             piece = ids[lo : lo + _BATCH]
             x = self._hidden(piece, cache)
-            if logits == "all":
-                pieces.append(self._logits(x))
-            elif logits == "last" and lo + _BATCH >= len(ids):
-                return self._logits(self.ops.rows(x, len(piece) - 1, len(piece)))[0]
-        return np.concatenate(pieces) if len(pieces) > 1 else pieces[0] if pieces else self._no_logits()
+            if first < lo + len(piece):
+                pieces.append(self._logits(self.ops.rows(x, max(0, first - lo), len(piece))))
+        found = pieces[1] if len(pieces) == 2 else np.concatenate(pieces)
+        return found[0] if logits == "last" else found
 
     # -- text -------------------------------------------------------------------------------------------------
 
@@ -198,8 +201,8 @@ class Model:
         if kind not in ("none", "mean", "cls", "last"):
             raise UsageError(f"pooling is by mean, cls, last or none, not by {printable(kind)}")
         ids = self._checked(tokens)
-        if not self.hyper.causal and len(ids) > _BATCH * 16:
-            raise UsageError(f"a text of {len(ids)} tokens is too long to be embedded; at most {_BATCH * 16}")
+        if len(ids) > self.hyper.context_length:
+            raise UsageError(f"the text has {len(ids)} tokens; the model reads {self.hyper.context_length} at most")
         cache = self.new_cache(len(ids), "F32", "F32")
         if self.hyper.causal:
             states = [self._hidden(ids[lo : lo + _BATCH], cache) for lo in range(0, len(ids), _BATCH)]
@@ -242,9 +245,6 @@ class Model:
     def _logits(self, x: Any) -> np.ndarray:
         return self.ops.numpy(logits(self.ops, self.hyper, self.weights, x))
 
-    def _no_logits(self) -> np.ndarray:
-        return np.empty((0, self.vocabulary), np.float32)
-
     def _angles(self, local: bool, start: int, n: int, length: int) -> Any:
         """Cosines and sines for the tokens from `start` on in a context of `length`; None without rope."""
         long = length > self.hyper.scaling.original
@@ -274,13 +274,13 @@ def _mapped(gguf: GGUF, tensor: Tensor) -> Tensor:
     return replace(tensor, read=lambda lo, hi: blocks[lo:hi])
 
 
-def load(path: str | os.PathLike[str], *, threads: int | None = None, backend: str = "auto") -> Model:
+def load(path: str | os.PathLike[str], *, threads: int | None = None, backend: str | Ops = "auto") -> Model:
     """Open a GGUF file to run it.
 
     Parameters
     ----------
     threads : how many; default GGUFKIT_THREADS or all CPUs.
-    backend : ``"cpu"``, ``"mlx"``, or ``"auto"``: MLX on Apple Silicon, the CPU elsewhere.
+    backend : ``"cpu"``, ``"mlx"``, or ``"auto"``: MLX on Apple Silicon, the CPU elsewhere; or operations of one's own.
 
     Raises
     ------
@@ -292,7 +292,27 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None, backend: s
     try:
         if "general.architecture" not in gguf.fields:
             raise GGUFError("the key general.architecture is missing, so it is no model that can be run", gguf.path)
-        return Model(gguf, make_ops(backend, gguf, threads))
+        ops = make_ops(backend, gguf, threads) if isinstance(backend, str) else backend
+        return Model(gguf, ops)
     except BaseException:
         gguf.close()
         raise
+
+
+def normalized(vectors: np.ndarray, power: int = 2) -> np.ndarray:
+    """Vectors (…, width) divided by their norm; a vector of zeros stays.
+
+    Parameters
+    ----------
+    power : of the norm; 0 makes the greatest number 32760, -1 changes nothing.
+
+    Source: `common_embd_normalize` in common/common.cpp of llama.cpp.
+    """
+    if power < 0:
+        return vectors
+    absolute = np.abs(vectors).astype(np.float64)
+    if power == 0:
+        norm = absolute.max(axis=-1, keepdims=True) / 32760
+    else:
+        norm = (absolute**power).sum(axis=-1, keepdims=True) ** (1 / power)
+    return (vectors / np.where(norm > 0, norm, 1)).astype(np.float32)
