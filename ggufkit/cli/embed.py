@@ -1,0 +1,79 @@
+"""`ggufkit embed`: llama-embedding's work, with its flags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ggufkit.cli.common import echo_json
+from ggufkit.cli.prompt import read_prompt, read_stdin
+from ggufkit.errors import UsageError
+
+__all__ = ["command"]
+
+
+@click.command()
+@click.argument("model")
+@click.option("-p", "--prompt", metavar="TEXT", help="The text.")
+@click.option("-f", "--file", "path", type=click.Path(path_type=Path), help="Take the text of a file.")
+@click.option(
+    "--embd-separator",
+    "separator",
+    default="\n",
+    show_default="newline",
+    help="What texts are separated by.",
+)
+@click.option(
+    "--pooling",
+    type=click.Choice(["none", "mean", "cls", "last"]),
+    help="How tokens' vectors make the text's; default the model's own way.",
+)
+@click.option(
+    "--embd-normalize",
+    "power",
+    type=int,
+    default=2,
+    show_default=True,
+    help="-1 not at all, 0 greatest to 32760, 1 sum, 2 length, above: that norm.",
+)
+@click.option("-t", "--threads", type=click.IntRange(min=1), help="Default: GGUFKIT_THREADS or all CPUs.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def command(
+    model: str,
+    prompt: str | None,
+    path: Path | None,
+    separator: str,
+    pooling: str | None,
+    power: int,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Turn texts into vectors, a line of numbers each; one text a line of -p, -f or stdin.
+
+    \b
+    ggufkit embed bge-small.gguf -p 'What is a GGUF file?'
+    ggufkit embed bge-small.gguf -f questions.txt --json
+    """
+    from ggufkit.runtime.model import load, normalized
+
+    text = read_prompt(prompt, path, escape=True)
+    text = read_stdin() if text is None else text
+    texts = text.split(separator) if separator else [text]
+    if len(texts) > 1 and not texts[-1]:
+        texts.pop()  # what follows the last newline of a file
+    if texts == [""]:
+        raise UsageError("there is no text; give one with -p or -f, or on stdin")
+    found = []
+    with load(model, threads=threads) as loaded:
+        for index, one in enumerate(texts):
+            tokens = loaded.tokenizer.encode(one)
+            if not tokens:
+                raise UsageError(f"text {index} is empty, and the model has no token to mark its beginning")
+            vectors = normalized(loaded.embed(tokens, pooling), power)  # (width,), or (tokens, width) without pooling
+            found.append({"index": index, "tokens": len(tokens), "embedding": vectors.tolist()})
+            if not as_json:
+                for vector in vectors.reshape(-1, loaded.hyper.width):
+                    click.echo(" ".join(f"{value:.7g}" for value in vector))
+    if as_json:
+        echo_json({"model": model, "data": found})

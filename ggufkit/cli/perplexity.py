@@ -1,0 +1,208 @@
+"""`ggufkit perplexity`: llama-perplexity's work, with its flags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ggufkit.cli.common import echo_json
+from ggufkit.cli.text import cache_options, text_windows
+from ggufkit.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ggufkit.runtime.model import Model
+    from ggufkit.runtime.perplexity import Divergence
+    from ggufkit.runtime.windows import Windows
+
+__all__ = ["command"]
+
+
+@click.command()
+@click.argument("model")
+@click.option("-f", "--file", "text", required=True, type=click.Path(path_type=Path), help="The text.")
+@click.option("-c", "--ctx-size", "context", type=int, default=512, show_default=True, help="Tokens a window.")
+@click.option("--chunks", type=int, help="Look at so many windows; default all.")
+@click.option(
+    "--kl-divergence-base",
+    "--save-all-logits",
+    "base",
+    type=click.Path(path_type=Path),
+    help="File of a model's predictions: written, or with --kl-divergence read.",
+)
+@click.option("--kl-divergence", is_flag=True, help="Compare with the predictions of --kl-divergence-base.")
+@cache_options
+@click.option("-t", "--threads", type=click.IntRange(min=1), help="Default: GGUFKIT_THREADS or all CPUs.")
+@click.option("--force", is_flag=True, help="Replace a file of predictions that exists.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def command(
+    model: str,
+    text: Path,
+    context: int,
+    chunks: int | None,
+    base: Path | None,
+    kl_divergence: bool,
+    types: tuple[str, str],
+    threads: int | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Measure how well MODEL predicts a text, or how far its predictions are from another model's.
+
+    Of each window the second half is predicted. The numbers are llama-perplexity's, and so is the file of predictions.
+
+    \b
+    ggufkit perplexity model-F16.gguf -f wiki.test.raw
+    ggufkit perplexity model-F16.gguf -f wiki.test.raw --kl-divergence-base base.kld
+    ggufkit perplexity model-Q4_K_M.gguf -f wiki.test.raw --kl-divergence-base base.kld --kl-divergence
+    """
+    from ggufkit.runtime.model import load
+
+    if kl_divergence and base is None:
+        raise UsageError("--kl-divergence compares with a file of predictions; name it with --kl-divergence-base")
+    with load(model, threads=threads) as loaded:
+        if kl_divergence and base is not None:
+            _compare(loaded, base, chunks, types, as_json)
+        else:
+            windows = text_windows(loaded, text, context, chunks)
+            _measure(loaded, windows, base, types, force, as_json)
+
+
+def _measure(
+    model: Model, windows: Windows, base: Path | None, types: tuple[str, str], force: bool, as_json: bool
+) -> None:
+    import contextlib
+
+    from ggufkit.cli.progress import token_bar
+    from ggufkit.files import AtomicFile
+    from ggufkit.runtime.perplexity import BaseWriter, perplexity
+
+    with contextlib.ExitStack() as stack:
+        writer = None
+        if base is not None:
+            output = stack.enter_context(AtomicFile(base, force))
+            writer = BaseWriter(output.file, windows, model.vocabulary)
+        advance = stack.enter_context(token_bar(windows.tokens.size, "perplexity"))
+        found = perplexity(
+            model,
+            windows,
+            base=writer,
+            types=types,
+            report=lambda tokens, estimate: advance(tokens, f"{estimate.perplexity:.4f}"),
+        )
+    if as_json:
+        echo_json(
+            {"perplexity": found.perplexity, "error": found.error, "tokens": found.tokens, "chunks": len(windows)}
+        )
+    else:
+        click.echo(f"Final estimate: PPL = {found.perplexity:.4f} +/- {found.error:.5f}")
+
+
+def _compare(model: Model, path: Path, chunks: int | None, types: tuple[str, str], as_json: bool) -> None:
+    from ggufkit.cli.progress import token_bar
+    from ggufkit.cli.text import bos_of
+    from ggufkit.runtime.perplexity import BaseFile, divergence
+
+    base = BaseFile(path)
+    windows = base.windows(chunks, bos_of(model))
+    with token_bar(windows.tokens.size, "KL divergence") as advance:
+        found = divergence(
+            model,
+            base,
+            windows,
+            types=types,
+            report=lambda tokens, estimate: advance(tokens, f"{estimate.perplexity:.4f}"),
+        )
+    if as_json:
+        echo_json(_facts(found))
+    else:
+        _show(found)
+
+
+# Llama-perplexity's rows: label, fraction of the sorted values.
+_KLD = (
+    ("Maximum", 1.0),
+    ("99.9%  ", 0.999),
+    ("99.0%  ", 0.99),
+    ("95.0%  ", 0.95),
+    ("90.0%  ", 0.9),
+    ("Median ", 0.5),
+    ("10.0%  ", 0.1),
+    (" 5.0%  ", 0.05),
+    (" 1.0%  ", 0.01),
+    (" 0.1%  ", 0.001),
+    ("Minimum", 0.0),
+)
+_P = (*_KLD[:5], ("75.0%  ", 0.75), _KLD[5], ("25.0%  ", 0.25), *_KLD[6:])
+
+
+def _facts(found: Divergence) -> dict[str, Any]:
+    """All numbers, by name, each with its standard error where it has one."""
+    import math
+
+    import numpy as np
+
+    from ggufkit.runtime.perplexity import mean_and_error
+
+    nll, base, n = mean_and_error(found.nll), mean_and_error(found.base_nll), len(found.nll)
+    covariance = 0.0
+    if n >= 10:
+        covariance = float((found.nll * found.base_nll).mean() - found.nll.mean() * found.base_nll.mean()) / (n - 1)
+    ppl, base_ppl = math.exp(nll[0]), math.exp(base[0])
+    log_error = math.sqrt(max(0.0, nll[1] ** 2 + base[1] ** 2 - 2 * covariance))
+    ratio = math.exp(nll[0] - base[0])
+    errors = ppl * nll[1], base_ppl * base[1]
+    difference = math.sqrt(max(0.0, errors[0] ** 2 + errors[1] ** 2 - 2 * ppl * base_ppl * covariance))
+    p = found.p_difference
+    square = mean_and_error(p * p)
+    rms, same = math.sqrt(square[0]), float(found.same_top.mean())
+    return {
+        "tokens": n,
+        "perplexity": [ppl, errors[0]],
+        "base_perplexity": [base_ppl, errors[1]],
+        "correlation": covariance / (nll[1] * base[1]) if nll[1] and base[1] else 1.0,
+        "log_ratio": [nll[0] - base[0], log_error],
+        "ratio": [ratio, ratio * log_error],
+        "difference": [ppl - base_ppl, difference],
+        "kld": list(mean_and_error(found.kld)),
+        "kld_quantiles": {name.strip(): _quantile(found.kld, at) for name, at in _KLD},
+        "p_difference": list(mean_and_error(p)),
+        "p_difference_quantiles": {name.strip(): _quantile(p, at) for name, at in _P},
+        "p_difference_rms": [rms, 0.5 / rms * square[1] if rms else 0.0],
+        "same_top": [same, float(np.sqrt(same * (1 - same) / max(1, n - 1)))],
+    }
+
+
+def _quantile(values: np.ndarray, at: float) -> float:
+    import numpy as np
+
+    return float(np.quantile(values, at))
+
+
+def _show(found: Divergence) -> None:
+    facts = _facts(found)
+
+    def row(name: str, key: str) -> None:
+        click.echo(f"{name:<30}: {facts[key][0]:10.6f} ± {facts[key][1]:10.6f}")
+
+    click.echo("====== Perplexity statistics ======")
+    row("Mean PPL(Q)", "perplexity")
+    row("Mean PPL(base)", "base_perplexity")
+    click.echo(f"Cor(ln(PPL(Q)), ln(PPL(base))): {100 * facts['correlation']:6.2f}%")
+    row("Mean ln(PPL(Q)/PPL(base))", "log_ratio")
+    row("Mean PPL(Q)/PPL(base)", "ratio")
+    row("Mean PPL(Q)-PPL(base)", "difference")
+    click.echo("\n====== KL divergence statistics ======")
+    click.echo(f"Mean    KLD: {facts['kld'][0]:10.6f} ± {facts['kld'][1]:10.6f}")
+    for name, at in _KLD:
+        click.echo(f"{name} KLD: {_quantile(found.kld, at):10.6f}")
+    click.echo("\n====== Token probability statistics ======")
+    click.echo(f"Mean    Δp: {100 * facts['p_difference'][0]:6.3f} ± {100 * facts['p_difference'][1]:5.3f} %")
+    for name, at in _P:
+        click.echo(f"{name} Δp: {100 * _quantile(found.p_difference, at):6.3f}%")
+    rms, same = facts["p_difference_rms"], facts["same_top"]
+    click.echo(f"RMS Δp    : {100 * rms[0]:6.3f} ± {100 * rms[1]:5.3f} %")
+    click.echo(f"Same top p: {100 * same[0]:6.3f} ± {100 * same[1]:5.3f} %")

@@ -1,0 +1,50 @@
+"""What the verbs that read a long text share: its windows, and the types of the cache."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ggufkit.errors import os_errors
+
+if TYPE_CHECKING:
+    from ggufkit.runtime.model import Model
+    from ggufkit.runtime.windows import Windows
+
+__all__ = ["bos_of", "cache_options", "text_windows"]
+
+_TYPES = click.Choice(["f32", "f16", "q8_0", "q4_0"], case_sensitive=False)
+
+
+def cache_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add -ctk and -ctv; the command gets both as `types`."""
+
+    @click.option("-ctk", "--cache-type-k", "keys", type=_TYPES, default="f16", show_default=True, help="Type of keys.")
+    @click.option("-ctv", "--cache-type-v", "values", type=_TYPES, default="f16", show_default=True, help="Of values.")
+    @functools.wraps(command)
+    def wrapped(keys: str, values: str, **arguments: Any) -> Any:
+        return command(types=(keys.upper(), values.upper()), **arguments)
+
+    return wrapped
+
+
+def bos_of(model: Model) -> int | None:
+    """The token that begins every window, or None for vocabularies that add none."""
+    vocab = model.tokenizer.vocab
+    return vocab.bos if vocab.add_bos else None
+
+
+def text_windows(model: Model, path: Path, context: int, chunks: int | None, parse_special: bool = False) -> Windows:
+    """Windows of a text file; bytes that are no UTF-8 become what the tokenizer makes of them."""
+    import numpy as np
+
+    from ggufkit.runtime.windows import Windows
+
+    with os_errors(path, "read"):
+        text = path.read_bytes().decode("utf-8", "surrogateescape")
+    tokens = np.array(model.tokenizer.encode(text, parse_special=parse_special), np.int32)
+    return Windows(tokens, context, chunks, bos_of(model))
