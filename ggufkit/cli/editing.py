@@ -8,7 +8,6 @@ KEY=arr[str]:["a"]    an array as JSON; or its items from a file: arr[str]:@toke
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,8 +21,7 @@ from ggufkit.gguf.header import Field, Value, ValueType
 __all__ = ["copy_progress", "edit_options", "editing", "parse_value", "read_text", "value_of_text"]
 
 _TYPES = {t.short: t for t in ValueType} | {t.name.lower(): t for t in ValueType}
-_TYPED = re.compile(r"(?:arr(?:ay)?\[(?P<item>\w+)\]|(?P<single>\w+)):", re.ASCII)
-_BYTES = re.compile(r"(\d+)\s*([kKmM]?)[iI]?[bB]?")
+_SUFFIXES = {"": 0, "k": 10, "m": 20}
 _BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -35,9 +33,11 @@ class ByteCount(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
-        if (match := _BYTES.fullmatch(value)) is None:
-            self.fail(f"{printable(value)!r} is no number of bytes like 4096, 64K or 1M", param, ctx)
-        return int(match[1]) << {"": 0, "k": 10, "m": 20}[match[2].lower()]
+        digits = value.rstrip("iIbBkKmM ")
+        suffix = value[len(digits) :].strip().lower().rstrip("b").rstrip("i")
+        if not (digits.isascii() and digits.isdecimal()) or suffix not in _SUFFIXES:
+            self.fail(f"{printable(value)} is no number of bytes like 4096, 64K or 1M", param, ctx)
+        return int(digits) << _SUFFIXES[suffix]
 
 
 def edit_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -99,12 +99,12 @@ def parse_value(text: str, key: str, old: Field | None) -> Value:
     ------
     UsageError : the text is no value of the type, or a new key has no type.
     """
-    match = _TYPED.match(text)
-    name = match and (match["item"] or match["single"]).lower()
-    if match and name in _TYPES and (kind := _TYPES[name]) is not ValueType.ARRAY:
-        several, text = match["item"] is not None, text[match.end() :]
+    typed = _type_of(text)
+    if typed is not None:
+        several, kind, text = typed
     elif old is not None:
-        several, kind = old.item_type is not None, old.item_type or old.type
+        # UINT8 is 0, and false.
+        several, kind = old.item_type is not None, old.type if old.item_type is None else old.item_type
     else:
         raise UsageError(
             f"{printable(key)} is a new key: give its type, e.g. {printable(key)}=str:{printable(text, 40)}"
@@ -114,6 +114,14 @@ def parse_value(text: str, key: str, old: Field | None) -> Value:
     if text.startswith("@"):
         text = read_text(text[1:])
     return Value(ValueType.ARRAY, _items(text, kind, key), kind)
+
+
+def _type_of(text: str) -> tuple[bool, ValueType, str] | None:
+    """``arr[TYPE]:REST`` and ``TYPE:REST`` → (is it an array, the type, REST)."""
+    name, colon, rest = text.partition(":")
+    several = name.endswith("]") and name.startswith(("arr[", "array["))
+    kind = _TYPES.get((name[name.index("[") + 1 : -1] if several else name).lower())
+    return (several, kind, rest) if colon and kind not in (None, ValueType.ARRAY) else None
 
 
 def value_of_text(text: str, key: str, old: Field | None) -> Value:
@@ -155,8 +163,8 @@ def _single(text: str, kind: ValueType, key: str) -> Any:
 def _items(text: str, kind: ValueType, key: str) -> list[Any]:
     """An array's items: JSON, or one a line, or numbers with commas."""
     if not text.lstrip().startswith("["):
-        parts = text.splitlines() if kind is ValueType.STRING else re.split(r"[,\s]+", text.strip())
-        return [_single(part, kind, key) for part in parts if part or kind is ValueType.STRING]
+        parts = text.splitlines() if kind is ValueType.STRING else text.replace(",", " ").split()
+        return [_single(part, kind, key) for part in parts]
     import json
 
     try:

@@ -132,7 +132,7 @@ def encode_pair(key: str, value: Any, order: str = "<") -> bytes:
         try:
             count, payload = _payload(typed, order)
         except (struct.error, TypeError, ValueError, OverflowError) as e:
-            shown = (item_type or kind).short
+            shown = (kind if item_type is None else item_type).short
             raise GGUFError(f"{printable(key)}: the value does not fit the type {shown}: {e}") from None
     head = encode_string(raw_key, order) + struct.pack(order + "I", kind)
     if item_type is not None:

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from ggufkit.errors import FileError, GgufkitError, os_errors, printable
 from ggufkit.files import AtomicFile, copy_range, sync_file, sync_folder
 from ggufkit.gguf.edit.access import alone, folder_lock, refuse_read_only
-from ggufkit.gguf.edit.spare import Layout, changed_ranges
+from ggufkit.gguf.edit.spare import Layout
 from ggufkit.gguf.edit.undo import (
     Record,
     journal_path,
@@ -32,29 +32,28 @@ Advance = Callable[[int], object]
 Progress = Callable[[int], AbstractContextManager[Advance]]
 
 
-def change_in_place(source: FileSource, old: bytes, new: bytes, force: bool) -> int:
-    """Write a header over the old one of the same length, journaled → bytes of the file that were written.
+def change_in_place(source: FileSource, old: bytes, layout: Layout, force: bool) -> None:
+    """Write a header over the old one of the same length, journaled.
 
     Raises
     ------
     FileError : the file is open elsewhere or was changed meanwhile; it cannot be written: then it is as before.
     """
-    path, handle = source.name, source.fileno()
-    ranges = changed_ranges(old, new)
+    path, handle, new = source.name, source.fileno(), layout.header
     record = Record(
         size=source.size,
         old_size=source.size,
         header=len(new),
         before=zlib.crc32(old),
         after=zlib.crc32(new),
-        ranges=[(lo, old[lo:hi]) for lo, hi in ranges],
+        ranges=[(lo, old[lo:hi]) for lo, hi in layout.ranges],
     )
     with os_errors(path, "change"), folder_lock(path), alone(path, handle, force):
         _refuse_changed(source, old)
         refuse_stranger(undo_path(path))
         write_record(journal_path(path), record, os.fstat(handle).st_mode)
         try:
-            for lo, hi in ranges:
+            for lo, hi in layout.ranges:
                 write_all(handle, new[lo:hi], lo)
             sync_file(handle)
             os.replace(journal_path(path), undo_path(path))
@@ -63,7 +62,6 @@ def change_in_place(source: FileSource, old: bytes, new: bytes, force: bool) -> 
             raise
         with os_errors(path, "flush the folder of"):
             sync_folder(os.path.dirname(journal_path(path)))
-    return sum(hi - lo for lo, hi in ranges)
 
 
 def _restore(path: str, record: Record, handle: int, why: BaseException) -> None:
@@ -164,7 +162,9 @@ def _refuse_changed(source: FileSource, old: bytes) -> None:
     """Refuse to go on when the file is not the one that was read at the start."""
     here, now = os.fstat(source.fileno()), os.stat(source.name)
     same = (here.st_dev, here.st_ino, here.st_size) == (now.st_dev, now.st_ino, source.size)
-    if not same or source.read(0, len(old)) != old:
+    step = 256 << 10  # pieces that stay in the CPU's cache
+    pieces = (old[at : at + step] for at in range(0, len(old), step))
+    if not same or any(source.read(i * step, len(piece)) != piece for i, piece in enumerate(pieces)):
         raise FileError(f"cannot change {printable(source.name)}: another program has changed it meanwhile; try again")
 
 

@@ -289,12 +289,18 @@ class Draft:
             offset += padded(info.nbytes, alignment)
         return found
 
-    def encode(self, fields: Mapping[str, Field] | None = None) -> bytes:
-        """The header's bytes up to the end of the tensors' entries, with other `fields` than the draft's."""
+    def encode(self, fields: Mapping[str, Field] | None = None, size: int = 0) -> bytes:
+        """The header's bytes with other `fields` than the draft's, and zeros at the end up to `size` bytes."""
         fields = self.fields if fields is None else fields
         counts = struct.pack(self.order + "QQ", len(self.tensors), len(fields))
-        pairs: Iterable[memoryview] = (field.encoded for field in fields.values())
-        return b"".join([self.raw[:8], counts, *pairs, *self._infos()])
+        pairs = (field.encoded for field in fields.values())
+        parts: list[bytes | memoryview] = [self.raw[:8], counts, *pairs, *self._infos()]
+        return b"".join([*parts, bytes(max(0, size - sum(map(len, parts))))])
+
+    def length(self, fields: Mapping[str, Field] | None = None) -> int:
+        """Bytes of the header without zeros at the end."""
+        fields = self.fields if fields is None else fields
+        return 8 + 16 + sum(len(field.encoded) for field in fields.values()) + sum(map(len, self._infos()))
 
     def _infos(self) -> list[bytes]:
         if not self.tensors:

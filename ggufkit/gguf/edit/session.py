@@ -20,7 +20,7 @@ from ggufkit.errors import GGUFError, printable
 from ggufkit.files import refuse_same_file
 from ggufkit.gguf.edit.commit import Progress, change_in_place, open_for_change, take_back, write_new
 from ggufkit.gguf.edit.draft import Draft
-from ggufkit.gguf.edit.spare import Layout, changed_ranges, lay_out
+from ggufkit.gguf.edit.spare import Layout, lay_out
 from ggufkit.gguf.header import Limits, parse_header
 from ggufkit.gguf.reader import Metadata
 from ggufkit.gguf.source import FileSource
@@ -115,7 +115,7 @@ class Edit(Draft):
         layout = self._lay_out()
         result = self._describe(layout)
         if result.how == "in place":
-            change_in_place(self._source, self.raw, layout.header, self.force)
+            change_in_place(self._source, self.raw, layout, self.force)
         elif result.how == "new file":
             shown = self._progress(result.copied) if self._progress else nullcontext(None)
             with shown as advance:
@@ -131,7 +131,7 @@ class Edit(Draft):
         if layout.moves is not None:
             copied = sum(n for _, _, n in layout.moves)
             return Result("new file", len(layout.header), copied, layout.whole and self.output is None)
-        written = sum(hi - lo for lo, hi in changed_ranges(self.raw, layout.header))
+        written = sum(hi - lo for lo, hi in layout.ranges)
         return Result("in place", written, undoable=True) if written else Result("unchanged")
 
     def close(self) -> None:

@@ -39,12 +39,14 @@ class Layout:
     header : its bytes up to the data section.
     size : bytes of the whole file.
     moves : the data that it takes from the old file, as (from, to, bytes); None when all stays in its place.
+    ranges : in place, what changes of the header, as (start, end).
     whole : the moves take everything that the old file has, so that they can be turned round.
     """
 
     header: bytes
     size: int
     moves: list[Move] | None
+    ranges: tuple[tuple[int, int], ...] = ()
     whole: bool = True
 
 
@@ -65,10 +67,12 @@ def lay_out(draft: Draft, size: int, spare: int | None, rewrite: bool = False) -
         raise UsageError(f"the spare room is {spare} bytes, the limit is {_MAX_SPARE}")
     limit, step = room(draft, size)
     if draft.same_layout():
-        header = _in_place(draft, limit, step, spare)
-        if header is not None:
-            header += bytes(limit - len(header))
-            return Layout(header, size, [(limit, limit, size - limit)] if rewrite else None)
+        fields = _in_place(draft, limit, step)
+        if fields is not None and _has_spare(fields, spare):
+            header = draft.encode(fields, limit)
+            if rewrite:
+                return Layout(header, size, [(limit, limit, size - limit)])
+            return Layout(header, size, None, tuple(changed_ranges(draft.raw, header)))
     return _new_file(draft, size, limit, step, spare)
 
 
@@ -85,32 +89,33 @@ def room(draft: Draft, size: int) -> tuple[int, int]:
     return header.end, 1
 
 
-def _in_place(draft: Draft, limit: int, step: int, spare: int | None) -> bytes | None:
-    """The changed header where the old one was, without padding; None when it does not fit."""
-    end = draft.header.end
+def _in_place(draft: Draft, limit: int, step: int) -> Mapping[str, Field] | None:
+    """The pairs so that the changed header fits where the old one was; None when it does not."""
     pads = _pads(draft.fields)
-    body = draft.encode()
-    grown = len(body) - end
-    found: Mapping[str, Field] | None
+    length = draft.length()
+    grown = length - draft.header.end
     if grown == 0:
-        found = draft.fields
-    elif givers := [key for key, n in pads.items() if n >= grown]:
-        # Of several fillers the one that leaves the most bytes as they are.
-        options = [_with_pads(draft, {key: pads[key] - grown}) for key in givers]
-        found = min(options, key=lambda fields: changed_bytes(draft.raw, draft.encode(fields)))
-    elif limit - step < len(body) <= limit:
-        found = draft.fields
-    else:
-        found = _one_filler(draft, limit, step)
-    if found is None or not _has_spare(found, spare):
-        return None
-    return draft.encode(found)
+        return draft.fields
+    if givers := [key for key, n in pads.items() if n >= grown]:
+        # Of several fillers the one that lets the most bytes stay where they are.
+        best = min(givers, key=lambda key: _moved(draft, key))
+        return _with_pads(draft, {best: pads[best] - grown})
+    if limit - step < length <= limit:
+        return draft.fields
+    return _one_filler(draft, limit, step)
+
+
+def _moved(draft: Draft, pad: str) -> int:
+    """Bytes that change, or move, when a filler gives or takes room: from the first change or filler to the last."""
+    old = draft.header.fields
+    touched = [i for i, (key, f) in enumerate(draft.fields.items()) if key == pad or f is not old.get(key)]
+    return sum(len(field.encoded) for field in list(draft.fields.values())[touched[0] : touched[-1]])
 
 
 def _one_filler(draft: Draft, limit: int, step: int) -> Mapping[str, Field] | None:
     """All fillers made one, which takes what the pairs leave; before the pairs that are as they were."""
     rest = {key: field for key, field in draft.fields.items() if not is_pad(key)}
-    length = len(draft.encode(rest))
+    length = draft.length(rest)
     if limit - step < length <= limit:
         return rest
     for end in (draft.header.end, limit):
@@ -123,15 +128,14 @@ def _one_filler(draft: Draft, limit: int, step: int) -> Mapping[str, Field] | No
 def _new_file(draft: Draft, size: int, limit: int, step: int, spare: int | None) -> Layout:
     alignment = draft.alignment()
     fields = _with_rooms(draft, spare)
-    end = len(draft.encode(fields))
+    end = draft.length(fields)
     same = draft.same_layout()
     if same and _pads(fields) and draft.tensors:
         # A distance of whole blocks lets the file system share the data instead of copying it.
         last = list(_pads(fields))[-1]
         more = (limit - padded(end, alignment)) % _BLOCK
         fields = _with_pads(draft, {last: _pads(fields)[last] + more}, fields)
-    header = draft.encode(fields)
-    header += bytes(padded(len(header), alignment if draft.tensors or step > 1 else 1) - len(header))
+    header = draft.encode(fields, padded(draft.length(fields), alignment if draft.tensors or step > 1 else 1))
     if same:
         return Layout(header, len(header) + size - limit, [(limit, len(header), size - limit)])
     moves, data_size = [], 0
@@ -142,7 +146,7 @@ def _new_file(draft: Draft, size: int, limit: int, step: int, spare: int | None)
     if rest := max(0, size - draft.header.data_end):
         moves.append((draft.header.data_end, len(header) + data_size, rest))
     whole = len(draft.tensors) == len(draft.header.tensors)
-    return Layout(header, len(header) + data_size + rest, moves, whole)
+    return Layout(header, len(header) + data_size + rest, moves, whole=whole)
 
 
 # -- fillers ----------------------------------------------------------------------------------------------
@@ -212,8 +216,3 @@ def changed_ranges(old: bytes, new: bytes) -> list[tuple[int, int]]:
         else:
             found.append((at + lo, at + hi))
     return found
-
-
-def changed_bytes(old: bytes, new: bytes) -> int:
-    """About how many bytes of two headers differ, in whole blocks."""
-    return sum(_BLOCK for at in range(0, len(new), _BLOCK) if old[at : at + _BLOCK] != new[at : at + _BLOCK])
