@@ -23,6 +23,8 @@ __all__ = ["AtomicFile", "copy_range", "lock_file", "refuse_same_file", "sync_fi
 # Bytes a step of a copy: inside the kernel a step costs no memory; through this process it does.
 _KERNEL_STEP = 64 << 20
 _BUFFER = 4 << 20
+# Blocks of the file systems that can share them between files.
+_BLOCK = 4096
 
 # What copy_file_range says when it cannot do it between these two files, and reading and writing may.
 _NOT_IN_KERNEL = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF, errno.ETXTBSY}
@@ -274,7 +276,9 @@ def _copy_span(source: int, at: int, target: int, to: int, n: int, advance: Call
         done = 0
         if in_kernel:
             try:
-                done = os.copy_file_range(source, target, min(n, _KERNEL_STEP), at, to)
+                # Up to where a block starts in both, if there is such a place: from there blocks can be shared.
+                head = -at % _BLOCK if (at - to) % _BLOCK == 0 else 0
+                done = os.copy_file_range(source, target, min(n, head or _KERNEL_STEP), at, to)
             except OSError as e:
                 if e.errno not in _NOT_IN_KERNEL:
                     raise

@@ -1,12 +1,13 @@
-"""Copies of byte ranges: through the kernel, through memory, over holes, and past the end."""
+"""Copies of byte ranges: through the kernel, through memory, over holes, and past the end; outputs that are killed."""
 
 import errno
 import os
+import zlib
 
 import pytest
 
 from ggufkit.errors import FileError
-from ggufkit.files import copy_range
+from ggufkit.files import AtomicFile, copy_range
 
 
 @pytest.fixture
@@ -76,3 +77,29 @@ def test_copy_range_passes_on_a_full_disk(pair, monkeypatch):
     monkeypatch.setattr(os, "copy_file_range", full, raising=False)
     with pytest.raises(OSError, match="no space left"):
         copy_range(pair[0], 0, pair[1], 0, 10)
+
+
+@pytest.mark.skipif(not hasattr(os, "copy_file_range"), reason="Linux only")
+def test_copy_range_copies_whole_blocks_where_both_files_have_them(pair, monkeypatch):
+    calls = []
+
+    def copy(source, target, n, at, to):
+        calls.append((n, at, to))
+        return n
+
+    monkeypatch.setattr(os, "copy_file_range", copy)
+    copy_range(pair[0], 100, pair[1], 8292, 20000)
+    copy_range(pair[0], 100, pair[1], 101, 20000)
+    assert calls == [(3996, 100, 8292), (16004, 4096, 12288), (20000, 100, 101)]
+
+
+def test_killed_output_leaves_nothing_behind(tmp_path):
+    # The temporary file has no name, or goes with the next output where one was killed just before its renaming.
+    with AtomicFile(tmp_path / "x", force=True) as output:
+        output.file.write(b"new")
+        unnamed = list(tmp_path.iterdir()) == []
+        if unnamed:
+            leftover = tmp_path / f".x.{zlib.crc32(os.fsencode(output.path)):08x}.tmp"
+            leftover.write_bytes(b"left by a killed process")
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+    assert (tmp_path / "x").read_bytes() == b"new"

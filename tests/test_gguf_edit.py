@@ -136,6 +136,15 @@ def test_spare_room_takes_a_longer_value(path):
     assert metadata == {**METADATA, "tokenizer.chat_template": "x" * 4000, "general.name": "x" * 4000}
 
 
+def test_spare_room_lets_the_file_system_share_the_data(path):
+    with ggufkit.open(path) as model:
+        before = model.data_offset
+    with ggufkit.edit(path, spare=100):
+        pass
+    with ggufkit.open(path) as model:
+        assert (model.data_offset - before) % 4096 == 0
+
+
 def test_spare_room_is_filled_to_the_last_byte(path):
     with ggufkit.edit(path, spare=100):
         pass
@@ -488,6 +497,8 @@ def test_read_only_and_linked_files_are_refused(path, tmp_path):
     with pytest.raises(FileError, match="read-only"):
         ggufkit.edit(path)
     path.chmod(0o644)
+    with pytest.raises(FileError, match="not on this machine"):
+        ggufkit.edit("hf://owner/repo/model.gguf")
     os.link(path, tmp_path / "twin.gguf")
     with pytest.raises(FileError, match="hard links"), ggufkit.edit(path) as e:
         e.set("general.name", "B model")

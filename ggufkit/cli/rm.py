@@ -19,7 +19,8 @@ __all__ = ["command"]
 def command(file: str, names: tuple[str, ...], tensor: bool, how: dict[str, Any]) -> None:
     """Remove the metadata KEYs, or tensors, from FILE.
 
-    The room of a key becomes spare room for later edits; without a tensor the file is written anew.
+    The room of a key becomes spare room for later edits. Without a tensor the file is written anew, and undo cannot
+    bring the tensor back.
 
     \b
     ggufkit rm model.gguf general.url general.source.url

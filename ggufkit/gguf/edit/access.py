@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -15,6 +16,8 @@ from ggufkit.errors import FileError, os_errors, printable
 from ggufkit.files import lock_file
 
 __all__ = ["alone", "folder_lock", "refuse_read_only"]
+
+_WAIT = 0.5  # seconds: who only looks into the file is gone by then
 
 
 def refuse_read_only(path: str) -> None:
@@ -67,9 +70,10 @@ def alone(path: str, handle: int, force: bool) -> Iterator[None]:
             "write another file with -o, or change them all with --force"
         )
     try:
-        locked = lock_file(handle)
-        leased = locked and _lease(handle)
-        if not leased and not force:
+        give_up = time.monotonic() + (0 if force else _WAIT)
+        while not (free := lock_file(handle) and _lease(handle)) and time.monotonic() < give_up:
+            time.sleep(0.005)
+        if not free and not force:
             raise FileError(
                 f"cannot change {printable(path)} in place: it is open in {_openers(handle)}, which could see one half "
                 "old and the other new; close it there, write another file with -o, or go ahead with --force"

@@ -22,7 +22,7 @@ from ggufkit.gguf.edit.undo import (
     write_all,
     write_record,
 )
-from ggufkit.gguf.source import FileSource
+from ggufkit.gguf.source import FileSource, is_address
 
 __all__ = ["Advance", "Progress", "change_in_place", "open_for_change", "take_back", "write_new"]
 
@@ -147,6 +147,8 @@ def open_for_change(path: str) -> FileSource:
     ------
     FileError : it is missing or read-only, or an edit that died half-way cannot be taken back now.
     """
+    if is_address(path):
+        raise FileError(f"cannot change {printable(path)}: it is not on this machine; download it first")
     refuse_read_only(path)
     source = FileSource(path, writable=True)
     if source.overlay:
