@@ -29,6 +29,7 @@ from ggufkit.formats.affine import AFFINE
 from ggufkit.gguf.reader import GGUF
 from ggufkit.gguf.reader import open as open_gguf
 from ggufkit.runtime.mlx.arrays import QUANTIZED
+from ggufkit.runtime.tokenizer.huggingface import tokenizer_files
 from ggufkit.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def export_mlx(
         config = {**exported.config, **_quantization(planned)}
         with _new_folder(folder, force) as temp:
             _write_json(temp / "config.json", config)
-            for name, text in _tokenizer_files(model).items():
+            for name, text in tokenizer_files(model).items():
                 (temp / name).write_text(text, encoding="utf-8")
             weights = sum(p.tensor.size for p in planned)
             with report(weights) if report else nullcontext(lambda n: None) as progress:
@@ -388,8 +389,3 @@ def _shards(planned: list[_Planned]) -> list[list[_Planned]]:
         shards[-1].append(p)
         size += p.nbytes
     return shards
-
-
-def _tokenizer_files(model: GGUF) -> dict[str, str]:
-    """The tokenizer as the `transformers` package reads it: file name → text."""
-    return {}
