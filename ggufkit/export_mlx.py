@@ -43,7 +43,8 @@ DTYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 _SHARD = 5 << 30  # bytes a file, as mlx-lm has them
 _CHUNK = 1 << 20  # weights read at a time
 
-Progress = Callable[[int], None]
+# Called with bytes done and a tensor's name.
+Progress = Callable[[int, str], None]
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def export_mlx(
     *,
     dtype: str | None = None,
     force: bool = False,
-    report: Callable[[int], AbstractContextManager[Progress]] | None = None,
+    report: Callable[[int, str], AbstractContextManager[Progress]] | None = None,
 ) -> list[str]:
     """Write a folder that mlx-lm loads.
 
@@ -111,7 +112,7 @@ def export_mlx(
     dtype : float16, bfloat16 or float32, for scales, norms and matrices that are not quantized; by default whatever
         rounds nothing.
     force : replace an existing folder.
-    report : shows the progress; gets the number of weights, its context gives what is called with those done.
+    report : shows the progress, e.g. `cli.progress.byte_bar`.
 
     Returns
     -------
@@ -132,8 +133,8 @@ def export_mlx(
             _write_json(temp / "config.json", config)
             for name, text in tokenizer_files(model).items():
                 (temp / name).write_text(text, encoding="utf-8")
-            weights = sum(p.tensor.size for p in planned)
-            with report(weights) if report else nullcontext(lambda n: None) as progress:
+            nbytes = sum(p.tensor.nbytes for p in planned)
+            with report(nbytes, "exporting") if report else nullcontext(lambda n, name: None) as progress:
                 _write_weights(temp, planned, progress)
     return _notes(planned)
 
@@ -372,7 +373,7 @@ def _write_weights(folder: Path, planned: list[_Planned], progress: Progress) ->
                     arrays = p.make(p.tensor.read(lo, hi))
                     for part, array in zip(p.parts, arrays, strict=True):
                         file.write(part.name, lo, array)
-                    progress((hi - lo) * p.tensor.cols)
+                    progress((hi - lo) * p.tensor.row_bytes, p.tensor.name)
     if len(shards) > 1:
         total = sum(p.nbytes for p in planned)
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}

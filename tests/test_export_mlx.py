@@ -176,7 +176,7 @@ def test_mlx_lm_has_the_text_and_perplexity_of_our_backend(models, tmp_path, tex
     utils = pytest.importorskip("mlx_lm.utils")
     from mlx_lm import generate
 
-    export_mlx(models(preset), tmp_path / "out")
+    export_mlx(models(preset), tmp_path / "out", dtype="float32")
     theirs, tokenizer = utils.load(str(tmp_path / "out"))
     with ggufkit.load(models(preset), backend="mlx") as model, open_gguf(models(preset)) as file:
         own = load_tokenizer(file)

@@ -27,6 +27,7 @@ VERBS: dict[str, str] = {
     "diff": "Compare two models.",
     "embed": "Turn texts into vectors.",
     "endian": "Write a model in the other byte order.",
+    "export-mlx": "Write a model as a folder for mlx-lm.",
     "formats": "List the tensor types, or measure what each would do to a model's weights.",
     "get": "Print one metadata value.",
     "hash": "Hash a model's tensors, layers and all of it, or check a manifest.",

@@ -39,7 +39,7 @@ def command(
     chat_template_file: Path | None,
     how: dict[str, Any],
     context: int | None,
-    threads: int | None,
+    on: dict[str, Any],
     no_perf: bool,
 ) -> None:
     """Talk to MODEL, on the CPU. Flags are llama-cli's.
@@ -56,7 +56,7 @@ def command(
 
     if chat_template and chat_template_file:
         raise UsageError("--chat-template and --chat-template-file both give the template; leave one out")
-    with load(model, threads=threads) as loaded:
+    with load(model, **on) as loaded:
         vocab = loaded.tokenizer.vocab
         if chat_template_file:
             template = ChatTemplate(_source(chat_template_file), str(chat_template_file), special_tokens(vocab))

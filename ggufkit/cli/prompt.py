@@ -16,7 +16,16 @@ from ggufkit.errors import UsageError, os_errors
 if TYPE_CHECKING:
     from ggufkit.runtime.generate import Generation
 
-__all__ = ["generation_options", "prompt_options", "read_prompt", "read_stdin", "say", "show", "speed"]
+__all__ = [
+    "generation_options",
+    "prompt_options",
+    "read_prompt",
+    "read_stdin",
+    "runtime_options",
+    "say",
+    "show",
+    "speed",
+]
 
 
 def prompt_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -59,14 +68,32 @@ def unescape(text: str) -> str:
     )
 
 
+def runtime_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --threads and --backend; the command gets them as `on`, the arguments of `runtime.model.load`."""
+
+    @click.option("-t", "--threads", type=click.IntRange(min=1), help="Default: GGUFKIT_THREADS or all CPUs.")
+    @click.option(
+        "--backend",
+        type=click.Choice(["auto", "cpu", "mlx"]),
+        default="auto",
+        show_default=True,
+        help="What computes; auto: MLX on Apple Silicon, the CPU elsewhere.",
+    )
+    @functools.wraps(command)
+    def wrapped(threads: int | None, backend: str, **arguments: Any) -> Any:
+        return command(on={"threads": threads, "backend": backend}, **arguments)
+
+    return wrapped
+
+
 def generation_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of generation; the command gets `context`, `threads`, and `how` for `Model.generate`."""
+    """Add the options of generation; the command gets `context`, `how` for `Model.generate`, and `on` for `load`."""
 
     @click.option("-n", "--predict", "--n-predict", type=int, default=-1, help="At most so many tokens; -1: no limit.")
     @click.option(
         "-c", "--ctx-size", type=int, default=0, help="Room for so many tokens. Default: the model's, up to 4096."
     )
-    @click.option("-t", "--threads", type=click.IntRange(min=1), help="Default: GGUFKIT_THREADS or all CPUs.")
+    @runtime_options
     @click.option(
         "-s", "--seed", type=int, default=-1, help="The same seed gives the same text; -1: another each time."
     )
@@ -83,9 +110,7 @@ def generation_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )
     @click.option("--special", is_flag=True, help="Show control tokens.")
     @functools.wraps(command)
-    def wrapped(
-        predict: int, ctx_size: int, threads: int | None, seed: int, stop: tuple[str, ...], special: bool, **rest: Any
-    ) -> Any:
+    def wrapped(predict: int, ctx_size: int, seed: int, stop: tuple[str, ...], special: bool, **rest: Any) -> Any:
         sampling = {
             name: rest.pop(option)
             for option, name in (
@@ -101,7 +126,7 @@ def generation_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "show_special": special,
             **sampling,
         }
-        return command(how=how, context=ctx_size or None, threads=threads, **rest)
+        return command(how=how, context=ctx_size or None, **rest)
 
     return wrapped
 

@@ -24,12 +24,12 @@ def command(
     prompt: str | None,
     how: dict[str, Any],
     context: int | None,
-    threads: int | None,
+    on: dict[str, Any],
     no_display_prompt: bool,
     ignore_eos: bool,
     no_perf: bool,
 ) -> None:
-    """Let MODEL continue a text, on the CPU. Flags are llama-cli's.
+    """Let MODEL continue a text. Flags are llama-cli's.
 
     The text is that of -p or -f, or else comes from stdin. Ctrl-C ends the generation.
 
@@ -43,7 +43,7 @@ def command(
         prompt = read_stdin()
         if not prompt:
             raise UsageError("there is no prompt; give one with -p or -f, or on stdin")
-    with load(model, threads=threads) as loaded:
+    with load(model, **on) as loaded:
         generation = loaded.generate(prompt, context=context, ignore_ends=ignore_eos, **how)
         try:
             if not no_display_prompt:
