@@ -18,6 +18,7 @@ import hashlib
 import os
 import re
 import sys
+import threading
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -88,14 +89,19 @@ def _imported(source: Path) -> set[Path]:
     return found
 
 
+# Modules with kernels may be imported by several threads at once, and Numba's setting is the process's.
+_DECORATING = threading.Lock()
+
+
 @contextlib.contextmanager
-def _numba_cache_in(folder: Path) -> Iterator[None]:
+def _numba_cache_for(source: str) -> Iterator[None]:
     """Numba reads its folder setting when a function is decorated; other users of Numba keep theirs."""
-    before, config.CACHE_DIR = config.CACHE_DIR, str(folder)
-    try:
-        yield
-    finally:
-        config.CACHE_DIR = before
+    with _DECORATING:
+        before, config.CACHE_DIR = config.CACHE_DIR, str(cache_folder(source))
+        try:
+            yield
+        finally:
+            config.CACHE_DIR = before
 
 
 def kernel(function: F) -> F:
@@ -131,7 +137,7 @@ def specialised(function: Callable[..., Any], name: str, source: str, **names: A
 def _compiled(function: F, source: str = "", **more: Any) -> F:
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", **more}
     try:
-        with _numba_cache_in(cache_folder(source or function.__code__.co_filename)):
+        with _numba_cache_for(source or function.__code__.co_filename):
             return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no folder is writable: compile in every process
         return numba.njit(**options)(function)
