@@ -22,7 +22,7 @@ from ggufkit.formats.legacy_search import (
     q5_1_encode_weighted,
 )
 from ggufkit.kernels.blocks import finite_level, inverse, read_half, read_word, write_half, write_word
-from ggufkit.kernels.jit import kernel
+from ggufkit.kernels.jit import helper, kernel
 from ggufkit.kernels.lanes import (
     fabs,
     first_bit,
@@ -63,7 +63,7 @@ __all__ = [
 ZERO = np.float32(0)
 
 
-@kernel
+@helper
 def first_equal(values, at, low, high, value):
     """The first of 32 values from `at` on for which `low` or `high`, made from them, equals `value`.
 
@@ -73,7 +73,7 @@ def first_equal(values, at, low, high, value):
     return values[at + first_bit(mask_bits(low == wanted) | mask_bits(high == wanted) << np.int32(16))]
 
 
-@kernel
+@helper
 def extreme_weight(values, at):
     """The first of the 32 values from `at` on with the largest magnitude, sign kept; 0.0 if all are ±0."""
     low, high = fabs(load(values, at)), fabs(load(values, at + 16))
@@ -81,7 +81,7 @@ def extreme_weight(values, at):
     return extreme if extreme != ZERO else ZERO
 
 
-@kernel
+@helper
 def smallest_and_spread(values, at):
     """The smallest of the 32 values from `at` on, and how much larger the largest is."""
     low, high = load(values, at), load(values, at + 16)
@@ -89,7 +89,7 @@ def smallest_and_spread(values, at):
     return first_equal(values, at, low, high, smallest), highest(maximum(low, high)) - smallest
 
 
-@kernel
+@helper
 def fifth_bits(low, high):
     """`qh` of 32 levels in two vectors."""
     bit, none = splat(np.int32(16)), splat(np.int32(0))
@@ -99,7 +99,7 @@ def fifth_bits(low, high):
 # ---- Encode without importance ----------------------------------------------------------------------------------
 
 
-@kernel
+@helper
 def symmetric_levels(values, at, d, middle):
     """⌊w / d + middle + 0.5⌋ of 32 weights, at most 2 middle - 1, as two vectors."""
     scale, offset = splat(inverse(d)), splat(np.float32(middle) + np.float32(0.5))
@@ -109,7 +109,7 @@ def symmetric_levels(values, at, d, middle):
     return minimum(low, top), minimum(high, top)
 
 
-@kernel
+@helper
 def offset_levels(values, at, d, m, levels):
     """⌊(w - m) / d + 0.5⌋ of 32 weights, at most levels - 1, as two vectors."""
     scale, lowest_weight, half = splat(inverse(d)), splat(m), splat(np.float32(0.5))
@@ -119,7 +119,7 @@ def offset_levels(values, at, d, m, levels):
     return minimum(low, top), minimum(high, top)
 
 
-@kernel
+@helper
 def store_nibbles(data, at, low, high):
     """Write `qs`: the low four bits of 32 levels in two vectors."""
     store(data, at, (low & splat(np.int32(15))) | (high << splat(np.int32(4))))
@@ -179,13 +179,13 @@ def q5_1_encode(x, out):
         store_nibbles(data, to + 8, low, high)
 
 
-@kernel
+@helper
 def largest_magnitude(values, at):
     """Largest |w| of the 32 values from `at` on."""
     return highest(maximum(fabs(load(values, at)), fabs(load(values, at + 16))))
 
 
-@kernel
+@helper
 def byte_levels(values, at, d):
     """w / d of 32 weights to the nearest integer, ties away from zero, as two vectors."""
     scale = splat(inverse(d))
@@ -223,14 +223,14 @@ def q8_1_encode(x, out):
 # ---- Decode -----------------------------------------------------------------------------------------------------
 
 
-@kernel
+@helper
 def nibbles(data, at):
     """The low four bits of 32 levels from `qs` at byte `at`, as two vectors."""
     pairs = load(data, at)
     return pairs & splat(np.int32(15)), pairs >> splat(np.int32(4))
 
 
-@kernel
+@helper
 def five_bit_levels(data, qh_at, qs_at):
     """32 levels from 0 to 31 as two vectors."""
     low, high = nibbles(data, qs_at)

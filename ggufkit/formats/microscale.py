@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from ggufkit.kernels.blocks import read_long
-from ggufkit.kernels.jit import kernel
+from ggufkit.kernels.jit import helper, kernel
 from ggufkit.kernels.lanes import (
     bytes_i32,
     f32_bits,
@@ -55,7 +55,7 @@ UE4M3 = _scales_of_ue4m3()
 ROUNDED_UP = _floats_rounded_up()
 
 
-@kernel
+@helper
 def nearest_levels(v, d):
     """The level of each of 16 weights for scale `d`; of two equally near ones the smaller.
 
@@ -75,7 +75,7 @@ def nearest_levels(v, d):
 # ---- MXFP4 ------------------------------------------------------------------------------------------------------
 
 
-@kernel
+@helper
 def e8m0_of(bits):
     """⌊log2f(w)⌋ + 125 in a byte, for the bits of w = max |w| > 0; log2f rounds up just below powers of two."""
     exponent, mantissa = (bits >> 23) - 127, bits & 0x7FFFFF
@@ -126,7 +126,7 @@ def mxfp4_decode(blocks, out):
 # ---- NVFP4 ------------------------------------------------------------------------------------------------------
 
 
-@kernel
+@helper
 def ue4m3_of(value, bits):
     """The UE4M3 nearest to `value`, whose bits are given; ties up. From 248 on the reference takes the largest, 448."""
     exponent = (bits >> 23) - 120

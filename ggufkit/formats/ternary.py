@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from ggufkit.kernels.blocks import finite_level, inverse, read_half, read_word, write_half
-from ggufkit.kernels.jit import kernel
+from ggufkit.kernels.jit import helper, kernel
 from ggufkit.kernels.lanes import (
     LANES,
     bits_mask,
@@ -36,7 +36,7 @@ ZERO = np.float32(0)
 POWERS_OF_3 = np.array([1, 3, 9, 27, 81], np.int32)
 
 
-@kernel
+@helper
 def largest_of(values, at, n):
     """Largest |w| of the `n` values from `at` on."""
     largest = fabs(load(values, at))
@@ -48,7 +48,7 @@ def largest_of(values, at, n):
 # ---- Q1_0 -------------------------------------------------------------------------------------------------------
 
 
-@kernel
+@helper
 def sum_magnitudes(values, block, blocks, tile, columns):
     """Σ |w| of 16 blocks of 128, each in order, block k in lane k. The last block is repeated past the end."""
     sums = splat(ZERO)
@@ -135,13 +135,13 @@ def q2_0_decode(blocks, out):
 # ---- TQ1_0 and TQ2_0 --------------------------------------------------------------------------------------------
 
 
-@kernel
+@helper
 def trits(values, at, scale):
     """Sixteen weights times `scale` to the nearest integer, plus one: 0, 1 or 2."""
     return round_away(finite_level(load(values, at) * scale)) + splat(np.int32(1))
 
 
-@kernel
+@helper
 def trit_byte(q):
     """⌈256 q / 243⌉ of five trits q < 243, so that multiplying the byte by 3 shifts a trit into bits 8 and 9.
 
@@ -151,7 +151,7 @@ def trit_byte(q):
     return q + (extra >> splat(np.int32(18)))
 
 
-@kernel
+@helper
 def five_trits(values, at, stride, scale):
     """Sixteen bytes: trits of the weights at, at + stride, … at + 4 stride, the first the most significant."""
     q = trits(values, at, scale)
@@ -186,7 +186,7 @@ def tq1_0_encode(x, out):
         write_half(data, to + 52, d)
 
 
-@kernel
+@helper
 def store_trits(values, to, bytes, power, d):
     """Weights of sixteen bytes: the trit that `power`, a power of 3, brings to the front."""
     front = (bytes * power) & splat(np.int32(255))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ggufkit.kernels.jit import kernel
+from ggufkit.kernels.jit import helper
 from ggufkit.kernels.lanes import fabs, float_to_half, half_to_float, select, splat
 
 __all__ = ["finite_level", "inverse", "read_half", "read_long", "read_word", "write_half", "write_word"]
@@ -15,13 +15,13 @@ ZERO, ONE = np.float32(0), np.float32(1)
 # LLVM makes one load or store of each field.
 
 
-@kernel
+@helper
 def read_half(data, at):
     """The float16 at byte `at`, as float32."""
     return half_to_float(np.uint16(data[at]) | np.uint16(data[at + 1]) << np.uint16(8))
 
 
-@kernel
+@helper
 def write_half(data, at, value):
     """Write float32 `value` as float16 at byte `at`."""
     bits = float_to_half(value)
@@ -29,7 +29,7 @@ def write_half(data, at, value):
     data[at + 1] = np.uint8(bits >> np.uint16(8))
 
 
-@kernel
+@helper
 def read_word(data, at):
     """The int32 at byte `at`."""
     word = np.int32(0)
@@ -38,7 +38,7 @@ def read_word(data, at):
     return word
 
 
-@kernel
+@helper
 def read_long(data, at):
     """The uint64 at byte `at`."""
     word = np.uint64(0)
@@ -47,20 +47,20 @@ def read_long(data, at):
     return word
 
 
-@kernel
+@helper
 def write_word(data, at, word):
     """Write an int32 at byte `at`."""
     for i in range(4):
         data[at + i] = np.uint8(word >> np.int32(8 * i))
 
 
-@kernel
+@helper
 def inverse(d):
     """1 / d, or 0 for 0; infinite for the smallest subnormals."""
     return ONE / d if d != ZERO else ZERO
 
 
-@kernel
+@helper
 def finite_level(level):
     """Float lanes, with 0 for the infinities and NaNs of an infinite inverse: what x86 leaves of them in a byte."""
     return select(fabs(level) < splat(np.float32(1 << 22)), level, splat(ZERO))

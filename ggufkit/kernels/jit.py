@@ -1,7 +1,10 @@
 """Compilation: the only place that calls `numba.njit`.
 
-    @kernel
+    @kernel                                 # called from Python
     def q4_0_encode(x, out): ...
+
+    @helper                                 # called from kernels
+    def extreme_weight(values, at): ...
 
 Kernels release the GIL, follow IEEE 754 to the letter (no fast-math, NumPy's division) and are cached on disk.
 Numba notices an edit of the file that defines a kernel but not of a helper inlined from another file, so the name
@@ -28,7 +31,7 @@ import llvmlite.binding as llvm
 import numba
 from numba.core import config, event
 
-__all__ = ["CPU_FEATURES", "cache_folder", "inlined", "kernel", "specialised"]
+__all__ = ["CPU_FEATURES", "cache_folder", "helper", "inlined", "kernel", "specialised"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -109,12 +112,17 @@ def kernel(function: F) -> F:
     return _compiled(function)
 
 
-def inlined(function: F) -> F:
-    """Like `kernel`, for a helper that is called once a block or more often: becomes part of every caller.
+def helper(function: F) -> F:
+    """Like `kernel`, for a function that kernels call. It works in memory that it is given and allocates none.
 
-    LLVM leaves larger helpers out of line, and there Numba counts references to each array argument, in and out.
+    So Numba need not count references to its arrays, with an atomic operation for each, in and out.
     """
-    return _compiled(function, forceinline=True)
+    return _compiled(function, _nrt=False)
+
+
+def inlined(function: F) -> F:
+    """Like `helper`, for one that inner loops call: becomes part of every caller, whatever its size."""
+    return _compiled(function, _nrt=False, forceinline=True)
 
 
 def specialised(function: Callable[..., Any], name: str, source: str, **names: Any) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ggufkit.kernels.jit import kernel
+from ggufkit.kernels.jit import helper
 from ggufkit.kernels.lanes import (
     LANES,
     f32_bits,
@@ -31,7 +31,7 @@ NO_IMPORTANCE = np.empty(0, np.float32)
 NO_IMPORTANCE.flags.writeable = False
 
 
-@kernel
+@helper
 def nearest_code(x):
     """GGML's `nearest_int` in lanes, bit for bit: adds 1.5 · 2²³ and reads the mantissa, whatever x is.
 
@@ -45,7 +45,7 @@ def nearest_code(x):
 # ---- Loading ----------------------------------------------------------------------------------------------------
 
 
-@kernel
+@helper
 def load_sub_blocks(values, first, second, natural, X):
     """Eight sub-blocks of 32 from `first` and eight from `second` on, into lanes. natural: scratch, (512,) float32"""
     for i in range(0, SUPER, LANES):
@@ -55,13 +55,13 @@ def load_sub_blocks(values, first, second, natural, X):
     transpose(natural, LANES, 32, X, LANES * LANES)
 
 
-@kernel
+@helper
 def per_super_block(a, b):
     """`a` in the eight lanes of the first super-block, `b` in those of the second."""
     return select(lane_numbers() < splat(np.int32(8)), splat(a), splat(b))
 
 
-@kernel
+@helper
 def sums_of_squares(values, first, second):
     """Σ x² of the super-blocks from `first` and from `second` on, each in the order of its weights."""
     a = b = np.float32(0)
@@ -74,7 +74,7 @@ def sums_of_squares(values, first, second):
 # ---- How much each weight matters -------------------------------------------------------------------------------
 
 
-@kernel
+@helper
 def weigh_by_square(X, W):
     """Without importance: x²."""
     for i in range(0, X.size, LANES):
@@ -82,7 +82,7 @@ def weigh_by_square(X, W):
         store(W, i, x * x)
 
 
-@kernel
+@helper
 def weigh(X, W, sigma2):
     """With importance: importance · √(sigma2 + x²). W holds the importance and takes the result."""
     for i in range(0, X.size, LANES):
@@ -93,7 +93,7 @@ def weigh(X, W, sigma2):
 # ---- Signs ------------------------------------------------------------------------------------------------------
 
 
-@kernel
+@helper
 def split_signs(X, signs):
     """Leave magnitudes in X. signs: (groups of eight weights, 16) int32, bit i set where weight i is negative."""
     zero = splat(np.float32(0))
@@ -107,7 +107,7 @@ def split_signs(X, signs):
         store(signs, LANES * group, bits)
 
 
-@kernel
+@helper
 def make_signs_even(X, W, signs):
     """Where a group of eight has an odd number of minus signs, turn the sign of the weight that matters least.
 
@@ -134,7 +134,7 @@ def make_signs_even(X, W, signs):
         store(signs, LANES * group, (bits ^ which) & splat(np.int32(127)))
 
 
-@kernel
+@helper
 def turn_signs(signs, negative, used):
     """Turn the signs of whole sub-blocks, where their scale came out negative. used: the bits in use, 127 or 255"""
     for i in range(0, signs.size, LANES):
@@ -145,7 +145,7 @@ def turn_signs(signs, negative, used):
 # ---- Results ----------------------------------------------------------------------------------------------------
 
 
-@kernel
+@helper
 def largest_in_lanes(X):
     """The largest weight of each sub-block."""
     largest = load(X, 0)
@@ -154,14 +154,14 @@ def largest_in_lanes(X):
     return largest
 
 
-@kernel
+@helper
 def clear(values, dead):
     """Zero the lanes `dead` of (n, 16) int32."""
     for i in range(0, values.size, LANES):
         store(values, i, select(dead, splat(np.int32(0)), load(values, i)))
 
 
-@kernel
+@helper
 def odd_code(scale, d, last):
     """The code s, 0 … last, for which d · (2s + 1) is nearest to the scale."""
     one = splat(np.float32(1))
@@ -169,14 +169,14 @@ def odd_code(scale, d, last):
     return maximum(splat(np.int32(0)), minimum(splat(np.int32(last)), code))
 
 
-@kernel
+@helper
 def write_u16(data, at, bits):
     """Two bytes, the low one first."""
     data[at] = np.uint8(bits & np.uint16(255))
     data[at + 1] = np.uint8(bits >> np.uint16(8))
 
 
-@kernel
+@helper
 def largest_of_8(scales, first):
     """The largest of eight scales, none of them negative."""
     largest = np.float32(0)
@@ -185,7 +185,7 @@ def largest_of_8(scales, first):
     return largest
 
 
-@kernel
+@helper
 def finish(scale, dead, signs, rows, used):
     """Make scales positive by turning the signs, and zero all of the sub-blocks `dead`. Returns the scales."""
     turn_signs(signs, scale < splat(np.float32(0)), used)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ggufkit.kernels.jit import kernel
+from ggufkit.kernels.jit import helper, kernel
 from ggufkit.kernels.lanes import LANES
 
 __all__ = ["OFF_GRID", "ROW", "SIGNS", "Neighbours", "codebook", "neighbours", "words"]
@@ -134,7 +134,7 @@ def _find_candidates(levels, values, base, want, cells, points, rows):
     return group
 
 
-@kernel
+@helper
 def _put(points, rows, group, position, numbers, row):
     group += position // LANES
     k = position % LANES

@@ -23,7 +23,7 @@ from ggufkit.formats.iquants.blocks import (
     write_u16,
 )
 from ggufkit.formats.iquants.grids import OFF_GRID, ROW, neighbours, words
-from ggufkit.kernels.jit import inlined, kernel
+from ggufkit.kernels.jit import helper, inlined, kernel
 from ggufkit.kernels.lanes import (
     LANES,
     any_lane,
@@ -49,7 +49,7 @@ from ggufkit.kernels.lanes import (
 DELTA = np.float32(0.125)
 
 
-@kernel
+@helper
 def _decode_16(a, b, step, minus, values, to):
     """16 weights: two codebook rows (uint64), a step for all, 16 bits: shifted down?"""
     shift = select(bits_mask(minus), splat(-DELTA), splat(DELTA))
@@ -198,7 +198,7 @@ def _square(factor, level):
     return factor * splat(level) * splat(level)
 
 
-@kernel
+@helper
 def _split_s(work):
     """The best splits of 32 weights: the scale, 128 first + 2 second + (shifted down), negative where there is none.
 
@@ -316,7 +316,7 @@ def _largest_magnitude(X):
     return largest
 
 
-@kernel
+@helper
 def _search_s(work, table):
     """Rows, shifts and scales of sixteen sub-blocks of 32: work.rows, work.shifts; returns the scales."""
     zero = splat(np.float32(0))
@@ -365,7 +365,7 @@ def _s_encode(x, importance, table, out):
         _s_write(data, 50 * other, e, work, 8)
 
 
-@kernel
+@helper
 def _s_write(data, at, d, work, lane):
     """One super-block of 50 bytes from the lanes `lane` … `lane + 7`.
 
@@ -404,7 +404,7 @@ def _sums_of_halves(work):
         w0, w1 = select(in_first, w0 + w, w0), select(in_first, w1, w1 + w)
 
 
-@kernel
+@helper
 def _split_m(work):
     """The best splits of 16 weights: the scale, and 256 first + 8 second + kind, negative where there is none.
 
@@ -443,7 +443,7 @@ def _split_m(work):
     return scale, code
 
 
-@kernel
+@helper
 def _search_m(work, table):
     """Rows, shifts and scales of sixteen sub-blocks of 16: work.rows, work.shifts; returns the scales."""
     zero, none = splat(np.float32(0)), splat(np.int32(0))
@@ -498,7 +498,7 @@ def _m_encode(x, importance, table, out):
         _m_write(data, 56 * block, d, work, points)
 
 
-@kernel
+@helper
 def _m_write(data, at, d, work, points):
     """One super-block of 56 bytes.
 

@@ -28,7 +28,7 @@ from ggufkit.formats.iquants.blocks import (
 )
 from ggufkit.formats.iquants.grids import ROW, SIGNS, neighbours, words
 from ggufkit.formats.iquants.search import ALL, OFF_GRID_ROWS, Plan, new_work, search
-from ggufkit.kernels.jit import inlined, kernel
+from ggufkit.kernels.jit import helper, inlined, kernel
 from ggufkit.kernels.lanes import (
     LANES,
     any_lane,
@@ -48,7 +48,7 @@ from ggufkit.kernels.lanes import (
 )
 
 
-@kernel
+@helper
 def _decode_16(a, b, step, signs, values, to):
     """16 weights: two codebook rows (uint64), a step for all, 16 sign bits."""
     magnitude = splat(step) * to_f32(bytes_i32(a, b))
@@ -150,7 +150,7 @@ def _scaled_error(X, W, L, scale):
     return error
 
 
-@kernel
+@helper
 def _positive_scale(X, W, L, last):
     """The scale that fits x to integers 0 … last, nearly: the start of the search. X, W, L: (32, 16)
 
@@ -224,7 +224,7 @@ def _xxs_encode(x, importance, table, out):
         _xxs_write(data, 66 * other, e, work, 8)
 
 
-@kernel
+@helper
 def _xxs_write(data, at, d, work, lane):
     """One super-block of 66 bytes from the lanes `lane` … `lane + 7`.
 
@@ -249,7 +249,7 @@ def _sigma2(values, first):
     return sums_of_squares(values, first, first)[0]
 
 
-@kernel
+@helper
 def _code_scales(work, scale):
     """d of a super-block, as float32; the scales of its sub-blocks become work.codes."""
     d = highest(scale) / np.float32(31)
@@ -281,7 +281,7 @@ def _xs_encode(x, importance, table, out):
         _xs_write(data, 74 * block, d, work)
 
 
-@kernel
+@helper
 def _xs_write(data, at, d, work):
     """One super-block of 74 bytes.
 
@@ -320,7 +320,7 @@ def _s_encode(x, importance, table, out):
         _s_write(data, 82 * block, d, work)
 
 
-@kernel
+@helper
 def _s_write(data, at, d, work):
     """One super-block of 82 bytes.
 

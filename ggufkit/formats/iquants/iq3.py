@@ -27,7 +27,7 @@ from ggufkit.formats.iquants.blocks import (
 )
 from ggufkit.formats.iquants.grids import ROW, SIGNS, neighbours, words
 from ggufkit.formats.iquants.search import ALL_IF_ANY, OFF_GRID_ROWS, Plan, new_work, search
-from ggufkit.kernels.jit import kernel
+from ggufkit.kernels.jit import helper, kernel
 from ggufkit.kernels.lanes import (
     bits_mask,
     bytes_i32,
@@ -41,7 +41,7 @@ from ggufkit.kernels.lanes import (
 )
 
 
-@kernel
+@helper
 def _decode_16(a, b, c, d, step, signs, values, to):
     """16 weights: four codebook rows (uint32), a step for all, 16 sign bits."""
     low = np.uint64(a) | np.uint64(b) << np.uint64(32)
@@ -116,7 +116,7 @@ _XXS_PLAN = Plan(dims=4, groups=8, base=8, trials=15, step=np.float32(0.2), poli
 _S_PLAN = Plan(dims=4, groups=8, base=8, trials=9, step=np.float32(0.2), polish=ALL_IF_ANY)
 
 
-@kernel
+@helper
 def _load_pair(work, values, importance, block, other):
     """Two super-blocks into lanes, and how much their weights matter."""
     load_sub_blocks(values, 256 * block, 256 * other, work.natural, work.X)
@@ -129,7 +129,7 @@ def _load_pair(work, values, importance, block, other):
         weigh_by_square(work.X, work.W)
 
 
-@kernel
+@helper
 def _code_scales(work, scale):
     """d of two super-blocks, as float32; the scales of their sub-blocks become work.codes."""
     store(work.scales, 0, scale)
@@ -158,7 +158,7 @@ def _xxs_encode(x, importance, table, out):
         _xxs_write(data, 98 * other, e, work.codes, work.signs, work.best, 8)
 
 
-@kernel
+@helper
 def _xxs_write(data, at, d, codes, signs, rows, lane):
     """One super-block of 98 bytes from the lanes `lane` … `lane + 7`.
 
@@ -196,7 +196,7 @@ def _s_encode(x, importance, table, out):
         _s_write(data, 110 * other, e, mask_bits(dead), work, 8)
 
 
-@kernel
+@helper
 def _s_write(data, at, d, dead, work, lane):
     """One super-block of 110 bytes from the lanes `lane` … `lane + 7`. dead: bits of lanes that are all zero
 

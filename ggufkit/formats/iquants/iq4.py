@@ -18,7 +18,7 @@ from ggufkit.formats.iquants.blocks import (
     weigh_by_square,
     write_u16,
 )
-from ggufkit.kernels.jit import kernel
+from ggufkit.kernels.jit import helper, kernel
 from ggufkit.kernels.lanes import (
     LANES,
     fabs,
@@ -41,7 +41,7 @@ from ggufkit.kernels.lanes import (
 LEVELS = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32)
 
 
-@kernel
+@helper
 def _decode_32(levels, d, bytes_, at, values, to):
     """32 weights from 16 bytes: byte j has weight j in its low half and weight j + 16 in its high half."""
     q = load(bytes_, at)
@@ -98,7 +98,7 @@ EPS = np.float32(1e-15)  # GROUP_MAX_EPS: sub-blocks below it are zero
 TRIALS = 7  # to either side
 
 
-@kernel
+@helper
 def _nearest(x, table):
     """`table[i]` for the level i nearest to each lane of x; NaN takes the last, as in best_index_int8."""
     value = splat(table[15])
@@ -107,7 +107,7 @@ def _nearest(x, table):
     return value
 
 
-@kernel
+@helper
 def _moments(X, W, inverse):
     """Σ w q x and Σ w q q for the levels q nearest to inverse · x."""
     sum_qx = sum_qq = splat(np.float32(0))
@@ -120,7 +120,7 @@ def _moments(X, W, inverse):
     return sum_qx, sum_qq
 
 
-@kernel
+@helper
 def _search(X, W):
     """The scale of sixteen sub-blocks. X, W: (32 weights, 16 sub-blocks), weights and how much each matters."""
     zero = splat(np.float32(0))
@@ -141,14 +141,14 @@ def _search(X, W):
     return select(largest < splat(EPS), zero, d)
 
 
-@kernel
+@helper
 def _inverse(d):
     """1 / d, or 0 where d is."""
     zero = splat(np.float32(0))
     return select(d == zero, zero, splat(np.float32(1)) / d)
 
 
-@kernel
+@helper
 def _pack(X, inverse, nibbles, packed):
     """Levels of sixteen sub-blocks. packed: (16 sub-blocks, 16 bytes); nibbles: scratch, (16 bytes, 16 sub-blocks).
 
@@ -161,14 +161,14 @@ def _pack(X, inverse, nibbles, packed):
     transpose(nibbles, 0, LANES, packed, 0)
 
 
-@kernel
+@helper
 def _gather_sub_block(values, at, natural, k):
     """Copy 32 floats to row k of the (16, 32) scratch `natural`."""
     store(natural, SUB * k, load(values, at))
     store(natural, SUB * k + LANES, load(values, at + LANES))
 
 
-@kernel
+@helper
 def _to_lanes(natural, X):
     """(16 sub-blocks, 32 weights) → (32 weights, 16 sub-blocks)."""
     transpose(natural, 0, SUB, X, 0)
@@ -207,7 +207,7 @@ def _nl_encode(x, importance, out):
             store(data, at + 2, load(packed, LANES * k))
 
 
-@kernel
+@helper
 def _xs_step(scales, first):
     """d of a super-block: minus the scale of the largest magnitude, over 32, so that this one has the code -32."""
     extreme = np.float32(0)
@@ -217,7 +217,7 @@ def _xs_step(scales, first):
     return -extreme / np.float32(32)
 
 
-@kernel
+@helper
 def _xs_write(data, at, d, codes, packed, first):
     """One super-block of 136 bytes from the scale codes and packed levels of its sub-blocks, the lanes from `first`.
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ggufkit.formats.kquants.search import grid_level, make_qkx, sum_of_squares, weigh
-from ggufkit.formats.kquants.tiles import QK_K, nearest_level
-from ggufkit.kernels.jit import kernel
+from ggufkit.formats.scale_search import grid_level, make_qkx, sum_of_squares, weigh
+from ggufkit.formats.tiles import QK_K, nearest_quotient
+from ggufkit.kernels.jit import helper, kernel
 from ggufkit.kernels.lanes import LANES, any_lane, load, select, splat, store, to_i32, transpose
 
 # Rows of P: scale and min from the search, later their levels, at last step and offset; the pair that gives the
@@ -33,7 +33,7 @@ def scratch(type_size, grid):
     )
 
 
-@kernel
+@helper
 def search_pair(X, P, j, W, L, grid):
     """Search scale and min of sub-blocks j and j + 1, whose errors weigh W."""
     a, b = make_qkx(X, j * grid.n * LANES, W, L, grid)
@@ -41,7 +41,7 @@ def search_pair(X, P, j, W, L, grid):
     _put(P, j + 1, b)
 
 
-@kernel
+@helper
 def _put(P, j, found):
     store(P, SCALE + j * LANES, found[0])
     store(P, MIN + j * LANES, -found[1])
@@ -49,7 +49,7 @@ def _put(P, j, found):
     store(P, BASE + j * LANES, found[3])
 
 
-@kernel
+@helper
 def search_weighted(X, P, importance, at, W, L, grid, factor):
     """Search all sub-blocks; an error weighs importance · √(factor · mean square + x²).
 
@@ -60,12 +60,12 @@ def search_weighted(X, P, importance, at, W, L, grid, factor):
         for i in range(0, 2 * grid.n, LANES):
             transpose(importance, at + j * grid.n + i, QK_K, W, i * LANES)
         for k in range(2):
-            sum_w = weigh(X, (j + k) * grid.n * LANES, sigma2, W[k * grid.n * LANES : (k + 1) * grid.n * LANES])
+            sum_w = weigh(X, (j + k) * grid.n * LANES, grid.n, sigma2, W[k * grid.n * LANES : (k + 1) * grid.n * LANES])
             store(P, WEIGHT + (j + k) * LANES, sum_w)
         search_pair(X, P, j, W, L, grid)
 
 
-@kernel
+@helper
 def quantize_weights(X, P, q, grid):
     """Levels of all weights for the steps and offsets in P; q: (256, 16) uint8.
 
@@ -76,8 +76,9 @@ def quantize_weights(X, P, q, grid):
     tile = grid.n * LANES
     for j in range(QK_K // grid.n):
         step, offset = load(P, SCALE + j * LANES), load(P, MIN + j * LANES)
+        inverse = splat(np.float32(1)) / step
         for i in range(j * tile, (j + 1) * tile, LANES):
-            store(q, i, to_i32(nearest_level((load(X, i) + offset) / step, zero, nmax)))
+            store(q, i, to_i32(nearest_quotient(load(X, i) + offset, step, inverse, zero, nmax)))
         none = step == zero
         if any_lane(none):
             iscale, base = load(P, ISCALE + j * LANES), load(P, BASE + j * LANES)

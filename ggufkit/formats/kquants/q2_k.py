@@ -21,8 +21,8 @@ from ggufkit.formats.kquants.mins import (
     search_pair,
     search_weighted,
 )
-from ggufkit.formats.kquants.search import Grid, make_qp
-from ggufkit.formats.kquants.tiles import (
+from ggufkit.formats.scale_search import Grid, make_qp
+from ggufkit.formats.tiles import (
     QK_K,
     load_batch,
     nearest_wrapped,
@@ -30,7 +30,7 @@ from ggufkit.formats.kquants.tiles import (
     repeat_importance,
     store_batch,
 )
-from ggufkit.kernels.jit import kernel
+from ggufkit.kernels.jit import helper, kernel
 from ggufkit.kernels.lanes import (
     LANES,
     fabs,
@@ -59,15 +59,13 @@ def q2_k_encode(x, out):
     """Encode as quantize_row_q2_K_ref does. x: (rows, cols) float32; out: (rows, cols / 256 · 84) uint8."""
     weights, blocks = x.reshape(-1), out.reshape(-1)
     X, P, Y, W, L, q, half = scratch(_BYTES, _GRID)
-    n = weights.size // QK_K
-    for first in range(0, n, LANES):
-        count = min(LANES, n - first)
-        load_batch(weights, first, count, X)
+    for first in range(0, weights.size // QK_K, LANES):
+        load_batch(weights, first, X)
         _search(X, P, W, L)
         _quantize_scales(P, Y, half)
         quantize_weights(X, P, q, _GRID)
         _pack(q, Y)
-        store_batch(Y, _BYTES, blocks, first, count)
+        store_batch(Y, _BYTES, blocks, first)
 
 
 @kernel
@@ -76,18 +74,16 @@ def q2_k_encode_weighted(x, importance, out):
     weights, blocks = x.reshape(-1), out.reshape(-1)
     X, P, Y, W, L, q, half = scratch(_BYTES, _WEIGHTED)
     repeated = repeat_importance(importance)
-    n = weights.size // QK_K
-    for first in range(0, n, LANES):
-        count = min(LANES, n - first)
-        load_batch(weights, first, count, X)
+    for first in range(0, weights.size // QK_K, LANES):
+        load_batch(weights, first, X)
         search_weighted(X, P, repeated, first * QK_K % importance.size, W, L, _WEIGHTED, _ONE)
         _quantize_scales_weighted(P, L, Y, half)
         quantize_weights(X, P, q, _WEIGHTED)
         _pack(q, Y)
-        store_batch(Y, _BYTES, blocks, first, count)
+        store_batch(Y, _BYTES, blocks, first)
 
 
-@kernel
+@helper
 def _search(X, P, W, L):
     """Scale and min of each sub-block. An error weighs |x|."""
     for j in range(0, _SUB, 2):
@@ -96,7 +92,7 @@ def _search(X, P, W, L):
         search_pair(X, P, j, W, L, _GRID)
 
 
-@kernel
+@helper
 def _quantize_scales(P, Y, half):
     """Scales and mins as 0 … 15 of the largest."""
     zero, max4 = splat(_ZERO), splat(_MAX4)
@@ -112,7 +108,7 @@ def _quantize_scales(P, Y, half):
     _put_scales(P, scale / max4, low / max4, Y, half)
 
 
-@kernel
+@helper
 def _quantize_scales_weighted(P, L, Y, half):
     """Scales and mins for the least weighted error."""
     weights = P[WEIGHT:P_SIZE]
@@ -124,7 +120,7 @@ def _quantize_scales_weighted(P, L, Y, half):
     _put_scales(P, d, dmin, Y, half)
 
 
-@kernel
+@helper
 def _put_scales(P, d, dmin, Y, half):
     """Write d, dmin and scales; leave steps and offsets in P.
 
@@ -140,7 +136,7 @@ def _put_scales(P, d, dmin, Y, half):
         store(P, MIN + j * LANES, dmin * to_f32(both >> four))
 
 
-@kernel
+@helper
 def _pack(q, Y):
     """128 levels a, b, c, d (32 each) to 32 bytes.
 

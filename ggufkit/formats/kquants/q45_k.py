@@ -23,8 +23,8 @@ from ggufkit.formats.kquants.mins import (
     search_pair,
     search_weighted,
 )
-from ggufkit.formats.kquants.search import Grid, byte, make_qp, sum_of_squares
-from ggufkit.formats.kquants.tiles import (
+from ggufkit.formats.scale_search import Grid, byte, make_qp, sum_of_squares
+from ggufkit.formats.tiles import (
     QK_K,
     load_batch,
     nearest_wrapped,
@@ -32,7 +32,7 @@ from ggufkit.formats.kquants.tiles import (
     repeat_importance,
     store_batch,
 )
-from ggufkit.kernels.jit import kernel
+from ggufkit.kernels.jit import helper, kernel
 from ggufkit.kernels.lanes import (
     LANES,
     fabs,
@@ -69,15 +69,13 @@ def _encode(x, out):
     weights, blocks, type_size = x.reshape(-1), out.reshape(-1), out.shape[1] * QK_K // x.shape[1]
     grid = _Q4 if type_size == _Q4_BYTES else _Q5
     X, P, Y, W, L, q, half = scratch(type_size, grid)
-    n = weights.size // QK_K
-    for first in range(0, n, LANES):
-        count = min(LANES, n - first)
-        load_batch(weights, first, count, X)
+    for first in range(0, weights.size // QK_K, LANES):
+        load_batch(weights, first, X)
         _search(X, P, W, L, grid)
         _quantize_scales(P, Y, half)
         quantize_weights(X, P, q, grid)
         _pack(q, Y, type_size)
-        store_batch(Y, type_size, blocks, first, count)
+        store_batch(Y, type_size, blocks, first)
 
 
 @kernel
@@ -87,22 +85,20 @@ def _encode_weighted(x, importance, out):
     grid = _Q4_WEIGHTED if type_size == _Q4_BYTES else _Q5_WEIGHTED
     X, P, Y, W, L, q, half = scratch(type_size, grid)
     repeated = repeat_importance(importance)
-    n = weights.size // QK_K
-    for first in range(0, n, LANES):
-        count = min(LANES, n - first)
-        load_batch(weights, first, count, X)
+    for first in range(0, weights.size // QK_K, LANES):
+        load_batch(weights, first, X)
         search_weighted(X, P, repeated, first * QK_K % importance.size, W, L, grid, np.float32(2))
         _quantize_scales_weighted(P, L, Y, half, type_size)
         quantize_weights(X, P, q, grid)
         _pack(q, Y, type_size)
-        store_batch(Y, type_size, blocks, first, count)
+        store_batch(Y, type_size, blocks, first)
 
 
 q4_k_encode = q5_k_encode = _encode
 q4_k_encode_weighted = q5_k_encode_weighted = _encode_weighted
 
 
-@kernel
+@helper
 def _search(X, P, W, L, grid):
     """Scale and min of each sub-block. An error weighs rms + |x|; the rms is the sub-block's."""
     for j in range(0, _SUB, 2):
@@ -114,7 +110,7 @@ def _search(X, P, W, L, grid):
         search_pair(X, P, j, W, L, grid)
 
 
-@kernel
+@helper
 def _quantize_scales(P, Y, half):
     """Scales and mins as 0 … 63 of the largest; writes d, dmin and scales."""
     zero, max6 = splat(_ZERO), splat(_MAX6)
@@ -131,7 +127,7 @@ def _quantize_scales(P, Y, half):
     _put_scales(P, scale / max6, low / max6, Y, half)
 
 
-@kernel
+@helper
 def _quantize_scales_weighted(P, L, Y, half, type_size):
     """Scales and mins for the least weighted error; Q5_K caps their levels at 63, Q4_K does not."""
     weights, cap = P[WEIGHT:P_SIZE], splat(_MAX6 if type_size == _Q5_BYTES else np.float32(255))
@@ -143,7 +139,7 @@ def _quantize_scales_weighted(P, L, Y, half, type_size):
     _put_scales(P, d, dmin, Y, half)
 
 
-@kernel
+@helper
 def _put_scales(P, d, dmin, Y, half):
     """Write d, dmin and scales; leave steps and offsets in P.
 
@@ -171,7 +167,7 @@ def _put_scales(P, d, dmin, Y, half):
         store(P, MIN + (4 + j) * LANES, dmin * to_f32((c >> four) | (b >> six << four)))
 
 
-@kernel
+@helper
 def _pack(q, Y, type_size):
     """Two sub-blocks to 32 bytes, sub-block 2j in the low nibbles; bit 4 of level 32 s + i to bit s of a byte.
 
@@ -220,7 +216,7 @@ def _decode(blocks, out):
 q4_k_decode = q5_k_decode = _decode
 
 
-@kernel
+@helper
 def _steps_and_offsets(data, at, d, dmin, T):
     """d·scale of the eight sub-blocks to T[0 … 7] and dmin·min to T[8 … 15]; scales begins at data[at].
 

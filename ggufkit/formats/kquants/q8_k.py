@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ggufkit.formats.kquants.tiles import QK_K, nearest_wrapped
-from ggufkit.kernels.jit import kernel
+from ggufkit.formats.tiles import QK_K, nearest_wrapped
+from ggufkit.kernels.jit import helper, kernel
 from ggufkit.kernels.lanes import (
     LANES,
     first_lane,
@@ -52,7 +52,7 @@ def q8_k_encode(x, out):
             sums[(at + _SUMS + i // 8) // 2] = np.int16(total(level))
 
 
-@kernel
+@helper
 def _extreme(values, at):
     """The value of largest magnitude of 256, the first of equals."""
     high, low = load(values, at), load(values, at)

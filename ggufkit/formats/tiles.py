@@ -13,15 +13,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from ggufkit.kernels.jit import kernel
+from ggufkit.kernels.jit import helper, kernel
 from ggufkit.kernels.lanes import (
     LANES,
+    all_lanes,
     bits_f32,
     f32_bits,
+    fabs,
     load,
     load_half,
     maximum,
     minimum,
+    nearest_int,
     splat,
     store,
     store_half,
@@ -36,42 +39,43 @@ _EXPONENT = np.int32(0x4B000000)
 _MANTISSA = np.int32(0x007FFFFF)
 
 
-@kernel
-def load_batch(weights, first, count, X):
-    """Transpose super-blocks `first … first + count` of the flat array `weights` into X; lanes beyond are zero."""
-    if count == LANES:
+@helper
+def load_batch(weights, first, X):
+    """Transpose sixteen super-blocks from the one `first` of the flat array `weights` on into X; zeros beyond it."""
+    at = first * QK_K
+    if weights.size - at >= LANES * QK_K:
         for i in range(0, QK_K, LANES):
-            transpose(weights, first * QK_K + i, QK_K, X, i * LANES)
+            transpose(weights, at + i, QK_K, X, i * LANES)
         return
     X[:] = np.float32(0)
-    for k in range(count):
-        for i in range(QK_K):
-            X[i * LANES + k] = weights[(first + k) * QK_K + i]
+    for i in range(weights.size - at):
+        X[i % QK_K * LANES + i // QK_K] = weights[at + i]
 
 
-@kernel
-def store_batch(Y, type_size, blocks, first, count):
-    """Write the columns of Y to blocks `first … first + count` of the flat byte array `blocks`."""
-    if count == LANES:
-        for p in range(0, type_size, LANES):
-            at = min(p, type_size - LANES)  # the last tile overlaps the one before
-            untranspose(Y, at * LANES, blocks, first * type_size + at, type_size)
+@helper
+def store_batch(Y, type_size, blocks, first):
+    """Write the columns of Y to sixteen blocks from the one `first` of the flat byte array `blocks` on, to its end."""
+    at = first * type_size
+    if blocks.size - at >= LANES * type_size:
+        for start in range(0, type_size, LANES):
+            p = min(start, type_size - LANES)  # the last tile overlaps the one before
+            untranspose(Y, p * LANES, blocks, at + p, type_size)
         return
-    for k in range(count):
-        for p in range(type_size):
-            blocks[(first + k) * type_size + p] = Y[p * LANES + k]
+    for i in range(blocks.size - at):
+        blocks[at + i] = Y[i % type_size * LANES + i // type_size]
 
 
 @kernel
 def repeat_importance(importance):
-    """`importance` and its own beginning again, so that any 16 consecutive super-blocks find theirs in one piece."""
-    repeated = np.empty(importance.size + (LANES - 1) * QK_K, np.float32)
-    for i in range(repeated.size):
-        repeated[i] = importance[i % importance.size]
+    """`importance` and its own beginning again, so that sixteen super-blocks find theirs in one piece."""
+    repeated = np.empty(importance.size + LANES * QK_K, np.float32)
+    for start in range(0, repeated.size, importance.size):
+        n = min(importance.size, repeated.size - start)
+        repeated[start : start + n] = importance[:n]
     return repeated
 
 
-@kernel
+@helper
 def _rounded(v):
     """1.5 × 2²³ + nearest_int(v): the reference adds the constant and reads the low 23 bits of the sum.
 
@@ -80,20 +84,35 @@ def _rounded(v):
     return bits_f32((f32_bits(v + splat(_MAGIC)) & splat(_MANTISSA)) | splat(_EXPONENT))
 
 
-@kernel
+@helper
 def nearest_wrapped(v):
     """`nearest_int(v)` as a float, for any v."""
     return _rounded(v) - splat(_MAGIC)
 
 
-@kernel
+@helper
 def nearest_level(v, low, high):
     """`clamp(nearest_int(v), low, high)` as a float, for any v; `low` and `high` are whole numbers."""
     magic = splat(_MAGIC)
     return minimum(maximum(_rounded(v), magic + low), magic + high) - magic
 
 
-@kernel
+@helper
+def nearest_quotient(x, divisor, inverse, low, high):
+    """`nearest_level(x / divisor, low, high)`, mostly without the division. inverse: 1 / divisor, not subnormal.
+
+    Quotients below 2¹² differ from x·inverse by less than 0.001, so that both round alike if one is 0.001 away from
+    where rounding changes.
+    """
+    v = x * inverse
+    level = nearest_int(v)
+    sure = (fabs(v - level) < splat(np.float32(0.499))) & (fabs(v) < splat(np.float32(4096)))
+    if all_lanes(sure):
+        return minimum(maximum(level, low), high)
+    return nearest_level(x / divisor, low, high)
+
+
+@helper
 def put_half(value, half, Y, p):
     """Write float16(value) to bytes p and p + 1 and return it as float32. half: (16,) uint16, scratch."""
     store_half(half, 0, value)
