@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ggufkit.formats.codec import frozen
-from ggufkit.formats.kquants.tiles import nearest_wrapped
+from ggufkit.formats.tiles import nearest_wrapped
 from ggufkit.kernels.blocks import finite_level
 from ggufkit.kernels.dot import TOKENS, sum_lanes
 from ggufkit.kernels.jit import kernel
