@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Callable, Iterable
 from itertools import chain
 
 from ggufkit.runtime.tokenizer.merge import merge
 from ggufkit.runtime.tokenizer.unicode import utf8
 from ggufkit.runtime.tokenizer.vocab import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Vocab
 
-__all__ = ["SPACE", "WIDTHS", "SentencePiece", "sentencepiece_piece"]
+__all__ = ["SPACE", "WIDTHS", "SentencePiece", "cutter", "sentencepiece_piece"]
 
 SPACE = "\u2581"
 WIDTHS = bytes([1] * 12 + [2, 2, 3, 4])  # bytes of a character by the high half of its first byte
@@ -34,10 +35,7 @@ class SentencePiece:
         self.vocab = vocab
         self.ids = vocab.ids
         self.scores = vocab.scores
-        # Characters that some token has before a word start.
-        joined = "|".join(vocab.texts)
-        before = sorted(set(re.findall(f"([^|])(?={SPACE})", joined)) | {"|"})
-        self.cut = re.compile(f"(?<=[^{re.escape(''.join(before))}])(?={SPACE})").split
+        self.cut = cutter(vocab.texts)
         self.word = functools.lru_cache(WORDS)(self._word)
 
     def encode(self, text: str, first: bool = True) -> list[int]:
@@ -74,6 +72,17 @@ class SentencePiece:
 
     def piece(self, token: int) -> bytes:
         return sentencepiece_piece(self.vocab, token)
+
+
+def cutter(texts: Iterable[str]) -> Callable[[str], list[str]]:
+    """What cuts a text before word starts that no token reaches over."""
+    before = {text[at - 1] for text in texts for at in _places(text)}
+    return re.compile(f"(?<=[^{re.escape(''.join(sorted(before)))}])(?={SPACE})" if before else f"(?={SPACE})").split
+
+
+def _places(text: str) -> list[int]:
+    """Where a text has a word start, but not at its beginning."""
+    return [i for i, c in enumerate(text) if c == SPACE and i] if SPACE in text[1:] else []
 
 
 def raw_characters(data: bytes) -> list[str]:
