@@ -60,9 +60,8 @@ class BytePairs:
             word = utf8(word).decode("latin-1").translate(byte_letters())
         if (pre.ignore_merges or (pre.escape_spaces and not word.strip("\n"))) and word in self.ids:
             return (self.ids[word],)
-        ranks = self.ranks
         tokens: list[int] = []
-        for symbol in merge(list(word), lambda left, right: ranks.get(f"{left} {right}")):
+        for symbol in merge(list(word), self.ranks, glue=" "):
             token = self.ids.get(symbol)
             if token is not None:
                 tokens.append(token)

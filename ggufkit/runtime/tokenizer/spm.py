@@ -34,7 +34,7 @@ class SentencePiece:
     def __init__(self, vocab: Vocab):
         self.vocab = vocab
         self.ids = vocab.ids
-        self.scores = vocab.scores
+        self.ranks = {text: -score for text, score in zip(vocab.texts, vocab.scores, strict=True)}
         self.cut = cutter(vocab.texts)
         self.word = functools.lru_cache(WORDS)(self._word)
 
@@ -51,15 +51,9 @@ class SentencePiece:
         return tuple(self._merge(list(word)))
 
     def _merge(self, characters: list[str]) -> list[int]:
-        ids, scores = self.ids, self.scores
-
-        def rank(left: str, right: str) -> float | None:
-            token = ids.get(left + right)
-            return None if token is None else -scores[token]
-
         tokens: list[int] = []
-        for symbol in merge(characters, rank):
-            token = ids.get(symbol)
+        for symbol in merge(characters, self.ranks, glue=""):
+            token = self.ids.get(symbol)
             if token is not None:
                 tokens.append(token)
             else:
