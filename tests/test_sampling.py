@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import ggufkit
-from ggufkit.errors import UsageError
+from ggufkit.errors import GgufkitError, UsageError
 from ggufkit.runtime.sampling import Sampler, Sampling, sampling_of
 
 LOGITS = np.random.default_rng(3).normal(size=500).astype(np.float32) * 3
@@ -129,3 +129,14 @@ def test_file_recommends_settings(tmp_path):
     with ggufkit.open(tmp_path / "m.gguf") as model:
         assert sampling_of(model) == Sampling(temperature=0.5, top_k=20)
         assert sampling_of(model, temperature=0.0, top_k=None, seed=3) == Sampling(temperature=0, top_k=20, seed=3)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_logits_that_are_no_numbers_are_refused(bad, temperature):
+    logits = LOGITS.copy()
+    logits[7] = bad
+    with pytest.raises(GgufkitError, match=f"the best of the model's logits is {bad}, no number"):
+        Sampler(Sampling(temperature=temperature)).draw(logits)
+    with pytest.raises(GgufkitError, match="is -inf, no number"):
+        Sampler().draw(np.full(5, -np.inf, np.float32))

@@ -16,6 +16,7 @@ from ggufkit.convert import convert
 from ggufkit.errors import GGUFError, UsageError
 from ggufkit.gguf.header import Value, ValueType
 from ggufkit.runtime.tokenizer import Tokenizer, load_tokenizer
+from ggufkit.runtime.tokenizer.merge import _merge_long, _merge_short, merge
 from ggufkit.runtime.tokenizer.pre import PRE_TOKENIZERS, Splitter
 from ggufkit.runtime.tokenizer.tokenizer import clean_spaces
 from ggufkit.runtime.tokenizer.unicode import category, first_decomposed, is_space, lower
@@ -196,6 +197,30 @@ def test_ends_follow_from_texts_as_in_llama_cpp(tmp_path, texts):
             vocab.texts[i] for i in vocab.ends
         }
         assert [reference.attribute(i) for i in range(len(vocab))] == vocab.attributes
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    symbols=st.lists(st.sampled_from(["a", "b", "ab", "c"]), max_size=60),
+    ranks=st.dictionaries(st.text("abc ", min_size=2, max_size=5), st.integers(0, 5)),
+    glue=st.sampled_from(["", " "]),
+)
+def test_both_ways_of_merging_agree(symbols, ranks, glue):
+    assert _merge_short(list(symbols), ranks, glue) == _merge_long(list(symbols), ranks, glue)
+
+
+def test_merge_takes_the_lowest_rank_and_of_equal_ones_the_leftmost():
+    ranks = {"l o": 3, "lo w": 1, "e r": 2}
+    assert merge(list("lower"), ranks, " ") == ["low", "er"]
+    assert merge(list("aaaaa"), {"aa": 0}, "") == ["aa", "aa", "a"]
+    assert merge(["x"], ranks, " ") == ["x"]
+    assert merge([], ranks, " ") == []
+
+
+@pytest.mark.parametrize("name", ["llama-spm", "qwen2"])
+def test_long_words_give_llama_cpps_tokens(shared, name):
+    path = shared / "vocab" / f"ggml-vocab-{name}.gguf"
+    assert_same(path, ["ab" * 400, "的" * 300 + "一是不了" * 60, "\n" * 200 + "-" * 300, "x\u2581" * 90])
 
 
 def test_unicode_is_llama_cpps():

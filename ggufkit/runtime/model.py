@@ -140,9 +140,9 @@ class Model:
 
         return load_tokenizer(self.gguf)
 
-    def context(self, length: int | None = None) -> int:
-        """How many tokens a context holds: `length`, or what the model was trained on, up to 4096."""
-        return min(self.hyper.context_length, _CONTEXT) if length is None else length
+    def context(self, length: int | None = None, tokens: int = 0) -> int:
+        """Tokens of a context: `length`, or else 4096 or `tokens` if more, up to what the model was trained on."""
+        return min(self.hyper.context_length, max(_CONTEXT, tokens)) if length is None else length
 
     def chat_tokens(self, text: str) -> list[int]:
         """The tokens of a text that a chat template made; without a second BOS if the template wrote one."""
@@ -168,7 +168,8 @@ class Model:
         ----------
         prompt : text, or token ids.
         max_tokens, stop, cache, show_special, ignore_ends : see `runtime.generate.Generation`.
-        context : tokens that fit, without a `cache`; by default what the model was trained on, up to 4096.
+        context : tokens that fit, without a `cache`. By default 4096, or what a longer prompt needs, up to what the
+            model was trained on.
         sampling : settings of `runtime.sampling.Sampling`: `temperature`, `top_k`, `seed`, …
 
         Raises
@@ -178,11 +179,15 @@ class Model:
         from ggufkit.runtime.generate import Generation, prompt_tokens
         from ggufkit.runtime.sampling import sampling_of
 
+        tokens = prompt_tokens(self.tokenizer, prompt)
+        if cache is None:
+            more = _CONTEXT // 4 if max_tokens is None else max_tokens
+            cache = self.new_cache(self.context(context, len(tokens) + more))
         return Generation(
             self,
             self.tokenizer,
-            prompt_tokens(self.tokenizer, prompt),
-            cache=self.new_cache(self.context(context)) if cache is None else cache,
+            tokens,
+            cache=cache,
             max_tokens=max_tokens,
             sampling=sampling_of(self.gguf, **sampling),
             stop=stop,

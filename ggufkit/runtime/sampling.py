@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ggufkit.errors import UsageError
+from ggufkit.errors import GgufkitError, UsageError
 
 if TYPE_CHECKING:
     from ggufkit.gguf.reader import GGUF
@@ -116,7 +116,17 @@ class Sampler:
         Parameters
         ----------
         logits : array of shape (vocab,), float32; left as it is.
+
+        Raises
+        ------
+        GgufkitError : the logits are no numbers.
         """
+        best = logits.max()
+        if not np.isfinite(best):
+            raise GgufkitError(
+                f"the best of the model's logits is {best}, no number; its weights are damaged, or their type is too "
+                "small for them; look with ggufkit validate"
+            )
         token = self._draw(self._penalized(logits))
         self._recent.append(token)
         return token

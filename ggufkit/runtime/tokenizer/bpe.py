@@ -8,16 +8,16 @@ Source: `llm_tokenizer_bpe_session` of llama-vocab.cpp.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from itertools import chain
 
-from ggufkit.runtime.tokenizer.merge import merge
+from ggufkit.runtime.tokenizer.merge import merge, remembered
 from ggufkit.runtime.tokenizer.pre import Splitter
+from ggufkit.runtime.tokenizer.spm import SPACE, cutter
 from ggufkit.runtime.tokenizer.unicode import utf8
 from ggufkit.runtime.tokenizer.vocab import BYTE, NORMAL, Vocab
 
 __all__ = ["BYTES", "BytePairs", "byte_letters"]
-
-WORDS = 1 << 16  # words whose tokens are remembered
 
 
 @functools.cache
@@ -44,15 +44,20 @@ class BytePairs:
         # Of a pair that is there twice the first rank counts.
         self.ranks = dict(zip(reversed(vocab.merges), range(len(vocab.merges) - 1, -1, -1), strict=True))
         self.split = Splitter(vocab.pre)
-        self.word = functools.lru_cache(WORDS)(self._word)
+        # Without words of a pre-tokenizer: at word starts that no merge reaches over.
+        self.cut = None if vocab.pre.byte_encode else cutter(pair.replace(" ", "", 1) for pair in vocab.merges)
+        self.word = remembered(self._word)
 
     def encode(self, text: str, first: bool = True) -> list[int]:
         """Token ids of a text without special tokens."""
         if self.vocab.escape_spaces:
-            text = text.replace(" ", "\u2581")
+            text = text.replace(" ", SPACE)
         if not text.isascii():
             text = without_escapes(text)
-        return list(chain.from_iterable(map(self.word, self.split(text))))
+        words: Iterable[str] = self.split(text)
+        if self.cut is not None:
+            words = chain.from_iterable(map(self.cut, words))
+        return list(chain.from_iterable(map(self.word, words)))
 
     def _word(self, word: str) -> tuple[int, ...]:
         pre = self.vocab.pre
@@ -82,7 +87,7 @@ class BytePairs:
         text = self.vocab.texts[token]
         if self.vocab.attributes[token] & NORMAL:
             if self.vocab.escape_spaces:
-                return utf8(text.replace("\u2581", " "))
+                return utf8(text.replace(SPACE, " "))
             return decode_letters(text)
         return bytes([int(text[3:5], 16)]) if self.vocab.attributes[token] & BYTE else b""
 

@@ -10,14 +10,23 @@ Of pairs of equal rank the leftmost merges. A rank is looked up by the two texts
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
 from math import inf
 
-__all__ = ["merge"]
+__all__ = ["merge", "remembered"]
 
 _SHORT = 40  # symbols up to which looking through all pairs beats a heap
+# Words whose tokens are remembered: how many, and up to how many characters (a line of Chinese is one word).
+_WORDS, _WORD = 1 << 16, 100
+
+
+def remembered(encode: Callable[[str], tuple[int, ...]]) -> Callable[[str], tuple[int, ...]]:
+    """A tokenizer of words that remembers the tokens of words; most texts have few different ones."""
+    known = functools.lru_cache(_WORDS)(encode)
+    return lambda word: known(word) if len(word) <= _WORD else encode(word)
 
 
 def merge(symbols: list[str], ranks: Mapping[str, float], glue: str) -> list[str]:

@@ -11,12 +11,11 @@ Source: `llm_tokenizer_spm_session` of llama-vocab.cpp.
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable, Iterable
 from itertools import chain
 
-from ggufkit.runtime.tokenizer.merge import merge
+from ggufkit.runtime.tokenizer.merge import merge, remembered
 from ggufkit.runtime.tokenizer.unicode import utf8
 from ggufkit.runtime.tokenizer.vocab import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Vocab
 
@@ -25,7 +24,6 @@ __all__ = ["SPACE", "WIDTHS", "SentencePiece", "cutter", "sentencepiece_piece"]
 SPACE = "\u2581"
 WIDTHS = bytes([1] * 12 + [2, 2, 3, 4])  # bytes of a character by the high half of its first byte
 _ESCAPES = re.compile("[\udc80-\udcff]")  # bytes that were no UTF-8 when the text was read
-WORDS = 1 << 16  # words whose tokens are remembered
 
 
 class SentencePiece:
@@ -36,7 +34,7 @@ class SentencePiece:
         self.ids = vocab.ids
         self.ranks = {text: -score for text, score in zip(vocab.texts, vocab.scores, strict=True)}
         self.cut = cutter(vocab.texts)
-        self.word = functools.lru_cache(WORDS)(self._word)
+        self.word = remembered(self._word)
 
     def encode(self, text: str, first: bool = True) -> list[int]:
         """Token ids of a text without special tokens; `first`: it starts the text or follows a special token."""

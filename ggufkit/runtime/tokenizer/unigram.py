@@ -12,7 +12,6 @@ Source: `llm_tokenizer_ugm_session` of llama-vocab.cpp; S. Kanda, "Space- and Ti
 
 from __future__ import annotations
 
-import functools
 import math
 import re
 import struct
@@ -21,7 +20,8 @@ from collections.abc import Iterable
 from itertools import chain
 
 from ggufkit.errors import GGUFError
-from ggufkit.runtime.tokenizer.spm import SPACE, WIDTHS, WORDS, cutter, sentencepiece_piece
+from ggufkit.runtime.tokenizer.merge import remembered
+from ggufkit.runtime.tokenizer.spm import SPACE, WIDTHS, cutter, sentencepiece_piece
 from ggufkit.runtime.tokenizer.unicode import utf8
 from ggufkit.runtime.tokenizer.vocab import NORMAL, UNUSED, USER_DEFINED, Vocab
 
@@ -57,7 +57,7 @@ class Unigram:
         (self.unknown,) = struct.unpack("f", struct.pack("f", lowest - UNKNOWN_PENALTY))
         self.exact = _exact([*(score for _, score in self.scores.values()), self.unknown])
         self.cut = cutter(vocab.texts)
-        self.word = functools.lru_cache(WORDS)(self._word)
+        self.word = remembered(self._word)
 
     def encode(self, text: str, first: bool = True) -> list[int]:
         """Token ids of a text without special tokens."""

@@ -13,7 +13,8 @@ import functools
 from itertools import chain
 
 from ggufkit.runtime.tokenizer.bpe import without_escapes
-from ggufkit.runtime.tokenizer.spm import SPACE, WORDS, sentencepiece_piece
+from ggufkit.runtime.tokenizer.merge import remembered
+from ggufkit.runtime.tokenizer.spm import SPACE, sentencepiece_piece
 from ggufkit.runtime.tokenizer.unicode import category, first_decomposed, is_space, lower
 from ggufkit.runtime.tokenizer.vocab import Vocab
 
@@ -39,7 +40,7 @@ class WordPiece:
         self.vocab = vocab
         self.ids = vocab.ids
         self.longest = max(map(len, vocab.texts))
-        self.word = functools.lru_cache(WORDS)(self._word)
+        self.word = remembered(self._word)
         self.normal = functools.lru_cache(1 << 12)(self._normal)
 
     def encode(self, text: str, first: bool = True) -> list[int]:
