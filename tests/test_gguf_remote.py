@@ -11,6 +11,7 @@ import ggufkit
 from ggufkit.errors import FileError, UsageError
 from ggufkit.formats.table import FORMATS
 from ggufkit.gguf import remote
+from ggufkit.gguf.copy import write_shards
 from ggufkit.gguf.remote import RemoteSource, hub_address
 from ggufkit.gguf.writer import Writer
 
@@ -125,6 +126,28 @@ def test_threads_read_at_the_same_time(server, model):
     with ggufkit.open(f"{server.url}/model.gguf") as m, ThreadPoolExecutor(4) as pool:
         rows = list(pool.map(lambda i: m.tensors["w"].floats(i % 2, i % 2 + 1)[0, 0], range(40)))
     assert rows == [0, 1000] * 20
+
+
+def test_split_model_is_opened_by_any_file(server, model):
+    with ggufkit.open(model) as m:
+        paths = write_shards(m, model.with_name("part"), max_tensors=1, no_tensor_first_split=True)
+    assert len(paths) == 2
+    with ggufkit.open(f"{server.url}/part-00002-of-00002.gguf?download=true") as m:
+        assert m.metadata["tokens"][0] == "token 0"
+        assert m.tensors["w"].floats(1, 2)[0, 0] == 1000
+    with ggufkit.open(f"{server.url}/part-00002-of-00002.gguf", shards=False) as m:
+        assert "tokens" not in m.metadata
+    model.with_name("part-00001-of-00002.gguf").unlink()
+    with pytest.raises(FileError, match=r"part-00001-of-00002[.]gguf: does not exist.*--one-shard"):
+        ggufkit.open(f"{server.url}/part-00002-of-00002.gguf")
+
+
+def test_gguf_inside_a_file_on_a_server(server, tmp_path):
+    with Writer(tmp_path / "m.gguf", {"k": 7}, []):
+        pass
+    (tmp_path / "archive.bin").write_bytes(bytes(100_000) + (tmp_path / "m.gguf").read_bytes())
+    with ggufkit.open(f"{server.url}/archive.bin", offset=100_000) as m:
+        assert m.metadata["k"] == 7
 
 
 def test_redirect_is_followed_once_and_its_end_remembered(serve, model):

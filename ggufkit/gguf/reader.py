@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ggufkit.errors import FileError, GGUFError, printable
@@ -100,9 +101,6 @@ class GGUF:
                     )
                 self.info[name] = info
                 self._part_of[name] = part
-        self.tensors: Mapping[str, Tensor] = {
-            name: Tensor(name, info.shape, info.format, self._rows_of(info)) for name, info in self.info.items()
-        }
 
     # -- the file -----------------------------------------------------------------------------------------
 
@@ -184,6 +182,10 @@ class GGUF:
         return value
 
     # -- tensors ------------------------------------------------------------------------------------------
+
+    @cached_property
+    def tensors(self) -> Mapping[str, Tensor]:
+        return {name: Tensor(name, info.shape, info.format, self._rows_of(info)) for name, info in self.info.items()}
 
     def _rows_of(self, info: TensorInfo) -> Any:
         part = self._part_of[info.name]

@@ -22,6 +22,7 @@ import ssl
 import threading
 import time
 import urllib.request
+from contextlib import suppress
 from functools import lru_cache
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
@@ -231,7 +232,8 @@ class RemoteSource:
         """Close this thread's connection."""
         if getattr(self._local, "place", None) is not None:
             self._local.connection.close()
-            self._connections.remove(self._local.connection)
+            with suppress(ValueError):  # another thread closed the source
+                self._connections.remove(self._local.connection)
             self._local.place = None
 
 
