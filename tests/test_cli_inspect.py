@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,3 +130,12 @@ def test_header_limit_can_be_set(run, model):
     assert code == 1
     assert "larger than the limit of 1000 bytes (--max-header)" in err
     assert run("inspect", "--max-header", "100K", model)[0] == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("options", [["--summary"], ["--json"]])
+def test_output_to_a_full_disk_is_one_line(model, options):
+    command = [sys.executable, "-m", "ggufkit", "inspect", *options, str(model)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "ggufkit: cannot write the output: No space left on device\n")

@@ -87,6 +87,8 @@ def main(args: list[str] | None = None) -> Any:
     """Run the command line with `args` (default: `sys.argv[1:]`) and exit."""
     try:
         cli.main(args=args, prog_name="ggufkit", standalone_mode=False)
+        if sys.stdout is not None:  # started with a closed stdout
+            sys.stdout.flush()
     except click.ClickException as e:
         e.show()
         sys.exit(e.exit_code)
@@ -103,5 +105,15 @@ def main(args: list[str] | None = None) -> Any:
         sys.exit(130)
     except BrokenPipeError:
         # The reader of our output went away (`| head`); nothing is left to tell it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         sys.exit(1)
+    except OSError as e:
+        # Files raise a FileError. This is our own output, sent to a full disk.
+        _drop_output()
+        click.echo(f"ggufkit: cannot write the output: {e.strerror or e}", err=True)
+        sys.exit(1)
+
+
+def _drop_output() -> None:
+    """What is still in stdout's buffer goes nowhere, instead of failing again at the exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
