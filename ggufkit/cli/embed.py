@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from ggufkit.cli.common import echo_json
-from ggufkit.cli.prompt import read_prompt, read_stdin
+from ggufkit.cli.prompt import read_prompt, read_stdin, runtime_options
 from ggufkit.errors import UsageError
 
 __all__ = ["command"]
@@ -37,7 +38,7 @@ __all__ = ["command"]
     show_default=True,
     help="-1 not at all, 0 greatest to 32760, 1 sum, 2 length, above: that norm.",
 )
-@click.option("-t", "--threads", type=click.IntRange(min=1), help="Default: GGUFKIT_THREADS or all CPUs.")
+@runtime_options
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def command(
     model: str,
@@ -46,7 +47,7 @@ def command(
     separator: str,
     pooling: str | None,
     power: int,
-    threads: int | None,
+    on: dict[str, Any],
     as_json: bool,
 ) -> None:
     """Turn texts into vectors, a line of numbers each; one text a line of -p, -f or stdin.
@@ -65,7 +66,7 @@ def command(
     if texts == [""]:
         raise UsageError("there is no text; give one with -p or -f, or on stdin")
     found = []
-    with load(model, threads=threads) as loaded:
+    with load(model, **on) as loaded:
         for index, one in enumerate(texts):
             tokens = loaded.tokenizer.encode(one)
             if not tokens:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ggufkit.cli.common import echo_json
+from ggufkit.cli.prompt import runtime_options
 from ggufkit.cli.text import cache_options, text_windows
 from ggufkit.errors import UsageError
 
@@ -35,7 +36,7 @@ __all__ = ["command"]
 )
 @click.option("--kl-divergence", is_flag=True, help="Compare with the predictions of --kl-divergence-base.")
 @cache_options
-@click.option("-t", "--threads", type=click.IntRange(min=1), help="Default: GGUFKIT_THREADS or all CPUs.")
+@runtime_options
 @click.option("--force", is_flag=True, help="Replace a file of predictions that exists.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def command(
@@ -46,7 +47,7 @@ def command(
     base: Path | None,
     kl_divergence: bool,
     types: tuple[str, str],
-    threads: int | None,
+    on: dict[str, Any],
     force: bool,
     as_json: bool,
 ) -> None:
@@ -63,7 +64,7 @@ def command(
 
     if kl_divergence and base is None:
         raise UsageError("--kl-divergence compares with a file of predictions; name it with --kl-divergence-base")
-    with load(model, threads=threads) as loaded:
+    with load(model, **on) as loaded:
         if kl_divergence and base is not None:
             _compare(loaded, base, chunks, types, as_json)
         else:
