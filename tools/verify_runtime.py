@@ -47,7 +47,7 @@ def compare(path: str, n: int, cache: str) -> tuple[float, float]:
     kind = KINDS[cache]
     # With flash attention the reference rounds sums to F16; without it only unquantized values are possible.
     flash = int(cache in ("Q8_0", "Q4_0"))
-    with llama.Model(path, max(n, 32), threads=2, cache=(kind, kind), flash_attn_type=flash) as reference:
+    with llama.Model(path, max(n, 32), cache=(kind, kind), flash_attn_type=flash) as reference:
         expected = reference.logits(tokens)
     return float(divergence(expected, own).max()), float(divergence(expected, single).max())
 
@@ -57,7 +57,7 @@ def compare_embeddings(path: str, n: int) -> float:
     with ggufkit.load(path) as model:
         tokens = tokens_for(model, n)
         own = model.embed(tokens)
-    with llama.Model(path, max(n, 32), threads=2, embeddings=True, flash_attn_type=0) as reference:
+    with llama.Model(path, max(n, 32), embeddings=True, flash_attn_type=0) as reference:
         expected = reference.embed(tokens)
     return float(1 - own @ expected / np.linalg.norm(own) / np.linalg.norm(expected))
 

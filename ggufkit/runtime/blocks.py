@@ -116,17 +116,17 @@ class _Loader:
         return name in self.tensors
 
     def tensor(self, name: str, *shape: int) -> Tensor:
-        """A tensor of this shape; -1 stands for any number."""
+        """A tensor of this shape; -1 stands for any number. Dimensions of 1 in front may be missing, or too many."""
         if (tensor := self.tensors.get(name)) is None:
             raise self.fail(f"the tensor {printable(name)} is missing; the model cannot be run without it")
-        found = tensor.shape
-        if len(found) > len(shape) and set(found[: len(found) - len(shape)]) == {1}:
-            found = found[len(found) - len(shape) :]
+        found = (1,) * (len(shape) - len(tensor.shape)) + tensor.shape
+        while len(found) > len(shape) and found[0] == 1:
+            found = found[1:]
         if len(found) != len(shape) or any(n not in (-1, m) for n, m in zip(shape, found, strict=True)):
             wanted = " × ".join("any" if n < 0 else str(n) for n in shape)
             raise self.fail(f"{printable(name)} has the shape {' × '.join(map(str, found))}, not {wanted}")
         self.taken.add(name)
-        return tensor
+        return replace(tensor, shape=found)
 
     def vector(self, name: str, size: int) -> np.ndarray:
         return self.tensor(name, size).floats().reshape(size)

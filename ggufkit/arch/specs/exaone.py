@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ggufkit.arch.config import Config
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, OPTIONAL, VOCAB_SIZE, flags, real, rope_parameters, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import rope_freqs
@@ -39,6 +40,7 @@ SPECS = (
             real("attention.layer_norm_rms_epsilon", "rms_norm_eps", "layer_norm_epsilon"),
         ),
         vocabulary=bpe,
+        graph=Graph(rope="neox"),
         transforms=(rope_freqs,),
     ),
     Architecture(

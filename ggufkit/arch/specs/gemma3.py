@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ggufkit.arch.config import Config
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, Row, pooling, real, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.qwen2 import BARE
@@ -45,6 +46,15 @@ SPECS = (
         models={"Gemma3ForCausalLM": _DEFAULTS, "Gemma3ForConditionalGeneration": _DEFAULTS},
         metadata=_KEYS,
         vocabulary=GEMMA3,
+        graph=Graph(
+            rope="neox",
+            activation="gelu",
+            scaled_embedding=True,
+            window_period=6,
+            local_rope_base=10000.0,
+            local_rope_scaled=False,
+            scale_by_width=62,
+        ),
         transforms=_TRANSFORMS,
     ),
     Architecture(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ggufkit.arch.config import Config
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, rope_parameters, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.vocab.variants import GLM4
@@ -27,5 +28,6 @@ SPECS = (
         },
         metadata=(*BASE, uint("rope.dimension_count", _rotated)),
         vocabulary=GLM4,
+        graph=Graph(),
     ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, ROPE_DIMENSIONS, VOCAB_SIZE
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.llama import PERMUTED
@@ -14,6 +15,7 @@ SPECS = (
         models={"InternLM2ForCausalLM": {}},
         metadata=BASE,
         vocabulary=internlm2,
+        graph=Graph(),
         transforms=(split_qkv(r"(?<=\.attention\.)wqkv(?=\.)", ("wq", "wk", "wv"), permuted=True),),
     ),
     Architecture(

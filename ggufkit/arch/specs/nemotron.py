@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ggufkit.arch.config import Config
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, VOCAB_SIZE, real, rope_parameters, string, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import norm_plus_one
@@ -39,6 +40,7 @@ SPECS = (
             real("rope.scaling.factor", _factor),
         ),
         vocabulary=NEMOTRON,
+        graph=Graph(norm="layer", rope="neox", activation="relu_squared"),
         transforms=(norm_plus_one(),),
     ),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ggufkit.arch.config import Config
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import base, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.bert import CLEANED, ENCODER
@@ -57,6 +58,7 @@ SPECS = (
             uint("expert_used_count", "moe_top_k"),
         ),
         vocabulary=_vocabulary,
+        graph=Graph(norm="layer", rope="neox", activation="gelu", router_normalized=False),
         transforms=(
             *CLEANED,
             drop(r"mlp\.experts\.bias"),
@@ -71,6 +73,7 @@ SPECS = (
         models={"NomicBertModel": {}},
         metadata=_KEYS,
         vocabulary=_vocabulary,
+        graph=Graph(norm="layer", rope="neox"),
         transforms=CLEANED,
     ),
 )

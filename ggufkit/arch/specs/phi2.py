@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ggufkit.arch.config import Config
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import EMBEDDING_LENGTH, FILE_TYPE, LAYERS, flag, real, rope_parameters, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.vocab.bpe import bpe
@@ -36,5 +37,6 @@ SPECS = (
             flag("tokenizer.ggml.add_bos_token", False),
         ),
         vocabulary=bpe,
+        graph=Graph(norm="layer", rope="neox", activation="gelu", parallel="shared"),
     ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, ROPE_DIMENSIONS, VOCAB_SIZE
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.llama import PERMUTED
@@ -21,6 +22,7 @@ SPECS = (
         },
         metadata=(*BASE, VOCAB_SIZE, ROPE_DIMENSIONS),
         vocabulary=llama_vocabulary,
+        graph=Graph(no_rope_period=4),
         transforms=(*PERMUTED, rope_freqs),
     ),
 )

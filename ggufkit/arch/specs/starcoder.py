@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, FILE_TYPE, LAYERS, real, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.vocab.bpe import bpe
@@ -21,6 +22,7 @@ SPECS = (
             FILE_TYPE,
         ),
         vocabulary=bpe,
+        graph=Graph(norm="layer", rope=None, activation="gelu"),
         skip=(".attn.bias", ".attn.masked_bias"),  # the causal mask
     ),
     Architecture(
@@ -35,5 +37,6 @@ SPECS = (
         },
         metadata=BASE,
         vocabulary=bpe,
+        graph=Graph(norm="layer", rope="neox", activation="gelu"),
     ),
 )

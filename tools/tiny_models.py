@@ -1,0 +1,328 @@
+"""Tiny models of every architecture that runs: random weights under the names and shapes that llama.cpp expects.
+
+for name, recipe in RECIPES.items():
+    write_tiny("tiny.gguf", name)         # loads in llama.cpp and in ggufkit
+
+A recipe says what metadata and which tensors an architecture has beside what most have. Queries share keys where the
+architecture allows it; windows and trained contexts are shorter than the texts of the tests.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ggufkit.formats.codec import encode
+from ggufkit.formats.table import FORMATS
+from ggufkit.gguf.header import Value, ValueType
+from ggufkit.gguf.writer import Writer
+
+__all__ = ["RECIPES", "write_tiny"]
+
+WIDTH, HEADS, KV_HEADS, HEAD, FFN, VOCAB, EXPERTS = 64, 4, 2, 16, 96, 96, 4
+WIDE = 32  # a head of models whose heads are not width / heads
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def real(value: float) -> Value:
+    return Value(ValueType.FLOAT32, float(value))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is particular to an architecture.
+
+    Attributes
+    ----------
+    metadata : keys behind the architecture's name.
+    block : names behind ``blk.N.`` → shapes.
+    whole : other tensors.
+    odd : what odd layers have instead of `block`, or None.
+    layers : how many.
+    kv_heads, head : of keys and values; numbers a head.
+    """
+
+    metadata: dict[str, Any]
+    block: Shapes
+    whole: Shapes = field(default_factory=dict)
+    odd: Shapes | None = None
+    layers: int = 3
+    kv_heads: int = KV_HEADS
+    head: int = HEAD
+
+
+def norms(*names: str, bias: bool = False, size: int = WIDTH) -> Shapes:
+    return {f"{name}.{kind}": (size,) for name in names for kind in (("weight", "bias") if bias else ("weight",))}
+
+
+def linear(name: str, rows: int, cols: int, bias: bool = False, experts: int = 0) -> Shapes:
+    stack = (experts,) if experts else ()
+    found: Shapes = {f"{name}.weight": (*stack, rows, cols)}
+    return found | ({f"{name}.bias": (*stack, rows)} if bias else {})
+
+
+def attention(
+    bias: bool = False,
+    out_bias: bool = False,
+    fused: bool = False,
+    kv: int = KV_HEADS,
+    head: int = HEAD,
+) -> Shapes:
+    q, k = HEADS * head, kv * head
+    if fused:
+        found = linear("attn_qkv", q + 2 * k, WIDTH, bias)
+    else:
+        found = linear("attn_q", q, WIDTH, bias) | linear("attn_k", k, WIDTH, bias) | linear("attn_v", k, WIDTH, bias)
+    return found | linear("attn_output", WIDTH, q, out_bias)
+
+
+def gated(bias: bool = False, suffix: str = "", ffn: int = FFN) -> Shapes:
+    return linear(f"ffn_gate{suffix}", ffn, WIDTH, bias) | plain(bias, suffix, ffn)
+
+
+def plain(bias: bool = False, suffix: str = "", ffn: int = FFN) -> Shapes:
+    return linear(f"ffn_up{suffix}", ffn, WIDTH, bias) | linear(f"ffn_down{suffix}", WIDTH, ffn, bias)
+
+
+def experts(bias: bool = False, gate: bool = True) -> Shapes:
+    found = linear("ffn_gate_inp", EXPERTS, WIDTH, bias)
+    for name, rows, cols in (("gate", FFN, WIDTH), ("up", FFN, WIDTH), ("down", WIDTH, FFN)):
+        if gate or name != "gate":
+            found |= linear(f"ffn_{name}_exps", rows, cols, bias, EXPERTS)
+    return found
+
+
+RMS = {"attention.layer_norm_rms_epsilon": real(1e-5)}
+LAYER = {"attention.layer_norm_epsilon": real(1e-5)}
+MIXTURE = {"expert_count": EXPERTS, "expert_used_count": 2}
+OUTPUT = {"output.weight": (VOCAB, WIDTH)}
+LLAMA = norms("attn_norm", "ffn_norm") | attention() | gated()
+FINAL = norms("output_norm")
+FINAL_BIAS = norms("output_norm", bias=True)
+SANDWICH = norms("post_attention_norm", "post_ffw_norm")
+
+
+def _recipes() -> dict[str, Recipe]:
+    found: dict[str, Recipe] = {}
+    found["llama"] = Recipe(RMS, LLAMA, FINAL | OUTPUT | {"rope_freqs.weight": (HEAD // 2,)})
+    found["llama+experts"] = Recipe(
+        RMS | MIXTURE, norms("attn_norm", "ffn_norm") | attention() | experts(), FINAL | OUTPUT
+    )
+    found["llama+linear"] = Recipe(RMS | {"rope.scaling.type": "linear", "rope.scaling.factor": real(4)}, LLAMA, FINAL)
+    yarn = {"rope.scaling.type": "yarn", "rope.scaling.factor": real(4), "rope.scaling.original_context_length": 32}
+    found["llama+yarn"] = Recipe(RMS | yarn, LLAMA, FINAL)
+    found["internlm2"] = Recipe(RMS, LLAMA, FINAL | OUTPUT)
+    found["exaone"] = Recipe(RMS, LLAMA, FINAL)
+    found["smollm3"] = Recipe(RMS, LLAMA, FINAL, layers=5)
+    found["granite"] = Recipe(
+        RMS
+        | {
+            "attention.scale": real(0.1),
+            "embedding_scale": real(3),
+            "residual_scale": real(0.3),
+            "logit_scale": real(2),
+        },
+        LLAMA,
+        FINAL,
+    )
+    found["granitemoe"] = Recipe(
+        RMS | MIXTURE | {"attention.scale": real(0.1), "logit_scale": real(2)},
+        norms("attn_norm", "ffn_norm") | attention() | experts(),
+        FINAL,
+    )
+    found["qwen2"] = Recipe(RMS, norms("attn_norm", "ffn_norm") | attention(bias=True) | gated(), FINAL)
+    shared = {"expert_feed_forward_length": FFN, "expert_shared_feed_forward_length": 80}
+    found["qwen2moe"] = Recipe(
+        RMS | MIXTURE | shared,
+        norms("attn_norm", "ffn_norm")
+        | attention(bias=True)
+        | experts()
+        | gated(suffix="_shexp", ffn=80)
+        | {"ffn_gate_inp_shexp.weight": (WIDTH,)},
+        FINAL | OUTPUT,
+    )
+    per_head = norms("attn_q_norm", "attn_k_norm", size=WIDE)
+    wide = norms("attn_norm", "ffn_norm") | attention(head=WIDE)
+    found["qwen3"] = Recipe(RMS, wide | gated() | per_head, FINAL, head=WIDE)
+    found["qwen3moe"] = Recipe(
+        RMS | MIXTURE | {"expert_feed_forward_length": FFN},
+        wide | experts() | per_head,
+        FINAL | OUTPUT,
+        head=WIDE,
+    )
+    found["gemma"] = Recipe(RMS, wide | gated(), FINAL, head=WIDE)
+    caps = {"attn_logit_softcapping": real(5), "final_logit_softcapping": real(3), "attention.sliding_window": 8}
+    found["gemma2"] = Recipe(RMS | caps, wide | gated() | SANDWICH, FINAL, head=WIDE)
+    local = {"attention.sliding_window": 8, "rope.freq_base": real(1e6), "rope.scaling.type": "linear"}
+    found["gemma3"] = Recipe(
+        RMS | local | {"rope.scaling.factor": real(8)},
+        wide | gated() | SANDWICH | per_head,
+        FINAL,
+        layers=7,
+        head=WIDE,
+    )
+    fused = linear("ffn_up", 2 * FFN, WIDTH) | linear("ffn_down", WIDTH, FFN)
+    # llama.cpp rounds contexts up to 256 tokens, so 16 were too few and take the long factors.
+    for name, original in (("short", 256), ("long", 16)):
+        found[f"phi3+{name}"] = Recipe(
+            RMS | {"rope.scaling.original_context_length": original, "attention.sliding_window": 16},
+            norms("attn_norm", "ffn_norm") | attention(fused=True) | fused,
+            FINAL | OUTPUT | {"rope_factors_long.weight": (HEAD // 2,), "rope_factors_short.weight": (HEAD // 2,)},
+        )
+    found["glm4"] = Recipe(
+        RMS | {"rope.dimension_count": 8},
+        norms("attn_norm", "ffn_norm") | SANDWICH | attention(bias=True) | fused,
+        FINAL | OUTPUT,
+    )
+    found["phi2"] = Recipe(
+        LAYER | {"rope.dimension_count": 12},
+        norms("attn_norm", bias=True) | attention(True, True, fused=True, kv=HEADS) | plain(True),
+        FINAL_BIAS | {"output.weight": (VOCAB, WIDTH), "output.bias": (VOCAB,)},
+        kv_heads=HEADS,
+    )
+    whole_row = norms("attn_q_norm", size=HEADS * HEAD) | norms("attn_k_norm", size=KV_HEADS * HEAD)
+    found["olmo2"] = Recipe(RMS, attention() | gated() | SANDWICH | whole_row, FINAL | OUTPUT)
+    found["olmo2+window"] = Recipe(
+        RMS | yarn | {"attention.sliding_window": 8, "attention.sliding_window_pattern": 4},
+        attention() | gated() | SANDWICH | whole_row,
+        FINAL | OUTPUT,
+        layers=5,
+    )
+    found["gpt-oss"] = Recipe(
+        RMS | MIXTURE | yarn | {"attention.sliding_window": 8, "expert_feed_forward_length": FFN},
+        norms("attn_norm", "post_attention_norm")
+        | attention(True, True, head=WIDE)
+        | experts(bias=True)
+        | {"attn_sinks.weight": (HEADS,)},
+        FINAL | OUTPUT,
+        head=WIDE,
+    )
+    found["bitnet"] = Recipe(
+        RMS,
+        LLAMA | norms("attn_sub_norm", size=HEADS * HEAD) | norms("ffn_sub_norm", size=FFN),
+        FINAL,
+    )
+    found["stablelm"] = Recipe(
+        LAYER | {"rope.dimension_count": 8, "use_parallel_residual": True},
+        norms("attn_norm", bias=True)
+        | attention()
+        | gated()
+        | {"attn_q_norm.weight": (HEADS, HEAD), "attn_k_norm.weight": (KV_HEADS, HEAD)},
+        FINAL_BIAS | OUTPUT,
+    )
+    found["starcoder2"] = Recipe(
+        LAYER, norms("attn_norm", "ffn_norm", bias=True) | attention(True, True) | plain(True), FINAL_BIAS
+    )
+    found["nemotron"] = Recipe(
+        LAYER | {"rope.dimension_count": 8},
+        norms("attn_norm", "ffn_norm", bias=True) | attention() | plain(),
+        FINAL_BIAS | OUTPUT,
+    )
+    found["falcon"] = Recipe(
+        LAYER,
+        norms("attn_norm", "attn_norm_2", bias=True) | attention(fused=True, kv=1) | plain(),
+        FINAL_BIAS | OUTPUT,
+        kv_heads=1,
+    )
+    for parallel in (True, False):
+        found[f"gptneox+{'parallel' if parallel else 'sequential'}"] = Recipe(
+            LAYER | {"rope.dimension_count": 4, "use_parallel_residual": parallel},
+            norms("attn_norm", "ffn_norm", bias=True) | attention(True, True, True, kv=HEADS) | plain(True),
+            FINAL_BIAS | OUTPUT,
+            kv_heads=HEADS,
+        )
+    learned = {"position_embd.weight": (64, WIDTH)}
+    classic = norms("attn_norm", "ffn_norm", bias=True) | plain(True)
+    found["gpt2"] = Recipe(
+        LAYER,
+        classic | attention(True, True, True, kv=HEADS),
+        FINAL_BIAS | learned,
+        kv_heads=HEADS,
+    )
+    found["starcoder"] = Recipe(
+        LAYER,
+        classic | attention(True, True, True, kv=1),
+        FINAL_BIAS | learned,
+        kv_heads=1,
+    )
+    encoder = norms("attn_output_norm", "layer_output_norm", bias=True)
+    types = norms("token_embd_norm", bias=True) | {"token_types.weight": (2, WIDTH)}
+    for pooling, number in (("mean", 1), ("cls", 2), ("last", 3)):
+        found[f"bert+{pooling}"] = Recipe(
+            LAYER | {"attention.causal": False, "pooling_type": number},
+            encoder | attention(True, True, kv=HEADS) | plain(True),
+            types | learned,
+            kv_heads=HEADS,
+        )
+    found["nomic-bert"] = Recipe(
+        LAYER | {"attention.causal": False, "pooling_type": 1, "rope.freq_base": real(1000)},
+        encoder | attention(fused=True, kv=HEADS) | gated(),
+        types,
+        kv_heads=HEADS,
+    )
+    shared_kv = encoder | attention(True, True, fused=True, kv=HEADS)
+    found["nomic-bert-moe"] = Recipe(
+        LAYER | MIXTURE | {"attention.causal": False, "pooling_type": 1, "moe_every_n_layers": 2},
+        shared_kv | plain(True),
+        types,
+        odd=shared_kv | experts(gate=False),
+        kv_heads=HEADS,
+    )
+    return found
+
+
+RECIPES = _recipes()
+
+
+def write_tiny(path: str | os.PathLike[str], name: str, format: str = "F32", seed: int = 0) -> None:
+    """Write the model of a recipe; matrices in `format` where their rows allow it."""
+    recipe, architecture = RECIPES[name], name.split("+", maxsplit=1)[0]
+    keys = {
+        "context_length": 64,
+        "embedding_length": WIDTH,
+        "block_count": recipe.layers,
+        "feed_forward_length": FFN,
+        "attention.head_count": HEADS,
+        "attention.head_count_kv": recipe.kv_heads,
+        "attention.key_length": recipe.head,
+        "attention.value_length": recipe.head,
+        "vocab_size": VOCAB,
+        **recipe.metadata,
+    }
+    metadata: dict[str, Any] = {"general.architecture": architecture, "tokenizer.ggml.model": "no_vocab"}
+    if "token_types.weight" in recipe.whole:
+        metadata["tokenizer.ggml.token_type_count"] = 2
+    metadata |= {f"{architecture}.{key}": value for key, value in keys.items()}
+    shapes = {"token_embd.weight": (VOCAB, WIDTH), **recipe.whole}
+    for layer in range(recipe.layers):
+        block = recipe.odd if layer % 2 and recipe.odd else recipe.block
+        shapes |= {f"blk.{layer}.{tensor}": shape for tensor, shape in block.items()}
+    rng = np.random.default_rng(seed)
+    arrays = {tensor: _values(tensor, shape, rng) for tensor, shape in shapes.items()}
+
+    def format_of(tensor: str) -> str:
+        matrix = len(shapes[tensor]) > 1 and tensor.endswith(".weight") and not _plain(tensor)
+        return format if matrix and shapes[tensor][-1] % FORMATS[format].block_size == 0 else "F32"
+
+    infos = [(tensor, shape, FORMATS[format_of(tensor)]) for tensor, shape in shapes.items()]
+    with Writer(path, metadata, infos, force=True) as writer:
+        for tensor, values in arrays.items():
+            blocks: Callable[[np.ndarray], np.ndarray] = lambda x: encode(x, format_of(tensor))  # noqa: B023, E731
+            writer.write(tensor, 0, blocks(values.reshape(-1, values.shape[-1])))
+
+
+def _plain(tensor: str) -> bool:
+    return any(part in tensor for part in ("norm", "position_embd", "token_types", "ffn_gate_inp", "sinks"))
+
+
+def _values(tensor: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    if tensor.startswith(("rope_f",)):
+        return rng.uniform(1, 4, shape).astype(np.float32)
+    if "norm" in tensor and tensor.endswith(".weight"):
+        return rng.uniform(0.5, 1.5, shape).astype(np.float32)
+    return (rng.standard_normal(shape) * (1.0 if len(shape) == 1 else 2.0 / np.sqrt(shape[-1]))).astype(np.float32)
