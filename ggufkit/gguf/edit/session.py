@@ -83,7 +83,12 @@ class Edit(Draft):
         try:
             header = parse_header(self._source, 0, Limits(versions=(1, 2, 3)))
             if header.version == 1:
-                raise GGUFError("version 1 of GGUF cannot be edited; llama.cpp does not read it either", name, 4)
+                raise GGUFError(
+                    "version 1 of GGUF cannot be edited, nor read by llama.cpp; make a version 3 of it with "
+                    "`ggufkit new-metadata IN OUT --allow-v1`",
+                    name,
+                    4,
+                )
             end = header.data_offset if header.tensors else self._source.size
             super().__init__(header, self._source.read(0, end), name, force)
         except BaseException:
