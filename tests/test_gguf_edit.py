@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 
 import ggml_file
@@ -478,8 +479,16 @@ def test_file_open_elsewhere_is_not_changed_in_place(path):
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="leases are Linux's")
 def test_file_open_in_any_program_is_noticed(path):
-    with open(path, "rb"), pytest.raises(FileError, match=f"process {os.getpid()}"), ggufkit.edit(path) as e:
-        e.set("general.name", "B model")
+    def refused():
+        with pytest.raises(FileError, match=f"process {os.getpid()}"), ggufkit.edit(path) as e:
+            e.set("general.name", "B model")
+
+    with open(path, "rb") as file:
+        refused()
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    # A mapping counts, too.
+    refused()
+    mapped.close()
 
 
 @pytest.mark.parametrize("name", ["B model", "x" * 500])

@@ -110,22 +110,29 @@ def _give_back(handle: int) -> None:
 
 
 def _openers(handle: int) -> str:
-    """The programs that have a file open, as far as this user may see."""
-    wanted = os.fstat(handle)
+    """The programs that have a file open or mapped into memory, as far as this user may see."""
+    file = os.fstat(handle)
     found: list[str] = []
     with suppress(OSError):
         for pid in filter(str.isdecimal, os.listdir("/proc")):
             with suppress(OSError):
-                if any(_is(f"/proc/{pid}/fd/{n}", wanted, handle) for n in os.listdir(f"/proc/{pid}/fd")):
-                    with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
-                        found.append(f"{printable(file.read().strip(), 40)} (process {pid})")
+                if _has_open(pid, file, handle) or _has_mapped(pid, file):
+                    with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as name:
+                        found.append(f"{printable(name.read().strip(), 40)} (process {pid})")
     return ", ".join(found[:3]) or "another program"
 
 
-def _is(link: str, wanted: os.stat_result, handle: int) -> bool:
-    if link == f"/proc/{os.getpid()}/fd/{handle}":
-        return False
-    with suppress(OSError):
-        found = os.stat(link)
-        return (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino)
+def _has_open(pid: str, file: os.stat_result, but: int) -> bool:
+    for number in os.listdir(f"/proc/{pid}/fd"):
+        if (int(pid), int(number)) == (os.getpid(), but):
+            continue
+        with suppress(OSError):  # closed since
+            if os.path.samestat(os.stat(f"/proc/{pid}/fd/{number}"), file):
+                return True
     return False
+
+
+def _has_mapped(pid: str, file: os.stat_result) -> bool:
+    with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as maps:
+        # address, permissions, offset, device, inode, path
+        return any(fields[4] == str(file.st_ino) for fields in map(str.split, maps) if len(fields) > 5)
