@@ -6,17 +6,19 @@ import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
 from ggufkit.errors import printable
 from ggufkit.gguf.header import Field, Limits, ValueType
-from ggufkit.gguf.reader import GGUF
-from ggufkit.gguf.reader import open as open_gguf
+
+if TYPE_CHECKING:
+    from ggufkit.gguf.reader import GGUF
 
 __all__ = [
     "SIZE",
+    "Size",
     "echo_json",
     "echo_table",
     "human_bytes",
@@ -28,22 +30,25 @@ __all__ = [
 ]
 
 
-class _Size(click.ParamType):
-    """Bytes, in powers of 1000 as llama.cpp's tools count: ``512M``, ``4G``."""
+class Size(click.ParamType):
+    """Bytes, at least `least`, in powers of 1000 as llama.cpp's tools count: ``512M``, ``4G``."""
 
     name = "size"
     units: ClassVar[dict[str, int]] = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
+
+    def __init__(self, least: int = 1):
+        self.least = least
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
         match = re.fullmatch(r"([0-9]{1,18})([KMGT]?)", value.upper())
-        if match is None or int(match[1]) == 0:
+        if match is None or int(match[1]) < self.least:
             self.fail(f"{value!r} is no size; give one like 500M or 4G", param, ctx)
         return int(match[1]) * self.units[match[2]]
 
 
-SIZE = _Size()
+SIZE = Size()
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -63,6 +68,8 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def open_model(path: str, how: dict[str, Any] | None = None) -> GGUF:
     """Open a model as the options of `model_options` say."""
+    from ggufkit.gguf.reader import open as open_gguf
+
     how = how or {}
     limits = Limits(
         versions=(1, 2, 3) if how.get("allow_v1") else Limits.versions, header=how.get("max_header") or Limits.header

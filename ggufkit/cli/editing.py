@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from ggufkit.cli.common import Size
 from ggufkit.errors import UsageError, os_errors, printable
 from ggufkit.gguf.edit.session import Edit, edit
 from ggufkit.gguf.header import Field, Value, ValueType
@@ -21,23 +22,7 @@ from ggufkit.gguf.header import Field, Value, ValueType
 __all__ = ["copy_progress", "edit_options", "editing", "parse_value", "read_text", "value_of_text"]
 
 _TYPES = {t.short: t for t in ValueType} | {t.name.lower(): t for t in ValueType}
-_SUFFIXES = {"": 0, "k": 10, "m": 20}
 _BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-
-
-class ByteCount(click.ParamType):
-    """A number of bytes with an optional K or M, powers of 1024."""
-
-    name = "bytes"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        digits = value.rstrip("iIbBkKmM ")
-        suffix = value[len(digits) :].strip().lower().rstrip("b").rstrip("i")
-        if not (digits.isascii() and digits.isdecimal()) or suffix not in _SUFFIXES:
-            self.fail(f"{printable(value)} is no number of bytes like 4096, 64K or 1M", param, ctx)
-        return int(digits) << _SUFFIXES[suffix]
 
 
 def edit_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -46,9 +31,9 @@ def edit_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("-o", "--output", metavar="OUT", help="Write the edited model to OUT and leave FILE as it is.")
     @click.option(
         "--spare",
-        type=ByteCount(),
+        type=Size(least=0),
         metavar="BYTES",
-        help="Have this much room for later edits (4096, 64K, …), in a filler key; 0 removes it.",
+        help="Have this much room for later edits (4000, 64K, …), in a filler key; 0 removes it.",
     )
     @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
     @click.option(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ggufkit.errors import GGUFError, printable
 from ggufkit.files import refuse_same_file
@@ -22,8 +22,10 @@ from ggufkit.gguf.edit.commit import Progress, change_in_place, open_for_change,
 from ggufkit.gguf.edit.draft import Draft
 from ggufkit.gguf.edit.spare import Layout, lay_out
 from ggufkit.gguf.header import Limits, parse_header
-from ggufkit.gguf.reader import Metadata
 from ggufkit.gguf.source import FileSource
+
+if TYPE_CHECKING:
+    from ggufkit.gguf.reader import Metadata
 
 __all__ = ["Edit", "Result", "edit", "undo"]
 
@@ -98,6 +100,8 @@ class Edit(Draft):
     @property
     def metadata(self) -> Metadata:
         """The metadata as it shall be, as plain Python values."""
+        from ggufkit.gguf.reader import Metadata
+
         return Metadata(self.fields)
 
     def plan(self) -> Result:
