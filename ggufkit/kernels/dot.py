@@ -44,6 +44,7 @@ __all__ = [
     "load_nibbles",
     "load_pair",
     "lookup_bytes",
+    "prefetch",
     "spread_2",
     "spread_4",
     "store_bytes",
@@ -272,6 +273,20 @@ def _emit_lookup(b: ir.IRBuilder, row: ir.Value, places: ir.Value) -> ir.Value:
         here = b.icmp_unsigned("==", places, _constant(_I8, [i] * 16))
         found = b.select(here, _shuffle(b, row, row, [i] * 16), found)
     return found
+
+
+@intrinsic
+def prefetch(typingctx, array, index):
+    """Ask for the cache line of `array[index]`, which may lie beyond the array."""
+
+    def emit(ctx, b, sig, args):
+        pointer = _address(ctx, b, sig.args[0], args[0], args[1], _I8)
+        numbers = [ir.Constant(_I32, number) for number in (0, 2, 1)]  # for reading, into L2, data
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, *[_I32] * 3])
+        b.call(cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0"), [pointer, *numbers])
+        return ctx.get_dummy_value()
+
+    return types.void(array, types.intp), emit
 
 
 # ---- Dot products -----------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ggufkit.kernels.dot import PANELS, TOKENS, add_products, fma, sum_lanes, zero_tile
+from ggufkit.kernels.dot import PANELS, TOKENS, add_products, fma, prefetch, sum_lanes, zero_tile
 from ggufkit.kernels.jit import inlined, specialised
 from ggufkit.kernels.lanes import (
     LANES,
@@ -26,7 +26,7 @@ from ggufkit.kernels.lanes import (
 )
 from ggufkit.kernels.shares import take
 from ggufkit.runtime.cpu.products import Product
-from ggufkit.runtime.cpu.products.loops import VECTOR_BYTES, put_tile
+from ggufkit.runtime.cpu.products.loops import AHEAD, VECTOR_BYTES, put_tile
 
 _PACKED = 1 << 17  # weights that stay in a core's cache
 _ZERO = np.float32(0)
@@ -48,6 +48,8 @@ def vector(turn, data, rows, x, out):
             a = b = c = d = splat(_ZERO)
             at = r * cols
             for i in range(0, whole, 64):
+                for k in range(0, 64 * weights.itemsize, 64):
+                    prefetch(data, (at + i) * weights.itemsize + AHEAD + k)
                 a = fma(lanes_at(weights, at + i), load(values, i), a)
                 b = fma(lanes_at(weights, at + i + 16), load(values, i + 16), b)
                 c = fma(lanes_at(weights, at + i + 32), load(values, i + 32), c)

@@ -37,6 +37,7 @@ from ggufkit.kernels.dot import (
     dot_tile_32,
     fma,
     load_bytes,
+    prefetch,
     spread_2,
     spread_4,
     store_tile,
@@ -51,6 +52,7 @@ from ggufkit.runtime.cpu.products import UNIT, Product
 
 QUADS = UNIT // 4  # int32 of four levels
 VECTOR_BYTES = 1 << 16  # of blocks that a thread takes at once
+AHEAD = 4096  # bytes of blocks that are asked for before they are needed: a page, where the CPU's own look-ahead ends
 _PACKED = 1 << 19  # levels that stay in a core's cache
 
 _ZERO = np.float32(0)
@@ -79,6 +81,8 @@ def vector(turn, data, rows, levels, scales, sums, out):
             a = b = c = d = low = splat(_ZERO)
             for u in range(units):
                 at, last = (r * blocks + u * (UNIT // BLOCK)) * BYTES, (r * blocks + blocks - 1) * BYTES
+                for i in range(0, UNIT // BLOCK * BYTES, 64):
+                    prefetch(data, at + AHEAD + i)
                 scale, least = unpack(data, at, last, U)
                 store(S, 0, scale * load(scales, u * groups))
                 a = _add_dots(U, S, 0, x, u * UNIT, start, groups, a)
