@@ -155,6 +155,23 @@ def test_manifest_is_written_and_checked(run, model, tmp_path):
     assert [h["name"] for h in found["hashes"] if h["check"] == "Mismatch"] == ["blk.1.c", "blk.1", ""]
 
 
+def test_tensor_that_is_gone_is_missed(run, model, tmp_path):
+    manifest = tmp_path / "manifest"
+    lines = run("hash", model)[1].splitlines(keepends=True)
+    manifest.write_text("".join(line for line in lines if ":" in line))
+    less = tmp_path / "less"
+    less.mkdir()
+    with ggufkit.open(model) as m:
+        copy_model(m, less / "model.gguf", m.fields, names=["token_embd", "blk.0.b"])
+    assert run("hash", "--check", manifest, model)[0] == 0
+    code, out, _ = run("hash", "--check", manifest, less / "model.gguf")
+    assert code == 1
+    assert [line.split(":")[-1] for line in out.splitlines() if "Missing" in line] == [
+        "blk.1.a  -  Missing in the model",
+        "blk.1.c  -  Missing in the model",
+    ]
+
+
 def test_manifest_of_another_model_is_no_success(run, model, tmp_path):
     manifest = tmp_path / "manifest"
     manifest.write_text(f"sha256  {'0' * 64}  other.gguf\n")

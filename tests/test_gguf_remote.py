@@ -67,6 +67,7 @@ def serve(tmp_path):
         server.folder, server.rules, server.requests, server.sent = tmp_path, {}, [], 0
         server.url = f"http://127.0.0.1:{server.server_port}"
         server.daemon_threads = True
+        server.handle_error = lambda *_: None  # a reader that hangs up
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         servers.append(server)
         return server

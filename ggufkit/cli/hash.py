@@ -47,7 +47,7 @@ def command(
     ggufkit hash --check model.manifest model.gguf
     """
     from ggufkit.cli.progress import byte_bar
-    from ggufkit.gguf.hashes import check_hash, has_layers, hash_model, manifest_kinds, read_manifest
+    from ggufkit.gguf.hashes import check_hash, has_layers, hash_model, manifest_kinds, missing_labels, read_manifest
 
     chosen = [kind for kind in flags if flags[kind] or (all_kinds and kind != "uuid")]
     known = None if manifest is None else read_manifest(manifest)
@@ -71,7 +71,8 @@ def command(
                 if not as_json:
                     line = f"{hash.kind:<8}  {hash.hex}  {hash.label(file)}"
                     click.echo(line if verdict is None else f"{line}  -  {verdict}")
-    result = None if known is None else conclusion([verdict for _, verdict in found])
+    lacking = [] if known is None or no_layer else missing_labels(known, [hash for hash, _ in found], file)
+    result = None if known is None else conclusion([*(verdict for _, verdict in found), *(["Missing"] * len(lacking))])
     if as_json:
         echo_json(
             {
@@ -80,10 +81,12 @@ def command(
                     {"kind": h.kind, "hash": h.hex, "of": h.of, "name": h.name, **({"check": v} if v else {})}
                     for h, v in found
                 ],
-                **({"result": result} if result else {}),
+                **({"missing": [label for _, label in lacking], "result": result} if result else {}),
             }
         )
     elif result:
+        for kind, label in lacking:
+            click.echo(f"{kind:<8}  {printable(label, 4096)}  -  Missing in the model")
         click.echo(f"\nVerification results for {printable(manifest, 4096)} - {result}")
     if result and result != "Success":
         sys.exit(1)
@@ -91,6 +94,6 @@ def command(
 
 def conclusion(verdicts: list[str | None]) -> str:
     """llama-gguf-hash's word for the result of a check."""
-    if "Mismatch" in verdicts:
+    if "Mismatch" in verdicts or "Missing" in verdicts:
         return "Failure"
     return "Success" if "Ok" in verdicts else "Manifest Missing Entry"

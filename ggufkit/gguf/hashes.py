@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import re
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,7 +26,16 @@ from ggufkit.gguf.reader import GGUF
 from ggufkit.gguf.summary import layer_of
 from ggufkit.kernels.threads import for_each, thread_count
 
-__all__ = ["KINDS", "Hash", "check_hash", "has_layers", "hash_model", "manifest_kinds", "read_manifest"]
+__all__ = [
+    "KINDS",
+    "Hash",
+    "check_hash",
+    "has_layers",
+    "hash_model",
+    "manifest_kinds",
+    "missing_labels",
+    "read_manifest",
+]
 
 # In the order of llama-gguf-hash's lines.
 KINDS = ("xxh64", "sha1", "sha256", "uuid")
@@ -187,6 +196,26 @@ def manifest_kinds(manifest: Manifest) -> list[str]:
 def has_layers(manifest: Manifest) -> bool:
     """Whether some of its hashes are of whole layers."""
     return any(re.search(r":blk\.\d+$", label) for _, label in manifest)
+
+
+def missing_labels(manifest: Manifest, hashes: Iterable[Hash], path: str) -> list[tuple[str, str]]:
+    """(kind, label) of what the manifest knows of this file's tensors and layers, and the file lacks."""
+    names: dict[str, set[str]] = {}
+    for hash in hashes:
+        names.setdefault(hash.kind, set()).add(printable(hash.name))
+    own = (printable(path, 4096) + ":", re.split(r"[/\\]", printable(path, 4096))[-1] + ":")
+    found = []
+    for kind, label in manifest:
+        start = next((n for n in (_after(label, prefix) for prefix in own) if n is not None), None)
+        if kind in names and start is not None and label[start:] not in names[kind]:
+            found.append((kind, label))
+    return found
+
+
+def _after(label: str, prefix: str) -> int | None:
+    """Where a name starts in a label of the file that `prefix` stands for, in whatever folder."""
+    at = label.find(prefix)
+    return at + len(prefix) if at == 0 or (at > 0 and label[at - 1] in "/\\") else None
 
 
 def check_hash(manifest: Manifest, hash: Hash, path: str) -> str:
