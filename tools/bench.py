@@ -14,6 +14,7 @@ import argparse
 import platform
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from statistics import median
 
 import ggml
@@ -134,9 +135,41 @@ def bench_decode(options: argparse.Namespace) -> Iterator[tuple]:
         yield (*row, x.size / median(theirs) / 1e6, ratio(theirs, own))
 
 
+# ---- tokenize ---------------------------------------------------------------------------------------------------
+
+
+def bench_tokenize(options: argparse.Namespace) -> Iterator[tuple]:
+    """A text that is seen for the first time, and again: words are remembered."""
+    import llama_vocab
+
+    from ggufkit.gguf.reader import open as open_gguf
+    from ggufkit.runtime.tokenizer import Tokenizer
+    from ggufkit.runtime.tokenizer.vocab import read_vocab
+
+    shared = Path(__file__).parent.parent.parent / "shared"
+    text = (shared / "text" / "eval.txt").read_text()
+    yield "vocabulary", "reference MB/s", "first MB/s", "ratio", "again MB/s", "ratio"
+    for path in sorted((shared / "vocab").glob("*.gguf")):
+        with open_gguf(path) as model:
+            vocab = read_vocab(model)
+        fresh = [Tokenizer(vocab) for _ in range(options.rounds + 1)]
+        known = Tokenizer(vocab)
+        with llama_vocab.Vocab(path) as reference:
+            calls = [
+                lambda reference=reference: reference.tokenize(text),
+                lambda fresh=fresh: fresh.pop().encode(text),
+                lambda known=known: known.encode(text),
+            ]
+            theirs, first, again = interleaved(calls, options.rounds)
+        rates = [len(text) / 1e6 / median(seconds) for seconds in (theirs, first, again)]
+        name = path.stem.removeprefix("ggml-vocab-")
+        yield name, rates[0], rates[1], ratio(theirs, first), rates[2], ratio(theirs, again)
+
+
 SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[tuple]]] = {
     "encode": bench_encode,
     "decode": bench_decode,
+    "tokenize": bench_tokenize,
 }
 
 

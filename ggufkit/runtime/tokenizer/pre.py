@@ -17,6 +17,7 @@ import functools
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import accumulate, chain
 
 from ggufkit.runtime.tokenizer.unicode import collapse, expand, widen
 
@@ -228,7 +229,12 @@ class Splitter:
         self._steps = [_compiled(pattern) for pattern in pre.patterns]
 
     def __call__(self, text: str) -> list[str]:
-        lengths: Iterable[int] = (len(text),)
+        if text.isascii():  # both views are the text itself
+            words = [text]
+            for _, pieces in self._steps:
+                words = [word for part in words for word in pieces(part) if word]
+            return words
+        lengths = [len(text)]
         for view, pieces in self._steps:
             lengths = [n for part in _cut(view(text), lengths) for n in map(len, pieces(part)) if n]
         return _cut(text, lengths)
@@ -245,8 +251,5 @@ def _compiled(pattern: str) -> tuple[Callable[[str], str], Callable[[str], list[
 
 
 def _cut(text: str, lengths: Iterable[int]) -> list[str]:
-    pieces, at = [], 0
-    for n in lengths:
-        pieces.append(text[at : at + n])
-        at += n
-    return pieces
+    ends = accumulate(lengths)
+    return [text[at : at + n] for at, n in zip(chain((0,), ends), lengths, strict=False)]

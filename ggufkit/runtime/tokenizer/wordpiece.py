@@ -9,7 +9,6 @@ Source: `llm_tokenizer_wpm_session` of llama-vocab.cpp.
 
 from __future__ import annotations
 
-import functools
 from itertools import chain
 
 from ggufkit.runtime.tokenizer.bpe import without_escapes
@@ -41,28 +40,14 @@ class WordPiece:
         self.ids = vocab.ids
         self.longest = max(map(len, vocab.texts))
         self.word = remembered(self._word)
-        self.normal = functools.lru_cache(1 << 12)(self._normal)
+        self.normal = _Normal(vocab.lowercase, vocab.strip_accents)
 
     def encode(self, text: str, first: bool = True) -> list[int]:
         """Token ids of a text without special tokens."""
         if not text.isascii():
             text = without_escapes(text)
-        words = "".join(map(self.normal, text)).split(" ")
-        return list(chain.from_iterable(self.word(word) for word in words if word))
-
-    def _normal(self, character: str) -> str:
-        """A character normalized; " " for white space, and spaces around what is a word of its own."""
-        code = ord(character)
-        if self.vocab.strip_accents:
-            code = first_decomposed(code)
-        if is_space(code):
-            return " "
-        kind = category(code)
-        if code in (0, 0xFFFD) or kind == "C" or (self.vocab.strip_accents and kind == "M"):
-            return ""
-        alone = kind == "P" or (code < 0x7F and kind == "S") or any(code in block for block in _IDEOGRAPHS)
-        text = chr(lower(code) if self.vocab.lowercase else code)
-        return f" {text} " if alone else text
+        words = text.translate(self.normal).split(" ")
+        return list(chain.from_iterable(map(self.word, filter(None, words))))
 
     def _word(self, word: str) -> tuple[int, ...]:
         word, at, tokens = SPACE + word, 0, []
@@ -78,3 +63,29 @@ class WordPiece:
 
     def piece(self, token: int) -> bytes:
         return sentencepiece_piece(self.vocab, token)
+
+
+class _Normal(dict[int, str]):
+    """Characters normalized, for `str.translate`, found when first asked for.
+
+    White space is " ", and there are spaces around what is a word of its own.
+    """
+
+    def __init__(self, lowercase: bool, strip_accents: bool):
+        self.lowercase, self.strip_accents = lowercase, strip_accents
+
+    def __missing__(self, character: int) -> str:
+        text = self[character] = self._normal(character)
+        return text
+
+    def _normal(self, code: int) -> str:
+        if self.strip_accents:
+            code = first_decomposed(code)
+        if is_space(code):
+            return " "
+        kind = category(code)
+        if code in (0, 0xFFFD) or kind == "C" or (self.strip_accents and kind == "M"):
+            return ""
+        alone = kind == "P" or (code < 0x7F and kind == "S") or any(code in block for block in _IDEOGRAPHS)
+        text = chr(lower(code) if self.lowercase else code)
+        return f" {text} " if alone else text
