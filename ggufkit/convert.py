@@ -26,6 +26,7 @@ from ggufkit.checkpoint.mlx import QUANTIZATION_KEY, read_mlx
 from ggufkit.errors import CheckpointError, printable
 from ggufkit.formats.table import FORMATS
 from ggufkit.gguf.header import Value, ValueType
+from ggufkit.gguf.source import is_address
 from ggufkit.output import Job, OutputPlan
 from ggufkit.pipeline import Planned
 from ggufkit.policy.custom import base_choices
@@ -84,7 +85,7 @@ def as_gguf(
 
     Parameters
     ----------
-    folder : the checkpoint.
+    folder : the checkpoint; ``hf://owner/repo`` for one on the Hugging Face hub.
     pre : llama.cpp's name of the pre-tokenizer, where it cannot be recognised.
     metadata : a JSON file of `general.*` keys that win over the model card's.
     model_name : `general.name`.
@@ -212,7 +213,9 @@ def conversion(
     """Plan to convert a checkpoint; see `convert` and, for `source`, `as_gguf`."""
     model = as_gguf(folder, **source)
     plan = plan_convert(model, type).split(split_max_size, split_max_tensors)
-    target = Path(folder) / model.card.file_name(_type_name(model, type)) if path is None else Path(path)
+    if path is None:
+        path = Path("." if is_address(str(folder)) else folder) / model.card.file_name(_type_name(model, type))
+    target = Path(path)
     return Job(target, plan, model.identity, "converting")
 
 
@@ -245,7 +248,8 @@ def convert(
     Parameters
     ----------
     folder : the checkpoint.
-    path : the file to write; default a name by llama.cpp's convention in the checkpoint's folder.
+    path : the file to write; default a name by llama.cpp's convention in the checkpoint's folder, of one on the hub
+        in this folder.
     type : F32, F16, BF16, Q8_0, TQ1_0 or TQ2_0, as llama.cpp's converter writes them; or any preset of `quantize`, or
         a `Request` with rules: then the bytes are those of the converter's ``"auto"`` file after llama-quantize.
         ``"auto"`` is BF16 for a checkpoint in bfloat16 and F16 for any other.

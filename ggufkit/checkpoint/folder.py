@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from ggufkit.checkpoint.safetensors import read_safetensors
 from ggufkit.errors import CheckpointError, FileError, os_errors, printable
 from ggufkit.tensor import Tensor
 
-__all__ = ["Checkpoint", "open_checkpoint"]
+__all__ = ["Checkpoint", "gather", "open_checkpoint", "read_index", "read_json"]
 
 _MAX_JSON = 200_000_000  # bytes; the largest tokenizer.json of today has 35 MB
 
@@ -26,10 +26,12 @@ class Checkpoint:
     identity : changes when a file of the folder does (names, sizes and times).
     config : `config.json`.
     tensors : name → `Tensor`, shard after shard, sorted by name within each.
+    scratch : keeps the folder for as long as there is the checkpoint, where it is a temporary one.
     pre_tokenizer : llama.cpp's name of the pre-tokenizer, where the user knows it better; None to recognise it.
     """
 
     pre_tokenizer: str | None = None
+    scratch: Any = None
 
     def __init__(self, folder: Path, identity: bytes, config: dict[str, Any], tensors: Mapping[str, Tensor]):
         self.folder = folder
@@ -56,6 +58,7 @@ def open_checkpoint(folder: str | Path, *, weights: bool = True) -> Checkpoint:
 
     Parameters
     ----------
+    folder : its path, or ``hf://owner/repo`` for one on the Hugging Face hub.
     weights : whether it must have weights; False leaves them out.
 
     Raises
@@ -63,6 +66,10 @@ def open_checkpoint(folder: str | Path, *, weights: bool = True) -> Checkpoint:
     FileError : the folder or a file is missing or unreadable.
     CheckpointError : a file's contents are wrong.
     """
+    if str(folder).startswith("hf://"):
+        from ggufkit.checkpoint.hub import open_hub
+
+        return open_hub(str(folder), weights=weights)
     folder = Path(folder)
     with os_errors(folder, "open the checkpoint"):
         entries = sorted((entry.name, entry.stat()) for entry in folder.iterdir())
@@ -109,42 +116,38 @@ _KINDS: tuple[tuple[str, str, str, Callable[[Path], Iterator[Tensor]]], ...] = (
 
 def _index(folder: Path, found: list[str]) -> dict[str, Tensor]:
     for index_name, start, end, reader in _KINDS:
-        index = read_json(folder / index_name)
-        expected = None if index is None else _weight_map(folder / index_name, index)
+        expected = read_index(folder / index_name)
         if expected is None:
             files = [name for name in found if name.startswith(start) and name.endswith(end)]
         else:
             files = sorted(set(expected.values()))
+        if missing := [name for name in files if name not in found]:
+            more = f" and {len(missing) - 1} more" if missing[1:] else ""
+            raise FileError(f"{printable(folder)} lacks the shard {printable(missing[0])}{more} that the index names")
         if files:
-            return _read_shards(folder, found, files, reader, expected)
+            return gather(folder, ((folder / name, reader(folder / name)) for name in files), expected)
     raise CheckpointError(f"{printable(folder)} has no weights: no model*.safetensors and no pytorch_model*.bin")
 
 
-def _read_shards(
-    folder: Path,
-    found: list[str],
-    files: list[str],
-    reader: Callable[[Path], Iterator[Tensor]],
-    expected: dict[str, str] | None,
+def gather(
+    where: object, shards: Iterable[tuple[object, Iterable[Tensor]]], expected: Mapping[str, str] | None
 ) -> dict[str, Tensor]:
-    if missing := [name for name in files if name not in found]:
-        more = f" and {len(missing) - 1} more" if missing[1:] else ""
-        raise FileError(f"{printable(folder)} lacks the shard {printable(missing[0])}{more} that the index names")
+    """The tensors of (file, its tensors), which must be those of the index, if there is one, each once."""
     tensors: dict[str, Tensor] = {}
-    for name in files:
-        for tensor in reader(folder / name):
+    for file, contents in shards:
+        for tensor in contents:
             if tensor.name in tensors:
-                raise CheckpointError(
-                    f"{printable(folder / name)}: tensor {printable(tensor.name)} is in another shard too"
-                )
+                raise CheckpointError(f"{printable(file)}: tensor {printable(tensor.name)} is in another shard too")
             tensors[tensor.name] = tensor
     if expected is not None:
-        _check_complete(folder, set(expected), set(tensors))
+        _check_complete(where, set(expected), set(tensors))
     return tensors
 
 
-def _weight_map(path: Path, index: dict[str, Any]) -> dict[str, str]:
-    """Tensor name → shard file of an index, refusing files outside the folder."""
+def read_index(path: Path) -> dict[str, str] | None:
+    """Tensor name → shard file of an index, refusing files outside the folder; None when there is no index."""
+    if (index := read_json(path)) is None:
+        return None
     weight_map = index.get("weight_map")
     where = printable(path)
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
@@ -158,12 +161,12 @@ def _weight_map(path: Path, index: dict[str, Any]) -> dict[str, str]:
     return weight_map
 
 
-def _check_complete(folder: Path, expected: set[str], present: set[str]) -> None:
+def _check_complete(where: object, expected: set[str], present: set[str]) -> None:
     for names, what in (
         (expected - present, "in the index but in no shard"),
         (present - expected, "in a shard but not in the index"),
     ):
         if names:
             raise CheckpointError(
-                f"{printable(folder)}: {len(names)} tensors are {what}, the first is {printable(min(names))}"
+                f"{printable(where)}: {len(names)} tensors are {what}, the first is {printable(min(names))}"
             )

@@ -18,14 +18,15 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ggufkit.errors import CheckpointError, os_errors, printable
+from ggufkit.errors import CheckpointError, GGUFError, os_errors, printable
 from ggufkit.formats.table import FORMATS, Format
+from ggufkit.gguf.source import FileSource, Source
 from ggufkit.tensor import Tensor
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["DTYPES", "MAX_HEADER", "RAW_DTYPES", "read_into", "read_safetensors"]
+__all__ = ["DTYPES", "MAX_HEADER", "RAW_DTYPES", "ShardFile", "read_into", "read_safetensors"]
 
 MAX_HEADER = 100_000_000  # bytes
 
@@ -57,7 +58,27 @@ RAW_DTYPES = {
 }
 
 
-def read_safetensors(path: Path) -> Iterator[Tensor]:
+class ShardFile:
+    """A local file as a `Source` that is open only while it is read: models have hundreds of shards."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self.name = str(path)
+        with os_errors(path, "read"):
+            self.size = os.stat(path).st_size
+
+    def read(self, offset: int, n: int) -> bytes:
+        file = FileSource(self._path)
+        try:
+            return file.read(offset, n)
+        finally:
+            file.close()
+
+    def close(self) -> None:
+        """There is nothing to give back."""
+
+
+def read_safetensors(file: Path | Source) -> Iterator[Tensor]:
     """The tensors of a file, sorted by name as the reference reads them.
 
     Raises
@@ -65,32 +86,30 @@ def read_safetensors(path: Path) -> Iterator[Tensor]:
     FileError : the file cannot be read.
     CheckpointError : it is truncated, its header is no valid one, or a dtype is unknown.
     """
-    with os_errors(path, "read"):
-        size = os.stat(path).st_size
-        header, data_start = _read_header(path, size)
+    source = ShardFile(file) if isinstance(file, Path) else file
+    header, data_start = _read_header(source)
     entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
     spans = []
     for name, entry in sorted(entries):
-        format, shape, begin, end = _parse_entry(path, name, entry)
+        format, shape, begin, end = _parse_entry(source.name, name, entry)
         spans.append((begin, end, name))
-        yield Tensor(name, shape, format, _reader(path, data_start + begin, shape, format, name))
-    _check_spans(path, sorted(spans), size - data_start)
+        yield Tensor(name, shape, format, _reader(source, data_start + begin, shape, format, name))
+    _check_spans(source.name, sorted(spans), source.size - data_start)
 
 
-def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
+def _read_header(source: Source) -> tuple[dict[str, Any], int]:
     """(header, byte where the data starts)."""
-    shown = printable(path)
+    shown, size = printable(source.name), source.size
     if size < 8:
         raise CheckpointError(f"{shown}: a safetensors file has at least 8 bytes, this one {size}")
-    with open(path, "rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        if length > MAX_HEADER:
-            raise CheckpointError(f"{shown}: the header claims {length} bytes, the limit is {MAX_HEADER} (byte 0)")
-        if length > size - 8:
-            raise CheckpointError(
-                f"{shown}: the header claims {length} bytes and {size - 8} follow; the file is truncated (byte 0)"
-            )
-        text = file.read(length)
+    (length,) = struct.unpack("<Q", source.read(0, 8))
+    if length > MAX_HEADER:
+        raise CheckpointError(f"{shown}: the header claims {length} bytes, the limit is {MAX_HEADER} (byte 0)")
+    if length > size - 8:
+        raise CheckpointError(
+            f"{shown}: the header claims {length} bytes and {size - 8} follow; the file is truncated (byte 0)"
+        )
+    text = source.read(8, length)
     try:
         header = json.loads(text, object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as e:
@@ -109,7 +128,7 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _parse_entry(path: Path, name: str, entry: Any) -> tuple[Format, tuple[int, ...], int, int]:
+def _parse_entry(path: str, name: str, entry: Any) -> tuple[Format, tuple[int, ...], int, int]:
     where = f"{printable(path)}: tensor {printable(name)}"
     try:
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -130,7 +149,7 @@ def _parse_entry(path: Path, name: str, entry: Any) -> tuple[Format, tuple[int, 
     return format, tuple(shape), begin, end
 
 
-def _check_spans(path: Path, spans: list[tuple[int, int, str]], data_size: int) -> None:
+def _check_spans(path: str, spans: list[tuple[int, int, str]], data_size: int) -> None:
     """Tensors must follow one another without gap or overlap and end where the file ends."""
     at = 0
     for begin, end, name in spans:
@@ -146,17 +165,18 @@ def _check_spans(path: Path, spans: list[tuple[int, int, str]], data_size: int) 
         raise CheckpointError(f"{printable(path)}: {data_size - at} bytes follow the last tensor")
 
 
-def _reader(path: Path, start: int, shape: tuple[int, ...], format: Format, name: str) -> Any:
+def _reader(source: Source, start: int, shape: tuple[int, ...], format: Format, name: str) -> Any:
     row_bytes = (shape[-1] if shape else 1) * format.type_size
 
     def read(lo: int, hi: int) -> np.ndarray:
         """Rows lo:hi as bytes, (hi - lo, row_bytes) uint8, read-only."""
         import numpy as np
 
-        rows = np.empty((hi - lo, row_bytes), np.uint8)
-        read_into(path, rows, start + lo * row_bytes, name)
-        rows.flags.writeable = False
-        return rows
+        try:
+            data = source.read(start + lo * row_bytes, (hi - lo) * row_bytes)
+        except GGUFError:
+            raise CheckpointError(f"{printable(source.name)}: the file ends inside tensor {printable(name)}") from None
+        return np.frombuffer(data, np.uint8).reshape(hi - lo, row_bytes)
 
     return read
 

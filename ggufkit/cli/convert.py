@@ -30,7 +30,7 @@ def _echo_known(context: click.Context, option: click.Parameter, wanted: bool) -
 
 
 @click.command()
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint")
 @click.option("-o", "--outfile", type=click.Path(path_type=Path), help="The file to write.")
 @click.option(
     "--type",
@@ -49,7 +49,7 @@ def _echo_known(context: click.Context, option: click.Parameter, wanted: bool) -
 @output_options
 @click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_echo_known, help=_LIST)
 def command(
-    checkpoint: Path,
+    checkpoint: str,
     outfile: Path | None,
     type_: str | None,
     precision: dict[str, Any],
@@ -63,6 +63,8 @@ def command(
 ) -> None:
     """Convert CHECKPOINT, a folder with config.json, safetensors and a tokenizer, to GGUF.
 
+    CHECKPOINT may also be hf://owner/repo: the weights are then read from the Hugging Face hub as they are needed.
+
     The weights go straight to TYPE in one pass, a few rows at a time. Without -o the file is named after the model
     and lies in the checkpoint's folder. The options that choose types are those of `ggufkit quantize`.
 
@@ -71,6 +73,7 @@ def command(
     \b
     ggufkit convert Llama-3.2-1B -o llama.gguf --type Q4_K_M
     ggufkit convert Llama-3.2-1B --type IQ3_XXS --imatrix imatrix.gguf --split-max-size 2G
+    ggufkit convert hf://meta-llama/Llama-3.2-1B -o llama.gguf --type Q4_K_M
     ggufkit convert --list
     """
     from ggufkit.convert import conversion

@@ -29,7 +29,7 @@ from urllib.parse import SplitResult, quote, urljoin, urlsplit
 from ggufkit import __version__
 from ggufkit.errors import FileError, GGUFError, UsageError, printable
 
-__all__ = ["RemoteSource", "hub_address"]
+__all__ = ["NoSuchFile", "RemoteSource", "hub_address"]
 
 _TIMEOUT = 30.0  # seconds without a byte
 _TRIES = 4
@@ -41,6 +41,10 @@ _PASSING = {408, 425, 429, 500, 502, 503, 504}  # may be gone at the next try
 _EXPIRED = {400, 401, 403, 404, 410}  # what a storage says of an address that was signed for some minutes only
 _HUB_PATH = re.compile(r"hf://([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)")
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+
+
+class NoSuchFile(FileError):
+    """The server has no file of this address."""
 
 
 class RemoteSource:
@@ -83,6 +87,12 @@ class RemoteSource:
             parts.append(self._fetch(offset + done, min(n - done, _MAX_REQUEST)))
             done += len(parts[-1])
         return b"".join(parts)
+
+    @property
+    def version(self) -> str:
+        """Changes when the file does: its size and the server's mark for its contents."""
+        mark = (self._version or "").rpartition(" ")[2]
+        return f"{self.size} {mark}"
 
     def close(self) -> None:
         for connection in self._connections:
@@ -176,7 +186,7 @@ class RemoteSource:
         if status in (401, 403):
             return self._fail(f"access denied ({said}); for a private or gated model set HF_TOKEN")
         if status in (404, 410):
-            return self._fail(f"does not exist ({said})")
+            return NoSuchFile(str(self._fail(f"does not exist ({said})")))
         return self._fail(f"the server answers {said}")
 
     def _check_unchanged(self, response: http.client.HTTPResponse, size: int) -> None:
