@@ -56,9 +56,6 @@ MEMORY = 512_000_000
 # Weights a piece: enough that the cost of handing it out vanishes.
 _PIECE = 1 << 20
 
-# Weights decoded at a time: as float32 half a megabyte, which stays in L2.
-_CHUNK = 1 << 17
-
 # Workers that read or write while the others encode.
 _WAITING = 2
 
@@ -129,27 +126,23 @@ class Planned:
             return source
         import numpy as np
 
-        from ggufkit.formats.codec import decode, encode
+        from ggufkit.formats.codec import recode
 
-        cols, rows = self.tensor.cols, len(source)
-        out = np.empty((rows, self.row_bytes), np.uint8)
-        step = max(1, _CHUNK // max(cols, 1))
-        floats = np.empty((min(step, rows), cols), np.float32)
-        for at, end, importance in self._parts(lo, lo + rows, step):
-            part = slice(at - lo, end - lo)
-            x = decode(source[part], self.tensor.format, out=floats[: end - at], threads=1)
-            encode(x, self.format, importance, out=out[part], threads=1, name=printable(self.tensor.name), first_row=at)
+        out = np.empty((len(source), self.row_bytes), np.uint8)
+        for at, end, importance in self._parts(lo, lo + len(source)):
+            part, name = slice(at - lo, end - lo), printable(self.tensor.name)
+            recode(source[part], self.tensor.format, self.format, importance, out=out[part], name=name, first_row=at)
         return out
 
-    def _parts(self, lo: int, hi: int, step: int) -> Iterator[tuple[int, int, np.ndarray | None]]:
-        """Rows `lo:hi` in steps that do not cross from one expert to the next: (from, to, importance)."""
+    def _parts(self, lo: int, hi: int) -> Iterator[tuple[int, int, np.ndarray | None]]:
+        """Rows `lo:hi` expert by expert: (from, to, importance)."""
         if self.importance is None:
-            yield from ((at, min(at + step, hi), None) for at in range(lo, hi, step))
+            yield lo, hi, None
             return
         experts = self.importance.reshape(-1, self.tensor.cols)  # (experts, cols)
         rows = self.tensor.rows // len(experts)
         while lo < hi:
-            end = min(lo + step, hi, lo - lo % rows + rows)
+            end = min(hi, lo - lo % rows + rows)
             yield lo, end, experts[lo // rows]
             lo = end
 
@@ -182,11 +175,13 @@ def _pieces(planned: Sequence[Planned]) -> Iterator[_Piece]:
 
 def _workers(planned: Sequence[Planned], threads: int, memory: int) -> int:
     """As many workers as keep the threads busy and the buffers below `memory` bytes, at least one."""
+    from ggufkit.formats.codec import CHUNK
+
     piece = 1
     for p in planned:
         cols = max(p.tensor.cols, 1)
         rows = min(p.tensor.rows, max(1, _PIECE // cols))
-        floats = 4 * cols * max(1, _CHUNK // cols)
+        floats = 4 * max(cols, CHUNK)
         piece = max(piece, rows * (p.tensor.row_bytes + p.row_bytes) + floats)
     return max(1, min(threads + _WAITING, memory // piece))
 

@@ -120,7 +120,7 @@ def test_encode_equals_libggml_for_any_weights(name, x):
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_bytes_do_not_depend_on_threads_or_on_how_rows_are_cut(name, monkeypatch):
-    monkeypatch.setattr(codec, "_CHUNK", 3 * COLS)
+    monkeypatch.setattr(codec, "CHUNK", 3 * COLS)
     _, x = next(weights.weights(23, COLS))
     whole = codec.encode(x, name, threads=1)
     for threads in (2, 3):

@@ -13,6 +13,7 @@ import pytest
 
 from ggufkit import pipeline
 from ggufkit.errors import CodecError, FileError
+from ggufkit.formats import codec
 from ggufkit.formats.codec import decode, encode
 from ggufkit.formats.table import FORMATS
 from ggufkit.gguf.reader import open as open_gguf
@@ -36,7 +37,7 @@ def weights(*shape: int, seed: int = 0) -> np.ndarray:
 def small_pieces(monkeypatch):
     """Many pieces a tensor, several chunks a piece, without large tensors."""
     monkeypatch.setattr(pipeline, "_PIECE", 4096)
-    monkeypatch.setattr(pipeline, "_CHUNK", 1024)
+    monkeypatch.setattr(codec, "CHUNK", 1024)
 
 
 def model() -> list[Planned]:

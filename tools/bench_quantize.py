@@ -152,8 +152,8 @@ def run(folder: Path, options: argparse.Namespace) -> None:
             f"  {name}, {n / weights:.1%} of the weights: ggml {ggml_rate:.1f}, ggufkit {own_rate:.0f} M a CPU second"
         )
     limit = total(1, 0) + reading + writing
-    print(f"  wall {wall:.1f} s, {weights / wall / 1e6:.0f} M weights/s; CPU {cpu:.1f} s")
-    print(f"  peak memory {usage.ru_maxrss / 1000:.0f} MB")
+    print(f"  wall {wall:.1f} s, {weights / wall / 1e6:.0f} M weights/s; peak memory {usage.ru_maxrss / 1000:.0f} MB")
+    print(f"  CPU {cpu:.1f} s, {usage.ru_stime:.1f} s of it in the kernel")
     print(f"  the reference's encoder alone, {threads} threads: wall {total(0, 0):.1f} s, CPU {total(0, 1):.1f} s")
     print(f"  the whole process against it: {total(0, 0) / wall:.1f}× by wall, {total(0, 1) / cpu:.1f}× by CPU")
     print(

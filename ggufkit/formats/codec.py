@@ -28,10 +28,10 @@ from ggufkit.errors import CodecError
 from ggufkit.formats.table import Format, format_by_name
 from ggufkit.kernels.threads import for_ranges
 
-__all__ = ["decode", "decoder", "encode", "frozen", "validate"]
+__all__ = ["CHUNK", "decode", "decoder", "encode", "frozen", "recode", "validate"]
 
 # Weights a kernel call: float32 rows of one call stay in a core's L2 cache between the check and the encoder.
-_CHUNK = 1 << 17
+CHUNK = 1 << 17
 
 # Below this no scale of any format overflows float16.
 _HALF_MAX = 65504.0
@@ -99,16 +99,48 @@ def encode(
     weights = _importance(importance, format, x.shape[-1], what)
     x = frozen(x.reshape(-1, x.shape[-1]))
     blocks = out.reshape(-1, shape[-1])
-    write = _encoder(format, weights)
-
-    def encode_range(lo: int, hi: int) -> None:
-        largest = _check_finite(x[lo:hi], first_row + lo, format, what)
-        write(x[lo:hi], blocks[lo:hi])
-        if largest > _HALF_MAX:
-            _check_overflow(x[lo:hi], blocks[lo:hi], first_row + lo, format, what)
-
-    for_ranges(encode_range, x.shape[0], _CHUNK // x.shape[1], threads)
+    write = _checked_encoder(format, weights, what)
+    for_ranges(lambda lo, hi: write(x[lo:hi], blocks[lo:hi], first_row + lo), x.shape[0], CHUNK // x.shape[1], threads)
     return out
+
+
+def recode(
+    blocks: np.ndarray,
+    source: Format,
+    target: Format,
+    importance: ArrayLike | None = None,
+    *,
+    out: np.ndarray,
+    name: str = "",
+    first_row: int = 0,
+) -> None:
+    """Decode rows and encode them to another format, in the calling thread.
+
+    The weights go through a buffer that stays in the core's L2 cache.
+
+    Parameters
+    ----------
+    blocks : array of shape (rows, row_bytes), uint8, C-contiguous.
+    source : its format.
+    target : F32, F16, BF16 or a block format.
+    importance, name, first_row : see `encode`.
+    out : array of shape (rows, row_bytes of `target`), uint8, C-contiguous, to write to.
+
+    Raises
+    ------
+    CodecError : as `encode` and `decode`.
+    """
+    what = f"{name}: " if name else ""
+    rows, cols = len(blocks), blocks.shape[1] // source.type_size * source.block_size
+    read, write = decoder(source), _checked_encoder(target, _importance(importance, target, cols, what), what)
+    step = min(rows, max(1, CHUNK // max(cols, 1)))
+    values = np.empty((step, cols), np.float32)
+    blocks, x = frozen(blocks), frozen(values)
+    for lo in range(0, rows, max(step, 1)):
+        hi = min(lo + step, rows)
+        flat = blocks[lo:hi].reshape(-1, source.type_size)  # (blocks, type_size)
+        read(flat, values[: hi - lo].reshape(-1, source.block_size))
+        write(x[: hi - lo], out[lo:hi], first_row + lo)
 
 
 def decode(
@@ -151,7 +183,7 @@ def decode(
     flat = frozen(data.reshape(-1, format.type_size))
     values = out.reshape(-1, format.block_size)
     read = decoder(format)
-    for_ranges(lambda lo, hi: read(flat[lo:hi], values[lo:hi]), flat.shape[0], _CHUNK // format.block_size, threads)
+    for_ranges(lambda lo, hi: read(flat[lo:hi], values[lo:hi]), flat.shape[0], CHUNK // format.block_size, threads)
     return out
 
 
@@ -196,6 +228,21 @@ def _encoder(format: Format, importance: np.ndarray | None) -> Callable[[np.ndar
     if importance is not None and kernel is not None:
         return lambda x, out: kernel(x, importance, out)
     return getattr(_family(format), f"{format.name.lower()}_encode")
+
+
+def _checked_encoder(
+    format: Format, importance: np.ndarray | None, what: str
+) -> Callable[[np.ndarray, np.ndarray, int], None]:
+    """(frozen rows, blocks to write, the number of the first row) → nothing, or an error that names the weight."""
+    write = _encoder(format, importance)
+
+    def encode_rows(x: np.ndarray, blocks: np.ndarray, first_row: int) -> None:
+        largest = _check_finite(x, first_row, format, what)
+        write(x, blocks)
+        if largest > _HALF_MAX:
+            _check_overflow(x, blocks, first_row, format, what)
+
+    return encode_rows
 
 
 def decoder(format: Format) -> Callable[[np.ndarray, np.ndarray], Any]:
