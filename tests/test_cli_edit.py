@@ -186,13 +186,24 @@ def test_set_leaves_spare_room(run, path):
         assert list(model.fields) == list(METADATA)
 
 
-def test_dry_run_and_output_leave_the_file_alone(run, path, tmp_path):
+def test_dry_run_shows_each_change_and_makes_none(run, path, tmp_path):
     before = path.read_bytes()
-    code, out, err = run("set", path, "llama.block_count=7", "my.key=str:\x1b[2J", "--dry-run")
-    assert (code, err) == (0, "")
-    assert out == (
-        f"llama.block_count: 2 -> 7\nmy.key: new -> \\x1b[2J\n{path}: would be written anew, 32 bytes of data copied\n"
+    args = ("llama.block_count=7", "my.key=str:\x1b[2J", "--token", 2, "x", "--special", "eos=x", "--dry-run")
+    assert run("set", path, *args) == (
+        0,
+        "llama.block_count: 2 -> 7\ntokenizer.ggml.tokens[2]: ø -> x\ntokenizer.ggml.eos_token_id: 1 -> 2\n"
+        f"my.key: none -> \\x1b[2J\n{path}: would be written anew, 32 bytes of data copied\n",
+        "",
     )
+    assert run("rename", path, "--tensor", "w.weight", "v.weight", "--dry-run")[1].startswith("w.weight -> v.weight\n")
+    assert run("rm", path, "--tensor", "w.weight", "--dry-run")[1].startswith("w.weight -> none\n")
+    assert run("rm", path, "llama.block_count", "--dry-run")[1].startswith("llama.block_count: 2 -> none\n")
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["model.gguf"]
+
+
+def test_output_leaves_the_file_alone(run, path, tmp_path):
+    before = path.read_bytes()
     code, out, err = run("set", path, "llama.block_count=7", "-o", tmp_path / "out.gguf")
     assert (code, out, err) == (0, f"{tmp_path / 'out.gguf'}: written anew, 32 bytes of data copied\n", "")
     assert value(tmp_path / "out.gguf", "llama.block_count") == 7

@@ -93,6 +93,21 @@ def test_copy_range_copies_whole_blocks_where_both_files_have_them(pair, monkeyp
     assert calls == [(3996, 100, 8292), (16004, 4096, 12288), (20000, 100, 101)]
 
 
+@pytest.mark.parametrize("named", [False, True])
+def test_output_appears_whole_or_not_at_all(tmp_path, monkeypatch, named):
+    if named:
+        monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+    for force in (False, True):
+        with AtomicFile(tmp_path / "x", force=force, mode=0o640) as output:
+            output.file.write(b"new")
+            assert force or not (tmp_path / "x").exists()
+        assert [p.name for p in tmp_path.iterdir()] == ["x"]
+        assert ((tmp_path / "x").read_bytes(), (tmp_path / "x").stat().st_mode & 0o777) == (b"new", 0o640)
+    with pytest.raises(FileError, match="no space left"), AtomicFile(tmp_path / "x", force=True):
+        raise OSError(errno.ENOSPC, "no space left")
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
 def test_killed_output_leaves_nothing_behind(tmp_path):
     # The temporary file has no name, or goes with the next output where one was killed just before its renaming.
     with AtomicFile(tmp_path / "x", force=True) as output:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import ggufkit
 from ggufkit.errors import FileError, GGUFError, UsageError
 from ggufkit.formats.table import FORMATS
-from ggufkit.gguf.header import Value, ValueType
+from ggufkit.gguf.header import Limits, Value, ValueType
 from ggufkit.gguf.writer import Writer
 
 F32, Q8_0 = FORMATS["F32"], FORMATS["Q8_0"]
@@ -382,6 +382,15 @@ def test_wrong_changes_are_refused(path, change, words):
     with pytest.raises(GGUFError, match=words), ggufkit.edit(path) as e:
         change(e)
     assert path.read_bytes() == before
+
+
+def test_header_larger_than_readers_allow_is_refused(path, monkeypatch):
+    limits = Limits(header=path.stat().st_size)
+    monkeypatch.setattr("ggufkit.gguf.edit.spare.Limits", lambda: limits)
+    with pytest.raises(GGUFError, match="the limit is"), ggufkit.edit(path) as e:
+        e.set("general.name", "x" * limits.header)
+    with pytest.raises(UsageError, match="spare room"), ggufkit.edit(path, spare=1 << 30):
+        pass
 
 
 def test_force_allows_what_breaks_models(path):

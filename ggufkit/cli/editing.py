@@ -14,14 +14,17 @@ from typing import Any
 
 import click
 
-from ggufkit.cli.common import Size
+from ggufkit.cli.common import Size, show_item, show_value
 from ggufkit.errors import UsageError, os_errors, printable
+from ggufkit.gguf.edit.draft import is_pad
 from ggufkit.gguf.edit.session import Edit, edit
 from ggufkit.gguf.header import Field, Value, ValueType
 
 __all__ = ["copy_progress", "edit_options", "editing", "parse_value", "read_text", "value_of_text"]
 
 _TYPES = {t.short: t for t in ValueType} | {t.name.lower(): t for t in ValueType}
+_LARGE = 256 << 20  # bytes of a copy that takes a while
+_ITEMS = 8  # of an array that a dry run shows
 _BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -54,18 +57,54 @@ def editing(file: str, how: dict[str, Any]) -> Iterator[Edit]:
     e = edit(file, how["output"], spare=how["spare"], force=how["force"], progress=copy_progress(file))
     try:
         yield e
-        result = e.plan() if how["dry_run"] else e.commit()
+        if how["dry_run"]:
+            result = e.plan()
+            echo_changes(e)
+        else:
+            result = e.commit()
     finally:
         e.close()
     target = printable(how["output"] or file, 4096)
     click.echo(f"{target}: {'would be ' if how['dry_run'] else ''}{result}")
+    if result.copied > _LARGE and how["output"] is how["spare"] is None and not any(map(is_pad, e.fields)):
+        click.echo("ggufkit: with --spare 64K later edits need no copy", err=True)
+
+
+def echo_changes(e: Edit) -> None:
+    """Print what an edit would change: keys before and after, tensors."""
+    old, new = e.header.fields, e.fields
+    for key in [*old, *(key for key in new if key not in old)]:
+        before, after = old.get(key), new.get(key)
+        if before is after or is_pad(key):
+            continue
+        if before is None or after is None or before.describe() != after.describe() or after.item_type is None:
+            shown = ["none" if field is None else show_value(field) for field in (before, after)]
+            click.echo(f"{printable(key)}: {' -> '.join(shown)}")
+            continue
+        changed = [
+            (i, pair) for i, pair in enumerate(zip(before.items(), after.items(), strict=True)) if len({*pair}) > 1
+        ]
+        for i, pair in changed[:_ITEMS]:
+            click.echo(f"{printable(key)}[{i}]: {' -> '.join(map(show_item, pair))}")
+        if len(changed) > _ITEMS:
+            click.echo(f"{printable(key)}: {len(changed) - _ITEMS} other items")
+    for name, info in e.tensors.items():
+        if name != info.name:
+            click.echo(f"{printable(info.name)} -> {printable(name)}")
+    kept = {info.name for info in e.tensors.values()}
+    for name in e.header.tensors:
+        if name not in kept:
+            click.echo(f"{printable(name)} -> none")
 
 
 def copy_progress(file: str) -> Callable[[int], Any]:
     """The progress of a copy, as `edit` takes it."""
 
     @contextmanager
-    def shown(total: int) -> Iterator[Callable[[int], None]]:
+    def shown(total: int) -> Iterator[Callable[[int], object]]:
+        if total < _LARGE:
+            yield lambda n: None
+            return
         from ggufkit.cli.progress import byte_bar
 
         with byte_bar(total, "copying") as advance:

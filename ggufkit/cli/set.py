@@ -6,11 +6,8 @@ from typing import Any
 
 import click
 
-from ggufkit.cli.common import show_value
 from ggufkit.cli.editing import edit_options, editing, parse_value, read_text, value_of_text
 from ggufkit.errors import UsageError, printable
-from ggufkit.gguf.edit.session import Edit
-from ggufkit.gguf.header import Value
 
 __all__ = ["command"]
 
@@ -65,22 +62,13 @@ def command(
         raise UsageError("nothing to set: give KEY=VALUE, --from-file, --token, --special or --spare")
     with editing(file, how) as e:
         for key, text in assignments:
-            change(e, key, parse_value(text, key, e.fields.get(key)), how["dry_run"])
+            e.set(key, parse_value(text, key, e.fields.get(key)))
         for key, text in texts:
-            change(e, key, value_of_text(text, key, e.fields.get(key)), how["dry_run"])
+            e.set(key, value_of_text(text, key, e.fields.get(key)))
         for i, text in tokens:
             e.set_token(i, text)
         for name, which in specials:
             e.set_special(name, which)
-
-
-def change(e: Edit, key: str, value: Value, show: bool) -> None:
-    """Set a key; in a dry run show the value before and after."""
-    before = show_value(e.fields[key]) if key in e.fields else None
-    e.set(key, value)
-    if show:
-        after = show_value(e.fields[key])
-        click.echo(f"{printable(key)}: {'new' if before is None else before} -> {after}")
 
 
 def split(pair: str) -> tuple[str, str]:

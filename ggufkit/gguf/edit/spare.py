@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from ggufkit.errors import UsageError
 from ggufkit.gguf.edit.draft import PAD, Draft, is_pad, new_field
 from ggufkit.gguf.edit.undo import Move
-from ggufkit.gguf.header import Field, Value, ValueType, padded
+from ggufkit.gguf.header import Field, Limits, Value, ValueType, padded
 
 __all__ = ["Layout", "changed_ranges", "lay_out"]
 
 _OVERHEAD = 8 + len(PAD) + 4 + 8  # bytes of an empty filler
-_MAX_SPARE = 64 << 20
+_MAX_SPARE = 16 << 20
 # A second filler goes before the first pair of this size: then a longer `general.name` does not move the vocabulary.
 _LARGE = 16 << 10
 _FRONT = PAD + ".front"
@@ -62,9 +62,12 @@ def lay_out(draft: Draft, size: int, spare: int | None, rewrite: bool = False) -
     Raises
     ------
     UsageError : `spare` is too large.
+    GGUFError : the header would be larger than readers allow.
     """
     if spare is not None and not 0 <= spare <= _MAX_SPARE:
         raise UsageError(f"the spare room is {spare} bytes, the limit is {_MAX_SPARE}")
+    if draft.length() > Limits().header - 2 * (spare or 0):
+        raise draft.fail(f"the header would have {draft.length()} bytes, the limit is {Limits().header}")
     limit, step = room(draft, size)
     if draft.same_layout():
         fields = _in_place(draft, limit, step)
