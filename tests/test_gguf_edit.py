@@ -585,3 +585,20 @@ def test_any_edits_give_what_a_dict_gives(path, edits, spare, alignment):
             ggufkit.undo(path)
             assert path.read_bytes() == before
             path.write_bytes(after)
+
+
+def test_real_vocabularies_are_edited_and_restored(shared, tmp_path):
+    path = tmp_path / "model.gguf"
+    for source in sorted((shared / "vocab").glob("*.gguf")):
+        path.write_bytes(source.read_bytes())
+        with ggufkit.edit(path) as e:
+            tokens = e.metadata["tokenizer.ggml.tokens"]
+            e.set_token(len(tokens) - 1, "<|last|>")
+            e.set_special("eot", "<|last|>")
+            e.set("tokenizer.chat_template", "{{ messages }}" * 200)
+        with ggufkit.open(path) as model:
+            assert model.metadata["tokenizer.ggml.tokens"] == [*tokens[:-1], "<|last|>"]
+            assert model.metadata["tokenizer.ggml.eot_token_id"] == len(tokens) - 1
+            assert ggml_file.read(path)["tensors"] == {}
+        ggufkit.undo(path)
+        assert path.read_bytes() == source.read_bytes(), source.name

@@ -87,15 +87,17 @@ class FileSource:
 
     def _settle(self) -> list[tuple[int, bytes]]:
         give_up = time.monotonic() + self.WAIT
-        while not lock_file(self._handle, shared=True):
+        while True:
+            if lock_file(self._handle, shared=True):
+                if not os.path.exists(os.path.realpath(self.name) + ".journal"):
+                    return []
+                from ggufkit.gguf.edit.undo import settle
+
+                if (overlay := settle(self.name, self._handle)) is not None:
+                    return overlay
             if time.monotonic() > give_up:
                 raise FileError(f"cannot read {printable(self.name)}: another program is changing it")
             time.sleep(0.002)
-        if not os.path.exists(os.path.realpath(self.name) + ".journal"):
-            return []
-        from ggufkit.gguf.edit.undo import settle
-
-        return settle(self.name, self._handle)
 
     def fileno(self) -> int:
         return self._handle

@@ -96,12 +96,14 @@ def write_new(
     path = source.name
     output = AtomicFile(path if target is None else target, force or target is None)
     try:
-        handle = output.file.fileno()
+        handle, before = output.file.fileno(), os.fstat(source.fileno())
         with os_errors(output.path, "write"):
             os.ftruncate(handle, layout.size)  # what nobody writes are zeros
             write_all(handle, layout.header, 0)
             for lo, to, n in layout.moves:
                 copy_range(source.fileno(), lo, handle, to, n, sparse=True, advance=advance)
+        if os.fstat(source.fileno()).st_mtime_ns != before.st_mtime_ns:
+            raise FileError(f"cannot change {printable(path)}: another program wrote to it while it was copied")
         if target is not None:
             output.commit()
         else:
@@ -191,6 +193,7 @@ def take_back(path: str, force: bool, progress: Progress | None = None) -> None:
         if record.moves is None:
             with os_errors(path, "change"), folder_lock(path), alone(path, source.fileno(), force):
                 _refuse_changed(source, header)
+                refuse_stranger(journal_path(path))
                 # From here on it is an edit that died: whoever opens the file next would finish the work.
                 os.replace(undo_path(path), journal_path(path))
                 sync_folder(os.path.dirname(journal_path(path)))

@@ -66,8 +66,8 @@ def lay_out(draft: Draft, size: int, spare: int | None, rewrite: bool = False) -
     """
     if spare is not None and not 0 <= spare <= _MAX_SPARE:
         raise UsageError(f"the spare room is {spare} bytes, the limit is {_MAX_SPARE}")
-    if draft.length() > Limits().header - 2 * (spare or 0):
-        raise draft.fail(f"the header would have {draft.length()} bytes, the limit is {Limits().header}")
+    if (length := draft.length() + 2 * (spare or 0)) > Limits().header:
+        raise draft.fail(f"the header would have {length} bytes, the limit is {Limits().header}")
     limit, step = room(draft, size)
     if draft.same_layout():
         fields = _in_place(draft, limit, step)

@@ -150,36 +150,43 @@ def remove_record(path: str) -> None:
             os.unlink(path)
 
 
-def settle(name: str, handle: int) -> list[tuple[int, bytes]]:
+def settle(name: str, handle: int) -> list[tuple[int, bytes]] | None:
     """Take back an edit that died half-way. For readers, who hold the file's shared lock and saw a journal.
 
     Returns
     -------
     What to read over the file's bytes, as (offset, bytes): empty after the edit was taken back on the disk, the old
-    bytes when this process may not write there.
+    bytes when this process may not write there. None when the shared lock was lost to somebody else: try again.
 
     Raises
     ------
     FileError : the journal cannot be read.
     """
-    path = journal_path(name)
+    # A lock that cannot become exclusive is lost.
     alone = lock_file(handle)
-    try:
-        record = read_record(path)
-        if record is None or not _is_about(record, handle):
-            return []  # somebody else took it back, or put another file here
+    if not alone and not lock_file(handle, shared=True):
+        return None
+    overlay: list[tuple[int, bytes]] = []
+    record = read_record(journal_path(name))
+    # Without: somebody else took the edit back, or put another file here.
+    if record is not None and _is_about(record, handle):
+        overlay = record.ranges
         if alone:
             with suppress(FileError, OSError):
-                writable = os.open(name, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
-                try:
-                    roll_back(name, record, writable)
-                finally:
-                    os.close(writable)
-                return []
-        return record.ranges
+                _roll_back_by_name(name, record, handle)
+                overlay = []
+    if alone and not lock_file(handle, shared=True):
+        return None
+    return overlay
+
+
+def _roll_back_by_name(name: str, record: Record, reading: int) -> None:
+    handle = os.open(name, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+    try:
+        if os.path.samestat(os.fstat(handle), os.fstat(reading)):
+            roll_back(name, record, handle)
     finally:
-        if alone:
-            lock_file(handle, shared=True)
+        os.close(handle)
 
 
 def _is_about(record: Record, handle: int) -> bool:
