@@ -22,6 +22,7 @@ __all__ = ["main"]
 # verb → the one line that `ggufkit --help` shows. Its module is `ggufkit.cli.<verb>` and defines
 # `command`, a `click.Command`; "-" in a verb is "_" in the module's name.
 VERBS: dict[str, str] = {
+    "bench": "Measure how fast a model runs, in tokens a second.",
     "chat": "Talk to a model.",
     "convert": "Convert a Hugging Face checkpoint to GGUF.",
     "diff": "Compare two models.",
