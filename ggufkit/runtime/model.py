@@ -116,8 +116,7 @@ class Model:
         ------
         UsageError : there are no tokens, one is no token of this model, or they do not fit into the cache.
         """
-        if self.weights.output is None:
-            raise UsageError(f"{printable(self.gguf.path)} makes embeddings and no text; use embed")
+        self._require_output()
         ids = self._checked(tokens)
         cache.require(len(ids))
         wanted = logits if isinstance(logits, int) else {"last": 1, "all": len(ids), None: 0}[logits]
@@ -179,6 +178,7 @@ class Model:
         from ggufkit.runtime.generate import Generation, prompt_tokens
         from ggufkit.runtime.sampling import sampling_of
 
+        self._require_output()
         tokens = prompt_tokens(self.tokenizer, prompt)
         if cache is None:
             more = _CONTEXT // 4 if max_tokens is None else max_tokens
@@ -219,6 +219,10 @@ class Model:
         if kind == "none":
             return vectors
         return vectors.mean(axis=0) if kind == "mean" else vectors[0 if kind == "cls" else -1]
+
+    def _require_output(self) -> None:
+        if self.weights.output is None:
+            raise UsageError(f"{printable(self.gguf.path)} makes embeddings and no text; use embed")
 
     def _checked(self, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
         ids = np.asarray(tokens, np.int32)
