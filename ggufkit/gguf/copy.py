@@ -74,7 +74,7 @@ def _refuse_inputs(model: GGUF, target: str | os.PathLike[str]) -> None:
 def _copy_tensor(model: GGUF, name: str, out: Writer, advance: Advance) -> None:
     part, info = model.part_of(name), model.info[name]
     same_order = part.header.byteorder == ("little" if out.plan.order == "<" else "big")
-    if same_order and isinstance(part.source, FileSource):
+    if same_order and isinstance(part.source, FileSource) and not part.source.overlay:
         source, at = part.source, part.file_offset(info)
         with os_errors(out.path, "write"):
             copy_range(

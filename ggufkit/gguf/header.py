@@ -31,7 +31,7 @@ from math import prod
 
 from ggufkit.errors import GGUFError, printable
 from ggufkit.formats.table import Format, format_by_id
-from ggufkit.gguf.source import Source
+from ggufkit.gguf.source import FileSource, Source
 from ggufkit.gguf.values import VALUE_TYPES, Field, Value, ValueType
 
 __all__ = ["Field", "Header", "Limits", "TensorInfo", "Value", "ValueType", "parse_header"]
@@ -130,7 +130,7 @@ def parse_header(source: Source, start: int = 0, limits: Limits | None = None) -
 class _Parser:
     """Walks a header from front to back and fetches it as it goes."""
 
-    # Fetches grow by half of what is there: few requests, and never twice the header in all.
+    # From a server fetches grow by half of what is there: few requests, and never twice the header in all.
     FIRST_FETCH = 64 << 10
     RUN = 128  # strings of a vocabulary that are stepped over at once
 
@@ -162,8 +162,18 @@ class _Parser:
                 f"{what} makes the header larger than the limit of {self.limits.header} bytes (--max-header)", self.at
             )
         have = len(self.buffer)
-        want = max(end, min(self.size, self.limits.header, max(self.FIRST_FETCH, have + have // 2)))
-        self.buffer += self.source.read(self.start + have, want - have)
+        ahead = FileSource.AHEAD if isinstance(self.source, FileSource) else 0
+        growth = max(have // 2, ahead) if have else self.FIRST_FETCH
+        want = max(end, min(self.size, self.limits.header, have + growth))
+        # A larger buffer that is filled directly: to append would move the bytes three times. The values found so far
+        # keep the one that they lie in.
+        larger = bytearray(want)
+        larger[:have] = self.buffer
+        if isinstance(self.source, FileSource):
+            self.source.read_into(self.start + have, memoryview(larger)[have:])
+        else:
+            larger[have:] = self.source.read(self.start + have, want - have)
+        self.buffer = larger
 
     def number(self, code: str, what: str) -> int:
         self.need(struct.calcsize("<" + code), what)

@@ -67,6 +67,8 @@ class FileSource:
 
     # Linux moves at most 2 GiB - 4 KiB in one call.
     MAX_READ = 1 << 30
+    # Bytes that cost next to nothing when something before them is read.
+    AHEAD = 8 << 20
     # An edit in place takes milliseconds.
     WAIT = 10.0
 
@@ -123,10 +125,25 @@ class FileSource:
                 parts.append(data)
                 done += len(data)
         if done < n:
-            raise GGUFError(
-                f"the file ends {n - done} bytes early; it was cut while being read", self.name, offset + done
-            )
+            raise self._cut(n - done, offset + done)
         return b"".join(parts)
+
+    def read_into(self, offset: int, view: memoryview) -> None:
+        if self.overlay or not hasattr(os, "preadv"):
+            view[:] = self.read(offset, len(view))
+            return
+        done = 0
+        with os_errors(self.name, "read"):
+            while done < len(view):
+                n = os.preadv(self._handle, [view[done : done + self.MAX_READ]], offset + done)
+                if not n:
+                    break
+                done += n
+        if done < len(view):
+            raise self._cut(len(view) - done, offset + done)
+
+    def _cut(self, n: int, offset: int) -> GGUFError:
+        return GGUFError(f"the file ends {n} bytes early; it was cut while being read", self.name, offset)
 
     def close(self) -> None:
         if self._handle >= 0:
