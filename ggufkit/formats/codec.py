@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -245,6 +246,7 @@ def _checked_encoder(
     return encode_rows
 
 
+@cache
 def decoder(format: Format) -> Callable[[np.ndarray, np.ndarray], Any]:
     """The kernel behind `decode`: frozen (n, type_size) uint8 → (n, block_size) float32, in the calling thread."""
     if (number := _NUMBERS.get(format.name)) is not None:
@@ -270,7 +272,8 @@ def _encode_numbers(values: np.ndarray, format: Format, out: np.ndarray | None, 
 
 def frozen(array: np.ndarray) -> np.ndarray:
     """A C-contiguous, aligned, read-only view (or copy) of `array`."""
-    view = np.require(array, requirements=["C", "A"])[:]
+    suits = array.flags.c_contiguous and array.flags.aligned
+    view = array[:] if suits else np.require(array, requirements=["C", "A"])
     view.flags.writeable = False
     return view
 

@@ -225,6 +225,12 @@ def gather(typingctx, array, indices):
     def emit(ctx, b, sig, args):
         data = ctx.make_array(sig.args[0])(ctx, b, args[0]).data
         vector = ir.Constant(_vector(element), ir.Undefined)
+        if "avx512f" in CPU_FEATURES and not widen:
+            everywhere = ir.Constant(mask16.llvm, [ir.Constant(_I1, 1)] * LANES)
+            operands = [vector, b.bitcast(data, ir.PointerType(_I8)), args[1], everywhere, ir.Constant(_I32, 4)]
+            kind = ir.FunctionType(vector.type, [operand.type for operand in operands])
+            name = f"llvm.x86.avx512.mask.gather.dp{'s' if element == _F32 else 'i'}.512"
+            return b.call(cgutils.get_or_insert_function(b.module, kind, name), operands)
         for k in range(LANES):
             position = ir.Constant(_I32, k)
             pointer = b.gep(data, [b.sext(b.extract_element(args[1], position), ir.IntType(64))])

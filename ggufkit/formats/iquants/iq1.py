@@ -188,7 +188,8 @@ def _gather_weight(values, order, j):
 
 
 @inlined
-def _better(score, sum_qx, sum_qq):
+def _better(score, sums):
+    sum_qx, sum_qq = sums
     return (sum_qq > splat(np.float32(0))) & (sum_qx * sum_qx > score * sum_qq)
 
 
@@ -221,20 +222,21 @@ def _split_s(work):
             between_x = (load(work.sum_x, LANES * second) - first_x) * splat(UP)
             between_w = _square(load(work.sum_w, LANES * second) - first_w, UP)
             at = LANES * 4 * second
-            sum_qx = up_x + between_x + load(work.more, at)
-            sum_qq = up_w + between_w + load(work.more, at + 2 * LANES)
-            better = _better(score, sum_qx, sum_qq)
-            if any_lane(better):
-                scale = select(better, sum_qx / sum_qq, scale)
-                score = select(better, scale * sum_qx, score)
-                code = select(better, splat(np.int32(128 * first + 2 * second)), code)
-            sum_qx = down_x - between_x + load(work.more, at + LANES)
-            sum_qq = down_w + between_w + load(work.more, at + 3 * LANES)
-            better = _better(score, sum_qx, sum_qq)
-            if any_lane(better):
-                scale = select(better, sum_qx / sum_qq, scale)
-                score = select(better, scale * sum_qx, score)
-                code = select(better, splat(np.int32(128 * first + 2 * second + 1)), code)
+            up = up_x + between_x + load(work.more, at), up_w + between_w + load(work.more, at + 2 * LANES)
+            down = (
+                down_x - between_x + load(work.more, at + LANES),
+                down_w + between_w + load(work.more, at + 3 * LANES),
+            )
+            if not any_lane(_better(score, up) | _better(score, down)):
+                continue
+            for kind in range(2):
+                sums = (up, down)[kind]
+                better = _better(score, sums)
+                if any_lane(better):
+                    sum_qx, sum_qq = sums
+                    scale = select(better, sum_qx / sum_qq, scale)
+                    score = select(better, scale * sum_qx, score)
+                    code = select(better, splat(np.int32(128 * first + 2 * second + kind)), code)
     return scale, code
 
 
@@ -432,11 +434,20 @@ def _split_m(work):
             qx_up1, qx_down1 = x1 * top_up - cut1, x1 * top_down - cut1
             qq_up0, qq_down0 = base_up0 + next_w0 * up_2, base_down0 + next_w0 * down_2
             qq_up1, qq_down1 = base_up1 + next_w1 * up_2, base_down1 + next_w1 * down_2
+            sums = (
+                (qx_up0 + qx_up1, qq_up0 + qq_up1),
+                (qx_up0 + qx_down1, qq_up0 + qq_down1),
+                (qx_down0 + qx_up1, qq_down0 + qq_up1),
+                (qx_down0 + qx_down1, qq_down0 + qq_down1),
+            )
+            # Where none of the four is better than what there is, the first to be better than that is none of them.
+            hope = _better(score, sums[0]) | _better(score, sums[1]) | _better(score, sums[2]) | _better(score, sums[3])
+            if not any_lane(hope):
+                continue
             for kind in range(4):
-                sum_qx = (qx_up0 if kind < 2 else qx_down0) + (qx_up1 if kind % 2 == 0 else qx_down1)
-                sum_qq = (qq_up0 if kind < 2 else qq_down0) + (qq_up1 if kind % 2 == 0 else qq_down1)
-                better = _better(score, sum_qx, sum_qq)
+                better = _better(score, sums[kind])
                 if any_lane(better):
+                    sum_qx, sum_qq = sums[kind]
                     scale = select(better, sum_qx / sum_qq, scale)
                     score = select(better, scale * sum_qx, score)
                     code = select(better, splat(np.int32(256 * first + 8 * second + kind)), code)

@@ -135,16 +135,24 @@ def _lasts(points, rows, dims, first, last, position, scale, margin, X, A, i):
     """
     at = first + position // LANES
     p, r = _parabola(points, dims * LANES * at, dims, X, A, i)
-    p0, r0 = splat(lane(p, position % LANES)), splat(lane(r, position % LANES))
+    best = splat(lane(p, position % LANES)), splat(lane(r, position % LANES))
     row = splat(np.int32(rows[np.uint64(LANES * first + position)]))
-    zero, never = splat(np.float32(0)), splat(np.float32(np.inf))
-    smallest = zero
+    smallest = _limit(p, r, load(rows, LANES * at) == row, best, scale, margin)
     for group in range(first, last):
-        p, r = _parabola(points, dims * LANES * group, dims, X, A, i)
-        slope, offset = p - p0, splat(np.float32(2)) * (r - r0) + splat(margin)
-        limit = select(slope > zero, offset / slope, select(splat(scale) * slope > offset, zero, never))
-        smallest = maximum(smallest, select(load(rows, LANES * group) == row, zero, limit))
+        if group != at:
+            p, r = _parabola(points, dims * LANES * group, dims, X, A, i)
+            limit = _limit(p, r, load(rows, LANES * group) == row, best, scale, margin)
+            smallest = maximum(smallest, limit)
     return highest(smallest)
+
+
+@inlined
+def _limit(p, r, is_best, best, scale, margin):
+    """Down to which scale the best candidate leads sixteen others; 0 for itself."""
+    zero, never = splat(np.float32(0)), splat(np.float32(np.inf))
+    slope, offset = p - best[0], splat(np.float32(2)) * (r - best[1]) + splat(margin)
+    limit = select(slope > zero, offset / slope, select(splat(scale) * slope > offset, zero, never))
+    return select(is_best, zero, limit)
 
 
 @inlined
