@@ -232,11 +232,10 @@ def _split_s(work):
             for kind in range(2):
                 sums = (up, down)[kind]
                 better = _better(score, sums)
-                if any_lane(better):
-                    sum_qx, sum_qq = sums
-                    scale = select(better, sum_qx / sum_qq, scale)
-                    score = select(better, scale * sum_qx, score)
-                    code = select(better, splat(np.int32(128 * first + 2 * second + kind)), code)
+                sum_qx, sum_qq = sums
+                fit = sum_qx / sum_qq
+                scale, score = select(better, fit, scale), select(better, fit * sum_qx, score)
+                code = select(better, splat(np.int32(128 * first + 2 * second + kind)), code)
     return scale, code
 
 
@@ -446,11 +445,10 @@ def _split_m(work):
                 continue
             for kind in range(4):
                 better = _better(score, sums[kind])
-                if any_lane(better):
-                    sum_qx, sum_qq = sums[kind]
-                    scale = select(better, sum_qx / sum_qq, scale)
-                    score = select(better, scale * sum_qx, score)
-                    code = select(better, splat(np.int32(256 * first + 8 * second + kind)), code)
+                sum_qx, sum_qq = sums[kind]
+                fit = sum_qx / sum_qq
+                scale, score = select(better, fit, scale), select(better, fit * sum_qx, score)
+                code = select(better, splat(np.int32(256 * first + 8 * second + kind)), code)
     return scale, code
 
 

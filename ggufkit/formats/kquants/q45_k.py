@@ -32,14 +32,16 @@ from ggufkit.formats.tiles import (
     repeat_importance,
     store_batch,
 )
-from ggufkit.kernels.jit import helper, kernel
+from ggufkit.kernels.jit import CPU_FEATURES, helper, kernel
 from ggufkit.kernels.lanes import (
     LANES,
     fabs,
     half_to_float,
+    lane_numbers,
     load,
     maximum,
     minimum,
+    permute,
     select,
     splat,
     sqrt,
@@ -56,6 +58,9 @@ _Q4 = Grid(_N, np.float32(15), np.float32(-1), np.float32(0.1), 20, use_mad=Fals
 _Q5 = Grid(_N, np.float32(31), np.float32(-0.5), np.float32(0.1), 15, use_mad=False, saturates=False)
 _Q4_WEIGHTED = Grid(_N, np.float32(15), np.float32(-0.9), np.float32(0.05), 36, use_mad=False, saturates=True)
 _Q5_WEIGHTED = Grid(_N, np.float32(31), np.float32(-0.9), np.float32(0.05), 36, use_mad=False, saturates=True)
+
+# Whether looking up one of sixteen numbers is one instruction.
+_TABLES = "avx512f" in CPU_FEATURES
 
 _ZERO, _MAX6 = np.float32(0), np.float32(63)
 
@@ -201,6 +206,15 @@ def _decode(blocks, out):
         for j in range(4):
             step_a, step_b = splat(T[2 * j]), splat(T[2 * j + 1])
             offset_a, offset_b = splat(T[8 + 2 * j]), splat(T[9 + 2 * j])
+            to = b * QK_K + 64 * j
+            if type_size == _Q4_BYTES and _TABLES:
+                numbers = to_f32(lane_numbers())
+                values_a, values_b = step_a * numbers - offset_a, step_b * numbers - offset_b
+                for i in range(0, _N, LANES):
+                    both = load(data, at + type_size - 128 + 32 * j + i)
+                    store(values, to + i, permute(values_a, both & nibble))
+                    store(values, to + i + 32, permute(values_b, both >> four))
+                continue
             for i in range(0, _N, LANES):
                 both = load(data, at + type_size - 128 + 32 * j + i)
                 level_a, level_b = both & nibble, both >> four
@@ -208,9 +222,8 @@ def _decode(blocks, out):
                     high = load(data, at + 16 + i) << four >> splat(np.int32(2 * j))
                     level_a = level_a | (high & sixteen)
                     level_b = level_b | (high >> splat(np.int32(1)) & sixteen)
-                to = b * QK_K + 64 * j + i
-                store(values, to, step_a * to_f32(level_a) - offset_a)
-                store(values, to + 32, step_b * to_f32(level_b) - offset_b)
+                store(values, to + i, step_a * to_f32(level_a) - offset_a)
+                store(values, to + i + 32, step_b * to_f32(level_b) - offset_b)
 
 
 q4_k_decode = q5_k_decode = _decode
