@@ -22,7 +22,7 @@ FLOORS = [
     ["checkpoint", "policy", "calibrate"],
     ["arch", "pipeline", "output"],
     ["quantize", "runtime"],
-    ["convert", "export_mlx", "verify"],
+    ["adapter", "convert", "export_mlx", "verify"],
     ["cli"],
     ["__init__", "__main__"],
 ]

@@ -1,4 +1,5 @@
-"""Make `fixtures/convert.json`: what llama.cpp's converter makes of the tiny checkpoints of `tiny_families`.
+"""Make `fixtures/convert.json` and `fixtures/adapters.json`: what llama.cpp's converters make of the tiny checkpoints
+of `tiny_families` and the tiny adapters of `tiny_adapters`.
 
     python tools/make_convert_goldens.py LLAMA_CPP
 
@@ -11,11 +12,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from tiny_adapters import ADAPTERS, write_adapter
 from tiny_checkpoints import write
 from tiny_families import FAMILIES
 
@@ -77,8 +81,31 @@ def main() -> None:
             found[name] = summary(out)
             reference(folder, out, "Q8_0")
             found[name]["Q8_0"] = hashlib.sha256(out.read_bytes()).hexdigest()
+    _write("convert", found)
+    _write("adapters", _adapters(source))
+
+
+def _adapters(source: Path) -> dict[str, Any]:
+    """Adapter → type → digest of the file that convert_lora_to_gguf.py makes of it."""
+    found: dict[str, Any] = {}
+    environment = os.environ | {"PYTHONPATH": str(source / "gguf-py")}
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, (base, _) in ADAPTERS.items():
+            adapter = write_adapter(name, Path(scratch) / name / "adapter")
+            model = write(FAMILIES[base](), Path(scratch) / name / "base")
+            found[name] = {}
+            for type in ("F32", "F16", "Q8_0"):
+                out = Path(scratch) / "reference.gguf"
+                script = [sys.executable, str(source / "convert_lora_to_gguf.py"), "--base", str(model)]
+                script += ["--outtype", type.lower(), "--outfile", str(out), str(adapter)]
+                subprocess.run(script, check=True, env=environment, capture_output=True)
+                found[name][type] = hashlib.sha256(out.read_bytes()).hexdigest()
+    return found
+
+
+def _write(name: str, found: dict[str, Any]) -> None:
     lines = [f"{json.dumps(name)}: {json.dumps(golden, ensure_ascii=False)}" for name, golden in found.items()]
-    (ROOT / "fixtures" / "convert.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    (ROOT / "fixtures" / f"{name}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -47,17 +47,18 @@ class Card:
                 item_type = ValueType(typed.sub_type or gguf.GGUFValueType.get_type(typed.value[0]))
             yield key, Value(ValueType(typed.type), typed.value, item_type)
 
-    def file_name(self, encoding: str) -> str:
+    def file_name(self, encoding: str, kind: str | None = None) -> str:
         """The name that llama.cpp's convention gives a file: ``Pylib-Llama-5.2M-Q4_K_M.gguf``.
 
         Parameters
         ----------
         encoding : the type's name, or VOCABULARY.
+        kind : what it is instead of a model: ``"LoRA"``.
         """
         import gguf
 
         m = self.metadata
-        type_, kind = (None, VOCABULARY) if encoding == VOCABULARY else (encoding, None)
+        type_, kind = (None, VOCABULARY) if encoding == VOCABULARY else (encoding, kind)
         stem = gguf.naming_convention(m.name, m.basename, m.finetune, m.version, m.size_label, type_, kind)
         return f"{stem.replace('/', '-')}.gguf"
 

@@ -9,6 +9,7 @@ import click
 
 from ggufkit.cli.common import SIZE, echo_table
 from ggufkit.cli.precision import checkpoint_type, output_options, precision_options, run
+from ggufkit.errors import UsageError
 
 __all__ = ["command"]
 
@@ -43,6 +44,7 @@ def _echo_known(context: click.Context, option: click.Parameter, wanted: bool) -
 @click.option("--pre", metavar="NAME", help="The pre-tokenizer, by llama.cpp's name, where it is not recognised.")
 @click.option("--metadata", type=click.Path(path_type=Path), metavar="FILE", help="JSON of general.* keys that win.")
 @click.option("--model-name", metavar="NAME", help="The model's name.")
+@click.option("--base", metavar="CHECKPOINT", help="Of an adapter: its base model, of which the config is read.")
 @click.option("--vocab-only", is_flag=True, help="Only the vocabulary and the hyperparameters.")
 @click.option("--split-max-size", type=SIZE, default=0, metavar="SIZE", help="Write files of at most 2G, 500M, …")
 @click.option("--split-max-tensors", type=click.IntRange(min=0), default=0, metavar="N", help="… or N tensors each.")
@@ -56,6 +58,7 @@ def command(
     pre: str | None,
     metadata: Path | None,
     model_name: str | None,
+    base: str | None,
     vocab_only: bool,
     split_max_size: int,
     split_max_tensors: int,
@@ -63,7 +66,8 @@ def command(
 ) -> None:
     """Convert CHECKPOINT, a folder with config.json, safetensors and a tokenizer, to GGUF.
 
-    CHECKPOINT may also be hf://owner/repo: the weights are then read from the Hugging Face hub as they are needed.
+    CHECKPOINT may also be hf://owner/repo: the weights are then read from the Hugging Face hub as they are needed. Or a
+    folder with a LoRA adapter of PEFT, with its base model's folder as --base.
 
     The weights go straight to TYPE in one pass, a few rows at a time. Without -o the file is named after the model
     and lies in the checkpoint's folder. The options that choose types are those of `ggufkit quantize`.
@@ -74,10 +78,21 @@ def command(
     ggufkit convert Llama-3.2-1B -o llama.gguf --type Q4_K_M
     ggufkit convert Llama-3.2-1B --type IQ3_XXS --imatrix imatrix.gguf --split-max-size 2G
     ggufkit convert hf://meta-llama/Llama-3.2-1B -o llama.gguf --type Q4_K_M
+    ggufkit convert my-adapter --base Llama-3.2-1B -o adapter.gguf
     ggufkit convert --list
     """
+    from ggufkit.adapter import adapter_conversion, is_adapter
     from ggufkit.convert import conversion
 
+    if is_adapter(checkpoint):
+        if vocab_only or pre or split_max_size or split_max_tensors or any(precision.values()):
+            raise UsageError("of an adapter only --type, --base, --metadata and --model-name can be chosen")
+        job = adapter_conversion(
+            checkpoint, outfile, type_ or "F32", base=base, metadata=metadata, model_name=model_name
+        )
+        return run(job, **options)
+    if base is not None:
+        raise UsageError("--base is for adapters, folders with an adapter_config.json")
     type = checkpoint_type(type_, precision)
     job = conversion(
         checkpoint,
@@ -90,4 +105,4 @@ def command(
         model_name=model_name,
         vocab_only=vocab_only,
     )
-    run(job, **options)
+    return run(job, **options)

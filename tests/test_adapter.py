@@ -1,0 +1,138 @@
+"""LoRA adapters become what llama.cpp's convert_lora_to_gguf makes of them, and it loads them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from tiny_adapters import ADAPTERS, write_adapter
+from tiny_checkpoints import write
+from tiny_families import FAMILIES
+
+from ggufkit.adapter import adapter_conversion, is_adapter
+from ggufkit.cli import main
+from ggufkit.convert import convert
+from ggufkit.errors import CheckpointError, FileError, GgufkitError, UsageError
+from ggufkit.gguf import reader
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+def base_of(name: str, folder: Path) -> Path:
+    return write(FAMILIES[ADAPTERS[name][0]](), folder / "base")
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_adapter_equals_the_reference(name: str, fixtures: Path, tmp_path: Path):
+    expected = json.loads((fixtures / "adapters.json").read_text())[name]
+    adapter, base = write_adapter(name, tmp_path / "adapter"), base_of(name, tmp_path)
+    found = {}
+    for type in expected:
+        (path,) = adapter_conversion(adapter, tmp_path / "out.gguf", type, base=base).write(force=True)
+        found[type] = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert found == expected
+
+
+def test_adapter_loads_in_llama_cpp(tmp_path: Path):
+    adapter, base = write_adapter("llama", tmp_path / "adapter"), base_of("llama", tmp_path)
+    model = convert(base, tmp_path / "model.gguf", "F32")
+    (path,) = adapter_conversion(adapter, tmp_path / "adapter.gguf", base=base).write()
+    code = """
+import sys, ctypes, llama
+load = llama.library().llama_adapter_lora_init
+load.restype, load.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_char_p]
+with llama.Model(sys.argv[1]) as model:
+    print(bool(load(model.model, sys.argv[2].encode())))
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    found = subprocess.check_output([sys.executable, "-c", code, model, path], text=True, env=environment)
+    assert found == "True\n"
+
+
+def test_adapter_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    adapter, base = write_adapter("llama", tmp_path / "Tiny-Adapter"), base_of("llama", tmp_path)
+    assert is_adapter(adapter)
+    main(["convert", str(adapter), "--base", str(base), "--type", "f16"])
+    assert capsys.readouterr().out == f"{adapter}/Tiny-Adapter-F16-LoRA.gguf\n"
+    for arguments, message in (
+        (["convert", str(adapter)], "--base, e.g. hf://somebody/llama-linear"),
+        (["convert", str(adapter), "--base", str(base), "--type", "Q4_K_M"], "F32, F16, BF16 or Q8_0"),
+        (["convert", str(adapter), "--base", str(base), "--pure"], "of an adapter only"),
+        (["convert", str(base), "--base", str(base)], "--base is for adapters"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+def test_adapter_scaled_by_the_root_of_its_rank(tmp_path: Path):
+    adapter, base = write_adapter("llama", tmp_path / "adapter"), base_of("llama", tmp_path)
+    set_config(adapter, use_rslora=True)
+    (path,) = adapter_conversion(adapter, tmp_path / "out.gguf", base=base).write()
+    with reader.open(path) as model:  # llama.cpp divides 32 by the rank 4, PEFT 16 by its root 2
+        assert model.metadata["adapter.lora.alpha"] == 32.0
+
+
+def set_config(adapter: Path, **values: Any) -> None:
+    file = adapter / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def change(**tensors: Any) -> Callable[[Path], None]:
+    """Add tensors, or with None take them away; their names without the prefix, "__" for "."."""
+
+    def break_(adapter: Path) -> None:
+        found = load_file(adapter / WEIGHTS)
+        for name, value in tensors.items():
+            full = f"base_model.model.{name.replace('__', '.')}"
+            found.pop(full, None)
+            if value is not None:
+                found[full] = np.zeros(value, np.float32)
+        save_file(found, adapter / WEIGHTS)
+
+    return break_
+
+
+AT = "model__layers__0__self_attn__q_proj"
+
+
+@pytest.mark.parametrize(
+    ("break_", "error", "message"),
+    [
+        (lambda adapter: (adapter / WEIGHTS).unlink(), FileError, "has neither adapter_model"),
+        (lambda adapter: set_config(adapter, lora_alpha=None), GgufkitError, "'lora_alpha'"),
+        (lambda adapter: set_config(adapter, use_dora=True), CheckpointError, "DoRA"),
+        (lambda adapter: set_config(adapter, alpha_pattern={"q": 1}), CheckpointError, "alpha_pattern"),
+        (change(**{f"{AT}__lora_A__weight": None}), CheckpointError, "only b of A and B"),
+        (change(**{f"{AT}__lora_A__weight": (3, 32)}), CheckpointError, "different ranks"),
+        (change(**{f"{AT}__lora_A__weight": (4, 32, 1)}), CheckpointError, "two dimensions"),
+        (change(lm_head__weight=(276, 32)), CheckpointError, "modules_to_save"),
+        (change(mixer__lora_A__weight=(4, 8), mixer__lora_B__weight=(8, 4)), CheckpointError, r"mixer\.weight"),
+    ],
+)
+def test_adapter_refuses(break_: Callable[[Path], None], error: type[Exception], message: str, tmp_path: Path):
+    adapter, base = write_adapter("llama", tmp_path / "adapter"), base_of("llama", tmp_path)
+    break_(adapter)
+    with pytest.raises(error, match=message):
+        adapter_conversion(adapter, tmp_path / "out.gguf", base=base)
+
+
+def test_adapter_of_whole_weights_is_refused(tmp_path: Path):
+    adapter, base = write_adapter("llama", tmp_path / "adapter"), tmp_path / "base"
+    tiny = FAMILIES["llama-linear"]()
+    tiny.config["architectures"] = ["BitnetForCausalLM"]
+    write(tiny, base)
+    with pytest.raises(CheckpointError, match="worked out from whole weights"):
+        adapter_conversion(adapter, tmp_path / "out.gguf", base=base)
+    with pytest.raises(UsageError, match="F32, F16, BF16 or Q8_0"):
+        adapter_conversion(adapter, tmp_path / "out.gguf", "Q4_0", base=base)
