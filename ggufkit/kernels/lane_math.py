@@ -13,7 +13,7 @@ from numba.extending import intrinsic
 from ggufkit.kernels.jit import CPU_FEATURES, inlined
 from ggufkit.kernels.lanes import LANES, bits_f32, f32x16, maximum, minimum, nearest_int, splat, to_i32
 
-__all__ = ["exp", "load_float", "multiply_add", "store_float", "sum_lanes", "tanh"]
+__all__ = ["exp", "load_float", "multiply_add", "store_float", "sum_lanes", "swap_neighbours", "tanh"]
 
 _FUSED = "fma" in CPU_FEATURES or "neon" in CPU_FEATURES or "fp-armv8" in CPU_FEATURES
 
@@ -72,6 +72,17 @@ def sum_lanes(typingctx, x):
         return b.extract_element(value, ir.Constant(ir.IntType(32), 0))
 
     return types.float32(f32x16), emit
+
+
+@intrinsic
+def swap_neighbours(typingctx, x):
+    """Lanes 1, 0, 3, 2, …"""
+
+    def emit(ctx, b, sig, args):
+        order = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [k ^ 1 for k in range(LANES)])
+        return b.shuffle_vector(args[0], ir.Constant(f32x16.llvm, ir.Undefined), order)
+
+    return f32x16(f32x16), emit
 
 
 # eˣ = 2ⁿ eʳ with n the integer next to x / ln 2 and |r| ≤ ln 2 / 2. ln 2 is subtracted in two parts, of which the first

@@ -16,7 +16,8 @@ import numpy as np
 from ggufkit.calibrate.imatrix_file import Sums
 from ggufkit.errors import GgufkitError, printable
 from ggufkit.runtime.cpu.ops import CpuOps
-from ggufkit.runtime.ops import Experts, Linear
+from ggufkit.runtime.cpu.weight import Activations, Weight
+from ggufkit.runtime.ops import Linear
 from ggufkit.runtime.windows import Windows
 
 if TYPE_CHECKING:
@@ -53,15 +54,22 @@ class CollectingOps(CpuOps):
                 sums.counts[0] += len(x)
         return super().linear(x, *linears)
 
-    def through_experts(self, x: np.ndarray, experts: Experts, chosen: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        for linear in (experts.gate, experts.up):
-            if linear is not None:
-                for slot in range(experts.used):
-                    self._add(linear, x, chosen[:, slot])
-        return super().through_experts(x, experts, chosen, weights)
+    def each(self, x: np.ndarray, linear: Linear, chosen: np.ndarray) -> np.ndarray:
+        sums = self._sums(linear.name, linear.weight.shape[0], x.shape[1])
+        for expert in np.unique(chosen):
+            rows = x[chosen == expert]
+            sums.squares[expert] += np.einsum("ij,ij->j", rows, rows, dtype=np.float64)
+            sums.counts[expert] += len(rows)
+        return super().each(x, linear, chosen)
 
-    def between_experts(self, inner: np.ndarray, experts: Experts, chosen: np.ndarray) -> None:
-        self._add(experts.down, inner, chosen)
+    def prepared(self, x: np.ndarray, weight: Weight) -> Activations:
+        """Rounded where llama.cpp's products round them, so that the sums of later layers are its sums."""
+        name = weight.format.name
+        if name == "BF16":
+            import ml_dtypes
+
+            x = x.astype(ml_dtypes.bfloat16)
+        return super().prepared(x.astype(np.float16) if name == "F16" else x, weight)
 
     def _collected(self, name: str) -> bool:
         return name.startswith("blk.") or (self.output and name == "output.weight")
@@ -70,13 +78,6 @@ class CollectingOps(CpuOps):
         if name not in self.sums:
             self.sums[name] = Sums(np.zeros((experts, cols)), np.zeros(experts, np.int64))
         return self.sums[name]
-
-    def _add(self, linear: Linear, x: np.ndarray, chosen: np.ndarray) -> None:
-        sums = self._sums(linear.name, linear.weight.shape[0], x.shape[1])
-        for expert in np.unique(chosen):
-            rows = x[chosen == expert]
-            sums.squares[expert] += np.einsum("ij,ij->j", rows, rows, dtype=np.float64)
-            sums.counts[expert] += len(rows)
 
 
 def collect(model: Model, windows: Windows, report: Callable[[int], None] = lambda tokens: None) -> dict[str, Sums]:

@@ -10,10 +10,10 @@ from functools import lru_cache
 import numpy as np
 
 from ggufkit.kernels.jit import kernel
-from ggufkit.kernels.lane_math import exp, multiply_add, tanh
+from ggufkit.kernels.lane_math import exp, tanh
 from ggufkit.kernels.lanes import float_to_half, load, maximum, minimum, splat, store
 
-__all__ = ["add", "gelu", "gelu_table", "relu", "scale", "silu", "soft_cap", "swiglu_oai"]
+__all__ = ["add", "gelu", "gelu_table", "relu", "scale", "silu", "soft_cap", "swiglu_oai", "weighted_sum"]
 
 ZERO, ONE = np.float32(0), np.float32(1)
 _ALPHA, _LIMIT = np.float32(1.702), np.float32(7)
@@ -122,14 +122,12 @@ def scale(x, factor):
 
 
 @kernel
-def add_scaled(x, factors, out):
-    """out + x × factors, row by row, in place: x and out (n, width), factors (n,)."""
-    width = x.shape[1]
-    whole = width // 16 * 16
-    flat, flat_out = x.reshape(-1), out.reshape(-1)
+def weighted_sum(x, weights, out):
+    """Σ x × weights over the second dimension: x (n, used, width), weights (n, used), out (n, width); gives `out`."""
     for row in range(x.shape[0]):
-        base, factor = row * width, splat(factors[row])
-        for i in range(0, whole, 16):
-            store(flat_out, base + i, multiply_add(load(flat, base + i), factor, load(flat_out, base + i)))
-        for i in range(whole, width):
-            flat_out[base + i] += flat[base + i] * factors[row]
+        for i in range(x.shape[2]):
+            out[row, i] = x[row, 0, i] * weights[row, 0]
+        for k in range(1, x.shape[1]):
+            for i in range(x.shape[2]):
+                out[row, i] += x[row, k, i] * weights[row, k]
+    return out

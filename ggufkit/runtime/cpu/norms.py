@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from ggufkit.kernels.jit import kernel
-from ggufkit.kernels.lane_math import multiply_add, sum_lanes
+from ggufkit.kernels.lane_math import multiply_add, sum_lanes, swap_neighbours
 from ggufkit.kernels.lanes import load, splat, store
 
 __all__ = ["layer_norm", "rms_norm", "rope_neox", "rope_norm"]
@@ -67,16 +67,28 @@ def layer_norm(x, weight, bias, epsilon, out):
 
 @kernel
 def rope_norm(x, heads, cos, sin):
-    """Turn neighbours: x (n, heads × size) in place, cos and sin (n, pairs)."""
+    """Turn neighbours: x (n, heads × size) in place, cos and sin (n, pairs).
+
+    In lanes that is x × (c₀ c₀ c₁ c₁ …) + x with neighbours exchanged × (−s₀ s₀ −s₁ s₁ …).
+    """
     n, width = x.shape
-    size = width // heads
+    size, pairs = width // heads, cos.shape[1]
+    whole = 2 * pairs // 16 * 16
+    flat = x.reshape(-1)
+    both, signed = np.empty(2 * pairs, np.float32), np.empty(2 * pairs, np.float32)
     for token in range(n):
+        for i in range(pairs):
+            both[2 * i], both[2 * i + 1] = cos[token, i], cos[token, i]
+            signed[2 * i], signed[2 * i + 1] = -sin[token, i], sin[token, i]
         for head in range(heads):
-            base = head * size
-            for i in range(cos.shape[1]):
-                a, b = x[token, base + 2 * i], x[token, base + 2 * i + 1]
-                x[token, base + 2 * i] = a * cos[token, i] - b * sin[token, i]
-                x[token, base + 2 * i + 1] = a * sin[token, i] + b * cos[token, i]
+            base = token * width + head * size
+            for i in range(0, whole, 16):
+                v = load(flat, base + i)
+                store(flat, base + i, multiply_add(v, load(both, i), swap_neighbours(v) * load(signed, i)))
+            for i in range(base + whole, base + 2 * pairs, 2):
+                a, b, k = flat[i], flat[i + 1], i - base
+                flat[i] = a * both[k] + b * signed[k]
+                flat[i + 1] = b * both[k] + a * signed[k + 1]
 
 
 @kernel
@@ -84,10 +96,18 @@ def rope_neox(x, heads, cos, sin):
     """Turn numbers half the turned part apart: x (n, heads × size) in place, cos and sin (n, pairs)."""
     n, width = x.shape
     size, pairs = width // heads, cos.shape[1]
+    whole = pairs // 16 * 16
+    flat, flat_cos, flat_sin = x.reshape(-1), cos.reshape(-1), sin.reshape(-1)
     for token in range(n):
+        row = token * pairs
         for head in range(heads):
-            base = head * size
-            for i in range(pairs):
-                a, b = x[token, base + i], x[token, base + pairs + i]
-                x[token, base + i] = a * cos[token, i] - b * sin[token, i]
-                x[token, base + pairs + i] = a * sin[token, i] + b * cos[token, i]
+            base = token * width + head * size
+            for i in range(0, whole, 16):
+                a, b = load(flat, base + i), load(flat, base + pairs + i)
+                c, s = load(flat_cos, row + i), load(flat_sin, row + i)
+                store(flat, base + i, a * c - b * s)
+                store(flat, base + pairs + i, multiply_add(a, s, b * c))
+            for i in range(whole, pairs):
+                a, b = flat[base + i], flat[base + pairs + i]
+                flat[base + i] = a * cos[token, i] - b * sin[token, i]
+                flat[base + pairs + i] = a * sin[token, i] + b * cos[token, i]

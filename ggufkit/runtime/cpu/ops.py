@@ -59,24 +59,35 @@ class CpuOps:
         return weight.rows(ids)
 
     def linear(self, x: np.ndarray, *linears: Linear) -> list[np.ndarray]:
-        results = multiply_all([linear.weight for linear in linears], Activations(x))
+        results = multiply_all([linear.weight for linear in linears], self.prepared(x, linears[0].weight))
         for result, linear in zip(results, linears, strict=True):
             if linear.bias is not None:
                 activations.add(result.reshape(-1), linear.bias, result.reshape(-1))
         return results
 
+    def prepared(self, x: np.ndarray, weight: Weight) -> Activations:
+        """What meets a weight."""
+        return Activations(x)
+
     def norm(self, x: np.ndarray, norm: Norm) -> np.ndarray:
-        rows, out = x.reshape(-1, norm.size), np.empty(x.shape, np.float32)
+        result = np.empty(x.shape, np.float32)
         epsilon = np.float32(norm.epsilon)
-        if norm.kind == "rms":
-            norms.rms_norm(rows, norm.weight, epsilon, out.reshape(-1, norm.size))
-        else:
-            bias = _NO_BIAS if norm.bias is None else norm.bias
-            norms.layer_norm(rows, norm.weight, bias, epsilon, out.reshape(-1, norm.size))
-        return out
+        bias = _NO_BIAS if norm.bias is None else norm.bias
+
+        def function(lo: int, hi: int) -> None:
+            rows, out = x[lo:hi].reshape(-1, norm.size), result[lo:hi].reshape(-1, norm.size)
+            if norm.kind == "rms":
+                norms.rms_norm(rows, norm.weight, epsilon, out)
+            else:
+                norms.layer_norm(rows, norm.weight, bias, epsilon, out)
+
+        self._ranges(function, len(x), x.size)
+        return result
 
     def rope(self, x: np.ndarray, heads: int, style: str, table: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        (norms.rope_neox if style == "neox" else norms.rope_norm)(x, heads, *table)
+        cos, sin = table
+        function = norms.rope_neox if style == "neox" else norms.rope_norm
+        self._ranges(lambda lo, hi: function(x[lo:hi], heads, cos[lo:hi], sin[lo:hi]), len(x), x.size)
         return x
 
     def attention(
@@ -116,10 +127,8 @@ class CpuOps:
         function = _ACTIVATIONS.get(activation)
         if function is None:
             raise ArchitectureError(f"the activation {activation} is not known")
-        if gate is None or up.size * 8 < _WORTH_A_THREAD:
-            function(first, second, result)
-        else:
-            self._ranges(lambda lo, hi: function(first[lo:hi], second[lo:hi], result[lo:hi]), up.size, up.size * 8)
+        # Of no gate any part is none, too.
+        self._ranges(lambda lo, hi: function(first[lo:hi], second[lo:hi], result[lo:hi]), up.size, up.size * 4)
         return out
 
     def experts(self, x: np.ndarray, experts: Experts) -> np.ndarray:
@@ -129,23 +138,16 @@ class CpuOps:
 
     def through_experts(self, x: np.ndarray, experts: Experts, chosen: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Each row of x through its chosen experts, weighted: `chosen` and `weights` of shape (n, used)."""
-        out = np.zeros_like(x)
-        for slot in range(experts.used):
-            expert = chosen[:, slot]
-            shared = Activations(x)
-            up = self._each(shared, experts.up, expert)
-            gate = None if experts.gate is None else self._each(shared, experts.gate, expert)
-            inner = self.activate(gate, up, experts.activation)
-            self.between_experts(inner, experts, expert)
-            result = self._each(Activations(inner), experts.down, expert)
-            activations.add_scaled(result, np.ascontiguousarray(weights[:, slot]), out)
-        return out
+        each = chosen.reshape(-1)  # (n × used,)
+        rows = np.repeat(x, experts.used, axis=0)  # (n × used, width)
+        up = self.each(rows, experts.up, each)
+        gate = None if experts.gate is None else self.each(rows, experts.gate, each)
+        results = self.each(self.activate(gate, up, experts.activation), experts.down, each)
+        return activations.weighted_sum(results.reshape(*chosen.shape, -1), weights, np.empty_like(x))
 
-    def between_experts(self, inner: np.ndarray, experts: Experts, chosen: np.ndarray) -> None:
-        """Called with what meets `down`; for those who measure."""
-
-    def _each(self, x: Activations, linear: Linear, chosen: np.ndarray) -> np.ndarray:
-        result = linear.weight.multiply_each(x, chosen)
+    def each(self, x: np.ndarray, linear: Linear, chosen: np.ndarray) -> np.ndarray:
+        """Row i of x through the matrix `chosen[i]` of a stack."""
+        result = linear.weight.multiply_each(self.prepared(x, linear.weight), chosen)
         if linear.bias is not None:
             result += linear.bias[chosen]
         return result
