@@ -316,6 +316,8 @@ def test_shards_metadata_is_in_the_first(tmp_path):
     with ggufkit.open(second) as model:
         assert model.metadata["general.name"] == "other"
         assert list(model.tensors) == ["a.weight", "b.weight", "d.weight"]
+    with pytest.raises(GGUFError, match=r"already, in .*00001-of"), ggufkit.edit(second) as e:
+        e.rename_tensor("d.weight", "a.weight")
     for file, key, words in (
         (second, "general.name", "00001-of-00002"),
         (first, "split.count", "verbs split and merge"),

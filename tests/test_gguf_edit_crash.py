@@ -88,6 +88,16 @@ def test_interrupted_edit_is_read_around_where_it_cannot_be_taken_back(interrupt
     assert path.read_bytes() == before.replace(b"x" * 100, b"y" * 100)
 
 
+def test_undo_takes_only_the_interrupted_edit_back(interrupted):
+    path, before = interrupted
+    # The record of an edit before that one.
+    path.with_name("model.gguf.undo").write_bytes(path.with_name("model.gguf.journal").read_bytes())
+    ggufkit.undo(path)
+    assert path.read_bytes() == before
+    with pytest.raises(FileError, match="no longer as it left it"):
+        ggufkit.undo(path)
+
+
 def test_journal_of_another_file_is_not_applied(interrupted):
     path, before = interrupted
     other = before.replace(b"x" * 100, b"z" * 100)

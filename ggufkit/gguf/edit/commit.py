@@ -173,14 +173,17 @@ def _refuse_changed(source: FileSource, old: bytes) -> None:
 
 
 def take_back(path: str, force: bool, progress: Progress | None = None) -> None:
-    """Take back the last edit of a file.
+    """Take back the last edit of a file, or the one that died half-way.
 
     Raises
     ------
     FileError : there is nothing to take back, or the file has changed since.
     """
+    died = os.path.exists(journal_path(path)) and read_record(journal_path(path)) is not None
     source = open_for_change(path)
     try:
+        if died:
+            return  # opening it took that edit back
         record = read_record(undo_path(path))
         if record is None:
             raise FileError(

@@ -22,6 +22,7 @@ from ggufkit.gguf.edit.commit import Progress, change_in_place, open_for_change,
 from ggufkit.gguf.edit.draft import Draft
 from ggufkit.gguf.edit.spare import Layout, lay_out
 from ggufkit.gguf.header import Limits, parse_header
+from ggufkit.gguf.shards import shard_count, sibling_names
 from ggufkit.gguf.source import FileSource
 
 if TYPE_CHECKING:
@@ -103,6 +104,19 @@ class Edit(Draft):
         from ggufkit.gguf.reader import Metadata
 
         return Metadata(self.fields)
+
+    def rename_tensor(self, old: str, new: str) -> None:
+        """Give a tensor another name, which no other file of a split model has either."""
+        if shard_count(self.header.fields) > 1 and not self.force:
+            from ggufkit.gguf.reader import open as open_gguf
+
+            for name in sibling_names(self.name, self.header):
+                # A file that is missing here is no reason not to edit this one.
+                if os.path.exists(name) and not os.path.samefile(name, self.name):
+                    with open_gguf(name, shards=False) as shard:
+                        if new in shard.info:
+                            raise self.fail(f"there is a tensor {printable(new)} already, in {printable(name)}")
+        super().rename_tensor(old, new)
 
     def plan(self) -> Result:
         """What `commit` would do now.
