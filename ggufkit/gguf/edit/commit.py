@@ -182,7 +182,7 @@ def take_back(path: str, force: bool, progress: Progress | None = None) -> None:
     died = os.path.exists(journal_path(path)) and read_record(journal_path(path)) is not None
     source = open_for_change(path)
     try:
-        if died:
+        if died and not os.path.exists(journal_path(path)):
             return  # opening it took that edit back
         record = read_record(undo_path(path))
         if record is None:
