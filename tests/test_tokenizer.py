@@ -307,6 +307,11 @@ def test_clean_spaces(data, clean):
             {"model": "gpt2", "merges": ["a b"], "pre": "new\n"},
             r"pre-tokenizer 'new\\n' (tokenizer.ggml.pre) is not known",
         ),
+        ({"model": "gpt2", "merges": [1, 2]}, "tokenizer.ggml.merges should be a list of str, but is arr[i32, 2]"),
+        ({"scores": ["a"] * 6}, "tokenizer.ggml.scores should be a list of f32 or i32, but is arr[str, 6]"),
+        ({"token_type": ["a"] * 6}, "tokenizer.ggml.token_type should be a list of i32 or u32, but is arr[str, 6]"),
+        ({"tokens": {1: 1, 2: 1}}, "tokenizer.ggml.tokens should be a list of str, but is arr[i32, 2]"),
+        ({"bos_token_id": "x"}, "tokenizer.ggml.bos_token_id should be of type int, but is str"),
         ({"scores": Value(ValueType.ARRAY, [0.0], ValueType.FLOAT32)}, "scores has 1 items for 6 tokens"),
         ({"model": "bert", "add_bos_token": True}, "adds a token that the file does not name: tokenizer.ggml.bos"),
     ],
@@ -317,6 +322,12 @@ def test_vocabulary_that_is_no_good_is_refused(tmp_path, more, message):
     with pytest.raises(GGUFError) as e:
         load(path)
     assert message in str(e.value)
+
+
+def test_byte_token_that_names_no_byte_is_nothing(tmp_path):
+    tokens = {"<unk>": 2, "<s>": 3, "</s>": 3, "<0x0A>": 6, "<0xG1>": 6, "x": 6, "": 1}
+    tokenizer = load(write(tmp_path / "bytes.gguf", tokens=tokens))
+    assert [tokenizer.piece(token) for token in (3, 4, 5, 6)] == [b"\n", b"", b"", b"[EMPTY_6]"]
 
 
 def test_duplicate_tokens_are_refused(tmp_path):

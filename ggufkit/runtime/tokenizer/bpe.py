@@ -13,7 +13,7 @@ from itertools import chain
 
 from ggufkit.runtime.tokenizer.merge import merge, remembered
 from ggufkit.runtime.tokenizer.pre import Splitter
-from ggufkit.runtime.tokenizer.spm import SPACE, cutter
+from ggufkit.runtime.tokenizer.spm import SPACE, byte_of, cutter
 from ggufkit.runtime.tokenizer.unicode import utf8
 from ggufkit.runtime.tokenizer.vocab import BYTE, NORMAL, Vocab
 
@@ -89,7 +89,7 @@ class BytePairs:
             if self.vocab.escape_spaces:
                 return utf8(text.replace(SPACE, " "))
             return decode_letters(text)
-        return bytes([int(text[3:5], 16)]) if self.vocab.attributes[token] & BYTE else b""
+        return byte_of(text) if self.vocab.attributes[token] & BYTE else b""
 
 
 def decode_letters(text: str) -> bytes:

@@ -19,10 +19,11 @@ from ggufkit.runtime.tokenizer.merge import merge, remembered
 from ggufkit.runtime.tokenizer.unicode import utf8
 from ggufkit.runtime.tokenizer.vocab import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Vocab
 
-__all__ = ["SPACE", "WIDTHS", "SentencePiece", "cutter", "sentencepiece_piece"]
+__all__ = ["SPACE", "WIDTHS", "SentencePiece", "byte_of", "cutter", "sentencepiece_piece"]
 
 SPACE = "\u2581"
 WIDTHS = bytes([1] * 12 + [2, 2, 3, 4])  # bytes of a character by the high half of its first byte
+_BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
 _ESCAPES = re.compile("[\udc80-\udcff]")  # bytes that were no UTF-8 when the text was read
 
 
@@ -94,4 +95,9 @@ def sentencepiece_piece(vocab: Vocab, token: int) -> bytes:
         return utf8(text)
     if attribute & NORMAL:
         return utf8(text.replace(SPACE, " "))
-    return bytes([int(text[3:5], 16)]) if attribute & BYTE else b""
+    return byte_of(text) if attribute & BYTE else b""
+
+
+def byte_of(text: str) -> bytes:
+    """The byte that a byte token like <0x0A> stands for; nothing for another text."""
+    return bytes.fromhex(text[3:5]) if _BYTE.fullmatch(text) else b""

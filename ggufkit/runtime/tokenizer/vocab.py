@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ggufkit.errors import GGUFError, printable
+from ggufkit.gguf.header import ValueType
 from ggufkit.runtime.tokenizer.pre import PRE_TOKENIZERS, PreTokenizer
 
 if TYPE_CHECKING:
@@ -207,6 +208,15 @@ class _Reader:
     def get(self, key: str, kind: type, default: Any = None) -> Any:
         return self.model.get(f"tokenizer.ggml.{key}", kind, default)
 
+    def array(self, key: str, *types: ValueType) -> list[Any] | None:
+        """A list whose items are of one of the types; None where there is none."""
+        full = f"tokenizer.ggml.{key}"
+        values = self.model.get(full, list, None)
+        if values is not None and self.model.fields[full].item_type not in types:
+            names = " or ".join(kind.short for kind in types)
+            raise self.fail(f"{full} should be a list of {names}, but is {self.model.fields[full].describe()}")
+        return values
+
     def fail(self, message: str) -> GGUFError:
         return GGUFError(message, self.model.path)
 
@@ -241,8 +251,8 @@ class _Reader:
 
     def tokens(self, kind: _Kind) -> Vocab:
         """The tokens with what the kind of tokenizer decides."""
-        texts = self.get("tokens", list)
-        if not texts or not isinstance(texts[0], str):
+        texts = self.array("tokens", ValueType.STRING)
+        if not texts:
             raise self.fail("the list of tokens (tokenizer.ggml.tokens) is missing or empty")
         if "\0" in "".join(texts):
             texts = [text.partition("\0")[0] for text in texts]  # to C a text ends there
@@ -254,8 +264,8 @@ class _Reader:
             raise self.fail(
                 f"tokens {i} and {ids[text]} have the same text {printable(text)!r}; llama.cpp refuses that"
             )
-        types = self.parallel("token_type", len(texts))
-        scores = self.parallel("scores", len(texts))
+        types = self.parallel("token_type", len(texts), ValueType.INT32, ValueType.UINT32)
+        scores = self.parallel("scores", len(texts), ValueType.FLOAT32, ValueType.INT32)
         return Vocab(
             kind=kind.name,
             texts=texts,
@@ -275,9 +285,9 @@ class _Reader:
             clean_spaces=kind.clean_spaces,
         )
 
-    def parallel(self, key: str, size: int) -> list[Any] | None:
+    def parallel(self, key: str, size: int, *types: ValueType) -> list[Any] | None:
         """A list over the token ids; longer ones are cut."""
-        values = self.get(key, list)
+        values = self.array(key, *types)
         if values is not None and len(values) < size:
             raise self.fail(f"tokenizer.ggml.{key} has {len(values)} items for {size} tokens")
         return values[:size] if values else None
@@ -287,11 +297,10 @@ class _Reader:
         pre = PRE_TOKENIZERS.get(pre_name)
         if pre is None:
             raise self.fail(f"pre-tokenizer {printable(pre_name)!r} (tokenizer.ggml.pre) is not known")
-        vocab.merges = self.get("merges", list)
-        if vocab.merges is None:
-            if pre_name != "kimi-k2":
-                raise self.fail("a byte-pair vocabulary needs its merges (tokenizer.ggml.merges), and there are none")
-            vocab.merges = ()
+        merges = self.array("merges", ValueType.STRING)
+        if merges is None and pre_name != "kimi-k2":
+            raise self.fail("a byte-pair vocabulary needs its merges (tokenizer.ggml.merges), and there are none")
+        vocab.merges = merges or []
         if "\0" in "".join(vocab.merges):
             vocab.merges = [pair for pair in vocab.merges if "\0" not in pair]
         vocab.pre = pre
@@ -302,7 +311,7 @@ class _Reader:
 
     def charsmap(self) -> bytes:
         """SentencePiece's compiled normalization rules."""
-        values = self.get("precompiled_charsmap", list)
+        values = self.array("precompiled_charsmap", ValueType.UINT8, ValueType.INT8)
         return bytes(v & 0xFF for v in values) if values else b""
 
     def settings(self, vocab: Vocab) -> None:
@@ -319,7 +328,7 @@ class _Reader:
         vocab.strip_accents = accents is True
         if vocab.pre in (PRE_TOKENIZERS["gemma4"],) and vocab.kind == "bpe":
             vocab.add_bos = True  # whatever the file says
-        suppressed = self.get("suppress_tokens", list) or ()
+        suppressed = self.array("suppress_tokens", ValueType.INT32, ValueType.UINT32) or ()
         vocab.suppressed = [i for i in suppressed if 0 <= i < len(vocab)]
 
     def special_ids(self, vocab: Vocab, kind: _Kind) -> None:
