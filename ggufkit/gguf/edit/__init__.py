@@ -4,8 +4,8 @@
                                                └── longer by 40 bytes ──┘└ shorter by 40 ┘
 
 A header that ends at the same byte as before, or in the same padding, can be written over the old one: in place. The
-filler key `ggufkit.pad`, a string of spaces, gives and takes room for that. Any other header needs a new file with a
-copy of the data, which replaces the old one.
+filler key `ggufkit.pad`, a string, gives and takes room for that. Any other header needs a new file with a copy of the
+data, which replaces the old one.
 
 A crash leaves the old file or the new one:
 

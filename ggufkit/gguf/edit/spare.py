@@ -1,8 +1,8 @@
 """Where a changed header fits: over the old one, or in a new file.
 
-    │ pairs … │ ggufkit.pad "      " │ pairs … │ tensors │ 0…0 │ data
-                                                        ↑    ↑
-                                             header.end ┘    └ limit: the old header's room ends here
+    │ pairs … │ ggufkit.pad "room …" │ pairs … │ tensors │ 0…0 │ data
+                                                         ↑     ↑
+                                              header.end ┘     └ limit: the old header's room ends here
 
 In place the new header ends in the same last step before the limit, a step being the alignment: `gguf_init` expects the
 data at the next multiple of it. Best is an end at the same byte, made by a filler that gives or takes the difference:
@@ -23,6 +23,7 @@ __all__ = ["Layout", "changed_ranges", "lay_out"]
 
 _OVERHEAD = 8 + len(PAD) + 4 + 8  # bytes of an empty filler
 _MAX_SPARE = 16 << 20
+_CONTENT = b"room for later edits"  # then spaces: what people find who look into it with other tools
 # A second filler goes before the first pair of this size: then a longer `general.name` does not move the vocabulary.
 _LARGE = 16 << 10
 _FRONT = PAD + ".front"
@@ -168,7 +169,7 @@ def _has_spare(fields: Mapping[str, Field], spare: int | None) -> bool:
 
 
 def _pad(draft: Draft, key: str, n: int) -> Field:
-    return new_field(key, Value(ValueType.STRING, b" " * n), draft.order)
+    return new_field(key, Value(ValueType.STRING, _CONTENT.ljust(n)[:n]), draft.order)
 
 
 def _with_pads(draft: Draft, pads: Mapping[str, int], fields: Mapping[str, Field] | None = None) -> dict[str, Field]:
