@@ -22,6 +22,7 @@ from ggufkit.arch.registry import architecture_of
 from ggufkit.arch.shapes import check_shapes
 from ggufkit.arch.spec import Architecture
 from ggufkit.checkpoint.folder import Checkpoint, open_checkpoint
+from ggufkit.checkpoint.fp8 import read_fp8
 from ggufkit.checkpoint.mlx import QUANTIZATION_KEY, read_mlx
 from ggufkit.errors import CheckpointError, printable
 from ggufkit.formats.table import FORMATS
@@ -101,7 +102,9 @@ def as_gguf(
     checkpoint.pre_tokenizer = pre
     spec, config = architecture_of(checkpoint.config, checkpoint.text)
     quantized = read_mlx(checkpoint.tensors, checkpoint.config)
-    source = checkpoint.tensors if quantized is None else quantized.tensors
+    source = read_fp8(checkpoint.tensors, checkpoint.config) or checkpoint.tensors
+    if quantized is not None:
+        source = quantized.tensors
     tensors = {tensor.name: _floating(tensor) for tensor in spec.tensors(source.values(), config)}
     card = read_card(checkpoint, tensors.values(), metadata, model_name)
     pairs = _pairs(checkpoint, spec, config, card)

@@ -86,15 +86,28 @@ def save(path: Path, shapes: dict[str, tuple[int, ...]], dtype: str) -> None:
     """A safetensors file, written by hand: u64 length | JSON | data."""
     header, data = {}, b""
     for name in sorted(shapes):
-        values = weights(name, shapes[name])
-        if dtype == "BF16":
-            raw = (values.view(np.uint32) >> 16).astype("<u2").tobytes()
-        else:
-            raw = values.astype("<f2" if dtype == "F16" else "<f4").tobytes()
-        header[name] = {"dtype": dtype, "shape": shapes[name], "data_offsets": [len(data), len(data) + len(raw)]}
+        kind, raw = encoded(weights(name, shapes[name]), dtype_of(name, shapes, dtype))
+        header[name] = {"dtype": kind, "shape": shapes[name], "data_offsets": [len(data), len(data) + len(raw)]}
         data += raw
     text = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
+def dtype_of(name: str, shapes: dict[str, tuple[int, ...]], dtype: str) -> str:
+    """What has a scale beside it is F8_E4M3, the scale F32."""
+    if name.endswith("_scale_inv"):
+        return "F32"
+    return "F8_E4M3" if f"{name}_scale_inv" in shapes else dtype
+
+
+def encoded(values: np.ndarray, dtype: str) -> tuple[str, bytes]:
+    """(dtype, bytes) of weights, which every dtype holds exactly."""
+    if dtype == "BF16":
+        return dtype, (values.view(np.uint32) >> 16).astype("<u2").tobytes()
+    if dtype == "F8_E4M3":  # float16's bits without the last seven, the exponent's bias 7 instead of 15
+        bits = (values / 256).astype("<f2").view("<u2")
+        return dtype, (bits >> 8 & 0x80 | bits >> 7 & 0x7F).astype(np.uint8).tobytes()
+    return dtype, values.astype("<f2" if dtype == "F16" else "<f4").tobytes()
 
 
 # ---- tokenizers -------------------------------------------------------------------------------------------------

@@ -364,6 +364,17 @@ def deepseek2(version: int) -> Tiny:
     return Tiny(config("DeepseekV3ForCausalLM", "deepseek_v3", **more), shapes.items())
 
 
+def deepseek_fp8() -> Tiny:
+    """Version 3 as it is published: the layers' matrices in eight bits, a scale for each block."""
+    tiny = deepseek2(3)
+    shapes = dict(tiny.shapes)
+    for name, shape in list(shapes.items()):
+        if name.endswith("_proj.weight") or "_with_mqa" in name:
+            shapes[f"{name}_scale_inv"] = (-(shape[0] // -16), -(shape[1] // -16))
+    tiny.config["quantization_config"] = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [16, 16]}
+    return Tiny(tiny.config, shapes.items())
+
+
 # ---- other layouts ----------------------------------------------------------------------------------------------
 
 
@@ -546,6 +557,7 @@ FAMILIES: dict[str, Callable[[], Tiny]] = {
     "command-r": command_r,
     "deepseek-v2": lambda: deepseek2(2),
     "deepseek-v3": lambda: deepseek2(3),
+    "deepseek-v3-fp8": deepseek_fp8,
     "exaone": exaone,
     "exaone4": exaone4,
     "gemma3": gemma3,
