@@ -1,4 +1,4 @@
-"""Ask llama.cpp which hyperparameters each architecture needs, and write them to ggufkit/gguf/required.py.
+"""Ask llama.cpp which hyperparameters each architecture needs and which pre-tokenizers it knows → required.py.
 
 python tools/make_required.py
 
@@ -20,6 +20,7 @@ import tempfile
 import textwrap
 from pathlib import Path
 
+from ggufkit.arch.vocab import pre
 from ggufkit.formats.table import FORMATS
 from ggufkit.gguf.header import Value, ValueType
 from ggufkit.gguf.writer import Writer
@@ -104,6 +105,34 @@ def always_required(arch: str, loader: Loader) -> dict[str, str]:
     return {key: kind for key, kind in found[0].items() if all(key in other for other in found)}
 
 
+def known_pre_tokenizers(loader: Loader) -> list[str]:
+    """The values of `tokenizer.ggml.pre` that llama.cpp takes, of the texts that its library has near one of them."""
+    library = Path(loader.lib._name).read_bytes()
+    at = library.index(b"\0llama-bpe\0")
+    near = library[at - 8192 : at + 8192]
+    names = {text.decode() for text in re.findall(rb"(?<=\0)[a-z0-9][a-z0-9._-]{1,30}(?=\0)", near)}
+    names |= set(re.findall(r'"([a-z0-9][a-z0-9._-]{1,30})"', Path(pre.__file__).read_text()))
+    return sorted(name for name in names if "unknown pre-tokenizer" not in loader.load(_vocabulary(name)))
+
+
+def _vocabulary(name: str) -> str:
+    """A file whose vocabulary has a pre-tokenizer; nothing else is wrong with it but that its tensors are missing."""
+    metadata = {
+        "general.architecture": "llama",
+        **{f"llama.{key}": 1 for key in ("block_count", "context_length", "embedding_length")},
+        "llama.attention.layer_norm_rms_epsilon": 1e-5,
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": name,
+        "tokenizer.ggml.tokens": ["a", "b", "ab", "\u010a"],
+        "tokenizer.ggml.token_type": Value(ValueType.ARRAY, [1] * 4, ValueType.INT32),
+        "tokenizer.ggml.merges": ["a b"],
+    }
+    path = os.path.join(tempfile.gettempdir(), f"pre-tokenizer-{os.getpid()}.gguf")
+    with Writer(path, metadata, [("x", (32,), FORMATS["F32"])], force=True) as out:
+        out.wrote("x", 128)
+    return path
+
+
 def main() -> None:
     import gguf
 
@@ -126,9 +155,17 @@ def main() -> None:
         rows += textwrap.wrap(
             " ".join(archs), 110, break_on_hyphens=False, initial_indent=INDENT, subsequent_indent=INDENT
         )
-    head, _, rest = TARGET.read_text().partition('_COMMON = "')
-    tail = rest.partition('\n"""\n')[2]
-    TARGET.write_text(f'{head}_COMMON = "{" ".join(sorted(common))}"\n\n_ROWS = """\n{chr(10).join(rows)}\n"""\n{tail}')
+    names = textwrap.wrap(" ".join(known_pre_tokenizers(Loader())), 115, break_on_hyphens=False)
+    text = replaced(TARGET.read_text(), "_COMMON", " ".join(sorted(common)))
+    text = replaced(replaced(text, "_ROWS", "\n".join(rows)), "_PRE_TOKENIZERS", "\n".join(names))
+    TARGET.write_text(text)
+
+
+def replaced(text: str, name: str, value: str) -> str:
+    """The module's source with another text for one of its names."""
+    return re.sub(
+        rf'(^{name} = """\n).*?(^""")', lambda m: f"{m[1]}{value}\n{m[2]}", text, flags=re.DOTALL | re.MULTILINE
+    )
 
 
 if __name__ == "__main__":

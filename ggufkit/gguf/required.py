@@ -1,4 +1,4 @@
-"""The hyperparameters without which llama.cpp refuses a model, for each architecture, with their types.
+"""What llama.cpp wants of a model: the hyperparameters of each architecture, with their types; pre-tokenizers.
 
 Made by tools/make_required.py, which asks llama.cpp itself. Keys are without the architecture's prefix; unindented
 lines have those beyond the common ones, the indented lines below them the architectures that need them.
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from functools import cache
 
-__all__ = ["required_keys"]
+__all__ = ["known_pre_tokenizers", "required_keys"]
 
-_COMMON = "block_count:u32 context_length:u32 embedding_length:u32"
+_COMMON = """
+block_count:u32 context_length:u32 embedding_length:u32
+"""
 
 _ROWS = """
 attention.layer_norm_rms_epsilon:f32
@@ -104,6 +106,19 @@ rope.dimension_sections:arr
 """
 
 
+# Values of `tokenizer.ggml.pre`.
+_PRE_TOKENIZERS = """
+a.x-4.0 afmoe bailingmoe bailingmoe2 bloom chameleon chatglm-bpe codeshell cohere2moe command-r dbrx deepseek-coder
+deepseek-llm deepseek-r1-qwen deepseek-v3 default exaone exaone-moe exaone4 f2llmv2 falcon falcon-h1 falcon3 gemma4
+gigachat glm4 glm5 gpt-2 gpt-4o gpt3-finnish granite-docling granite-embed-multi-311m granite-embed-multi-97m
+grok-2 hunyuan hunyuan-dense hy_v4 jais jais-2 jina-de jina-es jina-v1-en jina-v2-code jina-v2-de jina-v2-es
+jina-v5-nano joyai-llm k2-horizon kanana2 kimi-k2 kormo laguna lfm2 llama-bpe llama-v3 llama4 megrez mellum mellum2
+midm-2.0 minerva-7b minicpm5 minimax-m2 mmbert modern-bert mpt olmo phi-2 pixtral poro-chat qwen2 qwen35 refact
+roberta-bpe sarvam-moe seed-coder smaug-bpe smollm solar-open spark2_5 stablelm2 starcoder superbpe talkie tekken
+tiny_aya trillion ufakzeka viking whitespace youtu
+"""
+
+
 def _pairs(line: str) -> dict[str, str]:
     return {key: kind for key, _, kind in (word.partition(":") for word in line.split())}
 
@@ -126,3 +141,9 @@ def _table() -> dict[str, dict[str, str]]:
 def required_keys(architecture: str) -> dict[str, str] | None:
     """Key without prefix → short name of its type, such as ``u32``; None for an architecture unknown here."""
     return _table().get(architecture)
+
+
+@cache
+def known_pre_tokenizers() -> frozenset[str]:
+    """The values of `tokenizer.ggml.pre` that llama.cpp knows."""
+    return frozenset(_PRE_TOKENIZERS.split())

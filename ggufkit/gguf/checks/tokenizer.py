@@ -12,6 +12,7 @@ from ggufkit.errors import printable
 from ggufkit.gguf.checks.finding import Finding, warning
 from ggufkit.gguf.header import Field, ValueType
 from ggufkit.gguf.reader import GGUF
+from ggufkit.gguf.required import known_pre_tokenizers
 
 __all__ = ["check_tokenizer"]
 
@@ -46,6 +47,7 @@ def check_tokenizer(model: GGUF) -> Iterator[Finding]:
     yield from _check_types(model, name, tokens)
     if name == "gpt2":
         yield from _check_merges(model, set(tokens))
+        yield from _check_pre(model)
     yield from _check_embedding(model, len(tokens))
 
 
@@ -132,6 +134,15 @@ def _check_merges(model: GGUF, tokens: set[bytes]) -> Iterator[Finding]:
     if bad:
         i, what = bad[0]
         yield warning(f"{len(bad)} merges are of no use, the first is merge {i}, {what}", field.offset)
+
+
+def _check_pre(model: GGUF) -> Iterator[Finding]:
+    field = model.fields.get(f"{PREFIX}pre")
+    if field is None:
+        yield warning(f"{PREFIX}pre (str) is missing: llama.cpp splits words as its default does")
+    elif field.value not in known_pre_tokenizers():
+        shown = printable(field.value)
+        yield warning(f"the pre-tokenizer {shown} is not known here: llama.cpp may not load the model", field.offset)
 
 
 def _check_embedding(model: GGUF, n: int) -> Iterator[Finding]:
