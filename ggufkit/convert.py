@@ -216,10 +216,13 @@ def conversion(
     """Plan to convert a checkpoint; see `convert` and, for `source`, `as_gguf`."""
     model = as_gguf(folder, **source)
     plan = plan_convert(model, type).split(split_max_size, split_max_tensors)
+    local = None if is_address(str(folder)) else Path(folder)
     if path is None:
-        path = Path("." if is_address(str(folder)) else folder) / model.card.file_name(_type_name(model, type))
-    target = Path(path)
-    return Job(target, plan, model.identity, "converting")
+        path = (local or Path()) / model.card.file_name(_type_name(model, type))
+    job = Job(Path(path), plan, model.identity, "converting")
+    if local is not None:
+        job.spare(file for file in local.iterdir() if file.suffix != ".gguf")
+    return job
 
 
 def _type_name(model: CheckpointModel, type: str | Request) -> str:

@@ -8,13 +8,14 @@ write_plan("model.gguf", plan)           # model-00001-of-00003.gguf, …
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ggufkit.errors import UsageError
+from ggufkit.files import refuse_same_file
 from ggufkit.gguf.header import Value, ValueType
 from ggufkit.gguf.shards import MAX_SHARDS, SPLIT_KEYS, split_names
 from ggufkit.gguf.writer import Plan
@@ -131,6 +132,17 @@ class Job:
     @property
     def paths(self) -> list[Path]:
         return [Path(name) for name in self.plan.names(self.target)]
+
+    def spare(self, inputs: Iterable[str | os.PathLike[str]]) -> None:
+        """Refuse to write over one of the inputs, also with ``force``.
+
+        Raises
+        ------
+        UsageError : a path of the output leads to one of them.
+        """
+        for source in inputs:
+            for path in self.paths:
+                refuse_same_file(source, path)
 
     def write(
         self,

@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ggufkit.errors import PolicyError, printable
-from ggufkit.files import refuse_same_file
 from ggufkit.formats.table import Format
 from ggufkit.gguf.header import Field, Value, ValueType
 from ggufkit.gguf.reader import GGUF
@@ -284,13 +283,13 @@ def source_key(model: GGUF) -> bytes:
 
 def quantization(model: GGUF, target: str | os.PathLike[str], type: str | Request, *, keep_split: bool = False) -> Job:
     """Plan to quantize an open model; see `quantize`."""
-    for part in model.parts:
-        refuse_same_file(part.source.name, target)
     request = type if isinstance(type, Request) else Request(base_choices(type))
     shards = {id(part): i for i, part in enumerate(model.parts)}
     shard_of = (lambda name: shards[id(model.part_of(name))]) if keep_split else None
     plan = plan_quantize(model.fields, model.tensors, request, shard_of)
-    return Job(Path(target), plan, source_key(model), "quantizing")
+    job = Job(Path(target), plan, source_key(model), "quantizing")
+    job.spare(part.source.name for part in model.parts)
+    return job
 
 
 def quantize(

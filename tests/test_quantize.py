@@ -219,9 +219,19 @@ def test_importance_of_another_model_is_refused(bf16, here, capsys):
     assert [p.name for p in here.iterdir()] == ["i.gguf"]
 
 
-def test_input_is_never_the_output(bf16, here, capsys):
+def test_input_is_never_the_output(fixtures, bf16, here, capsys):
     shutil.copyfile(bf16, "m.gguf")
     Path("link.gguf").symlink_to("m.gguf")
     assert run("quantize", "m.gguf", "link.gguf", "Q4_0", "--force") == 2
     assert "is the input file" in capsys.readouterr().err
     assert sha256(bf16) == sha256("m.gguf")
+
+
+def test_parts_are_never_written_over_the_inputs(fixtures, here, capsys):
+    model = shutil.copytree(fixtures / "pylib-llama", "model")
+    assert run("convert", model, "-o", "m.gguf", "--split-max-tensors", "20") == 0
+    before = {path: sha256(path) for path in Path().rglob("*") if path.is_file()}
+    assert run("quantize", "--keep-split", "m-00001-of-00002.gguf", "m.gguf", "Q4_0", "--force") == 2
+    assert run("convert", model, "-o", Path(model, "model.safetensors"), "--force") == 2
+    assert "is the input file" in capsys.readouterr().err
+    assert before == {path: sha256(path) for path in Path().rglob("*") if path.is_file()}
