@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +55,20 @@ def checkpoint(tmp_path: Path) -> Path:
 def test_convert_names_the_file_after_the_model(run: Run, checkpoint: Path):
     result = run(checkpoint)
     assert result.stdout == f"{checkpoint}/Tiny-Gemma-31K-BF16.gguf\n"
+
+
+def test_convert_help_starts_fast():
+    def cpu_seconds(*arguments: str) -> float:
+        """Of a process; other work on the machine hardly adds to it, as it does to the time on the clock."""
+        process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        return usage.ru_utime + usage.ru_stime
+
+    nothing = min(cpu_seconds("-c", "pass") for _ in range(3))
+    help_ = min(cpu_seconds("-m", "ggufkit", "convert", "--help") for _ in range(3))
+    assert help_ - nothing < 0.150
 
 
 def test_convert_list_names_architectures_and_classes(run: Run):

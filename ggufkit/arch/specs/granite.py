@@ -51,7 +51,7 @@ SPECS = (
         name="granitemoe",
         models={
             "GraniteMoeForCausalLM": _MOE,
-            "GraniteMoeSharedForCausalLM": _MOE | {"shared_intermediate_size": 1024},
+            "GraniteMoeSharedForCausalLM": _MOE | {"shared_intermediate_size": 0},
         },
         metadata=(
             *_KEYS,

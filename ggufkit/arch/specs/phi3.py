@@ -31,12 +31,17 @@ def _rotated(config: Config) -> int:
     return int((1.0 if factor is None else factor) * config.width) // config.heads
 
 
+def _original_context(config: Config) -> int:
+    """The context of the first part of the training; Phi-3.5-MoE's config has it beside the factors."""
+    return Config(rope_parameters(config)).integer("original_max_position_embeddings", what="longrope")
+
+
 def _attention_factor(config: Config) -> float | None:
     """How much longrope (or yarn) raises the attention's scale; None for models with one context length."""
     scaling = rope_parameters(config)
     if not scaling.get("long_factor"):
         return None
-    context, original = config.number("max_position_embeddings"), config.number("original_max_position_embeddings")
+    context, original = config.number("max_position_embeddings"), _original_context(config)
     scale, kind = context / original, scaling["rope_type"]
     if kind in ("su", "longrope"):
         return math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1 else 1.0
@@ -65,7 +70,7 @@ _PREAMBLE = (real("rope.scaling.attn_factor", _attention_factor),)
 
 _KEYS = (
     CONTEXT_LENGTH,
-    uint("rope.scaling.original_context_length", "original_max_position_embeddings"),
+    uint("rope.scaling.original_context_length", _original_context),
     EMBEDDING_LENGTH,
     FEED_FORWARD_LENGTH,
     LAYERS,
