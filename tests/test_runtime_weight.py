@@ -81,6 +81,18 @@ def test_products_of_floats_and_of_decoded_rows(name):
             assert (np.abs(Weight(tensor).multiply(x) - expected) <= 1e-6 * bound).all(), (rows, cols, n)
 
 
+@pytest.mark.parametrize("name", [*QUANTIZED, "F32", "F16", "BF16"])
+def test_products_are_nearly_llama_cpps(name):
+    """`vec_dot` quantizes activations the same way; for Q4_1 and Q5_1 it rounds their sums to float16, too."""
+    ggml = pytest.importorskip("ggml")
+    tensor = tensor_of(normal(5, 64, 1024), name)
+    x = normal(6, 1, 1024)
+    expected = ggml.vec_dots(tensor.read(0, 64), tensor.format.id, x)()
+    tolerance = {"Q4_1": 1e-4, "Q5_1": 1e-4, "F16": 1e-4, "BF16": 1e-3}.get(name, 1e-6)
+    bound = tolerance * (np.abs(x) @ np.abs(tensor.floats().T))[0]
+    assert (np.abs(Weight(tensor).multiply(x)[0] - expected) <= bound).all()
+
+
 @pytest.mark.parametrize("name", [*QUANTIZED, "F16", "TQ2_0"])
 def test_products_do_not_depend_on_threads(name):
     tensor = tensor_of(normal(3, 700, 512), name)

@@ -4,7 +4,8 @@
     python tools/bench.py encode decode             # tables on the terminal
     python tools/bench.py encode --formats Q4_K,Q6_K --markdown
 
-Sections: encode (against ggml_quantize_chunk), decode (against to_float, and gguf-py's NumPy decoders).
+Sections: encode (against ggml_quantize_chunk), decode (against to_float, and gguf-py's NumPy decoders), products
+(against vec_dot, row by row; and a kernel that only reads).
 A section is a function that takes the options and yields the rows of its table; add it to SECTIONS.
 """
 
@@ -14,6 +15,7 @@ import argparse
 import platform
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -166,9 +168,62 @@ def bench_tokenize(options: argparse.Namespace) -> Iterator[tuple]:
         yield name, rates[0], rates[1], ratio(theirs, first), rates[2], ratio(theirs, again)
 
 
+# ---- products ---------------------------------------------------------------------------------------------------
+
+PRODUCT_BYTES = 300_000_000  # of weights: more than the caches hold
+
+
+def bench_products(options: argparse.Namespace) -> Iterator[tuple]:
+    """One row of activations from memory (GB of weights a second) and in the cache, then many (billion products)."""
+    from ggufkit.formats.codec import frozen
+    from ggufkit.runtime.cpu.bandwidth import read_all
+    from ggufkit.runtime.cpu.products import product_of
+    from ggufkit.runtime.cpu.weight import Activations, Weight
+    from ggufkit.tensor import Tensor
+
+    yield "format", "reference GB/s", "ggufkit GB/s", "ratio", "reading GB/s", "in cache: ratio", "128 rows, G/s"
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, COLS)).astype(np.float32)
+    one, many = Activations(x), Activations(rng.standard_normal((128, COLS)).astype(np.float32))
+    for format in chosen(options, encodable=True):
+        if product_of(format) is None or not ggml.cpu_traits(format.id).vec_dot:
+            continue
+        some = ggml.quantize((rng.standard_normal((64, COLS)) * 0.02).astype(np.float32), format.id)
+        blocks = frozen(np.tile(some, (PRODUCT_BYTES // some.nbytes, 1)))
+        tensor = Tensor("w", (len(blocks), COLS), format, partial(rows_of, blocks))
+        small = Tensor("w", (512, COLS), format, tensor.read)
+        calls = [
+            ggml.vec_dots(blocks, format.id, x),
+            partial(Weight(tensor, 1).multiply, one),
+            partial(read_all, [blocks.reshape(-1)], 1),
+        ]
+        reference, own, reading = interleaved(calls, options.rounds)
+        cached = [ggml.vec_dots(blocks[:512], format.id, x), partial(Weight(small, 1).multiply, one)]
+        cached_ratio = ratio(*interleaved([partial(several, call) for call in cached], 15))
+        (matrix,) = interleaved([partial(Weight(small, 1).multiply, many)], options.rounds)
+        yield (
+            format.name,
+            *(blocks.nbytes / median(seconds) / 1e9 for seconds in (reference, own)),
+            ratio(reference, own),
+            blocks.nbytes / median(reading) / 1e9,
+            cached_ratio,
+            128 * small.size / median(matrix) / 1e9,
+        )
+
+
+def rows_of(blocks: np.ndarray, lo: int, hi: int) -> np.ndarray:
+    return blocks[lo:hi]
+
+
+def several(call: Callable[[], object]) -> None:
+    for _ in range(9):
+        call()
+
+
 SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[tuple]]] = {
     "encode": bench_encode,
     "decode": bench_decode,
+    "products": bench_products,
     "tokenize": bench_tokenize,
 }
 

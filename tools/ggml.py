@@ -10,6 +10,7 @@ import ctypes
 import functools
 import glob
 import os
+from collections.abc import Callable
 
 import numpy as np
 import xllamacpp
@@ -29,6 +30,25 @@ class _TypeTraits(ctypes.Structure):
     ]
 
 
+_DOT = ctypes.CFUNCTYPE(
+    None,
+    ctypes.c_int,
+    *[ctypes.c_void_p, ctypes.c_size_t] * 3,
+    ctypes.c_int,
+)
+
+
+class _CpuTraits(ctypes.Structure):
+    """`struct ggml_type_traits_cpu` of ggml-cpu.h."""
+
+    _fields_ = [
+        ("from_float", ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)),
+        ("vec_dot", _DOT),
+        ("vec_dot_type", ctypes.c_int),
+        ("nrows", ctypes.c_int64),
+    ]
+
+
 @functools.cache
 def library() -> ctypes.CDLL:
     """The shared library, with the signatures used below."""
@@ -44,6 +64,8 @@ def library() -> ctypes.CDLL:
     lib.ggml_get_type_traits.restype = ctypes.POINTER(_TypeTraits)
     lib.ggml_row_size.restype = ctypes.c_size_t
     lib.ggml_row_size.argtypes = [ctypes.c_int, ctypes.c_int64]
+    lib.ggml_get_type_traits_cpu.restype = ctypes.POINTER(_CpuTraits)
+    lib.ggml_cpu_init()
     lib.ggml_validate_row_data.restype = ctypes.c_bool
     lib.ggml_validate_row_data.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t]
     return lib
@@ -78,3 +100,36 @@ def valid(blocks: np.ndarray, type_id: int) -> bool:
     """`ggml_validate_row_data`."""
     blocks = np.ascontiguousarray(blocks)
     return bool(library().ggml_validate_row_data(type_id, blocks.ctypes.data, blocks.nbytes))
+
+
+def cpu_traits(type_id: int) -> _CpuTraits:
+    return library().ggml_get_type_traits_cpu(type_id).contents
+
+
+def vec_dots(blocks: np.ndarray, type_id: int, x: np.ndarray) -> Callable[[], np.ndarray]:
+    """A call that gives `vec_dot` of each row of blocks with x, as llama.cpp quantizes it: (rows,) float32.
+
+    The loop over rows is compiled, so that it costs next to nothing.
+    """
+    import numba
+
+    traits = cpu_traits(type_id)
+    n, row_bytes, other = x.size, blocks.shape[1], traits.vec_dot_type
+    activations = np.zeros(library().ggml_row_size(other, n), np.uint8)
+    if other == 0:
+        activations = np.ascontiguousarray(x, np.float32)
+    else:
+        cpu_traits(other).from_float(x.ctypes.data, activations.ctypes.data, n)
+    out = np.zeros(len(blocks), np.float32)
+    vec_dot = _DOT(ctypes.cast(traits.vec_dot, ctypes.c_void_p).value)
+
+    @numba.njit(nogil=True)
+    def loop(result, weights, row_bytes, x, rows, n):
+        for r in range(rows):
+            vec_dot(n, result + 4 * r, 0, weights + row_bytes * r, 0, x, 0, 1)
+
+    def run() -> np.ndarray:
+        loop(out.ctypes.data, blocks.ctypes.data, row_bytes, activations.ctypes.data, len(blocks), n)
+        return out
+
+    return run
