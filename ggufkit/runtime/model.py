@@ -94,7 +94,10 @@ class Model:
         if positions and length > positions:
             raise UsageError(f"the model has learned {positions} positions; a context of {length} tokens is too long")
         types = CacheSpec(keys, values)
-        layers = [self.ops.layer_cache(block.attention, types, length) for block in self.weights.blocks]
+        try:
+            layers = [self.ops.layer_cache(block.attention, types, length) for block in self.weights.blocks]
+        except (MemoryError, ValueError):
+            raise UsageError(f"there is no memory for a context of {length} tokens; take a shorter one") from None
         return Cache(layers, length)
 
     def forward(
