@@ -213,6 +213,21 @@ def test_longer_value_writes_the_file_anew(path):
     assert path.read_bytes() == before
 
 
+def test_new_file_keeps_owner_and_attributes(path):
+    try:
+        os.setxattr(path, "user.origin", b"here")
+    except (OSError, AttributeError):
+        pytest.skip("no extended attributes here")
+    if os.getuid() == 0:
+        os.chown(path, 12345, 12345)
+    before = path.stat()
+    with ggufkit.edit(path, spare=100):
+        pass
+    after = path.stat()
+    assert (after.st_uid, after.st_gid, after.st_mode) == (before.st_uid, before.st_gid, before.st_mode)
+    assert os.getxattr(path, "user.origin") == b"here"
+
+
 def test_removed_tensor_goes_with_its_data_and_cannot_come_back(path):
     metadata, blocks = contents(path)
     with ggufkit.edit(path) as e:

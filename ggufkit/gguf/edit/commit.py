@@ -117,6 +117,7 @@ def _replace(source: FileSource, old: bytes, layout: Layout, output: AtomicFile,
     """Give a new file the old one's name."""
     path, handle = source.name, output.file.fileno()
     found = os.fstat(source.fileno())
+    _keep_owner(source.fileno(), handle)
     assert layout.moves is not None
     record = Record(
         size=layout.size,
@@ -128,8 +129,6 @@ def _replace(source: FileSource, old: bytes, layout: Layout, output: AtomicFile,
         moves=[(to, lo, n) for lo, to, n in layout.moves],
     )
     with os_errors(path, "change"):
-        with suppress(OSError):
-            os.fchown(handle, found.st_uid, found.st_gid)
         sync_file(handle)  # may take long: before the folder is locked
         with folder_lock(path):
             _refuse_changed(source, old)
@@ -140,6 +139,17 @@ def _replace(source: FileSource, old: bytes, layout: Layout, output: AtomicFile,
             output.commit()
             if not undoable:
                 remove_record(undo_path(path))
+
+
+def _keep_owner(source: int, target: int) -> None:
+    """Give a new file the owner, access lists and other extended attributes of the old one, as far as one may."""
+    found = os.fstat(source)
+    with suppress(OSError):
+        os.fchown(target, found.st_uid, found.st_gid)
+    with suppress(OSError, AttributeError):  # Linux only
+        for name in os.listxattr(source):
+            with suppress(OSError):
+                os.setxattr(target, name, os.getxattr(source, name))
 
 
 def open_for_change(path: str) -> FileSource:
