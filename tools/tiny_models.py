@@ -10,7 +10,7 @@ architecture allows it; windows and trained contexts are shorter than the texts 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -279,8 +279,18 @@ def _recipes() -> dict[str, Recipe]:
 RECIPES = _recipes()
 
 
-def write_tiny(path: str | os.PathLike[str], name: str, format: str = "F32", seed: int = 0) -> None:
-    """Write the model of a recipe; matrices in `format` where their rows allow it."""
+def write_tiny(
+    path: str | os.PathLike[str],
+    name: str,
+    format: str = "F32",
+    seed: int = 0,
+    metadata: Mapping[str, Any] | None = None,
+    tensors: Mapping[str, tuple[int, ...] | None] | None = None,
+) -> None:
+    """Write the model of a recipe; matrices in `format` where their rows allow it.
+
+    `metadata` and `tensors` change the recipe: other values and shapes, None for what is to be missing.
+    """
     recipe, architecture = RECIPES[name], name.split("+", maxsplit=1)[0]
     keys = {
         "context_length": 64,
@@ -294,14 +304,15 @@ def write_tiny(path: str | os.PathLike[str], name: str, format: str = "F32", see
         "vocab_size": VOCAB,
         **recipe.metadata,
     }
-    metadata: dict[str, Any] = {"general.architecture": architecture, "tokenizer.ggml.model": "no_vocab"}
+    pairs: dict[str, Any] = {"general.architecture": architecture, "tokenizer.ggml.model": "no_vocab"}
     if "token_types.weight" in recipe.whole:
-        metadata["tokenizer.ggml.token_type_count"] = 2
-    metadata |= {f"{architecture}.{key}": value for key, value in keys.items()}
+        pairs["tokenizer.ggml.token_type_count"] = 2
+    pairs |= {f"{architecture}.{key}": value for key, value in keys.items()} | dict(metadata or {})
     shapes = {"token_embd.weight": (VOCAB, WIDTH), **recipe.whole}
     for layer in range(recipe.layers):
         block = recipe.odd if layer % 2 and recipe.odd else recipe.block
         shapes |= {f"blk.{layer}.{tensor}": shape for tensor, shape in block.items()}
+    shapes = {tensor: shape for tensor, shape in {**shapes, **(tensors or {})}.items() if shape is not None}
     rng = np.random.default_rng(seed)
     arrays = {tensor: _values(tensor, shape, rng) for tensor, shape in shapes.items()}
 
@@ -310,7 +321,8 @@ def write_tiny(path: str | os.PathLike[str], name: str, format: str = "F32", see
         return format if matrix and shapes[tensor][-1] % FORMATS[format].block_size == 0 else "F32"
 
     infos = [(tensor, shape, FORMATS[format_of(tensor)]) for tensor, shape in shapes.items()]
-    with Writer(path, metadata, infos, force=True) as writer:
+    pairs = {key: value for key, value in pairs.items() if value is not None}
+    with Writer(path, pairs, infos, force=True) as writer:
         for tensor, values in arrays.items():
             blocks: Callable[[np.ndarray], np.ndarray] = lambda x: encode(x, format_of(tensor))  # noqa: B023, E731
             writer.write(tensor, 0, blocks(values.reshape(-1, values.shape[-1])))

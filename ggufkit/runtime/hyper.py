@@ -19,6 +19,7 @@ __all__ = ["Hyper", "RopeScaling", "read_hyper"]
 
 # What no honest file exceeds; refused before anything is allocated.
 _MOST = 1 << 24
+_MOST_LAYERS = 512  # LLAMA_MAX_LAYERS
 
 
 @dataclass(frozen=True)
@@ -115,10 +116,10 @@ class _Keys:
             raise self.fail(key, f"must be a finite number, not {printable(repr(value))}")
         return float(value)
 
-    def count(self, key: str, default: int | None = None, least: int = 1) -> int:
+    def count(self, key: str, default: int | None = None, least: int = 1, most: int = _MOST) -> int:
         value = self.number(key, default)
-        if not value.is_integer() or not least <= value <= _MOST:
-            raise self.fail(key, f"must be a whole number from {least} to {_MOST}, not {value:g}")
+        if not value.is_integer() or not least <= value <= most:
+            raise self.fail(key, f"must be a whole number from {least} to {most}, not {value:g}")
         return int(value)
 
     def counts(self, key: str, n: int, default: int | tuple[int, ...] | None = None) -> tuple[int, ...]:
@@ -151,7 +152,7 @@ def read_hyper(gguf: GGUF, name: str, graph: Graph) -> Hyper:
     ArchitectureError : a key is missing, of another type or out of range, or two contradict each other.
     """
     keys = _Keys(gguf, name)
-    layers, width = keys.count("block_count"), keys.count("embedding_length")
+    layers, width = keys.count("block_count", most=_MOST_LAYERS), keys.count("embedding_length")
     heads = keys.counts("attention.head_count", layers)
     kv_heads = keys.counts("attention.head_count_kv", layers, heads)
     head_k = keys.count("attention.key_length", width // heads[0])
