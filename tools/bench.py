@@ -29,15 +29,20 @@ COLS = 4096
 DECODED = 1 << 18  # weights: 1 MB of float32, near a core's L2 cache, so that memory does not set the speed
 
 
-def interleaved(functions: list[Callable[[], object]], rounds: int) -> list[list[float]]:
-    """Seconds of each function, round by round; one unmeasured round first."""
+def interleaved(
+    functions: list[Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> list[list[float]]:
+    """Seconds of each function, round by round; one unmeasured round first.
+
+    clock : `time.thread_time` for what runs in this thread alone, so that other programs disturb it less.
+    """
     seconds: list[list[float]] = [[] for _ in functions]
     for turn in range(rounds + 1):
         for function, times in zip(functions, seconds, strict=True):
-            start = time.perf_counter()
+            start = clock()
             function()
             if turn:
-                times.append(time.perf_counter() - start)
+                times.append(clock() - start)
     return seconds
 
 
@@ -90,7 +95,7 @@ def bench_encode(options: argparse.Namespace) -> Iterator[tuple]:
             rows = rows_for((time.perf_counter() - start) / len(x))
             x = (rng.standard_t(4, (rows, COLS)) * 0.02).astype(np.float32)
             pair = [reference_encoder(x, format, weights), own_encoder(x, format, weights)]
-            reference, own = interleaved(pair, options.rounds)
+            reference, own = interleaved(pair, options.rounds, time.thread_time)
             row += [x.size / median(reference) / 1e6, x.size / median(own) / 1e6, ratio(reference, own)]
         yield tuple(row)
 
@@ -128,12 +133,12 @@ def bench_decode(options: argparse.Namespace) -> Iterator[tuple]:
         x = (rng.standard_t(4, (DECODED // COLS, COLS)) * 0.02).astype(np.float32)
         blocks = ggml.quantize(x, format.id, np.ones(COLS, np.float32))
         pair = [reference_decoder(blocks, format, COLS), own_decoder(blocks, format, COLS)]
-        reference, own = interleaved(pair, options.rounds * 5)
+        reference, own = interleaved(pair, options.rounds * 5, time.thread_time)
         row = [format.name, x.size / median(reference) / 1e6, x.size / median(own) / 1e6, ratio(reference, own)]
         if (call := numpy_decoder(blocks, format)) is None:
             yield (*row, None, None)
             continue
-        theirs, own = interleaved([call, pair[1]], 3)
+        theirs, own = interleaved([call, pair[1]], 3, time.thread_time)
         yield (*row, x.size / median(theirs) / 1e6, ratio(theirs, own))
 
 

@@ -107,6 +107,8 @@ def measurement(
     with open_model(file, how) as model:
         if name is None:
             tensors = [tensor for tensor in model.tensors.values() if len(tensor.shape) > 1]
+            if not tensors:
+                raise UsageError(f"{printable(model.path)} has no matrices whose error could be measured")
         elif name in model.tensors:
             tensors = [model.tensors[name]]
         else:

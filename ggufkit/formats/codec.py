@@ -93,10 +93,11 @@ def encode(
         raise CodecError(f"{what}{format.name} only holds activations in memory; weights cannot be encoded to it")
     if format.name in _NUMBERS and format.name != "F32":
         return _encode_numbers(np.asarray(rows), format, out, what)
-    x = np.asarray(rows, dtype=np.float32)
+    with np.errstate(over="ignore"):  # a double beyond float32 is refused below
+        x = np.asarray(rows, dtype=np.float32)
     if x.ndim == 0:
         raise CodecError(f"{what}cannot encode a scalar; give an array of shape (rows, cols)")
-    shape = (*x.shape[:-1], format.row_bytes(x.shape[-1]))
+    shape = (*x.shape[:-1], format.row_bytes(x.shape[-1], what))
     out = _output(out, shape, np.dtype(np.uint8), what)
     if x.size == 0:
         return out

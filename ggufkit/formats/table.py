@@ -85,8 +85,8 @@ class Format:
         """NumPy record type whose numbers change between the byte orders, `type_size` bytes."""
         return self.dtype if self.swap is None else _dtype(_parsed(self.swap))
 
-    def row_bytes(self, cols: int) -> int:
-        """Bytes of a row of `cols` weights.
+    def row_bytes(self, cols: int, what: str = "") -> int:
+        """Bytes of a row of `cols` weights. what: how an error begins.
 
         Raises
         ------
@@ -94,8 +94,10 @@ class Format:
         """
         blocks, rest = divmod(cols, self.block_size)
         if rest:
+            fits = self.fallback is not None and cols % FORMATS[self.fallback].block_size == 0
             raise CodecError(
-                f"a row of {cols} weights cannot be {self.name}: the length must be a multiple of {self.block_size}"
+                f"{what}a row of {cols} weights cannot be {self.name}: the length must be a multiple of "
+                f"{self.block_size}; use {self.fallback if fits else 'F16'}"
             )
         return blocks * self.type_size
 

@@ -33,6 +33,9 @@ from numba.core import config, event
 
 __all__ = ["CPU_FEATURES", "cache_folder", "helper", "inlined", "kernel", "specialised"]
 
+_KERNEL: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+_HELPER: dict[str, Any] = {**_KERNEL, "_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 # What a source imports from rooms that may define kernels.
@@ -115,14 +118,15 @@ def kernel(function: F) -> F:
 def helper(function: F) -> F:
     """Like `kernel`, for a function that kernels call. It works in memory that it is given and allocates none.
 
-    So Numba need not count references to its arrays, with an atomic operation for each, in and out.
+    So Numba need not count references to its arrays, with an atomic operation for each, in and out. It cannot be
+    called from Python, nor is it kept on disk except as a part of kernels.
     """
-    return _compiled(function, _nrt=False)
+    return numba.njit(**_HELPER)(function)
 
 
 def inlined(function: F) -> F:
     """Like `helper`, for one that inner loops call: becomes part of every caller, whatever its size."""
-    return _compiled(function, _nrt=False, forceinline=True)
+    return numba.njit(**_HELPER, forceinline=True)(function)
 
 
 def specialised(function: Callable[..., Any], name: str, source: str, **names: Any) -> Any:
@@ -142,13 +146,12 @@ def specialised(function: Callable[..., Any], name: str, source: str, **names: A
     return _compiled(copy, source)
 
 
-def _compiled(function: F, source: str = "", **more: Any) -> F:
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", **more}
+def _compiled(function: F, source: str = "") -> F:
     try:
         with _numba_cache_for(source or function.__code__.co_filename):
-            return numba.njit(cache=True, **options)(function)
+            return numba.njit(cache=True, **_KERNEL)(function)
     except RuntimeError:  # no folder is writable: compile in every process
-        return numba.njit(**options)(function)
+        return numba.njit(**_KERNEL)(function)
 
 
 class _SayOnce(event.Listener):
