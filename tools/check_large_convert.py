@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -32,7 +33,7 @@ from tiny_checkpoints import SPM_TOKENS, sentencepiece_model
 from ggufkit.convert import conversion
 from ggufkit.kernels.threads import for_each, thread_count
 from ggufkit.output import Job
-from ggufkit.pipeline import Planned, _pieces
+from ggufkit.pipeline import Planned, _Piece, _pieces
 
 WIDTH, FFN, VOCAB = 4096, 11008, 32000
 PART = 1 << 30  # bytes of the source that a stage is measured with
@@ -117,13 +118,16 @@ def stages(job: Job, scratch: Path) -> dict[str, tuple[float, float]]:
         return (time.perf_counter() - start) / nbytes, (time.process_time() - cpu) / nbytes
 
     pieces = list(_pieces(chosen))
-    blocks: dict[str, np.ndarray] = {}
+    # Sixteen buffers in turn, so that what is encoded comes from memory as it does in a conversion.
+    longest = max((p.hi - p.lo) * p.planned.tensor.row_bytes for p in pieces)
+    buffers = np.full((16, longest), 0, np.uint8)
+    turn = itertools.cycle(range(16))
 
-    def encode(piece: object) -> None:
-        p = piece.planned  # type: ignore[attr-defined]
-        source = np.zeros((piece.hi - piece.lo, p.tensor.row_bytes), np.uint8)  # type: ignore[attr-defined]
+    def encode(piece: _Piece) -> None:
+        row_bytes = piece.planned.tensor.row_bytes
+        source = buffers[next(turn)][: (piece.hi - piece.lo) * row_bytes].reshape(-1, row_bytes)
         source.flags.writeable = False
-        blocks[p.format.name] = p.encode_blocks(source, 0)
+        piece.planned.encode_blocks(source, 0)
 
     def write() -> None:
         with open(scratch, "wb", buffering=0) as file:
