@@ -109,7 +109,9 @@ def adapter_conversion(
     pairs["general.quantization_version"] = Value(ValueType.UINT32, 2)
     planned = [_planned(tensor, type) for tensor in tensors]
     target = folder / card.file_name(type, "LoRA") if path is None else Path(path)
-    return Job(target, OutputPlan(((pairs, planned),)), identity, "converting")
+    job = Job(target, OutputPlan(((pairs, planned),)), identity, "converting")
+    job.spare(file for file in folder.iterdir() if file.suffix != ".gguf")
+    return job
 
 
 def _base(settings: Mapping[str, Any], base: str | Path | None, folder: Path) -> str | Path:

@@ -44,6 +44,9 @@ __all__ = ["CheckpointModel", "as_gguf", "conversion", "convert", "plan_convert"
 # `general.quantization_version`: the generation of the block formats.
 _QUANTIZATION_VERSION = 2
 
+# How the names of weights end that GPTQ, AWQ, bitsandbytes and compressed-tensors packed.
+_PACKED = (".qweight", ".weight_packed", ".weight.absmax", ".weight.quant_map", ".SCB")
+
 
 @dataclass(frozen=True)
 class CheckpointModel:
@@ -101,6 +104,7 @@ def as_gguf(
     checkpoint = open_checkpoint(folder, weights=not vocab_only)
     checkpoint.pre_tokenizer = pre
     spec, config = architecture_of(checkpoint.config, checkpoint.text)
+    _check_quantization(checkpoint)
     quantized = read_mlx(checkpoint.tensors, checkpoint.config)
     source = read_fp8(checkpoint.tensors, checkpoint.config) or checkpoint.tensors
     if quantized is not None:
@@ -114,6 +118,18 @@ def as_gguf(
         return CheckpointModel(pairs, tensors, source_type, card, checkpoint.identity)
     pairs[QUANTIZATION_KEY] = Value(ValueType.STRING, quantized.settings)
     return CheckpointModel(pairs, tensors, source_type, card, checkpoint.identity, quantized.notes)
+
+
+def _check_quantization(checkpoint: Checkpoint) -> None:
+    """Refuse weights that another program packed in a way that is not known here."""
+    settings = checkpoint.config.get("quantization_config")
+    method = settings.get("quant_method") if isinstance(settings, dict) else None
+    packed = next((name for name in checkpoint.tensors if name.endswith(_PACKED)), None)
+    if packed is not None and method not in (None, "fp8", "mxfp4"):
+        raise CheckpointError(
+            f"the checkpoint is quantized by {printable(method)} ({printable(packed)}), which is not read; convert the "
+            "model that it was made from"
+        )
 
 
 def _pairs(checkpoint: Checkpoint, spec: Architecture, config: Config, card: Card) -> dict[str, Value]:
@@ -217,12 +233,20 @@ def conversion(
     model = as_gguf(folder, **source)
     plan = plan_convert(model, type).split(split_max_size, split_max_tensors)
     local = None if is_address(str(folder)) else Path(folder)
+    name = _type_name(model, type)
     if path is None:
-        path = (local or Path()) / model.card.file_name(_type_name(model, type))
-    job = Job(Path(path), plan, model.identity, "converting")
+        path = (local or Path()) / model.card.file_name(name)
+    job = Job(Path(_filled(str(path), name)), plan, model.identity, "converting")
     if local is not None:
         job.spare(file for file in local.iterdir() if file.suffix != ".gguf")
     return job
+
+
+def _filled(path: str, type: str) -> str:
+    """`path` with the type in the places that llama.cpp's converter has for it."""
+    for place, text in (("ftype", type.lower()), ("outtype", type.lower()), ("FTYPE", type), ("OUTTYPE", type)):
+        path = path.replace(f"{{{place}}}", text)
+    return path
 
 
 def _type_name(model: CheckpointModel, type: str | Request) -> str:
@@ -255,7 +279,7 @@ def convert(
     ----------
     folder : the checkpoint.
     path : the file to write; default a name by llama.cpp's convention in the checkpoint's folder, of one on the hub
-        in this folder.
+        in this folder. ``{ftype}`` in it becomes the type's name, ``{FTYPE}`` that in capitals.
     type : F32, F16, BF16, Q8_0, TQ1_0 or TQ2_0, as llama.cpp's converter writes them; or any preset of `quantize`, or
         a `Request` with rules: then the bytes are those of the converter's ``"auto"`` file after llama-quantize.
         ``"auto"`` is BF16 for a checkpoint in bfloat16 and F16 for any other.

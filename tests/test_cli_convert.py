@@ -71,6 +71,11 @@ def test_convert_help_starts_fast():
     assert help_ - nothing < 0.150
 
 
+def test_convert_outfile_has_a_place_for_the_type(run: Run, checkpoint: Path, tmp_path: Path):
+    result = run(checkpoint, "-o", tmp_path / "{ftype}-{FTYPE}.gguf", "--type", "q8_0")
+    assert result.stdout == f"{tmp_path}/q8_0-Q8_0.gguf\n"
+
+
 def test_convert_list_names_architectures_and_classes(run: Run):
     result = run("--list")
     assert result.exit_code == 0

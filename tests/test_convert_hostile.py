@@ -111,6 +111,11 @@ def entry(name: str, begin: int, end: int) -> str:
     return f'"{name}":{{"dtype":"F32","shape":[{(end - begin) // 4}],"data_offsets":[{begin},{end}]}}'
 
 
+def packed(folder: Path) -> None:
+    with_config(quantization_config={"quant_method": "gptq", "bits": 4})(folder)
+    reshaped("model.layers.0.mlp.down_proj.qweight", (6, 32))(folder)
+
+
 CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     "pickle runs a shell": (malicious_bin((os.system, ("touch BOOM",))), "os.system|posix.system"),
     "pickle evaluates code": (malicious_bin((eval, ("open('BOOM', 'w')",))), "builtins.eval"),
@@ -135,6 +140,7 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     "heads in words": (with_config(num_attention_heads="four"), "'num_attention_heads' must be a whole number"),
     "no heads at all": (with_config(num_attention_heads=0), "'num_attention_heads' must be a whole number"),
     "vocabulary without end": (with_config(vocab_size=1 << 31), "'vocab_size' must be a number of at most 16777216"),
+    "weights packed by GPTQ": (packed, "quantized by gptq .*down_proj.qweight"),
     "layers without end": (with_config(num_hidden_layers=1 << 30), "1073741824 layers are beyond the limit"),
 }
 

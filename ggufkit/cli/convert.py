@@ -32,7 +32,7 @@ def _echo_known(context: click.Context, option: click.Parameter, wanted: bool) -
 
 @click.command()
 @click.argument("checkpoint")
-@click.option("-o", "--outfile", type=click.Path(path_type=Path), help="The file to write.")
+@click.option("-o", "--outfile", type=click.Path(path_type=Path), help="The file to write; {ftype} becomes the type.")
 @click.option(
     "--type",
     "--outtype",
