@@ -25,6 +25,7 @@ Source: ggml/src/gguf.cpp of llama.cpp, docs/gguf.md of ggml.
 from __future__ import annotations
 
 import struct
+import sys
 from dataclasses import dataclass
 from itertools import repeat
 from math import prod
@@ -41,6 +42,9 @@ ALIGNMENT_KEY = "general.alignment"
 DEFAULT_ALIGNMENT = 32
 MAX_NAME = 64  # GGML_MAX_NAME: a tensor's name and its final NUL
 MAX_DIMS = 4  # GGML_MAX_DIMS
+
+# The length of a string, as `struct` has it, where it is a number of this machine.
+_NATIVE_LENGTH = ("<" if sys.byteorder == "little" else ">") + "Q"
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,7 @@ class _Parser:
         self.buffer = bytearray()  # the GGUF's first bytes, as many as were needed so far
         self.at = 0  # where the next value starts
         self.order, self.length = "<", "Q"
+        self.words: tuple[bytearray | None, list[memoryview]] = (None, [])  # a buffer, and views of it
 
     def fail(self, message: str, at: int) -> GGUFError:
         return GGUFError(message, self.source.name, self.start + at)
@@ -319,23 +324,36 @@ class _Parser:
             )
         done = 0
         while done < count:
-            # A run at a time without looking: a length that leads out of the buffer makes the next `unpack`, or the
+            # A run at a time without looking: a length that leads out of the buffer makes the next look-up, or the
             # comparison at the end, fail. Then the run is walked again with care.
             run = min(self.RUN, count - done)
-            at = self.at
-            unpack, prefix, buffer = length.unpack_from, length.size, self.buffer
             try:
                 if self.limits.string < self.limits.header:
                     raise OverflowError  # a string over its limit could lie inside the buffer
-                for _ in repeat(None, run):
-                    at += prefix + unpack(buffer, at)[0]
-                if at > len(buffer):
+                at = self.end_of_strings(length, self.at, run)
+                if at > len(self.buffer):
                     raise OverflowError
                 self.at = at
-            except (struct.error, OverflowError):
+            except (struct.error, IndexError, OverflowError):
                 for i in range(done, done + run):
                     self.string(f"string {i} of {shown}", self.limits.string)
             done += run
+
+    def end_of_strings(self, length: struct.Struct, at: int, count: int) -> int:
+        """Where `count` strings from `at` on end, if they are what they should be."""
+        if length.format != _NATIVE_LENGTH:
+            unpack, prefix, buffer = length.unpack_from, length.size, self.buffer
+            for _ in repeat(None, count):
+                at += prefix + unpack(buffer, at)[0]
+            return at
+        # A quarter quicker: the buffer as words of 8 bytes from its byte 0, 1, … 7 on.
+        if self.words[0] is not self.buffer:
+            view = memoryview(self.buffer)
+            self.words = self.buffer, [view[k : k + (len(view) - k) // 8 * 8].cast("Q") for k in range(8)]
+        words = self.words[1]
+        for _ in repeat(None, count):
+            at += 8 + words[at & 7][at >> 3]
+        return at
 
     def alignment(self, pair: Field | None) -> int:
         if pair is None:
