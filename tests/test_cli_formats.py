@@ -114,3 +114,11 @@ def test_measure_a_model(model):
 def test_measure_names_the_nearest_tensor(model):
     with pytest.raises(UsageError, match="no tensor ww; did you mean w"):
         run("--measure", model, "ww")
+
+
+def test_measure_refuses_a_file_without_matrices(tmp_path):
+    path = str(tmp_path / "vocabulary.gguf")
+    with Writer(path, {}, []):
+        pass
+    with pytest.raises(UsageError, match="no matrices"):
+        run("--measure", path)

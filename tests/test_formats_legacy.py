@@ -69,3 +69,14 @@ def test_importance_of_columns_decides_where_the_error_goes():
         plain = codec.decode(codec.encode(x, name), name) - x
         weighted = codec.decode(codec.encode(x, name, importance), name) - x
         assert (weighted[:, :16] ** 2).sum() < 0.9 * (plain[:, :16] ** 2).sum()
+
+
+@pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q5_0", "Q5_1"])
+@pytest.mark.parametrize("shape", [(1, 32), (1, 288), (7, 96), (129, 32), (3, 2816)])
+def test_importance_fits_rows_that_end_within_eight_blocks(name, shape):
+    # Eight blocks share a lane: rows, importance and the tensor may all end in the middle of them.
+    rows, cols = shape
+    importance = np.random.default_rng(5).random(cols).astype(np.float32)
+    for kind, x in weights.weights(rows, cols, seed=5):
+        expected = ggml.quantize(x, codec.format_by_name(name).id, importance)
+        assert np.array_equal(expected, codec.encode(x, name, importance)), kind

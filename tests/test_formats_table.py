@@ -54,5 +54,7 @@ def test_format_by_id_unknown():
 
 def test_row_bytes_refuses_a_partial_block():
     assert FORMATS["Q4_K"].row_bytes(512) == 288
-    with pytest.raises(CodecError, match="multiple of 256"):
+    with pytest.raises(CodecError, match=r"^w: a row of 288 weights .* multiple of 256; use Q5_0"):
+        FORMATS["Q4_K"].row_bytes(288, "w: ")
+    with pytest.raises(CodecError, match="use F16"):
         FORMATS["Q4_K"].row_bytes(300)

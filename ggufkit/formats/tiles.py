@@ -5,8 +5,9 @@ A batch is 16 consecutive super-blocks of 256 weights, super-block k in lane k:
     X   (256, 16) float32   weight i of super-block k at X[16 i + k]
     Y   (type_size, 16) uint8   byte p of super-block k at Y[16 p + k]
 
-All that a K-quant does to a super-block, from the search to the packed bytes, is then a straight line of vector
-operations. Batches at the end are padded with zeros; their blocks are not written.
+All that an encoder does to a super-block, from the search to the packed bytes, is then a straight line of vector
+operations. The last batch is filled up with zeros; only the bytes that there are places for are written. Formats with
+blocks of 32 weights take eight of them for a super-block, so that one may end in the middle.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The K-quants: super-blocks of 256 weights whose sub-blocks' scales are themselves quantized.
 
-    tiles                   sixteen super-blocks to lanes, and their bytes back
-    search  mins            the searches for scales; what the formats with a min share
     q2_k q36_k q45_k q8_k   the formats, like ones together: search, quantize, pack; and decode
+    mins                    what the formats with a min share
+
+Sixteen super-blocks are encoded at a time (`formats.tiles`), their scales found by `formats.scale_search`.
 
 Source: ggml/src/ggml-quants.c of llama.cpp.
 """
