@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from pathlib import Path
 
 import llama_vocab
@@ -246,10 +247,21 @@ def test_unicode_is_llama_cpps():
         ("deepseek-v3", "go12345语言", ["go", "123", "45", "语言"]),
         ("gpt-4o", "camelCaseText", ["camel", "Case", "Text"]),
         ("afmoe", "x1234567", ["x", "1", "234", "567"]),
+        ("superbpe", "of 1234567 ", ["of ", "1", "234", "567", " "]),
     ],
 )
 def test_splitter_cuts_words(name, text, words):
     assert Splitter(PRE_TOKENIZERS[name])(text) == words
+
+
+@pytest.mark.parametrize("name", sorted(PATTERNS.values()))
+def test_splitter_takes_no_longer_than_the_text_is(name):
+    split = Splitter(PRE_TOKENIZERS[name])
+    for unit in ("a", "A", " ", "\n", "1", "é", "\u0301", " \n", "aA", "\u00a01"):
+        text = unit * (20_000 // len(unit)) + "x"  # what is quadratic takes minutes
+        start = time.perf_counter()
+        assert "".join(split(text)) == text
+        assert time.perf_counter() - start < 5
 
 
 def test_decode_is_what_encode_took(bundled):

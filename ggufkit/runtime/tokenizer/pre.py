@@ -17,7 +17,7 @@ import functools
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import accumulate, chain
+from itertools import accumulate, chain, pairwise
 
 from ggufkit.runtime.tokenizer.unicode import collapse, expand, widen
 
@@ -82,8 +82,12 @@ YOUTU_CJK = (
 )
 # Runs of anything but white space and sentence punctuation, of several scripts.
 BLOOM = r" ?[^(\s|.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c)]+"
-# Groups of three digits from the right; what precedes a number stays with its first group.
-GROUPED_DIGITS = r"[^\p{N}]*[\p{N}]{1,3}(?=(?:[\p{N}]{3})*(?![\p{N}]))"
+# Groups of three digits from the right; what precedes a number stays with its first group. A match starts where the
+# last one ended or at the beginning, which spares the search from every other character.
+GROUPED_DIGITS = r"(?<=[\p{N}])[\p{N}]{3}|(?:\A|(?<=[\p{N}]))[^\p{N}]*[\p{N}]{1,3}(?=(?:[\p{N}]{3})*(?![\p{N}]))"
+# Before every third digit, counted from a number's end. It is cut by `_thousands`, for as a pattern it looks through
+# the rest of the number at each digit.
+THOUSANDS = r"(?=(?:\d{3})+(?!\d))"
 KIMI_LETTER = expand(r"(?:(?![\p{Han}])[\p{L}])")
 FALCON_PUNCTUATION = r"[\p{P}$+<=>\^~|`]+"
 NEWLINES = r"[^\n]+|\n+"
@@ -186,7 +190,7 @@ def _table() -> dict[str, PreTokenizer]:
         rf"[\p{{Han}}]+|[^\r\n\p{{L}}\p{{N}}\p{{Han}}]?{KIMI_LETTER}+(?:{ANY_SUFFIX})?"
         rf"|{DIGITS3}|{OTHERS}|{LINES}|{SPACES}",
     )
-    row("superbpe", r"[\p{N}]+", r"(?=(?:\d{3})+(?!\d))")
+    row("superbpe", r"[\p{N}]+", THOUSANDS)
     row("deepseek-v3 hunyuan-dense joyai-llm hy_v4", DIGITS3, DEEPSEEK_CJK, DEEPSEEK3)
     row("spark2_5", DIGITS3, DEEPSEEK_CJK, rf"{DEEPSEEK_WORD}|[\r\n]|{SPACES}", DIGIT)
     row(
@@ -194,7 +198,7 @@ def _table() -> dict[str, PreTokenizer]:
         r"[\r\n]",
         DEEPSEEK_LETTERS,
         r"\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+",
-        r"\s+\Z",
+        r"(?<!\s)\s+\Z",
         DEEPSEEK_OLD_CJK,
         r"[\p{N}]+",
     )
@@ -243,11 +247,18 @@ class Splitter:
 @functools.cache
 def _compiled(pattern: str) -> tuple[Callable[[str], str], Callable[[str], list[str]]]:
     """(how the pattern sees a text, what cuts a text into matches and what is between them)."""
+    if pattern == THOUSANDS:
+        return widen, _thousands
     collapsed = expand(pattern)
     # The one group makes `split` return the matches as well.
     return (widen if collapsed == pattern and "\\p" not in pattern else collapse), re.compile(
         f"({collapsed})", re.ASCII
     ).split
+
+
+def _thousands(text: str) -> list[str]:
+    places = [at for run in re.finditer("[0-9]+", text) for at in range(run.start() + len(run[0]) % 3, run.end(), 3)]
+    return [text[start:end] for start, end in pairwise((0, *places, len(text)))]
 
 
 def _cut(text: str, lengths: Iterable[int]) -> list[str]:
