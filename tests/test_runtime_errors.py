@@ -56,6 +56,7 @@ def test_file_without_architecture_is_no_model(tmp_path):
         ({"output.weight": (95, 64)}, "output.weight has the shape 95 × 64, not 96 × 64"),
         ({"rope_freqs.weight": (5,)}, "rope_freqs.weight has the shape 5, not 8"),
         ({"blk.0.attn_v2.weight": (64, 64)}, "nothing is known about the tensor blk.0.attn_v2.weight"),
+        ({"blk.0.attn_norm.bias": (64,)}, "nothing is known about the tensor blk.0.attn_norm.bias"),
         ({"blk.7.attn_norm.weight": (64,)}, "nothing is known about the tensor blk.7.attn_norm.weight"),
     ],
 )

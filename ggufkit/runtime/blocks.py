@@ -8,7 +8,7 @@ Source: `create_tensor` calls in src/models/*.cpp of llama.cpp, names in src/lla
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -131,22 +131,19 @@ class _Loader:
     def vector(self, name: str, size: int) -> np.ndarray:
         return self.tensor(name, size).floats().reshape(size)
 
-    def norm(self, name: str, size: int, heads: int = 0) -> Norm | None:
-        """The norm of this name, or None. With `heads`, one that may also have weights for all heads."""
+    def norm(self, name: str, size: int, heads: int = 1) -> Norm | None:
+        """The norm of this name, or None. Of heads it is over each, with weights of its own or not, or over all."""
         if not self.has(f"{name}.weight"):
             return None
         shape = self.tensors[f"{name}.weight"].shape
-        if heads and shape == (heads, size):
-            values = [self.tensor(f"{name}.weight", heads, size).floats()]
-        elif heads and shape == (heads * size,) and heads > 1:
+        if heads > 1 and shape == (heads * size,):
             size = heads * size
-            values = [self.vector(f"{name}.weight", size).reshape(1, size)]
-        else:
-            values = [self.vector(f"{name}.weight", size).reshape(1, size)]
-        if self.has(f"{name}.bias"):
-            values.append(self.tensor(f"{name}.bias", size).floats().reshape(1, size))
-        weight, bias = self.ops.vector(values[0]), self.ops.vector(values[1]) if len(values) > 1 else None
-        return Norm(self.graph.norm, self.hyper.epsilon, size, weight, bias)
+        rows = heads if shape == (heads, size) else 1
+        weight = self.tensor(f"{name}.weight", rows, size).floats().reshape(rows, size)
+        bias = None
+        if self.graph.norm == "layer" and self.has(f"{name}.bias"):
+            bias = self.ops.vector(self.vector(f"{name}.bias", size).reshape(1, size))
+        return Norm(self.graph.norm, self.hyper.epsilon, size, self.ops.vector(weight), bias)
 
     def linear(self, name: str, rows: int, cols: int, experts: int = 0) -> Linear:
         """A matrix, or a stack of `experts` matrices, with its bias if there is one."""
@@ -237,6 +234,7 @@ def _block(load: _Loader, layer: int) -> Block:
         q, k, v = load.parts(f"{at}attn_qkv", rows, width)
     else:
         q, k, v = (load.linear(f"{at}attn_{n}", r, width) for n, r in zip("qkv", rows, strict=True))
+    post_norm = "post_attention_norm"
     sinks = load.vector(f"{at}attn_sinks.weight", heads) if load.has(f"{at}attn_sinks.weight") else None
     attention_norm = load.norm(f"{at}attn_norm", width)
     ffn_norm = load.norm(f"{at}{graph.ffn_norm}", width)
@@ -266,7 +264,7 @@ def _block(load: _Loader, layer: int) -> Block:
         ),
         attention_sub_norm=load.norm(f"{at}attn_sub_norm", heads * hyper.head_v),
         out=load.linear(f"{at}attn_output", width, heads * hyper.head_v),
-        attention_post_norm=_unless(graph.ffn_norm, load, at, "post_attention_norm"),
+        attention_post_norm=None if graph.ffn_norm == post_norm else load.norm(f"{at}{post_norm}", width),
         attention_sum_norm=load.norm(f"{at}attn_output_norm", width),
         ffn_norm=ffn_norm,
         ffn=ffn,
@@ -279,20 +277,17 @@ def _block(load: _Loader, layer: int) -> Block:
     )
 
 
-def _unless(used: str, load: _Loader, at: str, name: str) -> Norm | None:
-    return None if used == name else load.norm(f"{at}{name}", load.hyper.width)
-
-
 def _feed_forward(load: _Loader, at: str) -> tuple[FeedForward | None, Experts | None]:
     """A dense FFN, or experts, or experts and a dense one that all tokens share."""
     hyper, graph, width = load.hyper, load.graph, load.hyper.width
     if load.has(f"{at}ffn_gate_inp.weight"):
         down = load.linear(f"{at}ffn_down_exps", width, -1, hyper.experts)
-        inner: Callable[[str], Linear] = lambda name: load.linear(name, down.cols, width, hyper.experts)  # noqa: E731
+        inner = (down.cols, width, hyper.experts)
+        gated = load.has(f"{at}ffn_gate_exps.weight")
         experts = Experts(
             router=load.linear(f"{at}ffn_gate_inp", hyper.experts, width),
-            gate=inner(f"{at}ffn_gate_exps") if load.has(f"{at}ffn_gate_exps.weight") else None,
-            up=inner(f"{at}ffn_up_exps"),
+            gate=load.linear(f"{at}ffn_gate_exps", *inner) if gated else None,
+            up=load.linear(f"{at}ffn_up_exps", *inner),
             down=down,
             activation=graph.activation,
             used=hyper.experts_used,

@@ -5,7 +5,7 @@ float32 of shape (tokens, width); heads lie side by side in a row.
 
     weight vector numpy        a tensor of the file, a small array; an array back as NumPy's
     embed linear norm rope attention activate experts        what models are made of
-    add scale soft_cap rows                                  glue
+    add scale gated soft_cap rows                            glue
 """
 
 from __future__ import annotations
