@@ -113,6 +113,11 @@ def test_pre_tokenizer_cuts_as_llama_cpp_does(tmp_path, name):
     assert_same(vocab_texts.write_pairs(tmp_path / "pairs.gguf", name), vocab_texts.signs(2, 100))
 
 
+@pytest.mark.parametrize("name", ["gemma4", "granite-embed-multi-311m", "sarvam-moe"])
+def test_newlines_are_tokens_as_in_llama_cpp(tmp_path, name):
+    assert_same(vocab_texts.write_pairs(tmp_path / "pairs.gguf", name), ["\n" * n + "a" for n in range(6)] + ["s\n\n"])
+
+
 @pytest.mark.parametrize(
     "name", ["llama-bpe", "glm4", "roberta-bpe", "tekken", "chameleon", "gemma4", "default", "qwen2"]
 )

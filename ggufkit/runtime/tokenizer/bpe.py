@@ -63,7 +63,7 @@ class BytePairs:
         pre = self.vocab.pre
         if pre.byte_encode:
             word = utf8(word).decode("latin-1").translate(byte_letters())
-        if (pre.ignore_merges or (pre.escape_spaces and not word.strip("\n"))) and word in self.ids:
+        if (pre.ignore_merges or (pre.gemma and not word.strip("\n"))) and word in self.ids:
             return (self.ids[word],)
         tokens: list[int] = []
         for symbol in merge(list(word), self.ranks, glue=" "):

@@ -104,6 +104,7 @@ class PreTokenizer:
     ignore_merges : a word that is a token is that token, whatever the merges say.
     add_bos, add_sep, clean_spaces : defaults for a file that does not say.
     escape_spaces : spaces become U+2581 first.
+    gemma : a run of newlines that is a token is that token, and BOS is added whatever the file says.
     no_default_bos : there is no BOS unless the file names one.
     """
 
@@ -114,6 +115,7 @@ class PreTokenizer:
     add_sep: bool = False
     clean_spaces: bool = False
     escape_spaces: bool = False
+    gemma: bool = False
     no_default_bos: bool = False
 
 
@@ -217,7 +219,14 @@ def _table() -> dict[str, PreTokenizer]:
         add_bos=True,
     )
     row("afmoe", GROUPED_DIGITS, AFMOE_ASIAN, DEEPSEEK3)
-    row("gemma4 granite-embed-multi-311m", NEWLINES, byte_encode=False, escape_spaces=True, clean_spaces=True)
+    row(
+        "gemma4 granite-embed-multi-311m",
+        NEWLINES,
+        byte_encode=False,
+        escape_spaces=True,
+        gemma=True,
+        clean_spaces=True,
+    )
     row("sarvam-moe", NEWLINES, byte_encode=False, escape_spaces=True)
     return rows
 

@@ -326,7 +326,7 @@ class _Reader:
         vocab.lowercase = self.model.get("tokenizer.ggml.normalizer.lowercase", bool, True) is True
         accents = self.model.get("tokenizer.ggml.normalizer.strip_accents", bool, vocab.lowercase)
         vocab.strip_accents = accents is True
-        if vocab.pre in (PRE_TOKENIZERS["gemma4"],) and vocab.kind == "bpe":
+        if vocab.pre.gemma:
             vocab.add_bos = True  # whatever the file says
         suppressed = self.array("suppress_tokens", ValueType.INT32, ValueType.UINT32) or ()
         vocab.suppressed = [i for i in suppressed if 0 <= i < len(vocab)]
