@@ -59,6 +59,7 @@ class Tiny:
     tokenizer : "bpe", "spm", "unigram" or "wordpiece".
     dtype : of its weights: "F32", "F16" or "BF16".
     settings : more of tokenizer_config.json.
+    files : more files, path → JSON.
     """
 
     config: dict[str, Any]
@@ -66,6 +67,7 @@ class Tiny:
     tokenizer: str = "bpe"
     dtype: str = "BF16"
     settings: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, Any] = field(default_factory=dict)
 
 
 # ---- weights ----------------------------------------------------------------------------------------------------
@@ -245,7 +247,8 @@ def tokenizer_files(tiny: Tiny) -> dict[str, Any]:
 def write(tiny: Tiny, folder: Path) -> Path:
     """Write a checkpoint to a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    for file, contents in {"config.json": tiny.config, **tokenizer_files(tiny)}.items():
+    for file, contents in {"config.json": tiny.config, **tokenizer_files(tiny), **tiny.files}.items():
+        (folder / file).parent.mkdir(exist_ok=True)
         data = contents if isinstance(contents, bytes) else json.dumps(contents, indent=1).encode()
         (folder / file).write_bytes(data)
     save(folder / "model.safetensors", dict(tiny.shapes), tiny.dtype)

@@ -58,6 +58,62 @@ def gemma3(**more: Any) -> Tiny:
     )
 
 
+def gemma3_vision() -> Tiny:
+    """A Gemma 3 that sees: of its file only the text model matters here."""
+    text = gemma3()
+    shapes = {f"language_model.{name}": shape for name, shape in text.shapes}
+    shapes |= dict(linear("vision_tower.vision_model.encoder.layers.0.mlp.fc1", 16, 16, True))
+    shapes["multi_modal_projector.mm_input_projection_weight"] = (16, WIDTH)
+    settings = {key: value for key, value in text.config.items() if key != "architectures"}
+    values = {"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "text_config": settings}
+    return Tiny(values, shapes.items(), tokenizer="spm")
+
+
+# What sentence-transformers writes beside a model of embeddings.
+def pooling(kind: str) -> dict[str, Any]:
+    module = "sentence_transformers.models"
+    modules = [{"idx": 0, "path": "", "type": f"{module}.Transformer"}]
+    modules.append({"idx": 1, "path": "1_Pooling", "type": f"{module}.Pooling"})
+    kinds = ("cls_token", "mean_tokens", "max_tokens", "lasttoken")
+    return {
+        "modules.json": modules,
+        "1_Pooling/config.json": {f"pooling_mode_{name}": name == kind for name in kinds},
+    }
+
+
+def gemma_embedding() -> Tiny:
+    tiny = gemma3(use_bidirectional_attention=True, sliding_window=512)
+    shapes = {name.removeprefix("model."): shape for name, shape in tiny.shapes}
+    tiny.config["architectures"] = ["Gemma3TextModel"]
+    return Tiny(tiny.config, shapes.items(), tokenizer="spm", files=pooling("mean_tokens"))
+
+
+def qwen3_embedding() -> Tiny:
+    def layer(at: str, i: int) -> Shapes:
+        yield from norm(f"{at}.input_layernorm")
+        yield from norm(f"{at}.post_attention_layernorm")
+        yield from normed_attention(at)
+        yield from gated(f"{at}.mlp")
+
+    shapes = {name.removeprefix("model."): shape for name, shape in decoder(layer, BPE_TOKENS, head=False)}
+    return Tiny(config("Qwen3Model", "qwen3", head_dim=HEAD), shapes.items(), files=pooling("lasttoken"))
+
+
+def falcon_40b() -> Tiny:
+    shapes: dict[str, tuple[int, ...]] = {"transformer.word_embeddings.weight": (BPE_TOKENS, WIDTH)}
+    for i in range(LAYERS):
+        at = f"transformer.h.{i}"
+        shapes |= dict(norm(f"{at}.ln_attn", bias=True)) | dict(norm(f"{at}.ln_mlp", bias=True))
+        shapes |= dict(linear(f"{at}.self_attention.query_key_value", (HEADS + 2 * KV_HEADS) * HEAD, WIDTH))
+        shapes |= dict(linear(f"{at}.self_attention.dense", WIDTH, WIDTH))
+        shapes |= dict(linear(f"{at}.mlp.dense_h_to_4h", 4 * WIDTH, WIDTH))
+        shapes |= dict(linear(f"{at}.mlp.dense_4h_to_h", WIDTH, 4 * WIDTH))
+    shapes |= dict(norm("transformer.ln_f", bias=True)) | {"lm_head.weight": (BPE_TOKENS, WIDTH)}
+    values = config("FalconForCausalLM", "falcon", num_kv_heads=KV_HEADS, new_decoder_architecture=True)
+    del values["num_key_value_heads"], values["intermediate_size"]
+    return Tiny(values, shapes.items())
+
+
 def phi2() -> Tiny:
     def layer(at: str, i: int) -> Shapes:
         yield from norm(f"{at}.input_layernorm", bias=True)
@@ -560,8 +616,11 @@ FAMILIES: dict[str, Callable[[], Tiny]] = {
     "deepseek-v3-fp8": deepseek_fp8,
     "exaone": exaone,
     "exaone4": exaone4,
+    "falcon-40b": falcon_40b,
+    "gemma-embedding": gemma_embedding,
     "gemma3": gemma3,
     "gemma3-linear": lambda: gemma3(rope_scaling={"rope_type": "linear", "factor": 8.0}, sliding_window=64),
+    "gemma3-vision": gemma3_vision,
     "glm4": glm4,
     "granitemoe": granitemoe,
     "internlm2": internlm2,
@@ -581,6 +640,7 @@ FAMILIES: dict[str, Callable[[], Tiny]] = {
     "phi2": phi2,
     "phi4-mini": phi4_mini,
     "phimoe": phimoe,
+    "qwen3-embedding": qwen3_embedding,
     "qwen3moe": qwen3moe,
     "roberta": roberta,
     "smollm3": smollm3,
