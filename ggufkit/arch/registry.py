@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
@@ -39,10 +39,27 @@ def _all() -> tuple[Architecture, ...]:
 
 @lru_cache(maxsize=1)
 def _bundled() -> tuple[Architecture, ...]:
+    return tuple(spec for name in _modules() for spec in _specs_of(name))
+
+
+def _modules() -> list[str]:
     from ggufkit.arch import specs
 
-    modules = (importlib.import_module(f"{specs.__name__}.{m.name}") for m in pkgutil.iter_modules(specs.__path__))
-    return tuple(spec for module in modules for spec in module.SPECS)
+    return [module.name for module in pkgutil.iter_modules(specs.__path__)]
+
+
+def _specs_of(module: str) -> tuple[Architecture, ...]:
+    from ggufkit.arch import specs
+
+    return importlib.import_module(f"{specs.__name__}.{module}").SPECS
+
+
+def _likely_first(name: str) -> Iterator[Architecture]:
+    """All specs, first those of the file that is called like the beginning of `name`: the others may stay unread."""
+    yield from _registered
+    plain = name.replace("-", "_")
+    for module in sorted(_modules(), key=lambda module: not plain.startswith(module)):
+        yield from _specs_of(module)
 
 
 def architecture_of(
@@ -82,11 +99,11 @@ def graph_of(name: str) -> Graph:
     ------
     ArchitectureError : there is none of this name, or it can be converted but not run.
     """
-    specs = _all()
-    runnable = {spec.name: spec.graph for spec in specs if spec.graph is not None}
-    if (graph := runnable.get(name)) is None:
-        known = "is known, but" if any(spec.name == name for spec in specs) else "is not known and"
-        raise ArchitectureError(
-            f"the architecture {printable(name)} {known} cannot be run; those that can: {', '.join(sorted(runnable))}"
-        )
-    return graph
+    for spec in _likely_first(name):
+        if spec.name == name and spec.graph is not None:
+            return spec.graph
+    known = "is known, but" if any(spec.name == name for spec in _all()) else "is not known and"
+    runnable = sorted({spec.name for spec in _all() if spec.graph is not None})
+    raise ArchitectureError(
+        f"the architecture {printable(name)} {known} cannot be run; those that can: {', '.join(runnable)}"
+    )
