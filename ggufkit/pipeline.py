@@ -302,7 +302,7 @@ def write_models(
         return
     with ExitStack() as locks:
         journals = [
-            locks.enter_context(Journal(file.partial, file.plan, _contents_key(file, resume_key))) for file in files
+            locks.enter_context(Journal(file.partial, file.plan, contents_key(file, resume_key))) for file in files
         ]
         with _explained(files, journals), ExitStack() as stack:
             for file, journal in zip(files, journals, strict=True):
@@ -360,7 +360,7 @@ def _explained(files: Sequence[OutputFile], journals: Sequence[Journal]) -> Iter
         raise
 
 
-def _contents_key(file: OutputFile, key: bytes) -> bytes:
+def contents_key(file: OutputFile, key: bytes) -> bytes:
     """Everything that the bytes of a file depend on and its header does not say."""
     digest = hashlib.sha256(key)
     for p in file.planned:

@@ -10,6 +10,7 @@ import shutil
 import struct
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import llama
@@ -18,7 +19,9 @@ import sparse_checkpoint
 
 import ggufkit
 from ggufkit.cli import main
-from ggufkit.convert import convert
+from ggufkit.convert import conversion, convert
+from ggufkit.journal import Journal
+from ggufkit.pipeline import OutputFile, contents_key
 
 TYPES = ["F16", "BF16", "Q8_0", "Q4_0", "Q4_K_M"]
 
@@ -130,6 +133,31 @@ def test_broken_checkpoint_is_one_line_and_no_file(checkpoint, tmp_path, capsys,
     assert err.count("\n") == 1
     assert re.search(message, err)
     assert {p.name for p in tmp_path.iterdir()} <= {"model"}
+
+
+def test_interrupted_conversion_into_the_checkpoints_folder_continues(checkpoint, tmp_path):
+    """The default place of the output must not make the checkpoint look changed."""
+
+    @contextmanager
+    def stopping(planned, doing):
+        def progress(p, rows):
+            raise KeyboardInterrupt
+
+        yield progress
+
+    with pytest.raises(KeyboardInterrupt, match="run the same command again"):
+        convert(checkpoint, type="Q4_K_M", report=stopping, threads=1)
+    (partial,) = checkpoint.glob("*.partial")
+    done = Path(f"{partial}.journal").read_text()
+    assert len(done.splitlines()) > 1
+    job = conversion(checkpoint, type="Q4_K_M")
+    (shard,) = job.plan.shards
+    file = OutputFile(job.paths[0], *shard)
+    with Journal(partial, file.plan, contents_key(file, job.resume_key)) as journal:
+        assert journal.resumed
+    written = job.write()[0].read_bytes()
+    assert written == convert(checkpoint, tmp_path / "whole.gguf", "Q4_K_M").read_bytes()
+    assert not partial.exists()
 
 
 def test_existing_target_is_kept_without_force(checkpoint, tmp_path, capsys):

@@ -12,7 +12,9 @@ from ggufkit.checkpoint.safetensors import read_safetensors
 from ggufkit.errors import CheckpointError, FileError, os_errors, printable
 from ggufkit.tensor import Tensor
 
-__all__ = ["Checkpoint", "gather", "open_checkpoint", "read_index", "read_json"]
+__all__ = ["Checkpoint", "gather", "is_checkpoint", "open_checkpoint", "read_index", "read_json"]
+
+_OUTPUTS = (".gguf", ".partial", ".journal")
 
 _MAX_JSON = 200_000_000  # bytes; the largest tokenizer.json of today has 35 MB
 
@@ -53,6 +55,15 @@ class Checkpoint:
         return _read_text(self.folder / name)
 
 
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether `path` is the place of a checkpoint, a folder or ``hf://owner/repo``, and not a file."""
+    if str(path).startswith("hf://"):
+        from ggufkit.checkpoint.hub import is_repository
+
+        return is_repository(str(path))
+    return Path(path).is_dir()
+
+
 def open_checkpoint(folder: str | Path, *, weights: bool = True) -> Checkpoint:
     """Open a checkpoint folder and index its weights; no weight is read yet.
 
@@ -74,7 +85,9 @@ def open_checkpoint(folder: str | Path, *, weights: bool = True) -> Checkpoint:
     with os_errors(folder, "open the checkpoint"):
         entries = sorted((entry.name, entry.stat()) for entry in folder.iterdir())
     found = [name for name, _ in entries]
-    identity = repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in entries]).encode()
+    # Outputs may lie here, too: an interrupted run must find its checkpoint unchanged.
+    inputs = [(name, stat) for name, stat in entries if not name.endswith(_OUTPUTS)]
+    identity = repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in inputs]).encode()
     config = read_json(folder / "config.json")
     if config is None:
         raise FileError(f"{printable(folder)} has no config.json, so it is no checkpoint folder")

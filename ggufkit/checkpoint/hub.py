@@ -16,7 +16,7 @@ from ggufkit.errors import CheckpointError, FileError, UsageError, printable
 from ggufkit.gguf.remote import NoSuchFile, RemoteSource
 from ggufkit.tensor import Tensor
 
-__all__ = ["open_hub"]
+__all__ = ["is_repository", "open_hub"]
 
 _REPO = re.compile(r"hf://[^/@\s]+/([^/@\s]+)(@[^/\s]+)?/?")
 
@@ -44,6 +44,11 @@ _FILES = (
     "1_Pooling/config.json",
     "README.md",
 )
+
+
+def is_repository(address: str) -> bool:
+    """Whether an address is one of a whole repository, and not of a file in it."""
+    return _REPO.fullmatch(address) is not None
 
 
 def open_hub(address: str, *, weights: bool = True) -> Checkpoint:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ggufkit.cli.common import echo_json, echo_table, human_bytes, human_count, open_model, show_shape
-from ggufkit.cli.precision import checkpoint_type, precision_options, request_of
+from ggufkit.cli.precision import checkpoint_type, precision_options, request_of, target_beside
 from ggufkit.errors import printable
 
 if TYPE_CHECKING:
@@ -19,29 +18,29 @@ __all__ = ["command", "echo_plan"]
 
 
 @click.command()
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source")
 @click.argument("type_", metavar="[TYPE]", required=False)
 @precision_options
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def command(source: Path, type_: str | None, precision: dict[str, Any], as_json: bool) -> None:
+def command(source: str, type_: str | None, precision: dict[str, Any], as_json: bool) -> None:
     """Show which type each tensor of SOURCE gets as TYPE, why, and the exact size of the file, without writing it.
 
-    SOURCE is a GGUF file, as for quantize, or a checkpoint's folder, as for convert.
+    SOURCE is a GGUF file, as for quantize, or a checkpoint's folder or hf://owner/repo, as for convert.
 
     \b
     ggufkit plan model-BF16.gguf Q4_K_M
     ggufkit plan Llama-3.2-1B IQ3_XXS --imatrix imatrix.gguf --policy mine.toml --json
     """
+    from ggufkit.checkpoint.folder import is_checkpoint
     from ggufkit.convert import conversion
     from ggufkit.quantize import quantization
 
-    if source.is_dir():
+    if is_checkpoint(source):
         echo_plan(conversion(source, type=checkpoint_type(type_, precision)), as_json)
         return
     request = request_of(type_, precision)
-    with open_model(str(source)) as model:
-        target = source.with_name(f"ggml-model-{request.choices.name}.gguf")
-        echo_plan(quantization(model, target, request), as_json)
+    with open_model(source) as model:
+        echo_plan(quantization(model, target_beside(source, request), request), as_json)
 
 
 def echo_plan(job: Job, as_json: bool) -> None:

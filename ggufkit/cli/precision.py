@@ -14,6 +14,7 @@ import click
 
 from ggufkit.cli.common import SIZE
 from ggufkit.errors import UsageError, printable
+from ggufkit.gguf.source import is_address
 
 if TYPE_CHECKING:
     from ggufkit.calibrate.imatrix_file import Imatrix
@@ -28,6 +29,7 @@ __all__ = [
     "precision_options",
     "request_of",
     "run",
+    "target_beside",
 ]
 
 _FILE = click.Path(path_type=Path)
@@ -174,6 +176,12 @@ def request_of(type_: str | None, precision: dict[str, Any], default: str | None
         prune_layers=layer_numbers(pruned, "--prune-layers") if pruned else (),
         overrides=tuple(metadata_override(text, "--override-kv") for text in precision["override_kv"]),
     )
+
+
+def target_beside(source: str, request: Request) -> Path:
+    """The output's path where none is given, as llama-quantize names it; of a remote source in the current folder."""
+    name = f"ggml-model-{request.choices.name}.gguf"
+    return Path(name) if is_address(source) else Path(source).with_name(name)
 
 
 def imatrix_of(precision: dict[str, Any]) -> Imatrix | None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from ggufkit.cli.common import open_model
-from ggufkit.cli.precision import output_options, precision_options, request_of, run
+from ggufkit.cli.precision import output_options, precision_options, request_of, run, target_beside
 from ggufkit.errors import PolicyError, UsageError
 
 __all__ = ["command"]
@@ -37,10 +36,8 @@ def command(
 
     source, target, type_, nthreads = _positional(arguments, has_base=precision["policy"] is not None)
     request = request_of(type_, precision)
-    if target is None:
-        target = str(Path(source).with_name(f"ggml-model-{request.choices.name}.gguf"))
     with open_model(source) as model:
-        job = quantization(model, target, request, keep_split=keep_split)
+        job = quantization(model, target or target_beside(source, request), request, keep_split=keep_split)
         run(job, threads=threads or nthreads, **options)
 
 

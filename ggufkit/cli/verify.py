@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,14 +18,14 @@ __all__ = ["command"]
 
 
 @click.command()
-@click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
+@click.argument("source", metavar="SRC")
 @click.argument("quantized", metavar="QUANT")
 @imatrix_options
 @click.option("--sample", is_flag=True, help="Look at a few rows of each tensor only.")
 @click.option("--threads", type=click.IntRange(min=1), help="Default: GGUFKIT_THREADS or all CPUs.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, with the tensors that are exact.")
 def command(
-    source: Path,
+    source: str,
     quantized: str,
     importance: dict[str, Any],
     sample: bool,
@@ -42,12 +41,13 @@ def command(
     ggufkit verify model-BF16.gguf model-Q4_K_M.gguf
     ggufkit verify Llama-3.2-1B model-IQ3_XXS.gguf --imatrix imatrix.gguf --sample
     """
+    from ggufkit.checkpoint.folder import is_checkpoint
     from ggufkit.cli.progress import progress_bar
     from ggufkit.verify import verify
 
     imatrix = imatrix_of(importance)
     with open_model(quantized) as model:
-        if source.is_dir():
+        if is_checkpoint(source):
             from ggufkit.convert import as_gguf, plan_convert
 
             checkpoint = as_gguf(source)
@@ -56,7 +56,7 @@ def command(
             sources = [through, checkpoint.tensors]
             verdicts = verify(sources, model.tensors, imatrix, sample=sample, threads=threads, report=progress_bar)
         else:
-            with open_model(str(source)) as original:
+            with open_model(source) as original:
                 sources = [original.tensors]
                 verdicts = verify(sources, model.tensors, imatrix, sample=sample, threads=threads, report=progress_bar)
         used = model.metadata.get("quantize.imatrix.file")
