@@ -210,10 +210,11 @@ def _decode(blocks, out):
             if type_size == _Q4_BYTES and _TABLES:
                 numbers = to_f32(lane_numbers())
                 values_a, values_b = step_a * numbers - offset_a, step_b * numbers - offset_b
-                for i in range(0, _N, LANES):
-                    both = load(data, at + type_size - 128 + 32 * j + i)
-                    store(values, to + i, permute(values_a, both & nibble))
-                    store(values, to + i + 32, permute(values_b, both >> four))
+                first, second = load(data, at + 16 + 32 * j), load(data, at + 32 + 32 * j)
+                store(values, to, permute(values_a, first & nibble))
+                store(values, to + 16, permute(values_a, second & nibble))
+                store(values, to + 32, permute(values_b, first >> four))
+                store(values, to + 48, permute(values_b, second >> four))
                 continue
             for i in range(0, _N, LANES):
                 both = load(data, at + type_size - 128 + 32 * j + i)
