@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from ggufkit.errors import FileError, UsageError, os_errors, printable
 
-__all__ = ["AtomicFile", "copy_range", "lock_file", "refuse_same_file", "sync_file", "sync_folder"]
+__all__ = ["AtomicFile", "copy_range", "lock_file", "refuse_same_file", "streamed", "sync_file", "sync_folder"]
 
 # Bytes a step of a copy: inside the kernel a step costs no memory; through this process it does.
 _KERNEL_STEP = 64 << 20
@@ -333,3 +333,18 @@ def refuse_same_file(source: str | os.PathLike[str], target: str | os.PathLike[s
             f"{printable(os.fspath(target))} is the input file {printable(os.fspath(source))} itself; "
             "choose another output"
         )
+
+
+# Bytes below which a call to the system costs more than the memory it gives back.
+_STREAMED = 1 << 20
+
+
+def streamed(handle: int, offset: int, n: int) -> None:
+    """Tell the system that bytes of a file were read or written and will not be looked at again soon.
+
+    A model of 20 GB that streams through the page cache would push everything else out of it, and new pages for it
+    cost more than the reading itself. What was written starts on its way to the device: the flush at the end finds
+    less to do.
+    """
+    if n >= _STREAMED and hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(handle, offset, n, os.POSIX_FADV_DONTNEED)

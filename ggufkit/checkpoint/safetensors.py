@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ggufkit.errors import CheckpointError, GGUFError, os_errors, printable
+from ggufkit.files import streamed
 from ggufkit.formats.table import FORMATS, Format
 from ggufkit.gguf.source import FileSource, Source
 from ggufkit.tensor import Tensor
@@ -195,4 +196,5 @@ def read_into(path: Path, rows: np.ndarray, at: int, name: str) -> None:
             n = os.preadv(file.fileno(), [view[: 1 << 30]], at)
             if n == 0:
                 raise CheckpointError(f"{printable(path)}: the file ends at byte {at}, inside tensor {printable(name)}")
+            streamed(file.fileno(), at, n)
             view, at = view[n:], at + n

@@ -7,7 +7,7 @@ import time
 from typing import Protocol
 
 from ggufkit.errors import FileError, GGUFError, os_errors, printable
-from ggufkit.files import lock_file
+from ggufkit.files import lock_file, streamed
 
 __all__ = ["FileSource", "Source", "is_address", "open_source"]
 
@@ -116,6 +116,7 @@ class FileSource:
     def _read(self, offset: int, n: int) -> bytes:
         with os_errors(self.name, "read"):
             data = os.pread(self._handle, min(n, self.MAX_READ), offset)
+            streamed(self._handle, offset, len(data))
             if len(data) == n:
                 return data
             parts = [data]
