@@ -25,6 +25,7 @@ from ggufkit.arch.export import Exported, export_of
 from ggufkit.checkpoint.mlx import QUANTIZATION_KEY
 from ggufkit.checkpoint.safetensors_writer import DTYPE_BYTES, SafetensorsWriter
 from ggufkit.errors import FileError, UsageError, os_errors, printable
+from ggufkit.files import default_mode
 from ggufkit.formats.affine import AFFINE
 from ggufkit.gguf.reader import GGUF
 from ggufkit.gguf.reader import open as open_gguf
@@ -169,7 +170,7 @@ class _new_folder:  # noqa: N801 - reads like a function
                 raise value
 
     def _rename(self) -> None:
-        os.chmod(self.temp, 0o777 & ~_umask())
+        os.chmod(self.temp, default_mode(0o777))
         if self.folder.exists():
             old = Path(tempfile.mkdtemp(".old", f".{self.folder.name[:60]}.", self.folder.parent))
             self.folder.rename(old / "old")
@@ -177,12 +178,6 @@ class _new_folder:  # noqa: N801 - reads like a function
             shutil.rmtree(old)
         else:
             self.temp.rename(self.folder)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 # -- plan -------------------------------------------------------------------------------------------------

@@ -18,7 +18,16 @@ from typing import BinaryIO
 
 from ggufkit.errors import FileError, UsageError, os_errors, printable
 
-__all__ = ["AtomicFile", "copy_range", "lock_file", "refuse_same_file", "streamed", "sync_file", "sync_folder"]
+__all__ = [
+    "AtomicFile",
+    "copy_range",
+    "default_mode",
+    "lock_file",
+    "refuse_same_file",
+    "streamed",
+    "sync_file",
+    "sync_folder",
+]
 
 # Bytes a step of a copy: inside the kernel a step costs no memory; through this process it does.
 _KERNEL_STEP = 64 << 20
@@ -91,7 +100,7 @@ class AtomicFile:
     def commit(self) -> None:
         """Flush the file to the device and give it the target's name."""
         with os_errors(self.path, "write"):
-            os.fchmod(self.file.fileno(), _default_mode() if self._mode is None else self._mode)
+            os.fchmod(self.file.fileno(), default_mode() if self._mode is None else self._mode)
             sync_file(self.file.fileno())
             if self._temp is None:
                 self._temp = _temporary_name(self.path, f"{zlib.crc32(os.fsencode(self.path)):08x}")
@@ -130,11 +139,11 @@ class AtomicFile:
             raise
 
 
-def _default_mode() -> int:
-    """The mode of a new file under the process's umask; a temporary file starts as 0600."""
+def default_mode(wanted: int = 0o666) -> int:
+    """The mode of a new file under the process's umask, of a folder with 0o777; a temporary one is its owner's."""
     mask = os.umask(0)
     os.umask(mask)
-    return 0o666 & ~mask
+    return wanted & ~mask
 
 
 def _temporary_name(path: str, tag: str) -> str:

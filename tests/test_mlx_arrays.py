@@ -7,30 +7,19 @@ import pytest
 
 mx = pytest.importorskip("mlx.core")
 
+from verify_mlx import random_blocks
+
 from ggufkit.formats.codec import decode
 from ggufkit.formats.table import FORMATS
 from ggufkit.runtime.mlx.arrays import QUANTIZED, Quantized, repack
 from ggufkit.runtime.mlx.decode import _DECODERS
 from ggufkit.runtime.mlx.decode import decode as mx_decode
 
-
-def random_blocks(format, n: int) -> np.ndarray:
-    """Any bytes, but scales that `ggml_validate_row_data` accepts."""
-    rng = np.random.default_rng(n)
-    blocks = rng.integers(0, 256, (n, format.type_size), np.uint8)
-    records = blocks.view(format.dtype)[:, 0]
-    for field, _, code in format.fields:
-        if code == "f2":
-            records[field] = (rng.standard_normal(n) * 10.0 ** rng.integers(-6, 2, n)).astype(np.float16)
-    if format.name == "MXFP4":
-        records["e"] = rng.integers(0, 255, n)
-    if format.name == "NVFP4":
-        records["d"] = rng.integers(0, 127, (n, 4))
-    return blocks
+RNG = np.random.default_rng(0)
 
 
 def test_scale_without_a_code_in_mlx_is_refused():
-    blocks = random_blocks(FORMATS["NVFP4"], 8)
+    blocks = random_blocks(FORMATS["NVFP4"], 8, RNG)
     blocks.view(FORMATS["NVFP4"].dtype)["d"][5, 0, 2] = 0xFF
     assert repack(blocks[:5], FORMATS["NVFP4"]) is not None
     assert repack(blocks, FORMATS["NVFP4"]) is None
@@ -47,14 +36,14 @@ def floats(q: Quantized) -> np.ndarray:
 @pytest.mark.parametrize("name", QUANTIZED)
 def test_repacked_arrays_decode_to_the_same_bits(name):
     format = FORMATS[name]
-    blocks = random_blocks(format, 4096).reshape(64, -1)
+    blocks = random_blocks(format, 4096, RNG).reshape(64, -1)
     np.testing.assert_array_equal(decode(blocks, format), floats(repack(blocks, format)))
 
 
 @pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"])
 def test_half_scales_are_used_where_they_are_exact(name):
     format = FORMATS[name]
-    blocks = random_blocks(format, 64).reshape(4, -1)
+    blocks = random_blocks(format, 64, RNG).reshape(4, -1)
     packed = repack(blocks, format, exact=False)
     assert packed.scales.dtype == packed.biases.dtype == np.float16
     full = repack(blocks, format)
@@ -71,7 +60,7 @@ def test_half_scales_are_not_used_where_a_bias_overflows():
 @pytest.mark.parametrize("name", _DECODERS)
 def test_mlx_operations_decode_to_the_same_bits(name):
     format = FORMATS[name]
-    blocks = random_blocks(format, 2048).reshape(32, -1)
+    blocks = random_blocks(format, 2048, RNG).reshape(32, -1)
     found = np.array(mx_decode(mx.array(blocks), format))
     np.testing.assert_array_equal(decode(blocks, format), found)
 
