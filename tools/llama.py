@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+from collections.abc import Callable
 from types import TracebackType
 
 import ggml
@@ -33,6 +34,7 @@ _CONTEXT = {
     "pooling_type": ("i4", 44, -1),
     "attention_type": ("i4", 48, -1),
     "flash_attn_type": ("i4", 52, -1),
+    "cb_eval": ("u8", 88, 0),
     "type_k": ("i4", 104, F16),
     "type_v": ("i4", 108, F16),
     "embeddings": ("u1", 136, 0),
@@ -59,6 +61,28 @@ class _Batch(ctypes.Structure):
         ("logits", ctypes.POINTER(ctypes.c_int8)),
     ]
 
+
+class _Tensor(ctypes.Structure):
+    """`struct ggml_tensor` of ggml.h."""
+
+    _fields_ = [
+        ("type", ctypes.c_int),
+        ("buffer", ctypes.c_void_p),
+        ("ne", ctypes.c_int64 * 4),
+        ("nb", ctypes.c_size_t * 4),
+        ("op", ctypes.c_int),
+        ("op_params", ctypes.c_int32 * 16),
+        ("flags", ctypes.c_int32),
+        ("src", ctypes.c_void_p * 10),
+        ("view_src", ctypes.c_void_p),
+        ("view_offs", ctypes.c_size_t),
+        ("data", ctypes.c_void_p),
+        ("name", ctypes.c_char * 64),
+    ]
+
+
+# Asked of each tensor before it is computed ("is it wanted?") and, if it was, after ("go on?").
+_EVALUATED = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.POINTER(_Tensor), ctypes.c_bool, ctypes.c_void_p)
 
 _LOG = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 
@@ -124,6 +148,23 @@ def _with(defaults: _Parameters, fields: dict, values: dict) -> _Parameters:
     return defaults
 
 
+def matrix_inputs(see: Callable[[str, np.ndarray], None]) -> ctypes._CFunctionType:  # type: ignore[name-defined]
+    """A callback for `Model(evaluated=…)` that shows what meets each matrix: its name, and (rows, cols) float32."""
+
+    def evaluated(tensor: ctypes._Pointer[_Tensor], asking: bool, data: int) -> bool:
+        weight, x = tensor.contents.src[:2]
+        name = _Tensor.from_address(weight).name.decode() if weight and x else ""
+        if not name.endswith(".weight") or _Tensor.from_address(x).type != F32:  # rows are fetched by integers
+            return not asking
+        if not asking:
+            found = _Tensor.from_address(x)
+            shape = found.ne[3] * found.ne[2] * found.ne[1], found.ne[0]
+            see(name, np.ctypeslib.as_array(ctypes.cast(found.data, ctypes.POINTER(ctypes.c_float)), shape))
+        return True
+
+    return _EVALUATED(evaluated)
+
+
 class Model:
     """A model and one context of it.
 
@@ -135,6 +176,7 @@ class Model:
     cache : `enum ggml_type` of keys and of values.
     embeddings : give embeddings, not logits.
     repack : let it rearrange the weights for the CPU; that rounds sums in another order.
+    evaluated : of `matrix_inputs`.
     others : further fields of `_CONTEXT`.
     """
 
@@ -146,9 +188,11 @@ class Model:
         cache: tuple[int, int] = (F16, F16),
         embeddings: bool = False,
         repack: bool = True,
+        evaluated: ctypes._CFunctionType | None = None,  # type: ignore[name-defined]
         **others: int,
     ):
         lib = library()
+        self._evaluated = evaluated  # llama.cpp keeps only its address
         model = _with(lib.llama_model_default_params(), _MODEL, {"n_gpu_layers": 0, "use_extra_bufts": int(repack)})
         self.model = lib.llama_model_load_from_file(os.fspath(path).encode(), model)
         if not self.model:
@@ -162,6 +206,7 @@ class Model:
             "type_k": cache[0],
             "type_v": cache[1],
             "embeddings": embeddings,
+            "cb_eval": ctypes.cast(evaluated, ctypes.c_void_p).value if evaluated else 0,
             **others,
         }
         self.context = lib.llama_init_from_model(
