@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compile every kernel into the cache, and say how long each takes to compile and then to load.
 
-    python tools/warm.py            # compile what is not in the cache yet
+    python tools/warm.py            # encoders, decoders, products and all that running models needs
     python tools/warm.py --cold     # in an empty cache, each kernel on its own; check 5 of the formats
 
 NUMBA_CPU_NAME compiles for another CPU.
@@ -16,10 +16,21 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
+from tiny_models import RECIPES, VOCAB, write_tiny
 
+import ggufkit
+from ggufkit.errors import GgufkitError
 from ggufkit.formats.table import Format, formats
+from ggufkit.runtime.cpu.bandwidth import read_all
+from ggufkit.runtime.cpu.cache import rotate
+from ggufkit.runtime.cpu.products import product_of
+from ggufkit.runtime.cpu.weight import Weight
+from ggufkit.runtime.perplexity import BaseFile, BaseWriter, divergence, perplexity
+from ggufkit.runtime.windows import Windows
+from ggufkit.tensor import Tensor
 
 VERBS = ("encode", "encode_weighted", "decode")
 
@@ -66,6 +77,43 @@ def run_all(label: str, *, verbose: bool) -> float:
     return total
 
 
+def products() -> None:
+    """The products of every format with one row of activations and with many."""
+    for format in formats():
+        if product_of(format) is not None:
+            blocks = frozen(np.zeros((8, format.row_bytes(1024)), np.uint8))
+            weight = Weight(Tensor("w", (8, 1024), format, lambda lo, hi, blocks=blocks: blocks[lo:hi]), 1)
+            for rows in (1, 40):
+                weight.multiply(np.ones((rows, 1024), np.float32))
+
+
+def models() -> None:
+    """Prompts and single tokens through a model of each architecture, with each type of cache."""
+    windows = Windows(np.arange(64) % (VOCAB - 1), 32)
+    with tempfile.TemporaryDirectory() as folder:
+        path, base = Path(folder) / "tiny.gguf", Path(folder) / "base.kld"
+        for name in RECIPES:
+            write_tiny(path, name, "F16")
+            with ggufkit.load(path) as model:
+                if model.weights.output is None:
+                    model.embed(windows.tokens[0])
+                    continue
+                for kind in ("F32", "F16", "Q8_0", "Q4_0"):
+                    try:
+                        cache = model.new_cache(40, kind, kind)
+                    except GgufkitError:  # its heads do not divide into blocks
+                        continue
+                    model.forward(windows.tokens[0], cache, "all")
+                    model.forward(windows.tokens[0][:1], cache)
+                if name == "llama":
+                    with open(base, "wb") as file:
+                        perplexity(model, windows, base=BaseWriter(file, windows, model.vocabulary))
+                    perplexity(model, windows)
+                    divergence(model, BaseFile(base), windows)
+    rotate(np.ones((1, 64), np.float32), 64)
+    read_all([frozen(np.zeros(1 << 16, np.uint8))], 1)
+
+
 def cold() -> None:
     """Each kernel compiled in a process of its own with an empty cache, then all loaded by a new process."""
     worst = 0.0
@@ -97,6 +145,8 @@ def main() -> None:
         cold()
     else:
         run_all("compiled or loaded", verbose=True)
+        products()
+        models()
         subprocess.run([sys.executable, __file__, "--load"], check=True)
 
 
