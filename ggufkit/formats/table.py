@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["BY_ID", "FORMATS", "Format", "format_by_id", "format_by_name", "formats"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Format:
-    """One GGML tensor type.
+    """One GGML tensor type: one object for each, so that they are compared, and found in caches, by identity.
 
     Attributes
     ----------

@@ -172,6 +172,10 @@ def for_ranges(function: Callable[[int, int], None], rows: int, grain: int, thre
     """
     grain = max(grain, 1)
     helpers = min(thread_count(threads), -(-rows // grain)) - 1
+    if helpers < 1 or not (team := _team(helpers)).free.acquire(blocking=False):
+        for lo in range(0, rows, grain):
+            function(lo, min(lo + grain, rows))
+        return
     starts = iter(range(0, rows, grain))
     failures: list[tuple[int, BaseException]] = []
 
@@ -182,13 +186,10 @@ def for_ranges(function: Callable[[int, int], None], rows: int, grain: int, thre
             except BaseException as e:
                 failures.append((lo, e))
 
-    if helpers < 1 or not (team := _team(helpers)).free.acquire(blocking=False):
-        work()
-    else:
-        try:
-            team.run(work, start=True)
-        finally:
-            team.free.release()
+    try:
+        team.run(work, start=True)
+    finally:
+        team.free.release()
     if failures:
         raise min(failures, key=lambda failure: failure[0])[1]
 
