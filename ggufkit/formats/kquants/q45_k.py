@@ -32,11 +32,12 @@ from ggufkit.formats.tiles import (
     repeat_importance,
     store_batch,
 )
-from ggufkit.kernels.jit import CPU_FEATURES, helper, kernel
+from ggufkit.kernels.jit import CPU_FEATURES, helper, inlined, kernel
 from ggufkit.kernels.lanes import (
     LANES,
     fabs,
     half_to_float,
+    lane,
     lane_numbers,
     load,
     maximum,
@@ -199,13 +200,14 @@ def _decode(blocks, out):
     type_size = blocks.shape[1]
     data, halves, values = blocks.reshape(-1), blocks.reshape(-1).view(np.uint16), out.reshape(-1)
     four, nibble, sixteen = splat(np.int32(4)), splat(np.int32(15)), splat(np.int32(16))
-    T = np.empty(2 * LANES, np.float32)  # steps and offsets of the sub-blocks
     for b in range(blocks.shape[0]):
         at = b * type_size
-        _steps_and_offsets(data, at + 4, half_to_float(halves[at // 2]), half_to_float(halves[at // 2 + 1]), T)
+        d, dmin = half_to_float(halves[at // 2]), half_to_float(halves[at // 2 + 1])
+        early, late = _steps_and_offsets(data, at + 4, d, dmin)
         for j in range(4):
-            step_a, step_b = splat(T[2 * j]), splat(T[2 * j + 1])
-            offset_a, offset_b = splat(T[8 + 2 * j]), splat(T[9 + 2 * j])
+            factors, k = early if j < 2 else late, 2 * (j % 2)
+            step_a, step_b = splat(lane(factors, k)), splat(lane(factors, k + 1))
+            offset_a, offset_b = splat(lane(factors, k + 4)), splat(lane(factors, k + 5))
             to = b * QK_K + 64 * j
             if type_size == _Q4_BYTES and _TABLES:
                 numbers = to_f32(lane_numbers())
@@ -230,16 +232,18 @@ def _decode(blocks, out):
 q4_k_decode = q5_k_decode = _decode
 
 
-@helper
-def _steps_and_offsets(data, at, d, dmin, T):
-    """d·scale of the eight sub-blocks to T[0 … 7] and dmin·min to T[8 … 15]; scales begins at data[at].
+@inlined
+def _steps_and_offsets(data, at, d, dmin):
+    """d·scale in lanes 0 … 3, dmin·min in lanes 4 … 7: of sub-blocks 0 … 3, and of 4 … 7.
 
-    Four at a time in the first lanes; what the others leave in T is overwritten by the next.
+    They stay in registers: written to memory, they would wait behind the weights that wait for the cache.
+
+    scales   data[at]  0 … 3  hhssssss    4 … 7  hhmmmmmm    8 … 11  MMMMSSSS    late scale hhSSSS, late min hhMMMM
     """
-    d, dmin, low6, nibble = splat(d), splat(dmin), splat(np.int32(63)), splat(np.int32(15))
+    first_four = lane_numbers() < splat(np.int32(4))
+    factor = select(first_four, splat(d), splat(dmin))
     four, six = splat(np.int32(4)), splat(np.int32(6))
-    a, b, c = load(data, at), load(data, at + 4), load(data, at + 8)
-    store(T, 0, d * to_f32(a & low6))
-    store(T, 4, d * to_f32((c & nibble) | (a >> six << four)))
-    store(T, 8, dmin * to_f32(b & low6))
-    store(T, 12, dmin * to_f32((c >> four) | (b >> six << four)))
+    low6, nibble = splat(np.int32(63)), splat(np.int32(15))
+    six_bits = load(data, at)
+    four_bits = select(first_four, load(data, at + 8) & nibble, load(data, at + 4) >> four)  # both: bytes 8 … 11
+    return factor * to_f32(six_bits & low6), factor * to_f32(four_bits | (six_bits >> six << four))
