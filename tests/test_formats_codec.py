@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ggufkit.errors import CodecError
+from ggufkit.errors import CodecError, UsageError
 from ggufkit.formats import codec
 from ggufkit.formats.table import FORMATS, formats
 
@@ -175,3 +175,10 @@ def test_encode_keeps_numbers_exactly_or_refuses():
     with pytest.raises(CodecError, match="1e\\+300 is beyond float32"):
         codec.encode(np.array([[1e300]]), "F64")
     assert codec.decode(codec.encode(np.array([[0.5]]), "F64"), "F64") == 0.5
+
+
+def test_no_threads_are_refused_however_few_the_rows():
+    with pytest.raises(UsageError, match="at least 1, not '0'"):
+        codec.encode(np.zeros((1, 32)), "Q8_0", threads=0)
+    with pytest.raises(UsageError, match="at least 1, not '0'"):
+        codec.decode(np.zeros((1, 34), np.uint8), "Q8_0", threads=0)

@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike
 
 from ggufkit.errors import CodecError
 from ggufkit.formats.table import Format, format_by_name
-from ggufkit.kernels.threads import for_ranges
+from ggufkit.kernels.threads import for_ranges, thread_count
 
 __all__ = ["CHUNK", "decode", "decoder", "encode", "frozen", "recode", "validate"]
 
@@ -189,7 +189,7 @@ def decode(
     flat = data.reshape(-1, format.type_size)  # a view that is ours to freeze
     flat.flags.writeable = False
     values = out.reshape(-1, format.block_size)
-    read, grain = decoder(format), CHUNK // format.block_size
+    read, grain, threads = decoder(format), CHUNK // format.block_size, thread_count(threads)
     if len(flat) <= grain:  # the kernel takes some 15 µs: what Python adds is seen
         read(flat, values)
     else:
