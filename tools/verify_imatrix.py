@@ -20,11 +20,12 @@ import numpy as np
 
 import ggufkit
 from ggufkit.calibrate.imatrix_file import read_imatrix
+from ggufkit.cli.text import text_windows
 from ggufkit.runtime.imatrix import CollectingOps, collect
 from ggufkit.runtime.windows import Windows
 
 
-def reference_sums(path: str, windows: Windows) -> dict[str, np.ndarray]:
+def reference_means(path: str, windows: Windows) -> dict[str, np.ndarray]:
     """Matrix → mean squares (cols,), by llama.cpp."""
     sums: dict[str, np.ndarray] = {}
 
@@ -37,12 +38,11 @@ def reference_sums(path: str, windows: Windows) -> dict[str, np.ndarray]:
     return {name: found / windows.tokens.size for name, found in sums.items()}
 
 
-def own_sums(path: str, text: str, length: int, chunks: int) -> tuple[dict[str, np.ndarray], Windows]:
+def own_means(path: str, windows: Windows) -> dict[str, np.ndarray]:
+    """The same by ggufkit."""
     with ggufkit.load(path, backend=CollectingOps(output=True)) as model:
-        tokens = np.asarray(model.tokenizer.encode(text), np.int32)
-        windows = Windows(tokens, length, chunks, int(tokens[0]))
         sums = collect(model, windows)
-    return {name: found.squares[0] / found.counts[0] for name, found in sums.items()}, windows
+    return {name: found.squares[0] / found.counts[0] for name, found in sums.items()}
 
 
 def apart(expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]) -> tuple[float, str]:
@@ -60,8 +60,9 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, default=64)
     options = parser.parse_args()
     for path in options.models:
-        own, windows = own_sums(path, options.text.read_text(), options.length, options.chunks)
-        reference = reference_sums(path, windows)
+        with ggufkit.load(path) as model:
+            windows = text_windows(model, options.text, options.length, options.chunks)
+        own, reference = own_means(path, windows), reference_means(path, windows)
         print("{}: {:.2e} from llama.cpp ({})".format(path, *apart(reference, own)), flush=True)
         if options.golden and path == options.models[0]:
             golden = read_imatrix(options.golden).values

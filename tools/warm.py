@@ -23,6 +23,7 @@ from tiny_models import RECIPES, VOCAB, write_tiny
 
 import ggufkit
 from ggufkit.errors import GgufkitError
+from ggufkit.formats.codec import frozen
 from ggufkit.formats.table import Format, formats
 from ggufkit.runtime.cpu.bandwidth import read_all
 from ggufkit.runtime.cpu.cache import rotate
@@ -33,11 +34,6 @@ from ggufkit.runtime.windows import Windows
 from ggufkit.tensor import Tensor
 
 VERBS = ("encode", "encode_weighted", "decode")
-
-
-def frozen(array: np.ndarray) -> np.ndarray:
-    array.flags.writeable = False
-    return array
 
 
 def kernel_names() -> list[tuple[Format, str]]:
@@ -145,8 +141,10 @@ def main() -> None:
         cold()
     else:
         run_all("compiled or loaded", verbose=True)
-        products()
-        models()
+        for what in (products, models):
+            start = time.thread_time()
+            what()
+            print(f"{what.__name__} compiled or loaded: {time.thread_time() - start:.2f} s", flush=True)
         subprocess.run([sys.executable, __file__, "--load"], check=True)
 
 
