@@ -158,8 +158,10 @@ def test_gguf_py_agrees_on_big_endian_files(tmp_path_factory, file):
     import gguf
 
     metadata, shapes, alignment = file
-    # What gguf-py does not read: empty tensors and arrays, tensors without dimensions, types newer than it.
-    known = {t.name for t in gguf.GGMLQuantizationType}
+    # What gguf-py does not read: empty tensors and arrays, tensors without dimensions, types newer than it, and
+    # those whose size it has wrong (Q8_1, with halves in GGML since 2024).
+    sizes = {t.name: size for t, size in gguf.GGML_QUANT_SIZES.items()}
+    known = {f.name for f in formats() if sizes.get(f.name) == (f.block_size, f.type_size)}
     shapes = {n: (s, t) for n, (s, t) in shapes.items() if s and math.prod(s) and t in known}
     metadata = {key: v for key, v in metadata.items() if v.type is not ValueType.ARRAY or v.value}
     path = tmp_path_factory.mktemp("file") / "x.gguf"
