@@ -21,7 +21,7 @@ from ggufkit.formats.legacy_search import (
     q5_0_encode_weighted,
     q5_1_encode_weighted,
 )
-from ggufkit.kernels.blocks import finite_level, inverse, read_half, read_word, write_half, write_word
+from ggufkit.kernels.blocks import finite_level, inverse, read_half_lanes, read_word, write_half, write_word
 from ggufkit.kernels.jit import helper, kernel
 from ggufkit.kernels.lanes import (
     fabs,
@@ -246,7 +246,7 @@ def q4_0_decode(blocks, out):
     middle = splat(np.int32(8))
     for block in range(blocks.shape[0]):
         at, to = block * 18, block * 32
-        d = splat(read_half(data, at))
+        d = read_half_lanes(data, at)
         low, high = nibbles(data, at + 2)
         store(values, to, to_f32(low - middle) * d)
         store(values, to + 16, to_f32(high - middle) * d)
@@ -258,7 +258,7 @@ def q4_1_decode(blocks, out):
     data, values = blocks.reshape(-1), out.reshape(-1)
     for block in range(blocks.shape[0]):
         at, to = block * 20, block * 32
-        d, m = splat(read_half(data, at)), splat(read_half(data, at + 2))
+        d, m = read_half_lanes(data, at), read_half_lanes(data, at + 2)
         low, high = nibbles(data, at + 4)
         store(values, to, to_f32(low) * d + m)
         store(values, to + 16, to_f32(high) * d + m)
@@ -271,7 +271,7 @@ def q5_0_decode(blocks, out):
     middle = splat(np.int32(16))
     for block in range(blocks.shape[0]):
         at, to = block * 22, block * 32
-        d = splat(read_half(data, at))
+        d = read_half_lanes(data, at)
         low, high = five_bit_levels(data, at + 2, at + 6)
         store(values, to, to_f32(low - middle) * d)
         store(values, to + 16, to_f32(high - middle) * d)
@@ -283,7 +283,7 @@ def q5_1_decode(blocks, out):
     data, values = blocks.reshape(-1), out.reshape(-1)
     for block in range(blocks.shape[0]):
         at, to = block * 24, block * 32
-        d, m = splat(read_half(data, at)), splat(read_half(data, at + 2))
+        d, m = read_half_lanes(data, at), read_half_lanes(data, at + 2)
         low, high = five_bit_levels(data, at + 4, at + 8)
         store(values, to, to_f32(low) * d + m)
         store(values, to + 16, to_f32(high) * d + m)
@@ -295,7 +295,7 @@ def bytes_decode(blocks, out, qs):
     data, levels, values = blocks.reshape(-1), blocks.reshape(-1).view(np.int8), out.reshape(-1)
     for block in range(blocks.shape[0]):
         at, to = block * (qs + 32), block * 32
-        d = splat(read_half(data, at))
+        d = read_half_lanes(data, at)
         store(values, to, to_f32(load(levels, at + qs)) * d)
         store(values, to + 16, to_f32(load(levels, at + qs + 16)) * d)
 

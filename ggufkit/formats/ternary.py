@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ggufkit.kernels.blocks import finite_level, inverse, read_half, read_word, write_half
+from ggufkit.kernels.blocks import finite_level, inverse, read_half_lanes, read_word, write_half
 from ggufkit.kernels.jit import helper, kernel
 from ggufkit.kernels.lanes import (
     LANES,
@@ -85,7 +85,7 @@ def q1_0_decode(blocks, out):
     data, values = blocks.reshape(-1), out.reshape(-1)
     for block in range(blocks.shape[0]):
         at, to = block * 18, block * 128
-        d = splat(read_half(data, at))
+        d = read_half_lanes(data, at)
         for i in range(8):
             bits = np.int32(data[at + 2 + 2 * i]) | np.int32(data[at + 3 + 2 * i]) << np.int32(8)
             store(values, to + 16 * i, select(bits_mask(bits), d, -d))
@@ -126,7 +126,7 @@ def q2_0_decode(blocks, out):
     shifts = lane_numbers() + lane_numbers()
     for block in range(blocks.shape[0]):
         at, to = block * 18, block * 64
-        d = splat(read_half(data, at))
+        d = read_half_lanes(data, at)
         for i in range(4):
             levels = (splat(read_word(data, at + 2 + 4 * i)) >> shifts) & splat(np.int32(3))
             store(values, to + 16 * i, to_f32(levels - splat(np.int32(1))) * d)
@@ -205,7 +205,7 @@ def tq1_0_decode(blocks, out):
         powers[k] = POWERS_OF_3[k // 4]
     for block in range(blocks.shape[0]):
         at, to = block * 54, block * 256
-        d = splat(read_half(data, at + 52))
+        d = read_half_lanes(data, at + 52)
         low, middle, high = load(data, at), load(data, at + 16), load(data, at + 32)
         for n in range(5):
             power = splat(POWERS_OF_3[n])
@@ -242,7 +242,7 @@ def tq2_0_decode(blocks, out):
     data, values = blocks.reshape(-1), out.reshape(-1)
     for block in range(blocks.shape[0]):
         at, to = block * 66, block * 256
-        d = splat(read_half(data, at + 64))
+        d = read_half_lanes(data, at + 64)
         for m in range(0, 64, 16):
             q, first = load(data, at + m), to + m + (m // 32) * 96
             for n in range(4):

@@ -5,9 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 from ggufkit.kernels.jit import helper
-from ggufkit.kernels.lanes import fabs, float_to_half, half_to_float, select, splat
+from ggufkit.kernels.lanes import fabs, float_to_half, half_to_float, select, splat, splat_half
 
-__all__ = ["finite_level", "inverse", "read_half", "read_long", "read_word", "write_half", "write_word"]
+__all__ = [
+    "finite_level",
+    "inverse",
+    "read_half",
+    "read_half_lanes",
+    "read_long",
+    "read_word",
+    "write_half",
+    "write_word",
+]
 
 ZERO, ONE = np.float32(0), np.float32(1)
 
@@ -19,6 +28,12 @@ ZERO, ONE = np.float32(0), np.float32(1)
 def read_half(data, at):
     """The float16 at byte `at`, as float32."""
     return half_to_float(np.uint16(data[at]) | np.uint16(data[at + 1]) << np.uint16(8))
+
+
+@helper
+def read_half_lanes(data, at):
+    """The float16 at byte `at`, as float32 in every lane."""
+    return splat_half(np.uint16(data[at]) | np.uint16(data[at + 1]) << np.uint16(8))
 
 
 @helper

@@ -55,6 +55,7 @@ __all__ = [
     "round_away",
     "select",
     "splat",
+    "splat_half",
     "sqrt",
     "store",
     "store_half",
@@ -314,18 +315,19 @@ def untranspose(typingctx, source, source_index, target, target_index, stride):
 # ---- Lanes ------------------------------------------------------------------------------------------------------
 
 
+def _splat(b: ir.IRBuilder, scalar: ir.Value) -> ir.Value:
+    undefined = ir.Constant(_vector(scalar.type), ir.Undefined)
+    one = b.insert_element(undefined, scalar, ir.Constant(_I32, 0))
+    return _shuffle(b, one, undefined, [0] * LANES)
+
+
 @intrinsic
 def splat(typingctx, scalar):
     """The same float32 or int32 in every lane."""
     floating = isinstance(scalar, types.Float)
     result, element = (f32x16, types.float32) if floating else (i32x16, types.int32)
 
-    def emit(ctx, b, sig, args):
-        undefined = ir.Constant(sig.return_type.llvm, ir.Undefined)
-        one = b.insert_element(undefined, args[0], ir.Constant(_I32, 0))
-        return _shuffle(b, one, undefined, [0] * LANES)
-
-    return result(element), emit
+    return result(element), lambda ctx, b, sig, args: _splat(b, args[0])
 
 
 @intrinsic
@@ -633,6 +635,22 @@ def half_to_float(typingctx, bits):
         return half_bits_to_float(b, args[0])
 
     return types.float32(types.uint16), emit
+
+
+@intrinsic
+def splat_half(typingctx, bits):
+    """float32 of a scalar float16, given as uint16 bits, in every lane.
+
+    One instruction fetches it into all lanes and one converts them. `splat(half_to_float(bits))` may wait for the one
+    before it: x86 puts a single half into a register's old content.
+    """
+
+    def emit(ctx, b, sig, args):
+        if _HARDWARE_HALF:
+            return half_bits_to_float(b, _splat(b, args[0]))
+        return _splat(b, half_bits_to_float(b, args[0]))
+
+    return f32x16(types.uint16), emit
 
 
 @intrinsic

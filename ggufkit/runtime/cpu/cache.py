@@ -22,7 +22,7 @@ import math
 
 import numpy as np
 
-from ggufkit.kernels.blocks import read_half, write_half
+from ggufkit.kernels.blocks import read_half_lanes, write_half
 from ggufkit.kernels.jit import kernel
 from ggufkit.kernels.lane_math import load_float
 from ggufkit.kernels.lanes import load, load_half, splat, store, to_f32
@@ -242,14 +242,14 @@ def read_values(data, at, head, kind, out, base):
             store(out, base + d, load_half(data, at + d * 2))
     elif kind == Q8_0:
         for block in range(0, head, 32):
-            scale = splat(read_half(data, at))
+            scale = read_half_lanes(data, at)
             for i in range(0, 32, 16):
                 level = (load(data, at + 2 + i) ^ splat(np.int32(128))) - splat(np.int32(128))
                 store(out, base + block + i, to_f32(level) * scale)
             at += 34
     else:
         for block in range(0, head, 32):
-            scale = splat(read_half(data, at))
+            scale = read_half_lanes(data, at)
             both = load(data, at + 2)
             low = (both & splat(np.int32(15))) - splat(np.int32(8))
             high = (both >> splat(np.int32(4))) - splat(np.int32(8))
