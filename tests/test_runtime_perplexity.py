@@ -13,6 +13,7 @@ from verify_runtime import log_softmax
 
 import ggufkit
 from ggufkit.calibrate.imatrix_file import Sums, read_imatrix, write_imatrix
+from ggufkit.cli.text import text_windows
 from ggufkit.convert import convert
 from ggufkit.errors import FileError, GGUFError, UsageError
 from ggufkit.runtime.imatrix import CollectingOps, collect
@@ -148,6 +149,14 @@ def test_imatrix_sums_are_those_of_llama_cpp(fixtures, tmp_path, windows):
     assert reference.keys() == own.keys()
     # Few tokens: a key or value that rounds to the other float16 moves by 2⁻¹¹.
     assert apart(reference, own)[0] < 1e-3
+
+
+@pytest.mark.slow
+def test_imatrix_is_that_of_llama_imatrix(fixtures, shared, tmp_path):
+    path = convert(fixtures / "pylib-llama", tmp_path / "bf16.gguf", "BF16")
+    with ggufkit.load(path) as model:
+        windows = text_windows(model, shared / "text" / "calib.txt", 256, 64)
+    assert apart(read_imatrix(shared / "golden" / "imatrix.gguf").values, own_means(str(path), windows))[0] < 1e-4
 
 
 @pytest.mark.parametrize("legacy", [False, True])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from ggufkit.errors import CodecError
 from ggufkit.formats.codec import decode, encode, frozen
 from ggufkit.formats.table import format_by_name
-from ggufkit.runtime.cpu.products import product_of
+from ggufkit.runtime.cpu.products import product_of, rounded
 from ggufkit.runtime.cpu.products.activations import quantize
 from ggufkit.runtime.cpu.weight import Activations, Weight, multiply_all
 from ggufkit.tensor import Tensor
@@ -91,6 +92,26 @@ def test_products_are_nearly_llama_cpps(name):
     tolerance = {"Q4_1": 1e-4, "Q5_1": 1e-4, "F16": 1e-4, "BF16": 1e-3}.get(name, 1e-6)
     bound = tolerance * (np.abs(x) @ np.abs(tensor.floats().T))[0]
     assert (np.abs(Weight(tensor).multiply(x)[0] - expected) <= bound).all()
+
+
+@pytest.mark.parametrize("name", ["F16", "BF16"])
+def test_rounded_products_add_in_order(name):
+    """Bit for bit: the product of two 16-bit floats is exact in float32, so multiply-adds are products and sums."""
+    number = {"F16": np.float16, "BF16": ml_dtypes.bfloat16}[name]
+    order = np.arange(32).reshape(2, 16) if name == "F16" else np.arange(32).reshape(16, 2).T[::-1]
+    for rows, cols in [(50, 512), (33, 352), (1, 32), (1100, 256)]:
+        tensor = tensor_of(normal(rows, rows, cols), name)
+        for n in (1, 2, 7):
+            x = normal(n, n, cols)
+            pairs = x.astype(number).astype(np.float32)[:, None] * tensor.floats()  # (n, rows, cols)
+            sums = np.zeros((n, rows, 16), np.float32)
+            for i in range(0, cols, 32):
+                for half in order:
+                    sums += pairs[:, :, i + half]
+            for width in (8, 4, 2, 1):
+                sums = sums[..., :width] + sums[..., width:]
+            found = Weight(tensor, 2, rounded.PRODUCTS[name]).multiply(x)
+            assert np.array_equal(found, sums[..., 0]), (rows, cols, n)
 
 
 @pytest.mark.parametrize("name", [*QUANTIZED, "F16", "TQ2_0"])

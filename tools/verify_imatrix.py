@@ -4,9 +4,9 @@
     python tools/verify_imatrix.py model-F32.gguf … -f calib.txt [--golden imatrix.gguf]
 
 For each matrix the greatest difference of a value, as a part of the matrix's greatest value. llama.cpp's own sums are
-those of its forward pass here; the importance file `--golden` was made by llama-imatrix elsewhere: how far llama.cpp
-itself comes from it on this machine shows how much of a difference is rounding. With 16-bit weights the activations are
-rounded, too, and one that falls to the other side changes all that follow.
+those of its forward pass here; the importance file `--golden` was made by llama-imatrix elsewhere. With 16-bit weights
+the activations are rounded, too, and one that falls to the other side changes all that follow: builds of llama.cpp for
+different CPUs differ by more than 1e-4. ggufkit adds as a build for AVX-512 with BF16 does, and comes nearest to that.
 """
 
 from __future__ import annotations

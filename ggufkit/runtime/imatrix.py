@@ -16,9 +16,11 @@ import numpy as np
 from ggufkit.calibrate.imatrix_file import Sums
 from ggufkit.errors import GgufkitError, printable
 from ggufkit.runtime.cpu.ops import CpuOps
-from ggufkit.runtime.cpu.weight import Activations, Weight
+from ggufkit.runtime.cpu.products import rounded
+from ggufkit.runtime.cpu.weight import Weight
 from ggufkit.runtime.ops import Linear
 from ggufkit.runtime.windows import Windows
+from ggufkit.tensor import Tensor
 
 if TYPE_CHECKING:
     from ggufkit.runtime.model import Model
@@ -62,14 +64,10 @@ class CollectingOps(CpuOps):
             sums.counts[expert] += len(rows)
         return super().each(x, linear, chosen)
 
-    def prepared(self, x: np.ndarray, weight: Weight) -> Activations:
-        """Rounded where llama.cpp's products round them, so that the sums of later layers are its sums."""
-        name = weight.format.name
-        if name == "BF16":
-            import ml_dtypes
-
-            x = x.astype(ml_dtypes.bfloat16)
-        return super().prepared(x.astype(np.float16) if name == "F16" else x, weight)
+    def weight(self, tensor: Tensor) -> Weight:
+        """Rounds activations where llama.cpp's products do, so that the sums of later layers are its sums."""
+        fits = tensor.shape[-1] % rounded.COLUMNS == 0
+        return Weight(tensor, self.threads, rounded.PRODUCTS.get(tensor.format.name) if fits else None)
 
     def _collected(self, name: str) -> bool:
         return name.startswith("blk.") or (self.output and name == "output.weight")

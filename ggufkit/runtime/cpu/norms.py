@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from ggufkit.kernels.jit import kernel
-from ggufkit.kernels.lane_math import multiply_add, sum_lanes, swap_neighbours
+from ggufkit.kernels.lane_math import multiply_add, swap_neighbours
 from ggufkit.kernels.lanes import load, splat, store
 
 __all__ = ["layer_norm", "rms_norm", "rope_neox", "rope_norm"]
@@ -25,17 +25,10 @@ def rms_norm(x, weight, epsilon, out):
     flat, flat_weight, flat_out = x.reshape(-1), weight.reshape(-1), out.reshape(-1)
     for row in range(rows):
         base, weights = row * size, row % heads * size
-        a, b = splat(ZERO), splat(ZERO)
-        for i in range(0, whole - 16, 32):
-            v, w = load(flat, base + i), load(flat, base + i + 16)
-            a, b = multiply_add(v, v, a), multiply_add(w, w, b)
-        if whole % 32:
-            v = load(flat, base + whole - 16)
-            a = multiply_add(v, v, a)
-        square = sum_lanes(a + b)
-        for i in range(whole, size):
+        square = 0.0  # as in GGML: float32 squares, a float64 sum
+        for i in range(size):
             square += flat[base + i] * flat[base + i]
-        factor = ONE / np.sqrt(square / np.float32(size) + epsilon)
+        factor = ONE / np.sqrt(np.float32(square / size) + epsilon)
         factors = splat(factor)
         for i in range(0, whole, 16):
             store(flat_out, base + i, load(flat, base + i) * factors * load(flat_weight, weights + i))

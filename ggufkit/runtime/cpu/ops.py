@@ -11,7 +11,7 @@ from ggufkit.kernels.threads import for_ranges, thread_count
 from ggufkit.runtime.cpu import activations, norms
 from ggufkit.runtime.cpu.attention import ROWS, Pass, attend
 from ggufkit.runtime.cpu.cache import LayerCache, rotate
-from ggufkit.runtime.cpu.weight import Activations, Weight, multiply_all
+from ggufkit.runtime.cpu.weight import Weight, multiply_all
 from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Experts, Linear, Norm
 from ggufkit.tensor import Tensor
 
@@ -59,15 +59,11 @@ class CpuOps:
         return weight.rows(ids)
 
     def linear(self, x: np.ndarray, *linears: Linear) -> list[np.ndarray]:
-        results = multiply_all([linear.weight for linear in linears], self.prepared(x, linears[0].weight))
+        results = multiply_all([linear.weight for linear in linears], x)
         for result, linear in zip(results, linears, strict=True):
             if linear.bias is not None:
                 activations.add(result.reshape(-1), linear.bias, result.reshape(-1))
         return results
-
-    def prepared(self, x: np.ndarray, weight: Weight) -> Activations:
-        """What meets a weight."""
-        return Activations(x)
 
     def norm(self, x: np.ndarray, norm: Norm) -> np.ndarray:
         result = np.empty(x.shape, np.float32)
@@ -147,7 +143,7 @@ class CpuOps:
 
     def each(self, x: np.ndarray, linear: Linear, chosen: np.ndarray) -> np.ndarray:
         """Row i of x through the matrix `chosen[i]` of a stack."""
-        result = linear.weight.multiply_each(self.prepared(x, linear.weight), chosen)
+        result = linear.weight.multiply_each(x, chosen)
         if linear.bias is not None:
             result += linear.bias[chosen]
         return result

@@ -20,7 +20,7 @@ from ggufkit.formats.codec import decode, decoder, frozen
 from ggufkit.kernels.shares import take_share
 from ggufkit.kernels.threads import SHARES, in_all_threads
 from ggufkit.runtime.cpu.products import Product, floats, product_of
-from ggufkit.runtime.cpu.products.activations import Planes, padded, quantize
+from ggufkit.runtime.cpu.products.activations import Planes, padded, quantize, rounded
 from ggufkit.tensor import Tensor
 
 __all__ = ["Activations", "Weight", "multiply_all"]
@@ -44,6 +44,7 @@ class Activations:
             raise CodecError(f"activations must have the shape (n, cols), not {x.shape}")
         self.x = frozen(np.asarray(x, np.float32))
         self._planes: dict[tuple[str, int], Planes] = {}
+        self._rounded: dict[str, np.ndarray] = {}
         self._started: dict[tuple[str, int, int], np.ndarray] = {}
 
     def form(self, product: Product) -> tuple[np.ndarray, ...]:
@@ -51,6 +52,10 @@ class Activations:
         alone = len(self.x) == 1
         if product.form is None:
             return (self.x if alone else padded(self.x),)
+        if product.form in ("F16", "BF16"):
+            if product.form not in self._rounded:
+                self._rounded[product.form] = rounded(self.x, product.form)
+            return (self._rounded[product.form],)
         key = product.form, product.group
         if key not in self._planes:
             self._planes[key] = quantize(self.x, *key)
@@ -77,12 +82,18 @@ class Activations:
 class Weight:
     """A matrix of shape (rows, cols), or a stack of them (experts, rows, cols), ready for products.
 
+    Parameters
+    ----------
+    tensor : the matrix.
+    threads : how many; default GGUFKIT_THREADS or all CPUs.
+    product : its kernels; default those of the format.
+
     Attributes
     ----------
     name, shape, format, nbytes : the tensor's; `nbytes` is what one reading of all blocks moves.
     """
 
-    def __init__(self, tensor: Tensor, threads: int | None = None):
+    def __init__(self, tensor: Tensor, threads: int | None = None, product: Product | None = None):
         if len(tensor.shape) not in (2, 3):
             raise CodecError(
                 f"{printable(tensor.name)}: a product needs a matrix or a stack of matrices, not {tensor.shape}"
@@ -91,7 +102,7 @@ class Weight:
         self.threads = threads
         self._rows = tensor.shape[-2]
         self._blocks = tensor.read(0, tensor.rows)  # (experts · rows, row_bytes)
-        self._product = product_of(tensor.format)
+        self._product = product or product_of(tensor.format)
 
     def __repr__(self) -> str:
         return f"<Weight {printable(self.name)} {self.shape} {self.format.name}>"

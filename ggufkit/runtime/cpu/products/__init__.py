@@ -8,7 +8,7 @@ what zero means: the same level for all (`OFFSET`) or a minimum for each group. 
     mins     (16,) float32
 
 Each format says how a unit is unpacked; `loops` multiplies units with activations that were quantized alike.
-`floats` has the loops for weights that are floats already, or were decoded.
+`floats` has the loops for weights that are floats already, or were decoded, `rounded` those that round as GGML does.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class Product:
     Attributes
     ----------
     vector, matrix : for one row of activations, and for many.
-    form : how the activations are quantized, ``"Q8_0"`` or ``"Q8_K"``; None if they stay float32.
+    form : how the activations are quantized, ``"Q8_0"`` or ``"Q8_K"``, or rounded, ``"F16"`` or ``"BF16"``; None if
+        they stay float32.
     group : weights that share a scale.
     offset : the level that means zero; None if each group has its minimum.
     """

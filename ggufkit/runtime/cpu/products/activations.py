@@ -170,6 +170,26 @@ def _quantize(x: np.ndarray, form: str, group: int, planes: Planes) -> None:
         quantize_q8_k(x, group, *planes)
 
 
+def rounded(x: np.ndarray, form: str) -> np.ndarray:
+    """x rounded to ``"F16"`` or ``"BF16"``, in the order of `products.rounded`.
+
+    Returns
+    -------
+    array of shape (tokens, cols), float32, tokens made a multiple of 4 with zeros. Of 32 columns of BF16 those with
+    odd numbers come first.
+    """
+    n, cols = x.shape
+    if form == "F16":
+        with np.errstate(over="ignore"):
+            x = x.astype(np.float16).astype(np.float32)
+    else:
+        import ml_dtypes
+
+        pairs = x.astype(ml_dtypes.bfloat16).astype(np.float32).reshape(n, cols // 32, LANES, 2)
+        x = pairs[..., ::-1].swapaxes(2, 3).reshape(n, cols)
+    return frozen(np.pad(x, ((0, -n % 4), (0, 0))))
+
+
 def padded(x: np.ndarray) -> np.ndarray:
     """x with zeros to a multiple of TOKENS rows and of 16 columns."""
     n, cols = x.shape
