@@ -71,8 +71,8 @@ def repeat_importance(importance):
     """`importance` and its own beginning again, so that sixteen super-blocks find theirs in one piece."""
     repeated = np.empty(importance.size + LANES * QK_K, np.float32)
     for start in range(0, repeated.size, importance.size):
-        n = min(importance.size, repeated.size - start)
-        repeated[start : start + n] = importance[:n]
+        for i in range(min(importance.size, repeated.size - start)):
+            repeated[start + i] = importance[i]
     return repeated
 
 
