@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -27,6 +28,7 @@ __all__ = [
     "streamed",
     "sync_file",
     "sync_folder",
+    "write_streamed",
 ]
 
 # Bytes a step of a copy: inside the kernel a step costs no memory; through this process it does.
@@ -345,7 +347,12 @@ def refuse_same_file(source: str | os.PathLike[str], target: str | os.PathLike[s
 
 
 # Bytes below which a call to the system costs more than the memory it gives back.
-_STREAMED = 1 << 20
+_STREAMED = 1 << 17
+# Bytes before a part that go with it: pages of the cache are up to 2 MiB, and those that reach over its start stayed
+# when the part before was given back. So did what other threads were reading then.
+_BEHIND = 8 << 20
+# RWF_DONTCACHE of Linux 6.14: written pages start on their way to the device and then leave the cache by themselves.
+_DONTCACHE = 0x80
 
 
 def streamed(handle: int, offset: int, n: int) -> None:
@@ -356,4 +363,20 @@ def streamed(handle: int, offset: int, n: int) -> None:
     less to do.
     """
     if n >= _STREAMED and hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(handle, offset, n, os.POSIX_FADV_DONTNEED)
+        start = max(0, offset - _BEHIND)
+        os.posix_fadvise(handle, start, offset + n - start, os.POSIX_FADV_DONTNEED)
+
+
+def write_streamed(handle: int, data: memoryview, offset: int) -> int:
+    """Write bytes that will not be looked at again soon, see `streamed`; returns how many the system took."""
+    if len(data) >= _STREAMED and sys.platform == "linux":
+        try:
+            return os.pwritev(handle, [data], offset, _DONTCACHE)
+        except NotImplementedError:  # this libc cannot
+            pass
+        except OSError as e:
+            if e.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise  # else this kernel or file system cannot
+    n = os.pwrite(handle, data, offset)
+    streamed(handle, offset, n)
+    return n

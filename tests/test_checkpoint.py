@@ -110,6 +110,23 @@ def test_safetensors_that_shrinks_after_opening(tmp_path):
         tensor.read(0, 4)
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="Linux only")
+def test_few_of_many_shards_stay_open(tmp_path):
+    def opened():
+        links = [os.path.join("/proc/self/fd", handle) for handle in os.listdir("/proc/self/fd")]
+        return sum(os.path.realpath(link).startswith(os.path.realpath(tmp_path)) for link in links)
+
+    tensors = []
+    for i in range(20):
+        save_file({"a": np.full((1, 4), i, np.float32)}, tmp_path / f"{i}.safetensors")
+        tensors += read_safetensors(tmp_path / f"{i}.safetensors")
+    for _ in range(2):
+        assert [t.floats()[0, 0] for t in tensors] == list(range(20))
+        assert 0 < opened() <= 8
+    del tensors
+    assert opened() == 0
+
+
 def checkpoint(tmp_path, **files):
     (tmp_path / "config.json").write_text("{}")
     for name, text in files.items():

@@ -72,7 +72,7 @@ def write_checkpoint(folder: Path, nbytes: float) -> None:
     for i, tensors in enumerate(shards, 1):
         file = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
         header, at = {}, 0
-        for name, shape in tensors.items():
+        for name, shape in sorted(tensors.items()):  # as safetensors writes them
             end = at + 2 * int(np.prod(shape))
             header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, end]}
             weight_map[name], at = file, end

@@ -24,9 +24,10 @@ from math import prod
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from ggufkit.checkpoint.safetensors import DTYPES, RAW_DTYPES, read_into
+from ggufkit.checkpoint.safetensors import DTYPES, RAW_DTYPES
+from ggufkit.checkpoint.shard import ShardFile
 from ggufkit.checkpoint.unpickle import MAX_PICKLE, Name, read_pickle
-from ggufkit.errors import CheckpointError, os_errors, printable
+from ggufkit.errors import CheckpointError, GGUFError, os_errors, printable
 from ggufkit.formats.table import Format
 from ggufkit.tensor import Tensor
 
@@ -117,8 +118,9 @@ def read_pytorch(path: Path) -> Iterator[Tensor]:
         raise CheckpointError(f"{printable(path)}: {e}") from None
     if not views:
         raise CheckpointError(f"{printable(path)}: there is no tensor in it, or it is no state_dict")
+    shard = ShardFile(path)
     for name, view in views.items():
-        yield Tensor(name, view.shape, view.format, _reader(path, name, view))
+        yield Tensor(name, view.shape, view.format, _reader(shard, name, view))
 
 
 def _read_zip(file: IO[bytes]) -> dict[Any, Any]:
@@ -307,7 +309,7 @@ def _data_start(file: IO[bytes], entry: zipfile.ZipInfo) -> int:
     return start
 
 
-def _reader(path: Path, name: str, view: _View) -> Any:
+def _reader(shard: ShardFile, name: str, view: _View) -> Any:
     cols = view.shape[-1] if view.shape else 1
     step = view.stride[-1] if view.stride else 1
     leading, strides = view.shape[:-1], view.stride[:-1]
@@ -318,7 +320,10 @@ def _reader(path: Path, name: str, view: _View) -> Any:
         import numpy as np
 
         out = np.empty((count, size), np.uint8)
-        read_into(path, out, view.storage.start + (view.offset + first) * size, name)
+        try:
+            shard.read_into(view.storage.start + (view.offset + first) * size, out.data.cast("B"))
+        except GGUFError:
+            raise CheckpointError(f"{printable(shard.name)}: the file ends inside tensor {printable(name)}") from None
         return out
 
     def read(lo: int, hi: int) -> np.ndarray:

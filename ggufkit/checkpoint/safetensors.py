@@ -11,23 +11,22 @@ Source: https://github.com/huggingface/safetensors (format; the header limit of 
 from __future__ import annotations
 
 import json
-import os
 import struct
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ggufkit.errors import CheckpointError, GGUFError, os_errors, printable
-from ggufkit.files import streamed
+from ggufkit.checkpoint.shard import ShardFile
+from ggufkit.errors import CheckpointError, GGUFError, printable
 from ggufkit.formats.table import FORMATS, Format
-from ggufkit.gguf.source import FileSource, Source
+from ggufkit.gguf.source import Source
 from ggufkit.tensor import Tensor
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["DTYPES", "MAX_HEADER", "RAW_DTYPES", "ShardFile", "read_into", "read_safetensors"]
+__all__ = ["DTYPES", "MAX_HEADER", "RAW_DTYPES", "read_safetensors"]
 
 MAX_HEADER = 100_000_000  # bytes
 
@@ -57,26 +56,6 @@ RAW_DTYPES = {
         ("F8_E8M0", "u1"),
     )
 }
-
-
-class ShardFile:
-    """A local file as a `Source` that is open only while it is read: models have hundreds of shards."""
-
-    def __init__(self, path: Path):
-        self._path = path
-        self.name = str(path)
-        with os_errors(path, "read"):
-            self.size = os.stat(path).st_size
-
-    def read(self, offset: int, n: int) -> bytes:
-        file = FileSource(self._path)
-        try:
-            return file.read(offset, n)
-        finally:
-            file.close()
-
-    def close(self) -> None:
-        """There is nothing to give back."""
 
 
 def read_safetensors(file: Path | Source) -> Iterator[Tensor]:
@@ -180,21 +159,3 @@ def _reader(source: Source, start: int, shape: tuple[int, ...], format: Format, 
         return np.frombuffer(data, np.uint8).reshape(hi - lo, row_bytes)
 
     return read
-
-
-def read_into(path: Path, rows: np.ndarray, at: int, name: str) -> None:
-    """Fill an array with the bytes from byte `at` of a file on; `name` is the tensor's, for messages.
-
-    Raises
-    ------
-    FileError : the file cannot be read.
-    CheckpointError : it ends inside.
-    """
-    view = rows.data.cast("B") if rows.size else memoryview(b"")
-    with os_errors(path, "read"), open(path, "rb", buffering=0) as file:
-        while view:
-            n = os.preadv(file.fileno(), [view[: 1 << 30]], at)
-            if n == 0:
-                raise CheckpointError(f"{printable(path)}: the file ends at byte {at}, inside tensor {printable(name)}")
-            streamed(file.fileno(), at, n)
-            view, at = view[n:], at + n

@@ -17,7 +17,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ggufkit.errors import GGUFError, os_errors, printable
-from ggufkit.files import AtomicFile, streamed
+from ggufkit.files import AtomicFile, write_streamed
 from ggufkit.formats.table import Format
 from ggufkit.gguf.header import (
     ALIGNMENT_KEY,
@@ -380,8 +380,7 @@ class Writer:
         # File systems write to a file one call at a time, and those that wait burn their CPU: let them sleep.
         with self._writing, os_errors(self.path, "write"):
             while view:
-                n = os.pwrite(self.fileno(), view[: 1 << 30], offset)
-                streamed(self.fileno(), offset, n)
+                n = write_streamed(self.fileno(), view[: 1 << 30], offset)
                 view, offset = view[n:], offset + n
 
     def wrote(self, name: str, nbytes: int) -> None:

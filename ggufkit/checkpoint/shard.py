@@ -1,0 +1,65 @@
+"""The files that the weights of a checkpoint lie in.
+
+Models have hundreds of shards, so not all can stay open. But one that is read again and again should: the system
+reads ahead of an open file in ever larger steps, and starts from nothing for one that was just opened.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import deque
+from pathlib import Path
+
+from ggufkit.errors import os_errors
+from ggufkit.files import streamed
+from ggufkit.gguf.source import FileSource
+
+__all__ = ["ShardFile"]
+
+# How many files stay open: those that threads read at the same time where one ends and the next begins.
+_OPEN = 8
+
+_recent: deque[weakref.ref[ShardFile]] = deque()
+_lock = threading.Lock()
+
+
+class ShardFile:
+    """A local file as a `Source` that opens when it is read, and is closed when enough others were opened after it."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._file: FileSource | None = None
+        self.name = str(path)
+        with os_errors(path, "read"):
+            self.size = os.stat(path).st_size
+
+    def read(self, offset: int, n: int) -> bytes:
+        return self._opened().read(offset, n)
+
+    def read_into(self, offset: int, view: memoryview) -> None:
+        """Fill `view` with the bytes from byte `offset` on.
+
+        Raises
+        ------
+        GGUFError : the file ends before.
+        """
+        file = self._opened()
+        file.read_into(offset, view)
+        streamed(file.fileno(), offset, len(view))
+
+    def close(self) -> None:
+        # Whoever reads meanwhile has the file, too: it is closed when the last one lets go of it.
+        self._file = None
+
+    def _opened(self) -> FileSource:
+        if (file := self._file) is not None:
+            return file
+        with _lock:
+            if (file := self._file) is None:
+                file = self._file = FileSource(self._path)
+                _recent.append(weakref.ref(self))
+                if len(_recent) > _OPEN and (oldest := _recent.popleft()()) is not None:
+                    oldest.close()
+            return file
