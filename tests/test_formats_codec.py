@@ -86,6 +86,17 @@ def test_decode_equals_libggml_for_any_bytes(name):
     assert same.all(), f"{name}: weight {np.argwhere(~same)[0]}"
 
 
+@pytest.mark.parametrize("name", [format.name for format in formats()])
+@pytest.mark.parametrize("shift", [0, 1])  # floats; at most every fourth lies on 16 bytes
+def test_decode_past_the_caches_is_the_same(name, shift, monkeypatch):
+    format = FORMATS[name]
+    blocks = weights.random_blocks(3000 // format.block_size + 5, format.type_size).reshape(1, -1)
+    expected = codec.decode(blocks, name)
+    monkeypatch.setattr(codec, "_PAST_CACHES", 0)
+    out = np.empty(expected.size + 1, np.float32)[shift:][: expected.size].reshape(expected.shape)
+    assert np.array_equal(codec.decode(blocks, name, out=out).view(np.uint32), expected.view(np.uint32))
+
+
 @pytest.mark.parametrize(
     "name", [format.name for format in formats() if format.name not in ("Q8_1", "I8", "I16", "I32", "I64")]
 )

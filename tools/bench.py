@@ -26,7 +26,7 @@ from ggufkit.formats import codec
 from ggufkit.formats.table import Format, format_by_name, formats
 
 COLS = 4096
-DECODED = 1 << 17  # weights: 512 KB of float32, twice in a core's L2 cache, so that memory does not set the speed
+DECODED = 1 << 20  # weights: 4 MB of float32, twice in the last cache, so that memory does not set the speed
 
 
 def interleaved(

@@ -34,6 +34,9 @@ __all__ = ["CHUNK", "decode", "decoder", "encode", "frozen", "recode", "validate
 # Weights a kernel call: float32 rows of one call stay in a core's L2 cache between the check and the encoder.
 CHUNK = 1 << 17
 
+# Bytes of float32 that are written past the caches, because they do not stay there anyway.
+_PAST_CACHES = 1 << 25
+
 # Blocks tested at a time.
 _VALIDATED = 1 << 14
 
@@ -189,8 +192,9 @@ def decode(
     flat = data.reshape(-1, format.type_size)  # a view that is ours to freeze
     flat.flags.writeable = False
     values = out.reshape(-1, format.block_size)
-    read, grain, threads = decoder(format), CHUNK // format.block_size, thread_count(threads)
-    if len(flat) <= grain:  # the kernel takes some 15 µs: what Python adds is seen
+    grain, threads = CHUNK // format.block_size, thread_count(threads)
+    read = decoder(format) if out.nbytes < _PAST_CACHES or out.ctypes.data % 16 else _decoder_past_caches(format)
+    if threads == 1 or len(flat) <= grain:  # some kernels take a few µs: what Python adds is seen
         read(flat, values)
     else:
         for_ranges(lambda lo, hi: read(flat[lo:hi], values[lo:hi]), len(flat), grain, threads)
@@ -270,8 +274,30 @@ def _checked_encoder(
 def decoder(format: Format) -> Callable[[np.ndarray, np.ndarray], Any]:
     """The kernel behind `decode`: frozen (n, type_size) uint8 → (n, block_size) float32, in the calling thread."""
     if (number := _NUMBERS.get(format.name)) is not None:
-        return lambda blocks, out: np.copyto(out, blocks.view(number), casting="unsafe")
+
+        def convert(blocks: np.ndarray, out: np.ndarray) -> None:
+            with np.errstate(all="ignore"):  # any bytes decode to something
+                np.copyto(out, blocks.view(number), casting="unsafe")
+
+        return convert
     return getattr(_family(format), f"{format.name.lower()}_decode")
+
+
+@cache
+def _decoder_past_caches(format: Format) -> Callable[[np.ndarray, np.ndarray], Any]:
+    """`decoder` for outputs that no cache holds: the kernel, with other stores.
+
+    Those that leave storing to a helper take longer to compute than to store, and stay as they are.
+    """
+    read = decoder(format)
+    function = getattr(read, "py_func", None)
+    if function is None or "store" not in function.__code__.co_names:
+        return read
+    from ggufkit.kernels.jit import specialised
+    from ggufkit.kernels.lanes import store_past
+
+    name = f"{format.name.lower()}_decode_past_caches"
+    return specialised(function, name, function.__code__.co_filename, store=store_past)
 
 
 def _encode_numbers(values: np.ndarray, format: Format, out: np.ndarray | None, what: str) -> np.ndarray:

@@ -290,23 +290,15 @@ def q5_1_decode(blocks, out):
 
 
 @kernel
-def bytes_decode(blocks, out, qs):
-    """w = d q with the 32 bytes q at byte `qs` of a block."""
+def _bytes_decode(blocks, out):
+    """w = d q; `s` is not used. blocks: (n, 34 or 36) uint8; out: (n, 32) float32."""
+    type_size = blocks.shape[1]
     data, levels, values = blocks.reshape(-1), blocks.reshape(-1).view(np.int8), out.reshape(-1)
     for block in range(blocks.shape[0]):
-        at, to = block * (qs + 32), block * 32
-        d = read_half_lanes(data, at)
-        store(values, to, to_f32(load(levels, at + qs)) * d)
-        store(values, to + 16, to_f32(load(levels, at + qs + 16)) * d)
+        end, to = (block + 1) * type_size, block * 32
+        d = read_half_lanes(data, end - type_size)
+        store(values, to, to_f32(load(levels, end - 32)) * d)
+        store(values, to + 16, to_f32(load(levels, end - 16)) * d)
 
 
-@kernel
-def q8_0_decode(blocks, out):
-    """w = d q. blocks: (n, 34) uint8; out: (n, 32) float32."""
-    bytes_decode(blocks, out, 2)
-
-
-@kernel
-def q8_1_decode(blocks, out):
-    """w = d q; `s` is not used. blocks: (n, 36) uint8; out: (n, 32) float32."""
-    bytes_decode(blocks, out, 4)
+q8_0_decode = q8_1_decode = _bytes_decode

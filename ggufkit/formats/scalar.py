@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from ggufkit.kernels.jit import kernel
-from ggufkit.kernels.lanes import LANES, float_to_half, half_to_float, load_half, store, store_half
+from ggufkit.kernels.lanes import LANES, bits_f32, float_to_half, half_to_float, load_half, splat, store, store_half
 from ggufkit.kernels.lanes import load as load_lanes
 
 
@@ -53,8 +53,12 @@ def bf16_encode(x, out):
 @kernel
 def bf16_decode(blocks, out):
     """bfloat16 → float32, exact. blocks: (n, 2) uint8; out: (n, 1) float32."""
-    bits, words = blocks.reshape(-1).view(np.uint16), out.reshape(-1).view(np.uint32)
-    for i in range(words.size):
+    bits, values = blocks.reshape(-1).view(np.uint16), out.reshape(-1)
+    whole = values.size - values.size % LANES
+    for i in range(0, whole, LANES):
+        store(values, i, bits_f32(load_lanes(bits, i) << splat(np.int32(16))))
+    words = values.view(np.uint32)
+    for i in range(whole, values.size):
         words[i] = np.uint32(bits[i]) << np.uint32(16)
 
 

@@ -59,6 +59,7 @@ __all__ = [
     "sqrt",
     "store",
     "store_half",
+    "store_past",
     "to_f32",
     "to_i32",
     "total",
@@ -216,6 +217,25 @@ def store(typingctx, array, index, value):
         return ctx.get_dummy_value()
 
     return types.void(array, types.intp, expected), emit
+
+
+@intrinsic
+def store_past(typingctx, array, index, value):
+    """`store` of float32 lanes past the caches, for arrays that these cannot hold, at an address that 16 divides.
+
+    An ordinary store first fetches the line that it changes. What another thread reads must wait for a lock or an
+    atomic operation, as all that threads share does.
+    """
+    if array.dtype != types.float32 or value != f32x16:
+        return None
+
+    def emit(ctx, b, sig, args):
+        stored = b.store(args[2], _address(ctx, b, sig.args[0], args[0], args[1], f32x16.llvm))
+        stored.align = 16
+        stored.set_metadata("nontemporal", b.module.add_metadata([ir.Constant(_I32, 1)]))
+        return ctx.get_dummy_value()
+
+    return types.void(array, types.intp, f32x16), emit
 
 
 @intrinsic

@@ -42,12 +42,11 @@ LEVELS = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 
 
 
 @helper
-def _decode_32(levels, d, bytes_, at, values, to):
+def _decode_32(levels, d, bytes_, at):
     """32 weights from 16 bytes: byte j has weight j in its low half and weight j + 16 in its high half."""
     q = load(bytes_, at)
     step = splat(d)
-    store(values, to, step * permute(levels, q & splat(np.int32(15))))
-    store(values, to + LANES, step * permute(levels, q >> splat(np.int32(4))))
+    return step * permute(levels, q & splat(np.int32(15))), step * permute(levels, q >> splat(np.int32(4)))
 
 
 @kernel
@@ -60,7 +59,9 @@ def iq4_nl_decode(blocks, out):
     halves = data.view(np.uint16)
     levels = load(LEVELS, 0)
     for i in range(blocks.shape[0]):
-        _decode_32(levels, half_to_float(halves[9 * i]), data, 18 * i + 2, values, 32 * i)
+        low, high = _decode_32(levels, half_to_float(halves[9 * i]), data, 18 * i + 2)
+        store(values, 32 * i, low)
+        store(values, 32 * i + LANES, high)
 
 
 @kernel
@@ -74,11 +75,13 @@ def iq4_xs_decode(blocks, out):
     levels = load(LEVELS, 0)
     for i in range(blocks.shape[0]):
         d = half_to_float(halves[68 * i])
-        high = np.int32(halves[68 * i + 1])
+        top_bits = np.int32(halves[68 * i + 1])
         for j in range(8):
-            low = np.int32(data[136 * i + 4 + j // 2]) >> (4 * (j % 2))
-            scale = (low & 15) | ((high >> (2 * j)) & 3) << 4
-            _decode_32(levels, d * np.float32(scale - 32), data, 136 * i + 8 + 16 * j, values, 256 * i + 32 * j)
+            low_bits = np.int32(data[136 * i + 4 + j // 2]) >> (4 * (j % 2))
+            scale = (low_bits & 15) | ((top_bits >> (2 * j)) & 3) << 4
+            low, high = _decode_32(levels, d * np.float32(scale - 32), data, 136 * i + 8 + 16 * j)
+            store(values, 256 * i + 32 * j, low)
+            store(values, 256 * i + 32 * j + LANES, high)
 
 
 # ---- Encode -----------------------------------------------------------------------------------------------------
