@@ -14,7 +14,7 @@ import numpy as np
 
 from ggufkit.formats.scale_search import Grid, grid_level, make_qkx, make_qx, store_levels, weigh
 from ggufkit.formats.tiles import QK_K, load_batch, put_half, repeat_importance, store_batch
-from ggufkit.kernels.jit import helper, kernel
+from ggufkit.kernels.jit import helper, kernel, maker
 from ggufkit.kernels.lanes import LANES, load, splat, store, to_i32, transpose
 
 _N, _BLOCKS = 32, 8  # weights a block, blocks a lane
@@ -35,7 +35,7 @@ class Batch(NamedTuple):
     half: np.ndarray  # (16,) uint16
 
 
-@kernel
+@maker
 def _new_batch(type_size):
     return Batch(
         np.empty(QK_K * LANES, np.float32),
@@ -85,7 +85,7 @@ q4_0_encode_weighted = q5_0_encode_weighted = _symmetric_encode
 q4_1_encode_weighted = q5_1_encode_weighted = _offset_encode
 
 
-@kernel
+@maker
 def _mean_squares(x):
     """Σ w² / cols of each row, added up in the order of the row; rows in lanes. Padded to whole vectors."""
     rows, cols = x.shape

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ggufkit.kernels.jit import helper, kernel
+from ggufkit.kernels.jit import helper, maker
 from ggufkit.kernels.lanes import (
     LANES,
     all_lanes,
@@ -66,7 +66,7 @@ def store_batch(Y, type_size, blocks, first):
         blocks[at + i] = Y[i % type_size * LANES + i // type_size]
 
 
-@kernel
+@maker
 def repeat_importance(importance):
     """`importance` and its own beginning again, so that sixteen super-blocks find theirs in one piece."""
     repeated = np.empty(importance.size + LANES * QK_K, np.float32)

@@ -1,7 +1,8 @@
-"""How Numba compiles helpers: no further than they are used.
+"""How Numba compiles kernels and their helpers: no further than they are used, and what it keeps of them.
 
 Numba optimises each function on its own and makes machine code of it; then its LLVM code becomes part of its callers'
-and is optimised there. Of a helper, which only kernels call, just that matters.
+and is optimised there. Of a helper, which only kernels call, just that matters. Of a kernel, which only Python calls,
+just the machine code does; it is cached without the LLVM code, which takes longer to load.
 
 This reaches into Numba, so that `jit` must do without it where an import fails.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import llvmlite.binding as llvm
 from numba import _dynfunc
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
@@ -22,10 +24,17 @@ from numba.core.typed_passes import (
     NoPythonSupportedFeatureValidation,
 )
 
-__all__ = ["HelperCompiler"]
+__all__ = ["HelperCompiler", "KernelCompiler"]
 
 
-_STEPS = ("_optimize_functions", "_optimize_final_module", "_finalize_dynamic_globals", "_finalize_final_module")
+_STEPS = (
+    "_optimize_functions",
+    "_optimize_final_module",
+    "_finalize_dynamic_globals",
+    "_finalize_final_module",
+    "_get_compiled_object",
+    "_get_module_for_linking",
+)
 if not all(hasattr(JITCodeLibrary, step) for step in _STEPS):
     raise ImportError("this Numba compiles in other steps")
 
@@ -42,6 +51,32 @@ class _Draft(JITCodeLibrary):
     def _finalize_final_module(self) -> None:
         self._finalize_dynamic_globals()
         self._finalized = True
+
+
+class _Whole(JITCodeLibrary):
+    """A kernel and all that it calls."""
+
+    entry = ""  # what Python calls
+
+    def _get_module_for_linking(self) -> Any:
+        raise TypeError(f"{self.name} is a kernel, and another one calls it: make it a helper")
+
+    def serialize_using_object_code(self) -> tuple[str, str, tuple[bytes, bytes]]:
+        # Numba looks up in the LLVM code which symbols the machine code defines.
+        symbol = llvm.parse_assembly(f'@"{self.entry}" = global i8 0')
+        return self.name, "object", (self._get_compiled_object(), symbol.as_bitcode())
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _LowerKernel(NativeLowering):
+    _name = "ggufkit_lower_kernel"
+
+    def run_pass(self, state: Any) -> bool:
+        state.library = _Whole(state.targetctx.codegen(), state.func_id.func_qualname)
+        state.library.enable_object_caching()
+        super().run_pass(state)
+        state.library.entry = state["cr"].fndesc.llvm_cpython_wrapper_name
+        return True
 
 
 @register_pass(mutates_CFG=True, analysis_only=False)
@@ -61,14 +96,26 @@ class _LowerHelper(NativeLowering):
         return True
 
 
+def _passes(state: Any, lower: type[NativeLowering]) -> list[PassManager]:
+    """Numba's own, but for one."""
+    passes = PassManager(lower.__name__)
+    passes.passes += DefaultPassBuilder.define_untyped_pipeline(state).passes
+    passes.passes += DefaultPassBuilder.define_typed_pipeline(state).passes
+    for step in (NoPythonSupportedFeatureValidation, IRLegalization, AnnotateTypes, lower, NoPythonBackend):
+        passes.add_pass(step, step.__name__)
+    passes.finalize()
+    return [passes]
+
+
+class KernelCompiler(CompilerBase):
+    """Numba's `pipeline_class` for kernels."""
+
+    def define_pipelines(self) -> list[PassManager]:
+        return _passes(self.state, _LowerKernel)
+
+
 class HelperCompiler(CompilerBase):
     """Numba's `pipeline_class` for helpers."""
 
     def define_pipelines(self) -> list[PassManager]:
-        passes = PassManager("ggufkit_helper")
-        passes.passes += DefaultPassBuilder.define_untyped_pipeline(self.state).passes
-        passes.passes += DefaultPassBuilder.define_typed_pipeline(self.state).passes
-        for step in (NoPythonSupportedFeatureValidation, IRLegalization, AnnotateTypes, _LowerHelper, NoPythonBackend):
-            passes.add_pass(step, step.__name__)
-        passes.finalize()
-        return [passes]
+        return _passes(self.state, _LowerHelper)

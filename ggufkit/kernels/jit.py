@@ -3,7 +3,7 @@
     @kernel                                 # called from Python
     def q4_0_encode(x, out): ...
 
-    @helper                                 # called from kernels
+    @helper                                 # called from kernels; `inlined` and `maker` are helpers, too
     def extreme_weight(values, at): ...
 
 Kernels release the GIL, follow IEEE 754 to the letter (no fast-math, NumPy's division) and are cached on disk.
@@ -32,19 +32,16 @@ import llvmlite.binding as llvm
 import numba
 from numba.core import config, event
 
-__all__ = ["CPU_FEATURES", "cache_folder", "helper", "inlined", "kernel", "specialised"]
+__all__ = ["CPU_FEATURES", "cache_folder", "helper", "inlined", "kernel", "maker", "specialised"]
 
-_KERNEL: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-_HELPER: dict[str, Any] = {
-    **_KERNEL,
-    "_nrt": False,
-    "no_cpython_wrapper": True,
-    "no_cfunc_wrapper": True,
-}
-with contextlib.suppress(ImportError):  # of another Numba: kernels take longer to compile
-    from ggufkit.kernels.compiler import HelperCompiler
+_KERNEL: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+_MAKER: dict[str, Any] = {**_KERNEL, "no_cpython_wrapper": True}
+with contextlib.suppress(ImportError):  # of another Numba: kernels take longer to compile and to load
+    from ggufkit.kernels.compiler import HelperCompiler, KernelCompiler
 
-    _HELPER["pipeline_class"] = HelperCompiler
+    _KERNEL["pipeline_class"] = KernelCompiler
+    _MAKER["pipeline_class"] = HelperCompiler
+_HELPER: dict[str, Any] = {**_MAKER, "_nrt": False}
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -121,7 +118,10 @@ def _numba_cache_for(source: str) -> Iterator[None]:
 
 
 def kernel(function: F) -> F:
-    """Compile `function` on its first call, with a signature for each set of argument types."""
+    """Compile `function` on its first call, with a signature for each set of argument types.
+
+    It is called from Python; what kernels call is a `helper`.
+    """
     return _compiled(function)
 
 
@@ -139,6 +139,11 @@ def inlined(function: F) -> F:
     return numba.njit(**_HELPER, forceinline=True)(function)
 
 
+def maker(function: F) -> F:
+    """Like `helper`, for one that makes arrays."""
+    return numba.njit(**_MAKER)(function)
+
+
 def specialised(function: Callable[..., Any], name: str, source: str, **names: Any) -> Any:
     """A kernel like the plain `function`, but with some of its global names bound to other things.
 
@@ -149,7 +154,7 @@ def specialised(function: Callable[..., Any], name: str, source: str, **names: A
     ----------
     name : of the kernel; different for each.
     source : the file (`__file__`) that binds the names, and imports from the one that defines the loop.
-    names : what the global names mean: kernels, numbers.
+    names : what the global names mean: helpers, numbers.
     """
     copy = types.FunctionType(function.__code__, {**function.__globals__, **names}, name)
     copy.__qualname__ = name

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from ggufkit.errors import GGUFError, UsageError, os_errors, printable
-from ggufkit.kernels.jit import kernel
+from ggufkit.kernels.jit import helper, kernel
 from ggufkit.kernels.threads import for_ranges
 from ggufkit.runtime.windows import Windows
 
@@ -252,7 +252,7 @@ class BaseFile:
 # A row's first four levels hold two float32: scale and least.
 
 
-@kernel
+@helper
 def _log_sum(row):
     """The greatest of a row of logits, and the log of the sum of e^(logit − greatest)."""
     most = row[0]

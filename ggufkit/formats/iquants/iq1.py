@@ -23,7 +23,7 @@ from ggufkit.formats.iquants.blocks import (
     write_u16,
 )
 from ggufkit.formats.iquants.grids import OFF_GRID, ROW, neighbours, words
-from ggufkit.kernels.jit import helper, inlined, kernel
+from ggufkit.kernels.jit import helper, inlined, kernel, maker
 from ggufkit.kernels.lanes import (
     LANES,
     any_lane,
@@ -144,7 +144,7 @@ class Work(NamedTuple):
     codes: np.ndarray  # (16,) int32
 
 
-@kernel
+@maker
 def _new_work(n):
     return Work(
         np.empty(n * LANES, np.float32),

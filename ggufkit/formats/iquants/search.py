@@ -21,7 +21,7 @@ import numpy as np
 
 from ggufkit.formats.iquants.blocks import nearest_code
 from ggufkit.formats.iquants.grids import OFF_GRID, ROW
-from ggufkit.kernels.jit import inlined, kernel
+from ggufkit.kernels.jit import inlined, maker
 from ggufkit.kernels.lanes import (
     LANES,
     fabs,
@@ -75,7 +75,7 @@ class Work(NamedTuple):
     todo: np.ndarray  # (groups · 16 + 1,) int32
 
 
-@kernel
+@maker
 def new_work(weights, groups):
     return Work(
         np.empty(512, np.float32),

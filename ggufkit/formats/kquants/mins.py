@@ -10,7 +10,7 @@ import numpy as np
 
 from ggufkit.formats.scale_search import grid_level, make_qkx, sum_of_squares, weigh
 from ggufkit.formats.tiles import QK_K, nearest_quotient
-from ggufkit.kernels.jit import helper, kernel
+from ggufkit.kernels.jit import helper, maker
 from ggufkit.kernels.lanes import LANES, any_lane, load, select, splat, store, to_i32, transpose
 
 # Rows of P: scale and min from the search, later their levels, at last step and offset; the pair that gives the
@@ -18,7 +18,7 @@ from ggufkit.kernels.lanes import LANES, any_lane, load, select, splat, store, t
 SCALE, MIN, ISCALE, BASE, WEIGHT, P_SIZE = (k * 16 * LANES for k in range(6))
 
 
-@kernel
+@maker
 def scratch(type_size, grid):
     """Memory for one batch: X, P, Y, two sub-blocks of weights and of levels, all levels, 16 float16."""
     pair = 2 * grid.n * LANES

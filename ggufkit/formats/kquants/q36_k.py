@@ -34,7 +34,7 @@ from ggufkit.formats.tiles import (
     repeat_importance,
     store_batch,
 )
-from ggufkit.kernels.jit import helper, kernel
+from ggufkit.kernels.jit import helper, kernel, maker
 from ggufkit.kernels.lanes import (
     LANES,
     any_lane,
@@ -71,7 +71,7 @@ class Batch(NamedTuple):
     half: np.ndarray  # (16,) uint16
 
 
-@kernel
+@maker
 def _new_batch(type_size):
     return Batch(
         np.empty(QK_K * LANES, np.float32),
@@ -202,7 +202,7 @@ def q6_k_encode_weighted(x, importance, out):
     _encode_q6(x, importance, out)
 
 
-@kernel
+@maker
 def _encode_q6(x, importance, out):
     """An error weighs the importance, or x² without one."""
     weights, blocks, batch = x.reshape(-1), out.reshape(-1), _new_batch(_Q6_BYTES)

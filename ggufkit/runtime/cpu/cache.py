@@ -23,7 +23,7 @@ import math
 import numpy as np
 
 from ggufkit.kernels.blocks import read_half_lanes, write_half
-from ggufkit.kernels.jit import kernel
+from ggufkit.kernels.jit import helper, kernel
 from ggufkit.kernels.lane_math import load_float
 from ggufkit.kernels.lanes import load, load_half, splat, store, to_f32
 from ggufkit.runtime.kv import cache_type, rotation
@@ -108,14 +108,14 @@ def _rotate(x, factor):
             x[row, i] *= factor
 
 
-@kernel
+@helper
 def _write_float(data, at, value):
     bits = np.float32(value).view(np.uint32)
     for i in range(4):
         data[at + i] = np.uint8(bits >> np.uint32(8 * i))
 
 
-@kernel
+@helper
 def _block_scale(x, row, lo, kind):
     """d of 32 numbers as the format's encoder takes it, and its inverse."""
     most, signed = ZERO, ZERO
@@ -126,7 +126,7 @@ def _block_scale(x, row, lo, kind):
     return d, ONE / d if d != ZERO else ZERO
 
 
-@kernel
+@helper
 def _level(x, inverse, kind):
     """Q8_0: rounded, ties away from zero. Q4_0: 0 … 15."""
     if kind == Q8_0:
@@ -200,7 +200,7 @@ def write_values(v, data, kv_heads, tokens, start, kind):
                         at += 16
 
 
-@kernel
+@helper
 def read_keys(data, at, head, kind, out):
     """A tile at byte `at` as float32: (head, 16), flat."""
     if kind == F32:
@@ -231,7 +231,7 @@ def read_keys(data, at, head, kind, out):
             at += 256
 
 
-@kernel
+@helper
 def read_values(data, at, head, kind, out, base):
     """One token's values at byte `at` as float32, from `out[base]` on."""
     if kind == F32:

@@ -21,7 +21,7 @@ from ggufkit.formats.codec import frozen
 from ggufkit.formats.tiles import nearest_wrapped
 from ggufkit.kernels.blocks import finite_level
 from ggufkit.kernels.dot import TOKENS, sum_lanes
-from ggufkit.kernels.jit import kernel
+from ggufkit.kernels.jit import helper, kernel
 from ggufkit.kernels.lanes import (
     LANES,
     fabs,
@@ -45,7 +45,7 @@ _RANGE = 1 << 17  # activations that a thread takes at once
 _ZERO, _TOP = np.float32(0), np.float32(127)
 
 
-@kernel
+@helper
 def _spoiled(x, at, count):
     """0, or NaN if one of `count` values is infinite or NaN: a product must not lose that."""
     spoil = splat(_ZERO)
@@ -97,7 +97,7 @@ def quantize_q8_k(x, group, levels, scales, counts, sums):
             sums[g] = scale * np.float32(counts[g])
 
 
-@kernel
+@helper
 def _extreme(values, at):
     """The value of largest magnitude of 256; of x and -x, the one that comes first."""
     high, low = load(values, at), load(values, at)

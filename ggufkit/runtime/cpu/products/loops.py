@@ -45,7 +45,7 @@ from ggufkit.kernels.dot import (
     sum_lanes,
     zero_tile,
 )
-from ggufkit.kernels.jit import inlined, kernel, specialised
+from ggufkit.kernels.jit import helper, inlined, specialised
 from ggufkit.kernels.lanes import LANES, load, splat, store, to_f32, transpose
 from ggufkit.kernels.shares import take
 from ggufkit.runtime.cpu.products import UNIT, Product
@@ -95,7 +95,7 @@ def vector(turn, data, rows, levels, scales, sums, out):
         first = take(turn, grain)
 
 
-@kernel
+@helper
 def _start_lanes(x, offset, start):
     """start[k] = -offset · Σ x[4 k + i]."""
     ones, none = splat(np.int32(0x01010101)), splat(np.int32(0))
@@ -164,7 +164,7 @@ def matrix(turn, data, rows, levels, scales, sums, out):
         first = take(turn, grain)
 
 
-@kernel
+@helper
 def put_tile(totals, t, r, edge, out):
     """Write a tile to out[t:, r:], or what of it lies within."""
     n, rows = out.shape
