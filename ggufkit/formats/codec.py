@@ -190,7 +190,7 @@ def decode(
     if data.size == 0:
         return out
     flat = data.reshape(-1, format.type_size)  # a view that is ours to freeze
-    flat.flags.writeable = False
+    flat.setflags(write=False)
     values = out.reshape(-1, format.block_size)
     grain, threads = CHUNK // format.block_size, thread_count(threads)
     read = decoder(format) if out.nbytes < _PAST_CACHES or out.ctypes.data % 16 else _decoder_past_caches(format)

@@ -31,6 +31,7 @@ _CACHED = 1 << 17  # weights that stay in a core's cache while all activations p
 _ZERO = np.float32(0)
 
 # Bound by each format.
+DTYPE = np.uint16
 pair_at = load
 
 
@@ -39,7 +40,7 @@ def matrix(turn, data, rows, x, out):
 
     Four tokens meet two rows of weights.
     """
-    weights, values, cols = data.view(np.uint16), x.reshape(-1), x.shape[1]
+    weights, values, cols = data.view(DTYPE), x.reshape(-1), x.shape[1]
     grain = max(_CACHED // cols, 2) // 2 * 2
     first = take(turn, grain)
     while first < rows:
@@ -73,13 +74,16 @@ def _f16_pair(weights, at):
 
 @inlined
 def _bf16_pair(weights, at):
-    both = load(weights.view(np.int32), at >> 1)
+    both = load(weights, at >> 1)
     return bits_f32(both & splat(np.int32(-65536))), bits_f32(both << splat(np.int32(16)))
 
 
-def _product_of(name: str, pair: object) -> Product:
-    run = specialised(matrix, f"{name.lower()}_matrix", __file__, pair_at=pair)
+def _product_of(name: str, dtype: type, pair: object) -> Product:
+    run = specialised(matrix, f"{name.lower()}_matrix", __file__, DTYPE=dtype, pair_at=pair)
     return Product(run, run, name)
 
 
-PRODUCTS = {"F16": _product_of("F16", _f16_pair), "BF16": _product_of("BF16", _bf16_pair)}
+PRODUCTS = {
+    "F16": _product_of("F16", np.uint16, _f16_pair),
+    "BF16": _product_of("BF16", np.int32, _bf16_pair),  # two at a time
+}
