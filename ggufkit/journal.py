@@ -2,10 +2,10 @@
 
     model.gguf.partial             the output to be, full size, holes where nothing is written yet
     model.gguf.partial.journal     b3f1…c2          the key: hash of header, source, options and version
-                                   4096 589824 9ad1c8f0      a piece: byte of the file, bytes, CRC-32
-                                   593920 589824 11c07a3e
+                                   4096 589824 9ad1c8f0d2b34e71   a piece: byte of the file, bytes, XXH64
+                                   593920 589824 11c07a3e90a5f36c
 
-A line is written after its piece. So after a kill every line is true; after a power loss the CRC finds the pieces
+A line is written after its piece. So after a kill every line is true; after a power loss the hash finds the pieces
 that never reached the disk. A journal with another key is no help and starts again from nothing.
 """
 
@@ -15,7 +15,6 @@ import hashlib
 import os
 import re
 import threading
-import zlib
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Journal"]
 
-_LINE = re.compile(r"([0-9]{1,19}) ([0-9]{1,19}) ([0-9a-f]{8})")
+_LINE = re.compile(r"([0-9]{1,19}) ([0-9]{1,19}) ([0-9a-f]{16})")
 
 
 class Journal:
@@ -53,7 +52,7 @@ class Journal:
         self.path = Path(f"{partial}.journal")
         self.plan = plan
         self._lock = threading.Lock()
-        self._written: dict[int, tuple[int, int]] = {}  # byte of the file → (bytes, CRC-32)
+        self._written: dict[int, tuple[int, str]] = {}  # byte of the file → (bytes, XXH64)
         with os_errors(self.path, "write"):
             self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
             try:
@@ -77,11 +76,11 @@ class Journal:
         if found is None or found[0] != nbytes:
             return False
         with open(self.partial, "rb", buffering=0) as file:
-            return zlib.crc32(os.pread(file.fileno(), nbytes, at)) == found[1]
+            return _hash(os.pread(file.fileno(), nbytes, at)) == found[1]
 
     def record(self, name: str, row: int, blocks: np.ndarray) -> None:
         """Note that rows of a tensor are in the file."""
-        line = f"{self._at(name, row)} {blocks.nbytes} {zlib.crc32(blocks.data):08x}\n".encode()
+        line = f"{self._at(name, row)} {blocks.nbytes} {_hash(blocks.data)}\n".encode()
         with self._lock, os_errors(self.path, "write"):
             while line:  # a disk that fills up takes a part
                 line = line[os.write(self._handle, line) :]
@@ -109,13 +108,21 @@ class Journal:
             # The last line is empty, or cut by the kill; a line before it may be cut by a full disk.
             for line in lines[:-1]:
                 if found := _LINE.fullmatch(line):
-                    self._written[int(found[1])] = (int(found[2]), int(found[3], 16))
+                    self._written[int(found[1])] = (int(found[2]), found[3])
             whole = len(head) + 1 + sum(len(line) + 1 for line in lines[:-1])
             os.ftruncate(self._handle, whole)
             return
         self.partial.unlink(missing_ok=True)
         os.ftruncate(self._handle, 0)
         os.write(self._handle, f"{key}\n".encode())
+
+
+def _hash(data: bytes | memoryview) -> str:
+    from ggufkit.kernels.xxh64 import XXH64
+
+    found = XXH64()
+    found.update(data)
+    return found.hexdigest()
 
 
 def _digest(plan: Plan, key: bytes) -> str:

@@ -10,7 +10,7 @@ A tensor that has its format already is copied, every other one is decoded to fl
     worker 3         read ▒▒ ········· encode ████████ write ▒ …
 
 A piece is about a million weights, whole rows of one tensor. As many workers as there are threads encode at a time;
-the others wait for the disk meanwhile. Inside a worker the float32 rows go through a buffer that stays in its core's
+one more waits for the disk meanwhile. Inside a worker the float32 rows go through a buffer that stays in its core's
 L2 cache. So memory does not depend on the size of a tensor, and the bytes do not depend on the number of threads.
 """
 
@@ -57,7 +57,7 @@ MEMORY = 512_000_000
 _PIECE = 1 << 20
 
 # Workers that read or write while the others encode.
-_WAITING = 2
+_WAITING = 1
 
 Progress = Callable[["Planned", int], None]
 
@@ -210,7 +210,10 @@ def stream(
     CodecError : a weight is not finite, or does not fit its format.
     FileError, GGUFError : see `Writer.write`.
     """
-    encoding = threading.BoundedSemaphore(thread_count(threads))
+    encode_at_once = thread_count(threads)
+    # Where all CPUs may encode, nobody need count: to wake up a worker takes as long as to read a piece.
+    counted = encode_at_once < (os.cpu_count() or 1)
+    encoding = threading.BoundedSemaphore(encode_at_once) if counted else nullcontext()
     lock = threading.Lock()
 
     def done(piece: _Piece) -> None:
@@ -232,7 +235,7 @@ def stream(
             journal.record(name, piece.lo, blocks)
         return done(piece)
 
-    for_each(work, _pieces(planned), _workers(planned, thread_count(threads), memory))
+    for_each(work, _pieces(planned), _workers(planned, encode_at_once, memory))
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,16 @@
 
 For each type, a sharded Llama that takes no room on the disk:
 
-- is converted by `ggufkit convert` in a process of its own: peak memory, and bytes read a second;
-- against the limit measured in the same run: the slowest of reading, encoding and writing by itself, on a part of the
-  model, half of the time before the conversion and half after it; and its CPU time against that of the three together,
-  which other work on the machine disturbs less;
+- is converted by `ggufkit convert` in a process of its own: peak memory, and bytes read a second, from the start of
+  Python to the renamed file on the disk;
+- against the limit measured in the same run: the slowest of reading, encoding and writing by itself, each as the
+  conversion does it and with all CPUs, on a part of the model; the median of rounds before the conversion and after it;
+- against what the CPUs allow: in a conversion the three share them, so it takes at least the sum of their CPU seconds;
 - is converted again, killed in the middle and continued: the same bytes.
+
+The source is a hole: its pages are zeros that the kernel makes, so reading costs CPU time and no device limits it.
+What is written takes its room on the device. CPU seconds are those of the process; the kernel's own threads, which
+bring it there, come on top.
 """
 
 from __future__ import annotations
@@ -26,17 +31,20 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 from tiny_checkpoints import SPM_TOKENS, sentencepiece_model
 
 from ggufkit.convert import conversion
+from ggufkit.gguf.writer import Writer
 from ggufkit.kernels.threads import for_each, thread_count
 from ggufkit.output import Job
-from ggufkit.pipeline import Planned, _Piece, _pieces
+from ggufkit.pipeline import MEMORY, Planned, _Piece, _pieces, _workers
 
 WIDTH, FFN, VOCAB = 4096, 11008, 32000
-PART = 1 << 30  # bytes of the source that a stage is measured with
+PART = 4e9  # bytes of the source that a stage is measured with
+ROUNDS = 3  # before the conversion, and as many after it
 
 
 def shapes(layers: int) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -107,42 +115,42 @@ def sample(job: Job) -> list[Planned]:
 
 
 def stages(job: Job, scratch: Path) -> dict[str, tuple[float, float]]:
-    """Stage → (seconds, CPU seconds) for a byte of the source, each alone, with all threads."""
+    """Stage → (seconds, CPU seconds) for a byte of the source, each alone, as a conversion does it."""
     chosen = sample(job)
     nbytes = sum(p.tensor.nbytes for p in chosen)
     threads = thread_count(None)
+    workers = _workers(chosen, threads, MEMORY)
+    pieces = list(_pieces(chosen))
+    # Sixteen buffers in turn, so that what is encoded comes from memory as it does in a conversion.
+    longest = max((p.hi - p.lo) * max(p.planned.tensor.row_bytes, p.planned.row_bytes) for p in pieces)
+    buffers = np.full((16, longest), 0, np.uint8)
+    turn = itertools.cycle(range(16))
 
-    def timed(work: Callable[[], object]) -> tuple[float, float]:
+    def rows(piece: _Piece, row_bytes: int) -> np.ndarray:
+        found = buffers[next(turn)][: (piece.hi - piece.lo) * row_bytes].reshape(-1, row_bytes)
+        found.flags.writeable = False
+        return found
+
+    def read() -> None:
+        for_each(lambda p: p.planned.tensor.read(p.lo, p.hi), iter(pieces), workers)
+
+    def encode() -> None:
+        for_each(lambda p: p.planned.encode_blocks(rows(p, p.planned.tensor.row_bytes), 0), iter(pieces), threads)
+
+    def write() -> None:
+        with Writer(scratch, {}, [(p.tensor.name, p.tensor.shape, p.format) for p in chosen], force=True) as out:
+            for_each(
+                lambda p: out.write(p.planned.tensor.name, p.lo, rows(p, p.planned.row_bytes)), iter(pieces), workers
+            )
+
+    def timed(work: Callable[[], None]) -> tuple[float, float]:
         start, cpu = time.perf_counter(), time.process_time()
         work()
         return (time.perf_counter() - start) / nbytes, (time.process_time() - cpu) / nbytes
 
-    pieces = list(_pieces(chosen))
-    # Sixteen buffers in turn, so that what is encoded comes from memory as it does in a conversion.
-    longest = max((p.hi - p.lo) * p.planned.tensor.row_bytes for p in pieces)
-    buffers = np.full((16, longest), 0, np.uint8)
-    turn = itertools.cycle(range(16))
-
-    def encode(piece: _Piece) -> None:
-        row_bytes = piece.planned.tensor.row_bytes
-        source = buffers[next(turn)][: (piece.hi - piece.lo) * row_bytes].reshape(-1, row_bytes)
-        source.flags.writeable = False
-        piece.planned.encode_blocks(source, 0)
-
-    def write() -> None:
-        with open(scratch, "wb", buffering=0) as file:
-            for p in pieces:
-                data = memoryview(bytes((p.hi - p.lo) * p.planned.row_bytes))
-                while data:
-                    data = data[file.write(data) :]
-            os.fsync(file.fileno())
-        scratch.unlink()
-
-    return {
-        "reading": timed(lambda: for_each(lambda p: p.planned.tensor.read(p.lo, p.hi), iter(pieces), threads)),
-        "encoding": timed(lambda: for_each(encode, iter(pieces), threads)),
-        "writing": timed(write),
-    }
+    found = {"reading": timed(read), "encoding": timed(encode), "writing": timed(write)}
+    scratch.unlink()
+    return found
 
 
 def digest(path: Path) -> str:
@@ -175,19 +183,24 @@ def main() -> None:
         for type_ in options.types.split(","):
             job = conversion(folder, out, type_)
             nbytes = sum(p.tensor.nbytes for p in job.plan.tensors)
-            stages(job, options.folder / "scratch")  # compiles
-            before = stages(job, options.folder / "scratch")
+            scratch = options.folder / "scratch"
+            stages(job, scratch)  # compiles
+            rounds = [stages(job, scratch) for _ in range(ROUNDS)]
             seconds, cpu, peak = run(command(folder, out, type_))
-            after = stages(job, options.folder / "scratch")
-            speeds = {stage: 2 / (before[stage][0] + after[stage][0]) for stage in before}
-            work = nbytes * sum(before[stage][1] + after[stage][1] for stage in before) / 2
-            limit = min(speeds.values())
-            shown = ", ".join(f"{stage} {speed / 1e6:.0f}" for stage, speed in speeds.items())
+            rounds += [stages(job, scratch) for _ in range(ROUNDS)]
+            alone = {stage: median(r[stage][0] for r in rounds) for stage in rounds[0]}
+            work = nbytes * sum(median(r[stage][1] for r in rounds) for stage in alone)
+            slowest = max(alone, key=lambda stage: alone[stage])
+            shown = ", ".join(f"{stage} {1e-6 / each:.0f}" for stage, each in alone.items())
+            speed, limit, share = nbytes / seconds, 1 / alone[slowest], nbytes * thread_count(None) / work
             print(f"{type_}: {nbytes / 1e9:.1f} GB in {seconds:.0f} s, peak memory {peak / 1e6:.0f} MB")
             print(
-                f"  {nbytes / seconds / 1e6:.0f} MB/s of {limit / 1e6:.0f} ({shown}): "
-                f"{nbytes / seconds / limit:.0%} of the limit; "
-                f"{cpu:.0f} CPU s for work of {work:.0f}: {work / cpu:.0%}",
+                f"  {speed / 1e6:.0f} MB/s of {limit / 1e6:.0f} ({shown}): {speed / limit:.0%} of the limit, {slowest}"
+            )
+            bound, binds = min((limit, f"{slowest} alone"), (share, f"the {thread_count(None)} CPUs that they share"))
+            print(
+                f"  {cpu:.1f} CPU s for work of {work:.1f}, so at most {bound / 1e6:.0f} MB/s by {binds}: "
+                f"{speed / bound:.0%} of that; {work / cpu:.0%} of the CPU time is such work",
                 flush=True,
             )
             expected = digest(out)

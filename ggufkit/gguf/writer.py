@@ -328,7 +328,7 @@ class Writer:
         temp: str | os.PathLike[str] | None = None,
     ):
         self.plan = Plan(metadata, tensors, alignment=alignment, byteorder=byteorder, pad_header=pad_header)
-        self._lock, self._writing = threading.Lock(), threading.Lock()
+        self._lock = threading.Lock()
         self._missing = {name: info.nbytes for name, info in self.plan.infos.items() if info.nbytes}
         self._output = AtomicFile(path, force, temp)
         try:
@@ -377,8 +377,8 @@ class Writer:
     def write_at(self, offset: int, data: bytes | memoryview) -> None:
         """Write bytes at a byte of the file. For copies; `write` knows the tensors."""
         view = memoryview(data)
-        # File systems write to a file one call at a time, and those that wait burn their CPU: let them sleep.
-        with self._writing, os_errors(self.path, "write"):
+        # File systems write to a file one call at a time. To wait for that in the kernel takes less than to wake up.
+        with os_errors(self.path, "write"):
             while view:
                 n = write_streamed(self.fileno(), view[: 1 << 30], offset)
                 view, offset = view[n:], offset + n
