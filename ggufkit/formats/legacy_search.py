@@ -15,7 +15,16 @@ import numpy as np
 from ggufkit.formats.scale_search import Grid, grid_level, make_qkx, make_qx, store_levels, weigh
 from ggufkit.formats.tiles import QK_K, load_batch, put_half, repeat_importance, store_batch
 from ggufkit.kernels.jit import helper, kernel, maker
-from ggufkit.kernels.lanes import LANES, load, splat, store, to_i32, transpose
+from ggufkit.kernels.lanes import (
+    LANES,
+    flat,
+    load,
+    splat,
+    store,
+    to_i32,
+    transpose,
+    view,
+)
 
 _N, _BLOCKS = 32, 8  # weights a block, blocks a lane
 _TILE = _N * LANES  # elements of one block of each lane
@@ -50,7 +59,7 @@ def _new_batch(type_size):
 @kernel
 def _symmetric_encode(x, importance, out):
     """Q4_0 and Q5_0, by the size of `out`: d minimises the weighted squared error over nineteen ways to round."""
-    weights, blocks, type_size = x.reshape(-1), out.reshape(-1), out.shape[1] * _N // x.shape[1]
+    weights, blocks, type_size = flat(x), flat(out), out.shape[1] * _N // x.shape[1]
     middle = np.float32(8 if type_size == 18 else 16)
     batch, means, repeated = _new_batch(type_size), _mean_squares(x), repeat_importance(importance)
     for first in range(0, -(-weights.size // QK_K), LANES):
@@ -67,7 +76,7 @@ def _symmetric_encode(x, importance, out):
 @kernel
 def _offset_encode(x, importance, out):
     """Q4_1 and Q5_1, by the size of `out`: d and m minimise the weighted squared error over 37 ways to round."""
-    weights, blocks, type_size = x.reshape(-1), out.reshape(-1), out.shape[1] * _N // x.shape[1]
+    weights, blocks, type_size = flat(x), flat(out), out.shape[1] * _N // x.shape[1]
     grid = _Q4_1 if type_size == 20 else _Q5_1
     batch, means, repeated = _new_batch(type_size), _mean_squares(x), repeat_importance(importance)
     for first in range(0, -(-weights.size // QK_K), LANES):
@@ -89,7 +98,7 @@ q4_1_encode_weighted = q5_1_encode_weighted = _offset_encode
 def _mean_squares(x):
     """Σ w² / cols of each row, added up in the order of the row; rows in lanes. Padded to whole vectors."""
     rows, cols = x.shape
-    values = x.reshape(-1)
+    values = flat(x)
     means = np.empty((rows + LANES - 1) // LANES * LANES, np.float32)
     tile, columns = np.empty(LANES * LANES, np.float32), np.empty(LANES * LANES, np.float32)
     for first in range(0, rows, LANES):
@@ -139,7 +148,7 @@ def _put_offset(batch, j, found, grid, type_size):
 @helper
 def _pack(batch, j, type_size):
     """`qs` of block j, the last sixteen bytes, and `qh`, the four before, of formats with five bits; see `legacy`."""
-    levels, packed = batch.q.view(np.int32), batch.Y.view(np.int32)  # four bytes at a time; no bits cross them
+    levels, packed = view(batch.q, np.int32), view(batch.Y, np.int32)  # four bytes at a time; no bits cross them
     four, nibbles, one = splat(np.int32(4)), splat(np.int32(0x0F0F0F0F)), splat(np.int32(1))
     qs = (j + 1) * type_size - 16
     for i in range(0, 16, 4):

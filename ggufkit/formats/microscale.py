@@ -18,6 +18,7 @@ from ggufkit.kernels.lanes import (
     bytes_i32,
     f32_bits,
     fabs,
+    flat,
     highest,
     lane,
     load,
@@ -26,6 +27,7 @@ from ggufkit.kernels.lanes import (
     select,
     splat,
     store,
+    view,
 )
 
 ZERO = np.float32(0)
@@ -99,7 +101,7 @@ def mxfp4_encode(x, out):
 
     qs[j]   BBBBAAAA    A = level of weight j, B = level of weight j + 16
     """
-    values, data = x.reshape(-1), out.reshape(-1)
+    values, data = flat(x), flat(out)
     for block in range(values.size // 32):
         at, to = block * 32, block * 17
         low, high = load(values, at), load(values, at + 16)
@@ -113,7 +115,7 @@ def mxfp4_encode(x, out):
 @kernel
 def mxfp4_decode(blocks, out):
     """blocks: (n, 17) uint8; out: (n, 32) float32."""
-    data, values = blocks.reshape(-1), out.reshape(-1)
+    data, values = flat(blocks), flat(out)
     table = load(DOUBLED, 0)
     for block in range(blocks.shape[0]):
         at, to = block * 17, block * 32
@@ -142,9 +144,9 @@ def nvfp4_encode(x, out):
 
     qs[8 s + j]   BBBBAAAA    A = level of weight 16 s + j, B = level of weight 16 s + j + 8
     """
-    values, data = x.reshape(-1), out.reshape(-1)
+    values, data = flat(x), flat(out)
     levels, packed = np.empty(64, np.uint8), np.empty(32, np.uint8)
-    eights, words = levels.view(np.uint64), packed.view(np.uint64)
+    eights, words = view(levels, np.uint64), view(packed, np.uint64)
     for block in range(values.size // 64):
         at, to = block * 64, block * 36
         for s in range(4):
@@ -162,7 +164,7 @@ def nvfp4_encode(x, out):
 @kernel
 def nvfp4_decode(blocks, out):
     """blocks: (n, 36) uint8; out: (n, 64) float32."""
-    data, values = blocks.reshape(-1), out.reshape(-1)
+    data, values = flat(blocks), flat(out)
     table, nibble = load(DOUBLED, 0), np.uint64(0x0F0F0F0F0F0F0F0F)
     for block in range(blocks.shape[0]):
         at, to = block * 36, block * 64

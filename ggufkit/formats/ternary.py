@@ -18,6 +18,7 @@ from ggufkit.kernels.lanes import (
     LANES,
     bits_mask,
     fabs,
+    flat,
     highest,
     lane_numbers,
     load,
@@ -29,6 +30,7 @@ from ggufkit.kernels.lanes import (
     store,
     to_f32,
     transpose,
+    view,
 )
 
 ZERO = np.float32(0)
@@ -64,7 +66,7 @@ def sum_magnitudes(values, block, blocks, tile, columns):
 @kernel
 def q1_0_encode(x, out):
     """d = mean |w|; bit j of `qs` is set where weight j is not negative."""
-    values, data = x.reshape(-1), out.reshape(-1)
+    values, data = flat(x), flat(out)
     tile, columns, d = np.empty(256, np.float32), np.empty(256, np.float32), np.empty(16, np.float32)
     blocks = values.size // 128
     for block in range(0, blocks, LANES):
@@ -82,7 +84,7 @@ def q1_0_encode(x, out):
 @kernel
 def q1_0_decode(blocks, out):
     """blocks: (n, 18) uint8; out: (n, 128) float32."""
-    data, values = blocks.reshape(-1), out.reshape(-1)
+    data, values = flat(blocks), flat(out)
     for block in range(blocks.shape[0]):
         at, to = block * 18, block * 128
         d = read_half_lanes(data, at)
@@ -99,9 +101,9 @@ def q1_0_decode(blocks, out):
 @kernel
 def q2_0_encode(x, out):
     """d = max |w|, level = w / d to the nearest integer, ties away from zero, plus one."""
-    values, data = x.reshape(-1), out.reshape(-1)
+    values, data = flat(x), flat(out)
     levels = np.empty(64, np.uint8)
-    words = levels.view(np.uint32)
+    words = view(levels, np.uint32)
     one = splat(np.int32(1))
     for block in range(values.size // 64):
         at, to = block * 64, block * 18
@@ -122,7 +124,7 @@ def q2_0_encode(x, out):
 @kernel
 def q2_0_decode(blocks, out):
     """w = d (level - 1). blocks: (n, 18) uint8; out: (n, 64) float32."""
-    data, values = blocks.reshape(-1), out.reshape(-1)
+    data, values = flat(blocks), flat(out)
     shifts = lane_numbers() + lane_numbers()
     for block in range(blocks.shape[0]):
         at, to = block * 18, block * 64
@@ -168,7 +170,7 @@ def tq1_0_encode(x, out):
     qs[32:48]   byte m: weights 160 + m, 176 + m, … 224 + m
     qh[0:4]     byte m: weights 240 + m, 244 + m, 248 + m, 252 + m and a trit 0
     """
-    values, data = x.reshape(-1), out.reshape(-1)
+    values, data = flat(x), flat(out)
     last, high = np.empty(16, np.int32), np.zeros(16, np.int32)
     for block in range(values.size // 256):
         at, to = block * 256, block * 54
@@ -197,7 +199,7 @@ def store_trits(values, to, bytes, power, d):
 @kernel
 def tq1_0_decode(blocks, out):
     """w = d (trit - 1). blocks: (n, 54) uint8; out: (n, 256) float32."""
-    data, values = blocks.reshape(-1), out.reshape(-1)
+    data, values = flat(blocks), flat(out)
     lanes = lane_numbers()
     byte_shifts = (lanes & splat(np.int32(3))) << splat(np.int32(3))
     powers = np.empty(16, np.int32)
@@ -222,7 +224,7 @@ def tq2_0_encode(x, out):
 
     qs[32 h + m]   DDCCBBAA    trits of weights 128 h + m, … + 32, … + 64, … + 96
     """
-    values, data = x.reshape(-1), out.reshape(-1)
+    values, data = flat(x), flat(out)
     for block in range(values.size // 256):
         at, to = block * 256, block * 66
         d = largest_of(values, at, 256)
@@ -239,7 +241,7 @@ def tq2_0_encode(x, out):
 @kernel
 def tq2_0_decode(blocks, out):
     """w = d (level - 1), level 3 included. blocks: (n, 66) uint8; out: (n, 256) float32."""
-    data, values = blocks.reshape(-1), out.reshape(-1)
+    data, values = flat(blocks), flat(out)
     for block in range(blocks.shape[0]):
         at, to = block * 66, block * 256
         d = read_half_lanes(data, at + 64)

@@ -22,6 +22,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils, types
+from numba.core.imputils import impl_ret_borrowed
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
@@ -38,6 +39,7 @@ __all__ = [
     "fabs",
     "first_bit",
     "first_lane",
+    "flat",
     "float_to_half",
     "gather",
     "half_to_float",
@@ -65,6 +67,7 @@ __all__ = [
     "total",
     "transpose",
     "untranspose",
+    "view",
 ]
 
 LANES = 16
@@ -188,6 +191,38 @@ _ELEMENTS: dict[Any, tuple[ir.Type, Any, str | None]] = {
     types.int8: (_I8, i32x16, "sext"),
     types.uint8: (_I8, i32x16, "zext"),
 }
+
+
+def _in_one_dimension(array: Any, dtype: Any, arguments: tuple) -> Any:
+    if array.layout != "C":
+        return None
+    result = array.copy(dtype=dtype, ndim=1)
+
+    def emit(ctx, b, sig, args):
+        source, target = ctx.make_array(array)(ctx, b, args[0]), ctx.make_array(result)(ctx, b)
+        item = ctx.get_abi_sizeof(ctx.get_data_type(dtype))
+        size = ir.Constant(source.itemsize.type, item)
+        target.nitems = b.udiv(b.mul(source.nitems, source.itemsize), size)
+        target.itemsize = size
+        target.shape = cgutils.pack_array(b, [target.nitems])
+        target.strides = cgutils.pack_array(b, [size])
+        target.data = b.bitcast(source.data, target.data.type)
+        target.meminfo, target.parent = source.meminfo, source.parent
+        return impl_ret_borrowed(ctx, b, result, target._getvalue())
+
+    return result(*arguments), emit
+
+
+@intrinsic
+def flat(typingctx, array):
+    """`array.reshape(-1)` of a C-contiguous array, in a fraction of the time to compile."""
+    return _in_one_dimension(array, array.dtype, (array,))
+
+
+@intrinsic
+def view(typingctx, array, dtype):
+    """`array.reshape(-1).view(dtype)` of a C-contiguous array, in a fraction of the time to compile."""
+    return _in_one_dimension(array, dtype.dtype, (array, dtype))
 
 
 @intrinsic

@@ -31,6 +31,7 @@ from ggufkit.kernels.lanes import (
     bytes_i32,
     fabs,
     first_lane,
+    flat,
     float_to_half,
     gather,
     half_to_float,
@@ -44,6 +45,7 @@ from ggufkit.kernels.lanes import (
     store,
     to_f32,
     transpose,
+    view,
 )
 
 DELTA = np.float32(0.125)
@@ -62,8 +64,8 @@ def _s_decode(blocks, grid, out):
 
     d d | q0 … q31 | h0 … h7 (uint16)      h = -sssDDDC CCBBBAAA: shift down, scale s, bits 8 to 10 of rows A … D
     """
-    data, values = blocks.reshape(-1), out.reshape(-1)
-    halves = data.view(np.uint16)
+    data, values = flat(blocks), flat(out)
+    halves = view(data, np.uint16)
     for i in range(blocks.shape[0]):
         d = half_to_float(halves[25 * i])
         for j in range(8):
@@ -85,8 +87,8 @@ def _m_decode(blocks, grid, out):
     h = -BBB-AAA: shift down and bits 8 to 10, of rows A and B of 16 weights
     k = ddddDDDC CCBBBAAA: four scales, and four bits of the float16 d, the lowest in k0
     """
-    data, values = blocks.reshape(-1), out.reshape(-1)
-    halves = data.view(np.uint16)
+    data, values = flat(blocks), flat(out)
+    halves = view(data, np.uint16)
     for i in range(blocks.shape[0]):
         k = 28 * i + 24
         low = (halves[k] >> 12) | (halves[k + 1] >> 8) & 0x00F0
@@ -349,7 +351,7 @@ def _search_s(work, table):
 @kernel
 def _s_encode(x, importance, table, out):
     """x: (rows, cols) float32; importance: (cols,) float32; out: (rows, cols / 256 · 50) uint8."""
-    values, data = x.reshape(-1), out.reshape(-1)
+    values, data = flat(x), flat(out)
     work = _new_work(32)
     blocks, cols = values.size // 256, importance.size
     for block in range(0, blocks, 2):
@@ -491,8 +493,8 @@ def _refit_super_block(work, points, d):
 @kernel
 def _m_encode(x, importance, table, out):
     """x: (rows, cols) float32; importance: (cols,) float32, or (0,) for none; out: (rows, cols / 256 · 56) uint8."""
-    values, data = x.reshape(-1), out.reshape(-1)
-    work, points = _new_work(16), table.packed.view(np.int8)
+    values, data = flat(x), flat(out)
+    work, points = _new_work(16), view(table.packed, np.int8)
     for block in range(values.size // 256):
         transpose(values, 256 * block, 16, work.X, 0)
         if importance.size:

@@ -34,6 +34,7 @@ from ggufkit.kernels.lanes import (
     any_lane,
     bits_mask,
     bytes_i32,
+    flat,
     float_to_half,
     half_to_float,
     highest,
@@ -45,6 +46,7 @@ from ggufkit.kernels.lanes import (
     store,
     to_f32,
     transpose,
+    view,
 )
 
 
@@ -61,8 +63,8 @@ def _xxs_decode(blocks, grid, out):
 
     d d | 8 × (q0 q1 q2 q3 w)      w = ssssDDDD DDDCCCCC CCBBBBBB BAAAAAAA: scale s; signs A … D of eight weights each
     """
-    data, values = blocks.reshape(-1), out.reshape(-1)
-    halves = data.view(np.uint16)
+    data, values = flat(blocks), flat(out)
+    halves = view(data, np.uint16)
     for i in range(blocks.shape[0]):
         d = half_to_float(halves[33 * i])
         for j in range(8):
@@ -82,8 +84,8 @@ def _xs_decode(blocks, grid, out):
 
     d d | q0 … q31 (uint16) | k0 … k7      q = SSSSSSSR RRRRRRRR: signs S, row R; k: two 4-bit scales, 16 weights each
     """
-    data, values = blocks.reshape(-1), out.reshape(-1)
-    halves = data.view(np.uint16)
+    data, values = flat(blocks), flat(out)
+    halves = view(data, np.uint16)
     for i in range(blocks.shape[0]):
         d = half_to_float(halves[37 * i])
         for j in range(16):
@@ -100,8 +102,8 @@ def _s_decode(blocks, grid, out):
 
     d d | q0 … q31 | s0 … s31 | h0 … h7 | k0 … k7      h: bits 8 and 9 of four rows; k: two 4-bit scales
     """
-    data, values = blocks.reshape(-1), out.reshape(-1)
-    halves = data.view(np.uint16)
+    data, values = flat(blocks), flat(out)
+    halves = view(data, np.uint16)
     for i in range(blocks.shape[0]):
         d = half_to_float(halves[41 * i])
         for j in range(16):
@@ -202,7 +204,7 @@ def _positive_scale(X, W, L, last):
 @kernel
 def _xxs_encode(x, importance, table, out):
     """x: (rows, cols) float32; importance: (cols,) float32; out: (rows, cols / 256 · 66) uint8."""
-    values, data = x.reshape(-1), out.reshape(-1)
+    values, data = flat(x), flat(out)
     work, L = new_work(32, 4), np.empty(512, np.int32)
     blocks, cols = values.size // 256, importance.size
     for block in range(0, blocks, 2):
@@ -267,7 +269,7 @@ def _pack_scales(data, at, codes):
 @kernel
 def _xs_encode(x, importance, table, out):
     """x: (rows, cols) float32; importance: (cols,) float32; out: (rows, cols / 256 · 74) uint8."""
-    values, data = x.reshape(-1), out.reshape(-1)
+    values, data = flat(x), flat(out)
     work = new_work(16, 2)
     for block in range(values.size // 256):
         transpose(values, 256 * block, 16, work.X, 0)
@@ -301,7 +303,7 @@ def _xs_write(data, at, d, work):
 @kernel
 def _s_encode(x, importance, table, out):
     """x: (rows, cols) float32; importance: (cols,) float32, or (0,) for none; out: (rows, cols / 256 · 82) uint8."""
-    values, data = x.reshape(-1), out.reshape(-1)
+    values, data = flat(x), flat(out)
     work = new_work(16, 2)
     for block in range(values.size // 256):
         transpose(values, 256 * block, 16, work.X, 0)

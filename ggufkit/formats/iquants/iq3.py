@@ -31,6 +31,7 @@ from ggufkit.kernels.jit import helper, kernel
 from ggufkit.kernels.lanes import (
     bits_mask,
     bytes_i32,
+    flat,
     float_to_half,
     half_to_float,
     mask_bits,
@@ -38,6 +39,7 @@ from ggufkit.kernels.lanes import (
     splat,
     store,
     to_f32,
+    view,
 )
 
 
@@ -56,8 +58,8 @@ def _xxs_decode(blocks, grid, out):
 
     d d | q0 … q63 | w0 … w7      w = ssssDDDD DDDCCCCC CCBBBBBB BAAAAAAA: scale s; signs A … D of eight weights each
     """
-    data, values = blocks.reshape(-1), out.reshape(-1)
-    halves = data.view(np.uint16)
+    data, values = flat(blocks), flat(out)
+    halves = view(data, np.uint16)
     for i in range(blocks.shape[0]):
         d = half_to_float(halves[49 * i])
         for j in range(8):
@@ -78,8 +80,8 @@ def _s_decode(blocks, grid, out):
 
     d d | q0 … q63 | h0 … h7 | s0 … s31 | k0 … k3      bit r of hj: the ninth bit of row 8j + r; k: two 4-bit scales
     """
-    data, values = blocks.reshape(-1), out.reshape(-1)
-    halves = data.view(np.uint16)
+    data, values = flat(blocks), flat(out)
+    halves = view(data, np.uint16)
     for i in range(blocks.shape[0]):
         d = half_to_float(halves[55 * i])
         for j in range(8):
@@ -142,7 +144,7 @@ def _code_scales(work, scale):
 @kernel
 def _xxs_encode(x, importance, table, out):
     """x: (rows, cols) float32; importance: (cols,) float32, or (0,) for none; out: (rows, cols / 256 · 98) uint8."""
-    values, data = x.reshape(-1), out.reshape(-1)
+    values, data = flat(x), flat(out)
     work = new_work(32, 8)
     blocks = values.size // 256
     for block in range(0, blocks, 2):
@@ -181,7 +183,7 @@ def _xxs_write(data, at, d, codes, signs, rows, lane):
 @kernel
 def _s_encode(x, importance, table, out):
     """x: (rows, cols) float32; importance: (cols,) float32, or (0,) for none; out: (rows, cols / 256 · 110) uint8."""
-    values, data = x.reshape(-1), out.reshape(-1)
+    values, data = flat(x), flat(out)
     work = new_work(32, 8)
     blocks = values.size // 256
     for block in range(0, blocks, 2):

@@ -22,6 +22,7 @@ from ggufkit.kernels.jit import helper, kernel
 from ggufkit.kernels.lanes import (
     LANES,
     fabs,
+    flat,
     float_to_half,
     half_to_float,
     load,
@@ -35,6 +36,7 @@ from ggufkit.kernels.lanes import (
     to_f32,
     to_i32,
     transpose,
+    view,
 )
 
 # `kvalues_iq4nl` of ggml-common.h.
@@ -55,8 +57,8 @@ def iq4_nl_decode(blocks, out):
 
     d d | q0 … q15      qj = HHHHLLLL: weight j in L, weight j + 16 in H
     """
-    data, values = blocks.reshape(-1), out.reshape(-1)
-    halves = data.view(np.uint16)
+    data, values = flat(blocks), flat(out)
+    halves = view(data, np.uint16)
     levels = load(LEVELS, 0)
     for i in range(blocks.shape[0]):
         low, high = _decode_32(levels, half_to_float(halves[9 * i]), data, 18 * i + 2)
@@ -70,8 +72,8 @@ def iq4_xs_decode(blocks, out):
 
     d d | h h | l0 … l3 | q0 … q127      the scale of sub-block j has bits hhllll: 2 bits of h at 2j, 4 bits of l at 4j
     """
-    data, values = blocks.reshape(-1), out.reshape(-1)
-    halves = data.view(np.uint16)
+    data, values = flat(blocks), flat(out)
+    halves = view(data, np.uint16)
     levels = load(LEVELS, 0)
     for i in range(blocks.shape[0]):
         d = half_to_float(halves[68 * i])
@@ -181,10 +183,10 @@ def _to_lanes(natural, X):
 @kernel
 def _nl_encode(x, importance, out):
     """x: (rows, cols) float32; importance: (cols,) float32, or (0,) for none; out: (rows, cols / 32 · 18) uint8."""
-    values, data = x.reshape(-1), out.reshape(-1)
+    values, data = flat(x), flat(out)
     natural, X, W = np.empty(16 * SUB, np.float32), np.empty(16 * SUB, np.float32), np.empty(16 * SUB, np.float32)
     nibbles, packed, halves = np.empty(256, np.int32), np.empty(256, np.uint8), np.empty(16, np.uint16)
-    scale_bytes = halves.view(np.uint8)
+    scale_bytes = view(halves, np.uint8)
     blocks = values.size // SUB
     for first in range(0, blocks, LANES):
         count = min(LANES, blocks - first)
@@ -241,7 +243,7 @@ def _xs_write(data, at, d, codes, packed, first):
 @kernel
 def _xs_encode(x, importance, out):
     """x: (rows, cols) float32; importance: (cols,) float32, or (0,) for none; out: (rows, cols / 256 · 136) uint8."""
-    values, data = x.reshape(-1), out.reshape(-1)
+    values, data = flat(x), flat(out)
     natural, X, W = np.empty(16 * SUB, np.float32), np.empty(16 * SUB, np.float32), np.empty(16 * SUB, np.float32)
     nibbles, packed = np.empty(256, np.int32), np.empty(256, np.uint8)
     scales, codes = np.empty(16, np.float32), np.empty(16, np.int32)

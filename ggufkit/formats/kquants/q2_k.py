@@ -34,6 +34,7 @@ from ggufkit.kernels.jit import helper, kernel
 from ggufkit.kernels.lanes import (
     LANES,
     fabs,
+    flat,
     half_to_float,
     load,
     maximum,
@@ -42,6 +43,7 @@ from ggufkit.kernels.lanes import (
     store,
     to_f32,
     to_i32,
+    view,
 )
 
 _N, _SUB = 16, 16  # weights a sub-block, sub-blocks a super-block
@@ -57,7 +59,7 @@ _ZERO, _ONE, _MAX4 = np.float32(0), np.float32(1), np.float32(15)
 @kernel
 def q2_k_encode(x, out):
     """Encode as quantize_row_q2_K_ref does. x: (rows, cols) float32; out: (rows, cols / 256 · 84) uint8."""
-    weights, blocks = x.reshape(-1), out.reshape(-1)
+    weights, blocks = flat(x), flat(out)
     X, P, Y, W, L, q, half = scratch(_BYTES, _GRID)
     for first in range(0, weights.size // QK_K, LANES):
         load_batch(weights, first, X)
@@ -71,7 +73,7 @@ def q2_k_encode(x, out):
 @kernel
 def q2_k_encode_weighted(x, importance, out):
     """Encode as quantize_row_q2_K_impl does. importance: (cols,) float32."""
-    weights, blocks = x.reshape(-1), out.reshape(-1)
+    weights, blocks = flat(x), flat(out)
     X, P, Y, W, L, q, half = scratch(_BYTES, _WEIGHTED)
     repeated = repeat_importance(importance)
     for first in range(0, weights.size // QK_K, LANES):
@@ -142,7 +144,7 @@ def _pack(q, Y):
 
     qs[32 j + i]   ddccbbaa   levels 128 j + i, + 32, + 64 and + 96
     """
-    levels, packed = q.view(np.int32), Y.view(np.int32)  # four bytes at a time; no bits cross them
+    levels, packed = view(q, np.int32), view(Y, np.int32)  # four bytes at a time; no bits cross them
     for j in range(2):
         for i in range(0, 32, 4):
             at = (128 * j + i) * 4
@@ -154,7 +156,7 @@ def _pack(q, Y):
 @kernel
 def q2_k_decode(blocks, out):
     """Exact. blocks: (n, 84) uint8; out: (n, 256) float32."""
-    data, halves, values = blocks.reshape(-1), blocks.reshape(-1).view(np.uint16), out.reshape(-1)
+    data, halves, values = flat(blocks), view(blocks, np.uint16), flat(out)
     pair, four, nibble = splat(np.int32(3)), splat(np.int32(4)), splat(np.int32(15))
     T = np.empty(2 * LANES, np.float32)  # steps and offsets of the sub-blocks
     for b in range(blocks.shape[0]):

@@ -39,6 +39,7 @@ from ggufkit.kernels.lanes import (
     LANES,
     any_lane,
     fabs,
+    flat,
     half_to_float,
     load,
     mask_bits,
@@ -51,6 +52,7 @@ from ggufkit.kernels.lanes import (
     to_f32,
     to_i32,
     transpose,
+    view,
 )
 
 _N, _SUB = 16, 16  # weights a sub-block, sub-blocks a super-block
@@ -90,7 +92,7 @@ def _new_batch(type_size):
 @kernel
 def q3_k_encode(x, out):
     """Encode as quantize_row_q3_K_ref does. x: (rows, cols) float32; out: (rows, cols / 256 · 110) uint8."""
-    weights, blocks, batch = x.reshape(-1), out.reshape(-1), _new_batch(_Q3_BYTES)
+    weights, blocks, batch = flat(x), flat(out), _new_batch(_Q3_BYTES)
     levels, todo = np.empty(_TILE, np.float32), np.empty(_SUB * LANES + 1, np.int32)
     for first in range(0, weights.size // QK_K, LANES):
         load_batch(weights, first, batch.X)
@@ -103,7 +105,7 @@ def q3_k_encode(x, out):
 @kernel
 def q3_k_encode_weighted(x, importance, out):
     """Encode as quantize_row_q3_K_impl does. importance: (cols,) float32."""
-    weights, blocks, batch = x.reshape(-1), out.reshape(-1), _new_batch(_Q3_BYTES)
+    weights, blocks, batch = flat(x), flat(out), _new_batch(_Q3_BYTES)
     repeated, sum_w = repeat_importance(importance), np.zeros(4 * _SUB * LANES, np.float32)
     for first in range(0, weights.size // QK_K, LANES):
         load_batch(weights, first, batch.X)
@@ -205,7 +207,7 @@ def q6_k_encode_weighted(x, importance, out):
 @maker
 def _encode_q6(x, importance, out):
     """An error weighs the importance, or x² without one."""
-    weights, blocks, batch = x.reshape(-1), out.reshape(-1), _new_batch(_Q6_BYTES)
+    weights, blocks, batch = flat(x), flat(out), _new_batch(_Q6_BYTES)
     repeated = batch.X if importance is None else repeat_importance(importance)
     for first in range(0, weights.size // QK_K, LANES):
         load_batch(weights, first, batch.X)
@@ -301,7 +303,7 @@ def _pack_q3(q, Y):
     hmask[i]       76543210   bit 2 of level 32 s + i at bit s
     qs[32 j + i]   ddccbbaa   bits 0–1 of levels 128 j + i, + 32, + 64 and + 96
     """
-    levels, packed = q.view(np.int32), Y.view(np.int32)  # four bytes at a time; no bits cross them
+    levels, packed = view(q, np.int32), view(Y, np.int32)  # four bytes at a time; no bits cross them
     two, ones, pairs = splat(np.int32(2)), splat(np.int32(0x01010101)), splat(np.int32(0x03030303))
     for i in range(0, 32, 4):
         high = splat(np.int32(0))
@@ -323,7 +325,7 @@ def _pack_q6(q, Y):
     ql[64 j + 32 + i]   DDDDbbbb   of levels 128 j + 32 + i and 128 j + 96 + i
     qh[32 j + i]        ddccbbaa   bits 4–5 of all four
     """
-    levels, packed = q.view(np.int32), Y.view(np.int32)  # four bytes at a time; no bits cross them
+    levels, packed = view(q, np.int32), view(Y, np.int32)  # four bytes at a time; no bits cross them
     four, nibbles = splat(np.int32(4)), splat(np.int32(0x0F0F0F0F))
     pairs = splat(np.int32(0x03030303))
     for j in range(2):
@@ -341,8 +343,8 @@ def _pack_q6(q, Y):
 @kernel
 def q6_k_decode(blocks, out):
     """Exact. blocks: (n, 210) uint8; out: (n, 256) float32."""
-    data, halves, values = blocks.reshape(-1), blocks.reshape(-1).view(np.uint16), out.reshape(-1)
-    scales, T = data.view(np.int8), np.empty(LANES, np.float32)  # T: steps of the sub-blocks
+    data, halves, values = flat(blocks), view(blocks, np.uint16), flat(out)
+    scales, T = view(data, np.int8), np.empty(LANES, np.float32)  # T: steps of the sub-blocks
     four, nibble, pair = splat(np.int32(4)), splat(np.int32(15)), splat(np.int32(3))
     for b in range(blocks.shape[0]):
         at = b * _Q6_BYTES
@@ -362,7 +364,7 @@ def q6_k_decode(blocks, out):
 @kernel
 def q3_k_decode(blocks, out):
     """Exact. blocks: (n, 110) uint8; out: (n, 256) float32."""
-    data, halves, values = blocks.reshape(-1), blocks.reshape(-1).view(np.uint16), out.reshape(-1)
+    data, halves, values = flat(blocks), view(blocks, np.uint16), flat(out)
     T = np.empty(2 * LANES, np.float32)  # steps of the sub-blocks
     one, two, pair, four = splat(np.int32(1)), splat(np.int32(2)), splat(np.int32(3)), splat(np.int32(4))
     for b in range(blocks.shape[0]):

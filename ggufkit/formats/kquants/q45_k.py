@@ -36,6 +36,7 @@ from ggufkit.kernels.jit import CPU_FEATURES, helper, inlined, kernel
 from ggufkit.kernels.lanes import (
     LANES,
     fabs,
+    flat,
     half_to_float,
     lane,
     lane_numbers,
@@ -49,6 +50,7 @@ from ggufkit.kernels.lanes import (
     store,
     to_f32,
     to_i32,
+    view,
 )
 
 _N, _SUB = 32, 8  # weights a sub-block, sub-blocks a super-block
@@ -72,7 +74,7 @@ def _encode(x, out):
 
     x: (rows, cols) float32; out: (rows, cols / 256 · 144 or 176) uint8.
     """
-    weights, blocks, type_size = x.reshape(-1), out.reshape(-1), out.shape[1] * QK_K // x.shape[1]
+    weights, blocks, type_size = flat(x), flat(out), out.shape[1] * QK_K // x.shape[1]
     grid = _Q4 if type_size == _Q4_BYTES else _Q5
     X, P, Y, W, L, q, half = scratch(type_size, grid)
     for first in range(0, weights.size // QK_K, LANES):
@@ -87,7 +89,7 @@ def _encode(x, out):
 @kernel
 def _encode_weighted(x, importance, out):
     """Encode as quantize_row_q4_K_impl and quantize_row_q5_K_impl do. importance: (cols,) float32."""
-    weights, blocks, type_size = x.reshape(-1), out.reshape(-1), out.shape[1] * QK_K // x.shape[1]
+    weights, blocks, type_size = flat(x), flat(out), out.shape[1] * QK_K // x.shape[1]
     grid = _Q4_WEIGHTED if type_size == _Q4_BYTES else _Q5_WEIGHTED
     X, P, Y, W, L, q, half = scratch(type_size, grid)
     repeated = repeat_importance(importance)
@@ -180,7 +182,7 @@ def _pack(q, Y, type_size):
     qs[32 j + i]   BBBBaaaa   bits 0–3: a = level 64 j + i, B = level 64 j + 32 + i
     qh[i]          76543210   bit 4 of level 32 s + i at bit s (Q5_K)
     """
-    levels, packed = q.view(np.int32), Y.view(np.int32)  # four bytes at a time; no bits cross them
+    levels, packed = view(q, np.int32), view(Y, np.int32)  # four bytes at a time; no bits cross them
     four, nibbles, ones = splat(np.int32(4)), splat(np.int32(0x0F0F0F0F)), splat(np.int32(0x01010101))
     qs = type_size - 128
     for i in range(0, _N, 4):
@@ -198,7 +200,7 @@ def _pack(q, Y, type_size):
 def _decode(blocks, out):
     """Exact. blocks: (n, 144 or 176) uint8; out: (n, 256) float32."""
     type_size = blocks.shape[1]
-    data, halves, values = blocks.reshape(-1), blocks.reshape(-1).view(np.uint16), out.reshape(-1)
+    data, halves, values = flat(blocks), view(blocks, np.uint16), flat(out)
     four, nibble, sixteen = splat(np.int32(4)), splat(np.int32(15)), splat(np.int32(16))
     for b in range(blocks.shape[0]):
         at = b * type_size

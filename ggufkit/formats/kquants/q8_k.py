@@ -16,6 +16,7 @@ from ggufkit.kernels.jit import helper, kernel
 from ggufkit.kernels.lanes import (
     LANES,
     first_lane,
+    flat,
     highest,
     load,
     lowest,
@@ -26,6 +27,7 @@ from ggufkit.kernels.lanes import (
     to_f32,
     to_i32,
     total,
+    view,
 )
 
 _BYTES = 292
@@ -38,8 +40,8 @@ def q8_k_encode(x, out):
 
     The sums of a block of zeros, which the reference leaves as they were, become zero.
     """
-    values, blocks = x.reshape(-1), out.reshape(-1)
-    scales, levels, sums = blocks.view(np.float32), blocks.view(np.int8), blocks.view(np.int16)
+    values, blocks = flat(x), flat(out)
+    scales, levels, sums = view(blocks, np.float32), view(blocks, np.int8), view(blocks, np.int16)
     top = splat(np.float32(127))
     for b in range(values.size // QK_K):
         at = b * _BYTES
@@ -73,8 +75,8 @@ def _extreme(values, at):
 @kernel
 def q8_k_decode(blocks, out):
     """Exact. blocks: (n, 292) uint8; out: (n, 256) float32."""
-    data, values = blocks.reshape(-1), out.reshape(-1)
-    scales, levels = data.view(np.float32), data.view(np.int8)
+    data, values = flat(blocks), flat(out)
+    scales, levels = view(data, np.float32), view(data, np.int8)
     for b in range(blocks.shape[0]):
         d = splat(scales[b * _BYTES // 4])
         for i in range(0, QK_K, LANES):
