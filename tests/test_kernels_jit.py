@@ -45,6 +45,11 @@ def half(x):
     return x // 2
 
 
+@helper
+def scaled(x, by):
+    return x * by
+
+
 @maker
 def filled(n, x):
     return np.full(n, x)
@@ -80,6 +85,14 @@ def test_kernel_that_calls_a_kernel_is_refused(fresh_cache):
 
     with pytest.raises(TypeError, match="three_halves is a kernel, and another one calls it: make it a helper"):
         kernel(outer)(8)
+
+
+def test_helper_compiles_once_for_all_numbers(fresh_cache):
+    def both(x):
+        return scaled(x, 2) + scaled(x, 3) + scaled(x, by=4)
+
+    assert kernel(both)(10) == 90
+    assert len(scaled.signatures) == 1
 
 
 class Collector(event.Listener):

@@ -31,6 +31,7 @@ from typing import Any, TypeVar
 import llvmlite.binding as llvm
 import numba
 from numba.core import config, event
+from numba.core.types.misc import unliteral
 
 __all__ = ["CPU_FEATURES", "cache_folder", "helper", "inlined", "kernel", "maker", "specialised"]
 
@@ -131,17 +132,29 @@ def helper(function: F) -> F:
     So Numba need not count references to its arrays, with an atomic operation for each, in and out. It cannot be
     called from Python, nor is it kept on disk except as a part of kernels.
     """
-    return numba.njit(**_HELPER)(function)
+    return _helper(function, **_HELPER)
 
 
 def inlined(function: F) -> F:
     """Like `helper`, for one that inner loops call: becomes part of every caller, whatever its size."""
-    return numba.njit(**_HELPER, forceinline=True)(function)
+    return _helper(function, **_HELPER, forceinline=True)
 
 
 def maker(function: F) -> F:
     """Like `helper`, for one that makes arrays."""
-    return numba.njit(**_MAKER)(function)
+    return _helper(function, **_MAKER)
+
+
+def _helper(function: F, **options: Any) -> F:
+    """Numba takes a number written in a call for a type of its own; here it does not make the helper compile again."""
+    dispatcher = numba.njit(**options)(function)
+    template = dispatcher.get_call_template
+
+    def get_call_template(args: Any, kws: dict[str, Any]) -> Any:
+        return template([unliteral(a) for a in args], {name: unliteral(a) for name, a in kws.items()})
+
+    dispatcher.get_call_template = get_call_template
+    return dispatcher
 
 
 def specialised(function: Callable[..., Any], name: str, source: str, **names: Any) -> Any:
