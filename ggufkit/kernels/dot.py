@@ -24,7 +24,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from ggufkit.kernels.jit import CPU_FEATURES
-from ggufkit.kernels.lanes import LANES, f32x16, half_bits_to_float, i32x16
+from ggufkit.kernels.lanes import LANES, f32x16, half_bits_to_float, half_bits_to_lanes, i32x16
 
 __all__ = [
     "PANELS",
@@ -215,12 +215,14 @@ def load_exponents(typingctx, array, at, step, last):
 
 @intrinsic
 def half_at(typingctx, array, index):
-    """The float16 at byte `index`, as float32. Unlike an item of an array, it is read without a look at its sign."""
+    """The float16 at byte `index`, as float32 in every lane. Unlike an item of an array, it is read without a look at
+    the index's sign.
+    """
 
     def emit(ctx, b, sig, args):
-        return half_bits_to_float(b, _load(b, _address(ctx, b, sig.args[0], args[0], args[1], _I16)))
+        return half_bits_to_lanes(b, _load(b, _address(ctx, b, sig.args[0], args[0], args[1], _I16)))
 
-    return types.float32(array, types.intp), emit
+    return f32x16(array, types.intp), emit
 
 
 @intrinsic
@@ -382,15 +384,17 @@ def sum_lanes(typingctx, vector):
 
 
 def _spread(count: int) -> Any:
+    four = types.containers.UniTuple(f32x16, 4)
+
     @intrinsic
-    def function(typingctx, array, index):
+    def function(typingctx, vector):
         def emit(ctx, b, sig, args):
-            few = _load(b, _address(ctx, b, sig.args[0], args[0], args[1], _vector(_F32, count)))
-            return _shuffle(b, few, few, [k * count // LANES for k in range(LANES)])
+            orders = [[count * q + k * count // LANES for k in range(LANES)] for q in range(4)]
+            return cgutils.pack_array(b, [_shuffle(b, args[0], args[0], order) for order in orders])
 
-        return f32x16(array, types.intp), emit
+        return four(f32x16), emit
 
-    function.__doc__ = f"{count} float32 from `array[index]` on, each in {LANES // count} lanes."
+    function.__doc__ = f"The first {4 * count} lanes as four vectors: {count} of them each, in {LANES // count} lanes."
     return function
 
 

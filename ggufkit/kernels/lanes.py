@@ -682,6 +682,13 @@ def _emit_float_to_half(b: ir.IRBuilder, value: ir.Value) -> ir.Value:
     return b.trunc(b.or_(sign, result), short)
 
 
+def half_bits_to_lanes(b: ir.IRBuilder, bits: ir.Value) -> ir.Value:
+    """Scalar uint16 bits → float32 in every lane."""
+    if _HARDWARE_HALF:
+        return half_bits_to_float(b, _splat(b, bits))
+    return _splat(b, half_bits_to_float(b, bits))
+
+
 @intrinsic
 def half_to_float(typingctx, bits):
     """float32 of a scalar float16 given as uint16 bits."""
@@ -700,12 +707,7 @@ def splat_half(typingctx, bits):
     before it: x86 puts a single half into a register's old content.
     """
 
-    def emit(ctx, b, sig, args):
-        if _HARDWARE_HALF:
-            return half_bits_to_float(b, _splat(b, args[0]))
-        return _splat(b, half_bits_to_float(b, args[0]))
-
-    return f32x16(types.uint16), emit
+    return f32x16(types.uint16), lambda ctx, b, sig, args: half_bits_to_lanes(b, args[0])
 
 
 @intrinsic

@@ -101,7 +101,8 @@ class Weight:
         self.name, self.shape, self.format, self.nbytes = tensor.name, tensor.shape, tensor.format, tensor.nbytes
         self.threads = threads
         self._rows = tensor.shape[-2]
-        self._blocks = tensor.read(0, tensor.rows)  # (experts · rows, row_bytes)
+        # (experts · rows, row_bytes); parts of a `memmap` are made slowly.
+        self._blocks = tensor.read(0, tensor.rows).view(np.ndarray)
         self._product = product or product_of(tensor.format)
 
     def __repr__(self) -> str:

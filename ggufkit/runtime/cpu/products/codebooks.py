@@ -33,7 +33,7 @@ def iq4_xs_unpack(data, at, last, U):
     low = splat(np.int32(word_at(data, at + 4))) >> (j << splat(np.int32(2))) & splat(np.int32(15))
     high = splat(np.int32(word_at(data, at)) >> np.int32(16)) >> (j << splat(np.int32(1)))
     level = (low | ((high & splat(np.int32(3))) << splat(np.int32(4)))) - splat(np.int32(32))
-    return splat(half_at(data, at)) * to_f32(level), splat(np.float32(0))
+    return half_at(data, at) * to_f32(level), splat(np.float32(0))
 
 
 @inlined

@@ -26,7 +26,7 @@ from ggufkit.kernels.lanes import (
 )
 from ggufkit.kernels.shares import take
 from ggufkit.runtime.cpu.products import Product
-from ggufkit.runtime.cpu.products.loops import AHEAD, VECTOR_BYTES, put_tile
+from ggufkit.runtime.cpu.products.loops import AHEAD, put_tile, share
 
 _PACKED = 1 << 17  # weights that stay in a core's cache
 _ZERO = np.float32(0)
@@ -41,10 +41,11 @@ def vector(turn, data, rows, x, out):
     weights, values, result = data.view(DTYPE), x.reshape(-1), out.reshape(-1)
     cols = values.size
     whole = cols - cols % 64
-    grain = max(1, VECTOR_BYTES // (cols * weights.itemsize))
+    grain = share(rows, 16, cols * weights.itemsize)
     first = take(turn, grain)
     while first < rows:
-        for r in range(first, min(first + grain, rows)):
+        end = min(first + grain, rows)
+        for r in range(first, end):
             a = b = c = d = splat(_ZERO)
             at = r * cols
             for i in range(0, whole, 64):
@@ -58,6 +59,7 @@ def vector(turn, data, rows, x, out):
             for i in range(whole, cols):
                 rest += one_at(weights, at + i) * values[i]
             result[r] = sum_lanes((a + b) + (c + d)) + rest
+        grain = share(rows - end, 8, cols * weights.itemsize)
         first = take(turn, grain)
 
 

@@ -15,20 +15,14 @@ _NONE = np.uint64(0)
 
 
 @inlined
-def _scaled(d, levels):
-    """d · levels; d is a scalar."""
-    return splat(d) * to_f32(levels)
-
-
-@inlined
 def q2_k_unpack(data, at, last, U):
     """Bits 2 j … 2 j + 1 of 32 bytes are 32 weights in a row."""
     for h in range(2):
         for j in range(2):
             store_bytes(U, 128 * h + 64 * j, load_bits(data, at + 16 + 32 * h, 4 * j, 4 * j + 2, 3))
     both = load(data, at)
-    scales = _scaled(half_at(data, at + 80), both & splat(np.int32(15)))
-    return scales, _scaled(half_at(data, at + 82), both >> splat(np.int32(4)))
+    scales = half_at(data, at + 80) * to_f32(both & splat(np.int32(15)))
+    return scales, half_at(data, at + 82) * to_f32(both >> splat(np.int32(4)))
 
 
 @inlined
@@ -45,7 +39,7 @@ def q3_k_unpack(data, at, last, U):
         (a >> _FOUR & _BITS_4) | (c >> _FOUR & _BITS_2) << _FOUR,
         (b >> _FOUR & _BITS_4) | (c >> _SIX & _BITS_2) << _FOUR,
     )
-    scales = _scaled(half_at(data, at + 108), bytes_i32(first, second) - splat(np.int32(32)))
+    scales = half_at(data, at + 108) * to_f32(bytes_i32(first, second) - splat(np.int32(32)))
     return scales, splat(np.float32(0))
 
 
@@ -67,8 +61,8 @@ def _scales_and_mins(data, at):
     scales = _two_words(a & _BITS_6, _six_bits(c, a >> _SIX))
     mins = _two_words(b & _BITS_6, _six_bits(c >> _FOUR, b >> _SIX))
     return (
-        _scaled(half_at(data, at), bytes_i32(scales, _NONE)),
-        _scaled(half_at(data, at + 2), bytes_i32(mins, _NONE)),
+        half_at(data, at) * to_f32(bytes_i32(scales, _NONE)),
+        half_at(data, at + 2) * to_f32(bytes_i32(mins, _NONE)),
     )
 
 
@@ -96,7 +90,7 @@ def q6_k_unpack(data, at, last, U):
         store_bytes(U, 128 * h, (low & nibbles) | (load_bits(data, high, 0, 2, 3) << four))
         store_bytes(U, 128 * h + 64, (low >> four & nibbles) | (load_bits(data, high, 4, 6, 3) << four))
     signed = splat(np.int32(24))
-    scales = _scaled(half_at(data, at + 208), load(data, at + 192) << signed >> signed)
+    scales = half_at(data, at + 208) * to_f32(load(data, at + 192) << signed >> signed)
     return scales, splat(np.float32(0))
 
 

@@ -51,7 +51,7 @@ from ggufkit.kernels.shares import take
 from ggufkit.runtime.cpu.products import UNIT, Product
 
 QUADS = UNIT // 4  # int32 of four levels
-VECTOR_BYTES = 1 << 16  # of blocks that a thread takes at once
+LEAST, MOST = 1 << 16, 1 << 20  # bytes of blocks that a thread takes at once
 AHEAD = 4096  # bytes of blocks that are asked for before they are needed: a page, where the CPU's own look-ahead ends
 _PACKED = 1 << 19  # levels that stay in a core's cache
 
@@ -63,6 +63,14 @@ unpack: Any = None
 dot_tile: Any = None
 
 
+@inlined
+def share(rows, parts, row_bytes):
+    """How many of the rows that are left to take: large shares, as memory is slow at the start of each, but no one
+    should have a large one left when the others are done.
+    """
+    return max(1, min(max(rows // parts * row_bytes, LEAST), MOST) // row_bytes)
+
+
 def vector(turn, data, rows, levels, scales, sums, out):
     """out[r] = row r · x. data: flat bytes of the blocks; levels: (1, cols) int8; out: (1, rows) float32.
 
@@ -71,27 +79,30 @@ def vector(turn, data, rows, levels, scales, sums, out):
     """
     units, blocks = levels.shape[1] // UNIT, data.size // (rows * BYTES)
     x, result, groups = levels.reshape(-1), out.reshape(-1), UNIT // GROUP
-    U, S = np.zeros(UNIT, np.uint8), np.zeros(LANES, np.float32)
+    U = np.zeros(UNIT, np.uint8)
     start = np.empty(x.size // 4, np.int32)
     _start_lanes(x, max(OFFSET, 0), start)
-    grain = max(1, VECTOR_BYTES // (blocks * BYTES))
+    grain = share(rows, 16, blocks * BYTES)
     first = take(turn, grain)
     while first < rows:
-        for r in range(first, min(first + grain, rows)):
+        end = min(first + grain, rows)
+        for r in range(first, end):
             a = b = c = d = low = splat(_ZERO)
             for u in range(units):
                 at, last = (r * blocks + u * (UNIT // BLOCK)) * BYTES, (r * blocks + blocks - 1) * BYTES
                 for i in range(0, UNIT // BLOCK * BYTES, 64):
                     prefetch(data, at + AHEAD + i)
                 scale, least = unpack(data, at, last, U)
-                store(S, 0, scale * load(scales, u * groups))
-                a = _add_dots(U, S, 0, x, u * UNIT, start, groups, a)
-                b = _add_dots(U, S, 64, x, u * UNIT, start, groups, b)
-                c = _add_dots(U, S, 128, x, u * UNIT, start, groups, c)
-                d = _add_dots(U, S, 192, x, u * UNIT, start, groups, d)
+                scale = scale * load(scales, u * groups)
+                quarters = spread_2(scale) if GROUP == 32 else spread_4(scale)
+                a = _add_dots(U, 0, x, u * UNIT, start, quarters[0], a)
+                b = _add_dots(U, 64, x, u * UNIT, start, quarters[1], b)
+                c = _add_dots(U, 128, x, u * UNIT, start, quarters[2], c)
+                d = _add_dots(U, 192, x, u * UNIT, start, quarters[3], d)
                 if OFFSET < 0:
                     low = fma(least, load(sums, u * groups), low)
             result[r] = sum_lanes((a + b) + (c + d)) - sum_lanes(low)
+        grain = share(rows - end, 8, blocks * BYTES)
         first = take(turn, grain)
 
 
@@ -104,10 +115,10 @@ def _start_lanes(x, offset, start):
 
 
 @inlined
-def _add_dots(U, S, i, x, at, start, groups, total):
+def _add_dots(U, i, x, at, start, scale, total):
     """Columns i … i + 63 of a unit: each lane's dot product with its group's scale."""
     dots = dot_bytes(load(start, (at + i) // 4), load_bytes(U, i), load_bytes(x, at + i))
-    return fma(to_f32(dots), spread_2(S, i // 32) if groups == 8 else spread_4(S, i // 16), total)
+    return fma(to_f32(dots), scale, total)
 
 
 def matrix(turn, data, rows, levels, scales, sums, out):
