@@ -14,6 +14,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from mmap import PAGESIZE
 from types import TracebackType
 from typing import BinaryIO
 
@@ -368,10 +369,14 @@ def streamed(handle: int, offset: int, n: int) -> None:
 
 
 def write_streamed(handle: int, data: memoryview, offset: int) -> int:
-    """Write bytes that will not be looked at again soon, see `streamed`; returns how many the system took."""
-    if len(data) >= _STREAMED and sys.platform == "linux":
+    """Write bytes that will not be looked at again soon, see `streamed`; returns how many the system took.
+
+    The end's part of a page stays in the cache: the system would have to read it again for whoever writes the rest.
+    """
+    whole = len(data) - (offset + len(data)) % PAGESIZE
+    if whole >= _STREAMED and sys.platform == "linux":
         try:
-            return os.pwritev(handle, [data], offset, _DONTCACHE)
+            return os.pwritev(handle, [data[:whole]], offset, _DONTCACHE)
         except NotImplementedError:  # this libc cannot
             pass
         except OSError as e:
