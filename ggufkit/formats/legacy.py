@@ -26,6 +26,7 @@ from ggufkit.kernels.jit import helper, kernel
 from ggufkit.kernels.lanes import (
     fabs,
     first_bit,
+    flat,
     highest,
     lane_numbers,
     load,
@@ -39,6 +40,7 @@ from ggufkit.kernels.lanes import (
     to_f32,
     to_i32,
     total,
+    view,
 )
 
 __all__ = [
@@ -128,7 +130,7 @@ def store_nibbles(data, at, low, high):
 @kernel
 def q4_0_encode(x, out):
     """The weight of largest magnitude becomes level 0: d = weight / -8."""
-    values, data = x.reshape(-1), out.reshape(-1)
+    values, data = flat(x), flat(out)
     for block in range(values.size // 32):
         at, to = block * 32, block * 18
         d = extreme_weight(values, at) / np.float32(-8)
@@ -140,7 +142,7 @@ def q4_0_encode(x, out):
 @kernel
 def q5_0_encode(x, out):
     """The weight of largest magnitude becomes level 0: d = weight / -16."""
-    values, data = x.reshape(-1), out.reshape(-1)
+    values, data = flat(x), flat(out)
     for block in range(values.size // 32):
         at, to = block * 32, block * 22
         d = extreme_weight(values, at) / np.float32(-16)
@@ -153,7 +155,7 @@ def q5_0_encode(x, out):
 @kernel
 def q4_1_encode(x, out):
     """m = the smallest weight, d = (largest - m) / 15."""
-    values, data = x.reshape(-1), out.reshape(-1)
+    values, data = flat(x), flat(out)
     for block in range(values.size // 32):
         at, to = block * 32, block * 20
         m, spread = smallest_and_spread(values, at)
@@ -167,7 +169,7 @@ def q4_1_encode(x, out):
 @kernel
 def q5_1_encode(x, out):
     """m = the smallest weight, d = (largest - m) / 31."""
-    values, data = x.reshape(-1), out.reshape(-1)
+    values, data = flat(x), flat(out)
     for block in range(values.size // 32):
         at, to = block * 32, block * 24
         m, spread = smallest_and_spread(values, at)
@@ -196,7 +198,7 @@ def byte_levels(values, at, d):
 @kernel
 def q8_0_encode(x, out):
     """d = max |w| / 127."""
-    values, data = x.reshape(-1), out.reshape(-1)
+    values, data = flat(x), flat(out)
     for block in range(values.size // 32):
         at, to = block * 32, block * 34
         d = largest_magnitude(values, at) / np.float32(127)
@@ -209,7 +211,7 @@ def q8_0_encode(x, out):
 @kernel
 def q8_1_encode(x, out):
     """Q8_0 and s = d Σ q, for activations; what quantize_row_q8_1_ref gives."""
-    values, data = x.reshape(-1), out.reshape(-1)
+    values, data = flat(x), flat(out)
     for block in range(values.size // 32):
         at, to = block * 32, block * 36
         d = largest_magnitude(values, at) / np.float32(127)
@@ -242,7 +244,7 @@ def five_bit_levels(data, qh_at, qs_at):
 @kernel
 def q4_0_decode(blocks, out):
     """w = d (level - 8). blocks: (n, 18) uint8; out: (n, 32) float32."""
-    data, values = blocks.reshape(-1), out.reshape(-1)
+    data, values = flat(blocks), flat(out)
     middle = splat(np.int32(8))
     for block in range(blocks.shape[0]):
         at, to = block * 18, block * 32
@@ -255,7 +257,7 @@ def q4_0_decode(blocks, out):
 @kernel
 def q4_1_decode(blocks, out):
     """w = d level + m. blocks: (n, 20) uint8; out: (n, 32) float32."""
-    data, values = blocks.reshape(-1), out.reshape(-1)
+    data, values = flat(blocks), flat(out)
     for block in range(blocks.shape[0]):
         at, to = block * 20, block * 32
         d, m = read_half_lanes(data, at), read_half_lanes(data, at + 2)
@@ -267,7 +269,7 @@ def q4_1_decode(blocks, out):
 @kernel
 def q5_0_decode(blocks, out):
     """w = d (level - 16). blocks: (n, 22) uint8; out: (n, 32) float32."""
-    data, values = blocks.reshape(-1), out.reshape(-1)
+    data, values = flat(blocks), flat(out)
     middle = splat(np.int32(16))
     for block in range(blocks.shape[0]):
         at, to = block * 22, block * 32
@@ -280,7 +282,7 @@ def q5_0_decode(blocks, out):
 @kernel
 def q5_1_decode(blocks, out):
     """w = d level + m. blocks: (n, 24) uint8; out: (n, 32) float32."""
-    data, values = blocks.reshape(-1), out.reshape(-1)
+    data, values = flat(blocks), flat(out)
     for block in range(blocks.shape[0]):
         at, to = block * 24, block * 32
         d, m = read_half_lanes(data, at), read_half_lanes(data, at + 2)
@@ -293,7 +295,7 @@ def q5_1_decode(blocks, out):
 def _bytes_decode(blocks, out):
     """w = d q; `s` is not used. blocks: (n, 34 or 36) uint8; out: (n, 32) float32."""
     type_size = blocks.shape[1]
-    data, levels, values = blocks.reshape(-1), blocks.reshape(-1).view(np.int8), out.reshape(-1)
+    data, levels, values = flat(blocks), view(blocks, np.int8), flat(out)
     for block in range(blocks.shape[0]):
         end, to = (block + 1) * type_size, block * 32
         d = read_half_lanes(data, end - type_size)

@@ -8,14 +8,25 @@ from __future__ import annotations
 import numpy as np
 
 from ggufkit.kernels.jit import kernel
-from ggufkit.kernels.lanes import LANES, bits_f32, float_to_half, half_to_float, load_half, splat, store, store_half
+from ggufkit.kernels.lanes import (
+    LANES,
+    bits_f32,
+    flat,
+    float_to_half,
+    half_to_float,
+    load_half,
+    splat,
+    store,
+    store_half,
+    view,
+)
 from ggufkit.kernels.lanes import load as load_lanes
 
 
 @kernel
 def f16_encode(x, out):
     """float32 → float16, to nearest, ties to even. x: (rows, cols) float32; out: (rows, 2 cols) uint8."""
-    values, bits = x.reshape(-1), out.reshape(-1).view(np.uint16)
+    values, bits = flat(x), view(out, np.uint16)
     whole = values.size - values.size % LANES
     for i in range(0, whole, LANES):
         store_half(bits, i, load_lanes(values, i))
@@ -26,7 +37,7 @@ def f16_encode(x, out):
 @kernel
 def f16_decode(blocks, out):
     """float16 → float32, exact. blocks: (n, 2) uint8; out: (n, 1) float32."""
-    bits, values = blocks.reshape(-1).view(np.uint16), out.reshape(-1)
+    bits, values = view(blocks, np.uint16), flat(out)
     whole = values.size - values.size % LANES
     for i in range(0, whole, LANES):
         store(values, i, load_half(bits, i))
@@ -41,7 +52,7 @@ def bf16_encode(x, out):
     float32   SEEEEEEE EMMMMMMM mmmmmmmm mmmmmmmm
     bfloat16  SEEEEEEE EMMMMMMM
     """
-    words, bits = x.reshape(-1).view(np.uint32), out.reshape(-1).view(np.uint16)
+    words, bits = view(x, np.uint32), view(out, np.uint16)
     for i in range(words.size):
         word = words[i]
         rounded = (word + np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
@@ -53,11 +64,11 @@ def bf16_encode(x, out):
 @kernel
 def bf16_decode(blocks, out):
     """bfloat16 → float32, exact. blocks: (n, 2) uint8; out: (n, 1) float32."""
-    bits, values = blocks.reshape(-1).view(np.uint16), out.reshape(-1)
+    bits, values = view(blocks, np.uint16), flat(out)
     whole = values.size - values.size % LANES
     for i in range(0, whole, LANES):
         store(values, i, bits_f32(load_lanes(bits, i) << splat(np.int32(16))))
-    words = values.view(np.uint32)
+    words = view(out, np.uint32)
     for i in range(whole, values.size):
         words[i] = np.uint32(bits[i]) << np.uint32(16)
 
@@ -68,7 +79,7 @@ def largest_magnitude(x):
 
     Magnitudes of floats are ordered like their bits, and integer maxima vectorise.
     """
-    words = x.reshape(-1).view(np.uint32)
+    words = view(x, np.uint32)
     largest = np.uint32(0)
     for i in range(words.size):
         largest = max(largest, words[i] & np.uint32(0x7FFFFFFF))
