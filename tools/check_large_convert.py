@@ -9,6 +9,7 @@ For each type, a sharded Llama that takes no room on the disk:
 - against the limit measured in the same run: the slowest of reading, encoding and writing by itself, each as the
   conversion does it and with all CPUs, on a part of the model; the median of rounds before the conversion and after it;
 - against what the CPUs allow: in a conversion the three share them, so it takes at least the sum of their CPU seconds;
+- against the three together: each piece read, encoded and written by the same workers, and nothing else;
 - is converted again, killed in the middle and continued: the same bytes.
 
 The source is a hole: its pages are zeros that the kernel makes, so reading costs CPU time and no device limits it.
@@ -45,6 +46,7 @@ from ggufkit.pipeline import MEMORY, Planned, _Piece, _pieces, _workers
 WIDTH, FFN, VOCAB = 4096, 11008, 32000
 PART = 4e9  # bytes of the source that a stage is measured with
 ROUNDS = 3  # before the conversion, and as many after it
+TOGETHER = "together"
 
 
 def shapes(layers: int) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -115,7 +117,7 @@ def sample(job: Job) -> list[Planned]:
 
 
 def stages(job: Job, scratch: Path) -> dict[str, tuple[float, float]]:
-    """Stage → (seconds, CPU seconds) for a byte of the source, each alone, as a conversion does it."""
+    """Stage → (seconds, CPU seconds) for a byte of the source, each alone as a conversion does it, and together."""
     chosen = sample(job)
     nbytes = sum(p.tensor.nbytes for p in chosen)
     threads = thread_count(None)
@@ -148,7 +150,16 @@ def stages(job: Job, scratch: Path) -> dict[str, tuple[float, float]]:
         work()
         return (time.perf_counter() - start) / nbytes, (time.process_time() - cpu) / nbytes
 
-    found = {"reading": timed(read), "encoding": timed(encode), "writing": timed(write)}
+    def all_three() -> None:
+        with Writer(scratch, {}, [(p.tensor.name, p.tensor.shape, p.format) for p in chosen], force=True) as out:
+
+            def work(piece: _Piece) -> None:
+                p = piece.planned
+                out.write(p.tensor.name, piece.lo, p.encode_blocks(p.tensor.read(piece.lo, piece.hi), piece.lo))
+
+            for_each(work, iter(pieces), workers)
+
+    found = {"reading": timed(read), "encoding": timed(encode), "writing": timed(write), TOGETHER: timed(all_three)}
     scratch.unlink()
     return found
 
@@ -188,6 +199,7 @@ def main() -> None:
             rounds = [stages(job, scratch) for _ in range(ROUNDS)]
             seconds, cpu, peak = run(command(folder, out, type_))
             rounds += [stages(job, scratch) for _ in range(ROUNDS)]
+            together = 1 / median(r.pop(TOGETHER)[0] for r in rounds)
             alone = {stage: median(r[stage][0] for r in rounds) for stage in rounds[0]}
             work = nbytes * sum(median(r[stage][1] for r in rounds) for stage in alone)
             slowest = max(alone, key=lambda stage: alone[stage])
@@ -200,9 +212,9 @@ def main() -> None:
             bound, binds = min((limit, f"{slowest} alone"), (share, f"the {thread_count(None)} CPUs that they share"))
             print(
                 f"  {cpu:.1f} CPU s for work of {work:.1f}, so at most {bound / 1e6:.0f} MB/s by {binds}: "
-                f"{speed / bound:.0%} of that; {work / cpu:.0%} of the CPU time is such work",
-                flush=True,
+                f"{speed / bound:.0%} of that; {work / cpu:.0%} of the CPU time is such work"
             )
+            print(f"  {together / 1e6:.0f} MB/s with the three together: {speed / together:.0%} of that", flush=True)
             expected = digest(out)
             out.unlink()
             interrupted(folder, out, type_, seconds * 0.4)
