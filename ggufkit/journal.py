@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from ggufkit import __version__
 from ggufkit.errors import FileError, os_errors, printable
-from ggufkit.files import lock_file
+from ggufkit.files import lock_file, streamed
 from ggufkit.gguf.writer import Plan
 
 if TYPE_CHECKING:
@@ -76,7 +76,9 @@ class Journal:
         if found is None or found[0] != nbytes:
             return False
         with open(self.partial, "rb", buffering=0) as file:
-            return _hash(os.pread(file.fileno(), nbytes, at)) == found[1]
+            same = _hash(os.pread(file.fileno(), nbytes, at)) == found[1]
+            streamed(file.fileno(), at, nbytes)
+            return same
 
     def record(self, name: str, row: int, blocks: np.ndarray) -> None:
         """Note that rows of a tensor are in the file."""

@@ -10,8 +10,9 @@ A tensor that has its format already is copied, every other one is decoded to fl
     worker 3         read ▒▒ ········· encode ████████ write ▒ …
 
 A piece is about a million weights, whole rows of one tensor. As many workers as there are threads encode at a time;
-one more waits for the disk meanwhile. Inside a worker the float32 rows go through a buffer that stays in its core's
-L2 cache. So memory does not depend on the size of a tensor, and the bytes do not depend on the number of threads.
+one more waits for the disk meanwhile (or encodes, too, where all CPUs do). Inside a worker the float32 rows go through
+a buffer that stays in its core's L2 cache. So memory does not depend on the size of a tensor, and the bytes do not
+depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -200,7 +201,7 @@ def stream(
     Parameters
     ----------
     planned : the tensors, in any order; `writer` has planned the same names, shapes and formats.
-    threads : how many encode; default GGUFKIT_THREADS or all CPUs.
+    threads : how many encode; default GGUFKIT_THREADS or all CPUs, which one more worker shares.
     memory : bytes that the buffers may take (at least one row of one tensor is held).
     progress : called with a tensor and a number of its rows whenever these are done, never by two threads at once.
     journal : records what is written, and knows what an earlier run wrote.

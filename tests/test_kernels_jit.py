@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 from numba.core import config, event
@@ -83,8 +84,18 @@ def test_kernel_that_calls_a_kernel_is_refused(fresh_cache):
     def outer(x):
         return inner(x)
 
-    with pytest.raises(TypeError, match="three_halves is a kernel, and another one calls it: make it a helper"):
-        kernel(outer)(8)
+    for _ in range(2):  # before it was compiled, and after
+        with pytest.raises(TypeError, match="three_halves is a kernel, and another one calls it: make it a helper"):
+            kernel(outer)(8)
+        inner(8)
+
+
+def test_functions_of_others_without_a_module_compile():
+    names: dict = {}
+    exec("def double(x): return 2 * x", names)
+    double = names["double"]
+    double.__module__ = None
+    assert numba.njit(double)(4) == 8
 
 
 def test_helper_compiles_once_for_all_numbers(fresh_cache):

@@ -181,6 +181,18 @@ def test_journal_with_a_line_cut_by_a_full_disk_is_still_of_use(tmp_path, small_
     assert file_hash(tmp_path / "whole.gguf") == file_hash(target)
 
 
+def test_journal_of_another_hash_is_not_trusted(tmp_path, small_pieces):
+    target = tmp_path / "m.gguf"
+    with pytest.raises(Interrupted):
+        write_model(target, METADATA, model(), resume_key=b"k", progress=StopAfter(9, KeyboardInterrupt()), threads=1)
+    journal = tmp_path / "m.gguf.partial.journal"
+    first, *lines = journal.read_text().splitlines()
+    journal.write_text("\n".join([first, *(f"{line.rsplit(' ', 1)[0]} 0123abcd" for line in lines), ""]))  # a CRC-32
+    write_model(target, METADATA, model(), resume_key=b"k")
+    write_model(tmp_path / "whole.gguf", METADATA, model())
+    assert file_hash(tmp_path / "whole.gguf") == file_hash(target)
+
+
 def test_too_small_a_disk_is_refused_before_any_work(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))

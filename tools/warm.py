@@ -23,11 +23,12 @@ from tiny_models import RECIPES, VOCAB, write_tiny
 
 import ggufkit
 from ggufkit.errors import GgufkitError
-from ggufkit.formats.codec import frozen
+from ggufkit.formats.codec import _past_caches, decoder, frozen
 from ggufkit.formats.table import Format, formats
+from ggufkit.kernels.xxh64 import XXH64
 from ggufkit.runtime.cpu.bandwidth import read_all
 from ggufkit.runtime.cpu.cache import rotate
-from ggufkit.runtime.cpu.products import product_of
+from ggufkit.runtime.cpu.products import product_of, rounded
 from ggufkit.runtime.cpu.weight import Weight
 from ggufkit.runtime.perplexity import BaseFile, BaseWriter, divergence, perplexity
 from ggufkit.runtime.windows import Windows
@@ -74,13 +75,21 @@ def run_all(label: str, *, verbose: bool) -> float:
 
 
 def products() -> None:
-    """The products of every format with one row of activations and with many."""
+    """The products of every format with one row of activations and with many, and those that round."""
     for format in formats():
-        if product_of(format) is not None:
+        for product in {product_of(format), rounded.PRODUCTS.get(format.name)} - {None}:
             blocks = frozen(np.zeros((8, format.row_bytes(1024)), np.uint8))
-            weight = Weight(Tensor("w", (8, 1024), format, lambda lo, hi, blocks=blocks: blocks[lo:hi]), 1)
+            weight = Weight(Tensor("w", (8, 1024), format, lambda lo, hi, blocks=blocks: blocks[lo:hi]), 1, product)
             for rows in (1, 40):
                 weight.multiply(np.ones((rows, 1024), np.float32))
+
+
+def large_files() -> None:
+    """What large outputs take: decoders that write past the caches, the hash of the journal."""
+    for format in formats():
+        blocks = frozen(np.zeros((1, format.type_size), np.uint8))
+        _past_caches(decoder(format))(blocks, np.empty((1, format.block_size), np.float32))
+    XXH64().update(bytes(64))
 
 
 def models() -> None:
@@ -141,7 +150,7 @@ def main() -> None:
         cold()
     else:
         run_all("compiled or loaded", verbose=True)
-        for what in (products, models):
+        for what in (products, large_files, models):
             start = time.thread_time()
             what()
             print(f"{what.__name__} compiled or loaded: {time.thread_time() - start:.2f} s", flush=True)

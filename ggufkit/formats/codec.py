@@ -193,7 +193,9 @@ def decode(
     flat.setflags(write=False)
     values = out.reshape(-1, format.block_size)
     grain, threads = CHUNK // format.block_size, thread_count(threads)
-    read = decoder(format) if out.nbytes < _PAST_CACHES or out.ctypes.data % 16 else _decoder_past_caches(format)
+    read = decoder(format)
+    if out.nbytes >= _PAST_CACHES and out.ctypes.data % 16 == 0:
+        read = _past_caches(read)
     if threads == 1 or len(flat) <= grain:  # some kernels take a few µs: what Python adds is seen
         read(flat, values)
     else:
@@ -284,20 +286,16 @@ def decoder(format: Format) -> Callable[[np.ndarray, np.ndarray], Any]:
 
 
 @cache
-def _decoder_past_caches(format: Format) -> Callable[[np.ndarray, np.ndarray], Any]:
-    """`decoder` for outputs that no cache holds: the kernel, with other stores.
-
-    Those that leave storing to a helper take longer to compute than to store, and stay as they are.
-    """
-    read = decoder(format)
+def _past_caches(read: Callable[[np.ndarray, np.ndarray], Any]) -> Callable[[np.ndarray, np.ndarray], Any]:
+    """A decoder for outputs that no cache holds: the kernel `read` with another `store_out`, if it has that."""
     function = getattr(read, "py_func", None)
-    if function is None or "store" not in function.__code__.co_names:
+    if function is None or "store_out" not in function.__code__.co_names:
         return read
     from ggufkit.kernels.jit import specialised
     from ggufkit.kernels.lanes import store_past
 
-    name = f"{format.name.lower()}_decode_past_caches"
-    return specialised(function, name, function.__code__.co_filename, store=store_past)
+    source = function.__code__.co_filename
+    return specialised(function, f"{function.__name__}_past_caches", source, store_out=store_past)
 
 
 def _encode_numbers(values: np.ndarray, format: Format, out: np.ndarray | None, what: str) -> np.ndarray:

@@ -37,6 +37,7 @@ from ggufkit.kernels.lanes import (
     round_away,
     splat,
     store,
+    store_out,
     to_f32,
     to_i32,
     total,
@@ -250,8 +251,8 @@ def q4_0_decode(blocks, out):
         at, to = block * 18, block * 32
         d = read_half_lanes(data, at)
         low, high = nibbles(data, at + 2)
-        store(values, to, to_f32(low - middle) * d)
-        store(values, to + 16, to_f32(high - middle) * d)
+        store_out(values, to, to_f32(low - middle) * d)
+        store_out(values, to + 16, to_f32(high - middle) * d)
 
 
 @kernel
@@ -262,8 +263,8 @@ def q4_1_decode(blocks, out):
         at, to = block * 20, block * 32
         d, m = read_half_lanes(data, at), read_half_lanes(data, at + 2)
         low, high = nibbles(data, at + 4)
-        store(values, to, to_f32(low) * d + m)
-        store(values, to + 16, to_f32(high) * d + m)
+        store_out(values, to, to_f32(low) * d + m)
+        store_out(values, to + 16, to_f32(high) * d + m)
 
 
 @kernel
@@ -275,8 +276,8 @@ def q5_0_decode(blocks, out):
         at, to = block * 22, block * 32
         d = read_half_lanes(data, at)
         low, high = five_bit_levels(data, at + 2, at + 6)
-        store(values, to, to_f32(low - middle) * d)
-        store(values, to + 16, to_f32(high - middle) * d)
+        store_out(values, to, to_f32(low - middle) * d)
+        store_out(values, to + 16, to_f32(high - middle) * d)
 
 
 @kernel
@@ -287,8 +288,8 @@ def q5_1_decode(blocks, out):
         at, to = block * 24, block * 32
         d, m = read_half_lanes(data, at), read_half_lanes(data, at + 2)
         low, high = five_bit_levels(data, at + 4, at + 8)
-        store(values, to, to_f32(low) * d + m)
-        store(values, to + 16, to_f32(high) * d + m)
+        store_out(values, to, to_f32(low) * d + m)
+        store_out(values, to + 16, to_f32(high) * d + m)
 
 
 @kernel
@@ -299,8 +300,8 @@ def _bytes_decode(blocks, out):
     for block in range(blocks.shape[0]):
         end, to = (block + 1) * type_size, block * 32
         d = read_half_lanes(data, end - type_size)
-        store(values, to, to_f32(load(levels, end - 32)) * d)
-        store(values, to + 16, to_f32(load(levels, end - 16)) * d)
+        store_out(values, to, to_f32(load(levels, end - 32)) * d)
+        store_out(values, to + 16, to_f32(load(levels, end - 16)) * d)
 
 
 q8_0_decode = q8_1_decode = _bytes_decode

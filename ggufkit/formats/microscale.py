@@ -27,6 +27,7 @@ from ggufkit.kernels.lanes import (
     select,
     splat,
     store,
+    store_out,
     view,
 )
 
@@ -121,8 +122,8 @@ def mxfp4_decode(blocks, out):
         at, to = block * 17, block * 32
         d = splat(HALF_E8M0[data[at]])
         pairs = load(data, at + 1)
-        store(values, to, permute(table, pairs & splat(np.int32(15))) * d)
-        store(values, to + 16, permute(table, pairs >> splat(np.int32(4))) * d)
+        store_out(values, to, permute(table, pairs & splat(np.int32(15))) * d)
+        store_out(values, to + 16, permute(table, pairs >> splat(np.int32(4))) * d)
 
 
 # ---- NVFP4 ------------------------------------------------------------------------------------------------------
@@ -171,4 +172,4 @@ def nvfp4_decode(blocks, out):
         for s in range(4):
             pairs = read_long(data, at + 4 + 8 * s)
             levels = bytes_i32(pairs & nibble, (pairs >> np.uint64(4)) & nibble)
-            store(values, to + 16 * s, permute(table, levels) * splat(UE4M3[data[at + s]]))
+            store_out(values, to + 16 * s, permute(table, levels) * splat(UE4M3[data[at + s]]))

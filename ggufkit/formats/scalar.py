@@ -16,8 +16,8 @@ from ggufkit.kernels.lanes import (
     half_to_float,
     load_half,
     splat,
-    store,
     store_half,
+    store_out,
     view,
 )
 from ggufkit.kernels.lanes import load as load_lanes
@@ -40,7 +40,7 @@ def f16_decode(blocks, out):
     bits, values = view(blocks, np.uint16), flat(out)
     whole = values.size - values.size % LANES
     for i in range(0, whole, LANES):
-        store(values, i, load_half(bits, i))
+        store_out(values, i, load_half(bits, i))
     for i in range(whole, values.size):
         values[i] = half_to_float(bits[i])
 
@@ -67,7 +67,7 @@ def bf16_decode(blocks, out):
     bits, values = view(blocks, np.uint16), flat(out)
     whole = values.size - values.size % LANES
     for i in range(0, whole, LANES):
-        store(values, i, bits_f32(load_lanes(bits, i) << splat(np.int32(16))))
+        store_out(values, i, bits_f32(load_lanes(bits, i) << splat(np.int32(16))))
     words = view(out, np.uint32)
     for i in range(whole, values.size):
         words[i] = np.uint32(bits[i]) << np.uint32(16)

@@ -28,6 +28,7 @@ from ggufkit.kernels.lanes import (
     select,
     splat,
     store,
+    store_out,
     to_f32,
     transpose,
     view,
@@ -90,7 +91,7 @@ def q1_0_decode(blocks, out):
         d = read_half_lanes(data, at)
         for i in range(8):
             bits = np.int32(data[at + 2 + 2 * i]) | np.int32(data[at + 3 + 2 * i]) << np.int32(8)
-            store(values, to + 16 * i, select(bits_mask(bits), d, -d))
+            store_out(values, to + 16 * i, select(bits_mask(bits), d, -d))
 
 
 # ---- Q2_0 -------------------------------------------------------------------------------------------------------
@@ -131,7 +132,7 @@ def q2_0_decode(blocks, out):
         d = read_half_lanes(data, at)
         for i in range(4):
             levels = (splat(read_word(data, at + 2 + 4 * i)) >> shifts) & splat(np.int32(3))
-            store(values, to + 16 * i, to_f32(levels - splat(np.int32(1))) * d)
+            store_out(values, to + 16 * i, to_f32(levels - splat(np.int32(1))) * d)
 
 
 # ---- TQ1_0 and TQ2_0 --------------------------------------------------------------------------------------------
@@ -249,4 +250,4 @@ def tq2_0_decode(blocks, out):
             q, first = load(data, at + m), to + m + (m // 32) * 96
             for n in range(4):
                 level = (q >> splat(np.int32(2 * n))) & splat(np.int32(3))
-                store(values, first + 32 * n, to_f32(level - splat(np.int32(1))) * d)
+                store_out(values, first + 32 * n, to_f32(level - splat(np.int32(1))) * d)

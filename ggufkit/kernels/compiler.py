@@ -33,7 +33,6 @@ _STEPS = (
     "_finalize_dynamic_globals",
     "_finalize_final_module",
     "_get_compiled_object",
-    "_get_module_for_linking",
 )
 if not all(hasattr(JITCodeLibrary, step) for step in _STEPS):
     raise ImportError("this Numba compiles in other steps")
@@ -57,9 +56,6 @@ class _Whole(JITCodeLibrary):
     """A kernel and all that it calls."""
 
     entry = ""  # what Python calls
-
-    def _get_module_for_linking(self) -> Any:
-        raise TypeError(f"{self.name} is a kernel, and another one calls it: make it a helper")
 
     def serialize_using_object_code(self) -> tuple[str, str, tuple[bytes, bytes]]:
         # Numba looks up in the LLVM code which symbols the machine code defines.

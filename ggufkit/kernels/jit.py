@@ -177,13 +177,21 @@ def specialised(function: Callable[..., Any], name: str, source: str, **names: A
 def _compiled(function: F, source: str = "") -> F:
     try:
         with _numba_cache_for(source or function.__code__.co_filename):
-            return numba.njit(cache=True, **_KERNEL)(function)
+            dispatcher = numba.njit(cache=True, **_KERNEL)(function)
     except RuntimeError:  # no folder is writable: compile in every process
-        return numba.njit(**_KERNEL)(function)
+        dispatcher = numba.njit(**_KERNEL)(function)
+
+    def refuse(args: Any, kws: Any) -> Any:
+        # One that was loaded from the cache has no LLVM code to link: what calls it would crash when loaded itself.
+        raise TypeError(f"{function.__name__} is a kernel, and another one calls it: make it a helper")
+
+    dispatcher.get_call_template = refuse
+    return dispatcher
 
 
 def _is_ours(event: event.Event) -> bool:
-    return event.data["dispatcher"].py_func.__module__.startswith("ggufkit.")
+    module = event.data["dispatcher"].py_func.__module__  # None of what `exec` made
+    return (module or "").startswith("ggufkit.")
 
 
 class _PauseCollector(event.Listener):

@@ -61,6 +61,7 @@ __all__ = [
     "sqrt",
     "store",
     "store_half",
+    "store_out",
     "store_past",
     "to_f32",
     "to_i32",
@@ -252,6 +253,11 @@ def store(typingctx, array, index, value):
         return ctx.get_dummy_value()
 
     return types.void(array, types.intp, expected), emit
+
+
+# What decoders write their output with that do so from front to back: `codec` binds it to `store_past` for outputs that
+# no cache holds. Lines that are not filled at once would go to memory in parts.
+store_out = store
 
 
 @intrinsic

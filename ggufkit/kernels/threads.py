@@ -27,7 +27,7 @@ from ggufkit.errors import UsageError
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["SHARES", "for_each", "for_ranges", "in_all_threads", "thread_count"]
+__all__ = ["SHARES", "for_each", "for_ranges", "in_all_threads", "thread_count", "unshared"]
 
 T = TypeVar("T")
 
@@ -59,7 +59,8 @@ def thread_count(threads: int | None = None) -> int:
 class _Team:
     """The helpers of one caller at a time.
 
-    `state` is one array of numbers on lines of their own: SHARES counters of rows, the round, a busy flag a helper.
+    `state` is one array of numbers on lines of their own: SHARES counters of rows (and after each the number of
+    threads), the round, a busy flag a helper.
     """
 
     def __init__(self, helpers: int):
@@ -71,7 +72,8 @@ class _Team:
         self._helpers, self._line = helpers, LINE
         self._round_at, self._busy_at = SHARES * LINE, (SHARES + 1) * LINE
         self._state = np.zeros(self._busy_at + helpers * LINE, np.int64)
-        self.shares = [self._state[i * LINE : i * LINE + 1] for i in range(SHARES)]
+        self.shares = [self._state[i * LINE : i * LINE + 2] for i in range(SHARES)]
+        self._state[1 : self._round_at : LINE] = helpers + 1
         self._lock = threading.Lock()  # of what follows
         self._work: Callable[[], object] | None = None
         self._asleep: list[threading.Lock] = []
@@ -88,7 +90,7 @@ class _Team:
             self._failures = []
         with self._lock:
             self._work = work
-            state[: self._round_at] = 0
+            state[: self._round_at : self._line] = 0
             state[self._round_at] += 1
             state[0] = int(start)
             while self._asleep:
@@ -144,13 +146,13 @@ def _team(helpers: int) -> _Team:
 def in_all_threads(function: Callable[[Sequence[np.ndarray]], object], threads: int | None = None) -> None:
     """Call `function(shares)` in `threads` threads at once, this one among them; return when all are done.
 
-    For kernels that share rows among themselves: each of the SHARES `shares` is an array of one int64, 0 at first,
-    from which they `take`. The first must be used by whatever takes first. If another thread is doing the same,
-    `function` is called in this thread alone.
+    For kernels that share rows among themselves: each of the SHARES `shares` is an array of two int64, a counter, 0 at
+    first, from which they `take`, and the number of threads. The first must be used by whatever takes first. If another
+    thread is doing the same, `function` is called in this thread alone.
     """
     helpers = thread_count(threads) - 1
     if not helpers or not (team := _team(helpers)).free.acquire(blocking=False):
-        function(_fresh_shares())
+        function(unshared())
         return
     try:
         team.run(lambda: function(team.shares), start=False)
@@ -158,10 +160,13 @@ def in_all_threads(function: Callable[[Sequence[np.ndarray]], object], threads: 
         team.free.release()
 
 
-def _fresh_shares() -> Sequence[np.ndarray]:
+def unshared() -> Sequence[np.ndarray]:
+    """`shares` for this thread alone."""
     import numpy as np
 
-    return np.zeros((SHARES, 1), np.int64)  # type: ignore[return-value]
+    shares = np.zeros((SHARES, 2), np.int64)
+    shares[:, 1] = 1
+    return shares  # type: ignore[return-value]
 
 
 def for_ranges(function: Callable[[int, int], None], rows: int, grain: int, threads: int | None = None) -> None:

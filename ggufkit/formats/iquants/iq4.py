@@ -33,6 +33,7 @@ from ggufkit.kernels.lanes import (
     splat,
     store,
     store_half,
+    store_out,
     to_f32,
     to_i32,
     transpose,
@@ -62,8 +63,8 @@ def iq4_nl_decode(blocks, out):
     levels = load(LEVELS, 0)
     for i in range(blocks.shape[0]):
         low, high = _decode_32(levels, half_to_float(halves[9 * i]), data, 18 * i + 2)
-        store(values, 32 * i, low)
-        store(values, 32 * i + LANES, high)
+        store_out(values, 32 * i, low)
+        store_out(values, 32 * i + LANES, high)
 
 
 @kernel
@@ -82,8 +83,8 @@ def iq4_xs_decode(blocks, out):
             low_bits = np.int32(data[136 * i + 4 + j // 2]) >> (4 * (j % 2))
             scale = (low_bits & 15) | ((top_bits >> (2 * j)) & 3) << 4
             low, high = _decode_32(levels, d * np.float32(scale - 32), data, 136 * i + 8 + 16 * j)
-            store(values, 256 * i + 32 * j, low)
-            store(values, 256 * i + 32 * j + LANES, high)
+            store_out(values, 256 * i + 32 * j, low)
+            store_out(values, 256 * i + 32 * j + LANES, high)
 
 
 # ---- Encode -----------------------------------------------------------------------------------------------------

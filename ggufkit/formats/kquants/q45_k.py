@@ -48,6 +48,7 @@ from ggufkit.kernels.lanes import (
     splat,
     sqrt,
     store,
+    store_out,
     to_f32,
     to_i32,
     view,
@@ -215,10 +216,10 @@ def _decode(blocks, out):
                 numbers = to_f32(lane_numbers())
                 values_a, values_b = step_a * numbers - offset_a, step_b * numbers - offset_b
                 first, second = load(data, at + 16 + 32 * j), load(data, at + 32 + 32 * j)
-                store(values, to, permute(values_a, first & nibble))
-                store(values, to + 16, permute(values_a, second & nibble))
-                store(values, to + 32, permute(values_b, first >> four))
-                store(values, to + 48, permute(values_b, second >> four))
+                store_out(values, to, permute(values_a, first & nibble))
+                store_out(values, to + 16, permute(values_a, second & nibble))
+                store_out(values, to + 32, permute(values_b, first >> four))
+                store_out(values, to + 48, permute(values_b, second >> four))
                 continue
             for i in range(0, _N, LANES):
                 both = load(data, at + type_size - 128 + 32 * j + i)
@@ -227,8 +228,8 @@ def _decode(blocks, out):
                     high = load(data, at + 16 + i) << four >> splat(np.int32(2 * j))
                     level_a = level_a | (high & sixteen)
                     level_b = level_b | (high >> splat(np.int32(1)) & sixteen)
-                store(values, to + i, step_a * to_f32(level_a) - offset_a)
-                store(values, to + i + 32, step_b * to_f32(level_b) - offset_b)
+                store_out(values, to + i, step_a * to_f32(level_a) - offset_a)
+                store_out(values, to + i + 32, step_b * to_f32(level_b) - offset_b)
 
 
 q4_k_decode = q5_k_decode = _decode

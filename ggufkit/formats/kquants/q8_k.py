@@ -24,6 +24,7 @@ from ggufkit.kernels.lanes import (
     minimum,
     splat,
     store,
+    store_out,
     to_f32,
     to_i32,
     total,
@@ -80,4 +81,4 @@ def q8_k_decode(blocks, out):
     for b in range(blocks.shape[0]):
         d = splat(scales[b * _BYTES // 4])
         for i in range(0, QK_K, LANES):
-            store(values, b * QK_K + i, d * to_f32(load(levels, b * _BYTES + 4 + i)))
+            store_out(values, b * QK_K + i, d * to_f32(load(levels, b * _BYTES + 4 + i)))

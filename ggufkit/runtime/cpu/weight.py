@@ -18,7 +18,7 @@ import numpy as np
 from ggufkit.errors import CodecError, printable
 from ggufkit.formats.codec import decode, decoder, frozen
 from ggufkit.kernels.shares import take_share
-from ggufkit.kernels.threads import SHARES, in_all_threads
+from ggufkit.kernels.threads import SHARES, in_all_threads, unshared
 from ggufkit.runtime.cpu.products import Product, floats, product_of
 from ggufkit.runtime.cpu.products.activations import Planes, padded, quantize, rounded
 from ggufkit.tensor import Tensor
@@ -154,7 +154,7 @@ class Weight:
                 tile = np.empty((hi - lo, cols), np.float32)
                 read(frozen(blocks[lo:hi].reshape(-1, self.format.type_size)), tile.reshape(-1, self.format.block_size))
                 part = np.empty((n, hi - lo), np.float32)
-                run(np.zeros(1, np.int64), frozen(tile.reshape(-1).view(np.uint8)), hi - lo, *form, part)
+                run(unshared()[0], frozen(tile.reshape(-1).view(np.uint8)), hi - lo, *form, part)
                 out[:, lo:hi] = part
 
         return work

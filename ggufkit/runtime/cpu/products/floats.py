@@ -41,7 +41,7 @@ def vector(turn, data, rows, x, out):
     weights, values, result = data.view(DTYPE), x.reshape(-1), out.reshape(-1)
     cols = values.size
     whole = cols - cols % 64
-    grain = share(rows, 16, cols * weights.itemsize)
+    grain = share(turn, rows, cols * weights.itemsize)
     first = take(turn, grain)
     while first < rows:
         end = min(first + grain, rows)
@@ -59,7 +59,7 @@ def vector(turn, data, rows, x, out):
             for i in range(whole, cols):
                 rest += one_at(weights, at + i) * values[i]
             result[r] = sum_lanes((a + b) + (c + d)) + rest
-        grain = share(rows - end, 8, cols * weights.itemsize)
+        grain = share(turn, rows, cols * weights.itemsize)
         first = take(turn, grain)
 
 

@@ -64,11 +64,12 @@ dot_tile: Any = None
 
 
 @inlined
-def share(rows, parts, row_bytes):
+def share(turn, rows, row_bytes):
     """How many of the rows that are left to take: large shares, as memory is slow at the start of each, but no one
     should have a large one left when the others are done.
     """
-    return max(1, min(max(rows // parts * row_bytes, LEAST), MOST) // row_bytes)
+    left, threads = max(rows - turn[0], 0), turn[1]
+    return max(1, min(max(left // (2 * threads) * row_bytes, LEAST), MOST) // row_bytes)
 
 
 def vector(turn, data, rows, levels, scales, sums, out):
@@ -82,7 +83,7 @@ def vector(turn, data, rows, levels, scales, sums, out):
     U = np.zeros(UNIT, np.uint8)
     start = np.empty(x.size // 4, np.int32)
     _start_lanes(x, max(OFFSET, 0), start)
-    grain = share(rows, 16, blocks * BYTES)
+    grain = share(turn, rows, blocks * BYTES)
     first = take(turn, grain)
     while first < rows:
         end = min(first + grain, rows)
@@ -102,7 +103,7 @@ def vector(turn, data, rows, levels, scales, sums, out):
                 if OFFSET < 0:
                     low = fma(least, load(sums, u * groups), low)
             result[r] = sum_lanes((a + b) + (c + d)) - sum_lanes(low)
-        grain = share(rows - end, 8, blocks * BYTES)
+        grain = share(turn, rows, blocks * BYTES)
         first = take(turn, grain)
 
 
