@@ -21,6 +21,7 @@ from statistics import median
 
 import ggml
 import numpy as np
+import plain_errors
 
 from ggufkit.formats import codec
 from ggufkit.formats.table import Format, format_by_name, formats
@@ -270,4 +271,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    plain_errors.run(main)

@@ -15,6 +15,7 @@ from statistics import median
 
 import llama
 import numpy as np
+import plain_errors
 
 from ggufkit.runtime.model import load
 
@@ -38,7 +39,7 @@ def compare(path: str, options: argparse.Namespace, clock) -> None:
     tokens = rng.integers(3, 32000, options.prompt + options.generate).astype(np.int32)
     prompt, rest = tokens[: options.prompt], tokens[options.prompt :]
     seconds: dict[str, list[float]] = {f"{who} {what}": [] for what in ("pp", "tg") for who in ("llama.cpp", "ggufkit")}
-    with llama.Model(path, len(tokens), options.threads) as reference, load(path, threads=options.threads) as own:
+    with load(path, threads=options.threads) as own, llama.Model(path, len(tokens), options.threads) as reference:
         for turn in range(options.rounds + 1):
             theirs, ours = [], []
             if options.prompt:
@@ -83,4 +84,4 @@ def divergence(theirs: list[np.ndarray], ours: list[np.ndarray]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    plain_errors.run(main)

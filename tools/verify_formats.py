@@ -23,6 +23,7 @@ from itertools import cycle
 
 import ggml
 import numpy as np
+import plain_errors
 import weights as battery
 
 from ggufkit.errors import CodecError
@@ -185,4 +186,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    plain_errors.run(main)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import llama
 import numpy as np
+import plain_errors
 
 import ggufkit
 from ggufkit.calibrate.imatrix_file import read_imatrix
@@ -71,4 +72,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    plain_errors.run(main)

@@ -14,6 +14,7 @@ import sys
 
 import llama
 import numpy as np
+import plain_errors
 
 import ggufkit
 from ggufkit.runtime.model import Model
@@ -85,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    plain_errors.run(main)
