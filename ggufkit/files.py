@@ -10,11 +10,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from mmap import PAGESIZE
 from types import TracebackType
 from typing import BinaryIO
 
@@ -26,10 +24,8 @@ __all__ = [
     "default_mode",
     "lock_file",
     "refuse_same_file",
-    "streamed",
     "sync_file",
     "sync_folder",
-    "write_streamed",
 ]
 
 # Bytes a step of a copy: inside the kernel a step costs no memory; through this process it does.
@@ -345,43 +341,3 @@ def refuse_same_file(source: str | os.PathLike[str], target: str | os.PathLike[s
             f"{printable(os.fspath(target))} is the input file {printable(os.fspath(source))} itself; "
             "choose another output"
         )
-
-
-# Bytes below which a call to the system costs more than the memory it gives back.
-_STREAMED = 1 << 17
-# Bytes before a part that go with it: pages of the cache are up to 2 MiB, and those that reach over its start stayed
-# when the part before was given back. So did what other threads were reading then.
-_BEHIND = 8 << 20
-# RWF_DONTCACHE of Linux 6.14: written pages start on their way to the device and then leave the cache by themselves.
-_DONTCACHE = 0x80
-
-
-def streamed(handle: int, offset: int, n: int) -> None:
-    """Tell the system that bytes of a file were read or written and will not be looked at again soon.
-
-    A model of 20 GB that streams through the page cache would push everything else out of it, and new pages for it
-    cost more than the reading itself. What was written starts on its way to the device: the flush at the end finds
-    less to do.
-    """
-    if n >= _STREAMED and hasattr(os, "posix_fadvise"):
-        start = max(0, offset - _BEHIND)
-        os.posix_fadvise(handle, start, offset + n - start, os.POSIX_FADV_DONTNEED)
-
-
-def write_streamed(handle: int, data: memoryview, offset: int) -> int:
-    """Write bytes that will not be looked at again soon, see `streamed`; returns how many the system took.
-
-    The end's part of a page stays in the cache: the system would have to read it again for whoever writes the rest.
-    """
-    whole = len(data) - (offset + len(data)) % PAGESIZE
-    if whole >= _STREAMED and sys.platform == "linux":
-        try:
-            return os.pwritev(handle, [data[:whole]], offset, _DONTCACHE)
-        except NotImplementedError:  # this libc cannot
-            pass
-        except OSError as e:
-            if e.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-                raise  # else this kernel or file system cannot
-    n = os.pwrite(handle, data, offset)
-    streamed(handle, offset, n)
-    return n

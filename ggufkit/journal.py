@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING
 
 from ggufkit import __version__
 from ggufkit.errors import FileError, os_errors, printable
-from ggufkit.files import lock_file, streamed
+from ggufkit.files import lock_file
 from ggufkit.gguf.writer import Plan
+from ggufkit.streaming import streamed
 
 if TYPE_CHECKING:
     import numpy as np

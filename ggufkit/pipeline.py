@@ -301,7 +301,7 @@ def write_models(
     if resume_key is None:
         with ExitStack() as stack:
             for file in files:
-                writer = Writer(file.path, file.metadata, file.tensors, force=force)
+                writer = Writer(file.path, file.metadata, file.tensors, force=force, reserved=True)
                 stream(file.planned, stack.enter_context(writer), **options)
         return
     with ExitStack() as locks:
@@ -310,7 +310,7 @@ def write_models(
         ]
         with _explained(files, journals), ExitStack() as stack:
             for file, journal in zip(files, journals, strict=True):
-                writer = Writer(file.path, file.metadata, file.tensors, force=force, temp=file.partial)
+                writer = Writer(file.path, file.metadata, file.tensors, force=force, temp=file.partial, reserved=True)
                 stream(file.planned, stack.enter_context(writer), journal=journal, **options)
         for journal in journals:
             journal.remove()

@@ -287,6 +287,7 @@ def quantization(model: GGUF, target: str | os.PathLike[str], type: str | Reques
     shards = {id(part): i for i, part in enumerate(model.parts)}
     shard_of = (lambda name: shards[id(model.part_of(name))]) if keep_split else None
     plan = plan_quantize(model.fields, model.tensors, request, shard_of)
+    model.read_once()
     job = Job(Path(target), plan, source_key(model), "quantizing")
     job.spare(part.source.name for part in model.parts)
     return job

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "ggufkit"
 # From the ground up. A module may import from its own floor and from those below.
 FLOORS = [
     ["errors"],
-    ["files", "kernels"],
+    ["files", "streaming", "kernels"],
     ["formats"],
     ["tensor"],
     ["gguf", "journal", "measure"],

@@ -178,18 +178,6 @@ def test_unwritable_target_is_one_line(checkpoint, tmp_path, capsys, target):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 2 MB; skips where one cannot be mounted."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", folder]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("cannot mount a small disk here")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
-
-
 def test_full_disk_is_one_line_and_no_file(checkpoint, small_disk, capsys):
     assert run("convert", checkpoint, "-o", small_disk / "out.gguf") == 1
     err = capsys.readouterr().err

@@ -7,7 +7,7 @@ import zlib
 import pytest
 
 from ggufkit.errors import FileError
-from ggufkit.files import AtomicFile, copy_range, write_streamed
+from ggufkit.files import AtomicFile, copy_range
 
 
 @pytest.fixture
@@ -91,33 +91,6 @@ def test_copy_range_copies_whole_blocks_where_both_files_have_them(pair, monkeyp
     copy_range(pair[0], 100, pair[1], 8292, 20000)
     copy_range(pair[0], 100, pair[1], 101, 20000)
     assert calls == [(3996, 100, 8292), (16004, 4096, 12288), (20000, 100, 101)]
-
-
-@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.EINVAL])
-def test_write_streamed_works_on_systems_that_cannot_keep_it_out_of_their_cache(pair, monkeypatch, code):
-    def refuses(*_):
-        raise OSError(code, "flags are not supported")
-
-    def write(view, offset):
-        while view:
-            n = write_streamed(pair[1], view, offset)
-            view, offset = view[n:], offset + n
-
-    data = os.pread(pair[0], 1_000_000, 0)
-    write(memoryview(data), 123)
-    monkeypatch.setattr(os, "pwritev", refuses, raising=False)
-    write(memoryview(data), 123 + len(data))
-    assert os.pread(pair[1], 3_000_000, 0) == bytes(123) + data + data
-
-
-def test_write_streamed_passes_on_a_full_disk(pair, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, "no space left")
-
-    monkeypatch.setattr(os, "pwrite", full)
-    monkeypatch.setattr(os, "pwritev", full, raising=False)
-    with pytest.raises(OSError, match="no space left"):
-        write_streamed(pair[1], memoryview(bytes(1_000_000)), 0)
 
 
 @pytest.mark.parametrize("named", [False, True])

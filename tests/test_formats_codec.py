@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from ggufkit.errors import CodecError, UsageError
 from ggufkit.formats import codec
-from ggufkit.formats.table import FORMATS, formats
+from ggufkit.formats.table import FORMATS, format_by_name, formats
 
 
 def has_kernel(format, verb):
@@ -146,6 +146,43 @@ def test_weights_that_are_not_finite_are_named(name):
     x[2, 17] = np.nan
     with pytest.raises(CodecError, match=rf"blk\.0: row 2, column 17 is nan, which {name}"):
         codec.encode(x, name, name="blk.0")
+
+
+@pytest.mark.parametrize("source", ["F32", "F16", "BF16", "F64", "I8", "I16", "I32", "I64", "Q8_0", "Q4_K", "IQ3_S"])
+@pytest.mark.parametrize("target", ["F32", "BF16", "Q5_0", "Q4_K", "IQ3_XXS"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_recode_is_decode_and_encode(source, target, weighted):
+    rng = np.random.default_rng(0)
+    x = np.round(rng.standard_normal((5, 512)) * 20).astype(np.float32)
+    blocks = codec.encode(x, source)
+    importance = rng.random(512).astype(np.float32) if weighted else None
+    expected = codec.encode(codec.decode(blocks, source), target, importance)
+    for chunk in (1, 1024, 1 << 17):  # a row, two, all
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(codec, "CHUNK", chunk)
+            out = np.full_like(expected, 99)
+            codec.recode(blocks, format_by_name(source), format_by_name(target), importance, out=out)
+        assert np.array_equal(out, expected)
+
+
+@pytest.mark.parametrize("source", ["F32", "F16", "F64"])
+@pytest.mark.parametrize("target", ["F16", "Q4_K", "IQ3_XXS"])
+def test_recode_names_the_weight_that_is_not_finite(source, target, monkeypatch):
+    monkeypatch.setattr(codec, "CHUNK", 512)
+    x = np.zeros((5, 256), {"F32": np.float32, "F16": np.float16, "F64": np.float64}[source])
+    x[3, 7] = -np.inf
+    blocks, out = x.view(np.uint8), np.empty((5, format_by_name(target).row_bytes(256)), np.uint8)
+    with pytest.raises(CodecError, match=rf"t: row 13, column 7 is -inf, which {target}"):
+        codec.recode(blocks, format_by_name(source), format_by_name(target), out=out, name="t", first_row=10)
+
+
+def test_recode_names_the_block_that_is_too_large(monkeypatch):
+    monkeypatch.setattr(codec, "CHUNK", 512)
+    x = np.zeros((5, 256), np.float32)
+    x[4, 250] = 1e38
+    out = np.empty((5, format_by_name("Q8_0").row_bytes(256)), np.uint8)
+    with pytest.raises(CodecError, match=r"row 4, columns 224 to 255: ±1e\+38 is too large for Q8_0"):
+        codec.recode(x.view(np.uint8), format_by_name("F32"), format_by_name("Q8_0"), out=out)
 
 
 def test_encode_refuses_what_it_cannot_do():

@@ -20,7 +20,18 @@ MODULE = """
 import sys
 {before}
 import numpy as np
+from ggufkit.kernels.addresses import address, call
 from ggufkit.kernels.jit import helper, kernel, maker
+
+@kernel
+def double(x, y):
+    for i in range(x.size):
+        y[i] = 2 * x[i]
+
+@kernel
+def twice(f, x, y):
+    call(f, x, y)
+    call(f, y, y)
 
 @maker
 def ones(n):
@@ -37,7 +48,9 @@ def total(x):
 def count(n):
     return total(ones(n))
 
-print(count(5), sum(count.stats.cache_hits.values()))
+x = np.ones(3)
+twice(address(double, x, x), x, x)
+print(count(5), sum(count.stats.cache_hits.values()), x.sum())
 """
 
 
@@ -133,11 +146,11 @@ def test_collector_pauses_while_a_kernel_compiles(on, fresh_cache, monkeypatch):
 
 
 def test_kernel_is_loaded_from_the_cache(tmp_path):
-    assert run_module(tmp_path) == ["5.0", "0"]
-    assert run_module(tmp_path) == ["5.0", "1"]
+    assert run_module(tmp_path) == ["5.0", "0", "12.0"]
+    assert run_module(tmp_path) == ["5.0", "1", "12.0"]
 
 
 def test_kernels_of_a_numba_with_another_inside(tmp_path):
     without = "sys.modules['ggufkit.kernels.compiler'] = None"
-    assert run_module(tmp_path, without) == ["5.0", "0"]
-    assert run_module(tmp_path, without) == ["5.0", "1"]
+    assert run_module(tmp_path, without) == ["5.0", "0", "12.0"]
+    assert run_module(tmp_path, without) == ["5.0", "1", "12.0"]

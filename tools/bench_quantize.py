@@ -25,12 +25,12 @@ import ggml
 import numpy as np
 
 import ggufkit
-from ggufkit.files import write_streamed
 from ggufkit.formats import codec
 from ggufkit.formats.table import FORMATS, Format
 from ggufkit.gguf.source import FileSource
 from ggufkit.gguf.writer import Writer
 from ggufkit.quantize import quantization
+from ggufkit.streaming import write_streamed
 
 EMBD, FF, KV = 4096, 14336, 1024
 LAYER = {

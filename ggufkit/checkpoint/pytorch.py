@@ -317,14 +317,11 @@ def _reader(shard: ShardFile, name: str, view: _View) -> Any:
 
     def elements(first: int, count: int) -> np.ndarray:
         """`count` elements of the storage: array of shape (count, size), uint8."""
-        import numpy as np
-
-        out = np.empty((count, size), np.uint8)
         try:
-            shard.read_into(view.storage.start + (view.offset + first) * size, out.data.cast("B"))
+            found = shard.array(view.storage.start + (view.offset + first) * size, count * size)
         except GGUFError:
             raise CheckpointError(f"{printable(shard.name)}: the file ends inside tensor {printable(name)}") from None
-        return out
+        return found.reshape(count, size)
 
     def read(lo: int, hi: int) -> np.ndarray:
         """Rows lo:hi as bytes, (hi - lo, cols * size) uint8, read-only."""

@@ -150,12 +150,10 @@ def _reader(source: Source, start: int, shape: tuple[int, ...], format: Format, 
 
     def read(lo: int, hi: int) -> np.ndarray:
         """Rows lo:hi as bytes, (hi - lo, row_bytes) uint8, read-only."""
-        import numpy as np
-
         try:
-            data = source.read(start + lo * row_bytes, (hi - lo) * row_bytes)
+            data = source.array(start + lo * row_bytes, (hi - lo) * row_bytes)
         except GGUFError:
             raise CheckpointError(f"{printable(source.name)}: the file ends inside tensor {printable(name)}") from None
-        return np.frombuffer(data, np.uint8).reshape(hi - lo, row_bytes)
+        return data.reshape(hi - lo, row_bytes)
 
     return read

@@ -11,10 +11,13 @@ import threading
 import weakref
 from collections import deque
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ggufkit.errors import os_errors
-from ggufkit.files import streamed
 from ggufkit.gguf.source import FileSource
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["ShardFile"]
 
@@ -38,16 +41,8 @@ class ShardFile:
     def read(self, offset: int, n: int) -> bytes:
         return self._opened().read(offset, n)
 
-    def read_into(self, offset: int, view: memoryview) -> None:
-        """Fill `view` with the bytes from byte `offset` on.
-
-        Raises
-        ------
-        GGUFError : the file ends before.
-        """
-        file = self._opened()
-        file.read_into(offset, view)
-        streamed(file.fileno(), offset, len(view))
+    def array(self, offset: int, n: int) -> np.ndarray:
+        return self._opened().array(offset, n)
 
     def close(self) -> None:
         # Whoever reads meanwhile has the file, too: it is closed when the last one lets go of it.
@@ -58,7 +53,9 @@ class ShardFile:
             return file
         with _lock:
             if (file := self._file) is None:
-                file = self._file = FileSource(self._path)
+                file = FileSource(self._path)
+                file.read_once()
+                self._file = file
                 _recent.append(weakref.ref(self))
                 if len(_recent) > _OPEN and (oldest := _recent.popleft()()) is not None:
                     oldest.close()

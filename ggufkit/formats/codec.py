@@ -40,14 +40,19 @@ _PAST_CACHES = 1 << 25
 # Blocks tested at a time.
 _VALIDATED = 1 << 14
 
-# Below this no scale of any format overflows float16.
-_HALF_MAX = 65504.0
+# Bits of float32: up to 65504 no scale of any format overflows float16.
+_HALF_MAX, _INFINITY = 0x477FE000, 0x7F800000
 
 _BYTE, _FLOAT = np.dtype(np.uint8), np.dtype(np.float32)
 
-# Formats whose blocks are NumPy numbers.
+# Arrays like those that kernels are compiled for; and what stands for none.
+_FLOATS, _OUT = np.empty((0, 0), np.float32), np.empty((0, 0), np.uint8)
+_ROWS, _NO_IMPORTANCE, _BLOCKS = np.empty((0, 0), np.float32), np.empty(0, np.float32), np.empty((0, 0), np.uint8)
+for _array in (_ROWS, _NO_IMPORTANCE, _BLOCKS):
+    _array.flags.writeable = False
+
+# Formats whose blocks are NumPy numbers, encoded exactly.
 _NUMBERS = {
-    "F32": np.float32,
     "F64": np.float64,
     "I8": np.int8,
     "I16": np.int16,
@@ -96,7 +101,7 @@ def encode(
     what = f"{name}: " if name else ""
     if not format.encodable:
         raise CodecError(f"{what}{format.name} only holds activations in memory; weights cannot be encoded to it")
-    if format.name in _NUMBERS and format.name != "F32":
+    if format.name in _NUMBERS:
         return _encode_numbers(np.asarray(rows), format, out, what)
     with np.errstate(over="ignore"):  # a double beyond float32 is refused below
         x = np.asarray(rows, dtype=np.float32)
@@ -109,8 +114,13 @@ def encode(
     weights = _importance(importance, format, x.shape[-1], what)
     x = frozen(x.reshape(-1, x.shape[-1]))
     blocks = out.reshape(-1, shape[-1])
-    write = _checked_encoder(format, weights, what)
-    for_ranges(lambda lo, hi: write(x[lo:hi], blocks[lo:hi], first_row + lo), x.shape[0], CHUNK // x.shape[1], threads)
+    encoder = _Encoder(format, weights, x.shape[1])
+
+    def write_rows(lo: int, hi: int) -> None:
+        largest = encoder.encode(x[lo:hi], blocks[lo:hi])
+        _check(largest, lambda i, j: x[lo + i : lo + j], blocks[lo:hi], first_row + lo, format, what)
+
+    for_ranges(write_rows, x.shape[0], CHUNK // x.shape[1], threads)
     return out
 
 
@@ -141,16 +151,15 @@ def recode(
     CodecError : as `encode` and `decode`.
     """
     what = f"{name}: " if name else ""
-    rows, cols = len(blocks), blocks.shape[1] // source.type_size * source.block_size
-    read, write = decoder(source), _checked_encoder(target, _importance(importance, target, cols, what), what)
-    step = min(rows, max(1, CHUNK // max(cols, 1)))
-    values = np.empty((step, cols), np.float32)
-    blocks, x = frozen(blocks), frozen(values)
-    for lo in range(0, rows, max(step, 1)):
-        hi = min(lo + step, rows)
-        flat = blocks[lo:hi].reshape(-1, source.type_size)  # (blocks, type_size)
-        read(flat, values[: hi - lo].reshape(-1, source.block_size))
-        write(x[: hi - lo], out[lo:hi], first_row + lo)
+    cols = blocks.shape[1] // source.type_size * source.block_size
+    if out.size == 0:
+        return
+    encoder = _Encoder(target, _importance(importance, target, cols, what), cols)
+    if source.name == "F32":
+        largest = encoder.encode(frozen(blocks.view(np.float32)), out)
+    else:
+        largest = encoder.recode(frozen(blocks.reshape(-1, source.type_size)), source, out)
+    _check(largest, lambda i, j: decode(blocks[i:j], source, threads=1), out, first_row, target, what)
 
 
 def decode(
@@ -248,40 +257,91 @@ def _family(format: Format) -> ModuleType:
     return importlib.import_module(f"ggufkit.formats.{format.family}")
 
 
-def _encoder(format: Format, importance: np.ndarray | None) -> Callable[[np.ndarray, np.ndarray], Any]:
-    if format.name == "F32":
-        return lambda x, out: np.copyto(out.view(np.float32), x)
-    kernel = getattr(_family(format), f"{format.name.lower()}_encode_weighted", None)
-    if importance is not None and kernel is not None:
-        return lambda x, out: kernel(x, importance, out)
-    return getattr(_family(format), f"{format.name.lower()}_encode")
+class _Encoder:
+    """Encodes rows in the calling thread, a chunk at a time; finds the bits of the largest magnitude.
+
+    It stops at a chunk with a weight that is not finite.
+    """
+
+    def __init__(self, format: Format, importance: np.ndarray | None, cols: int):
+        from ggufkit.formats.chunks import encode_chunks
+
+        self._encode_chunks = encode_chunks
+        self._step = max(1, CHUNK // cols)
+        self._kernel, self._address, weighted = _encoder(format, importance is not None)
+        self._importance = importance if weighted and importance is not None else _NO_IMPORTANCE
+
+    def encode(self, x: np.ndarray, out: np.ndarray) -> int:
+        """x : (rows, cols) float32, frozen; out : (rows, row_bytes) uint8."""
+        if self._address:
+            return self._run(x, out)
+        largest = 0
+        for lo in range(0, len(x), self._step):
+            part, to = x[lo : lo + self._step], out[lo : lo + self._step]
+            largest = max(largest, self._run(part, to))  # without an encoder
+            if largest >= _INFINITY:
+                break
+            importance = (self._importance,) if self._importance.size else ()
+            self._kernel(part, *importance, to)
+        return largest
+
+    def recode(self, blocks: np.ndarray, source: Format, out: np.ndarray) -> int:
+        """blocks : (n, type_size) uint8 of another format, frozen."""
+        step = min(len(out), self._step)
+        per_row = len(blocks) // len(out)
+        floats = np.empty((step * per_row, source.block_size), np.float32)
+        x = frozen(floats.reshape(step, -1))
+        if self._address and (address := _decoder_address(source)):
+            return self._run(x, out, address, blocks, floats)
+        largest = 0
+        for lo in range(0, len(out), step):
+            part = out[lo : lo + step]
+            decoder(source)(blocks[lo * per_row : (lo + step) * per_row], floats[: len(part) * per_row])
+            largest = max(largest, self.encode(x[: len(part)], part))
+            if largest >= _INFINITY:
+                break
+        return largest
+
+    def _run(
+        self,
+        x: np.ndarray,
+        out: np.ndarray,
+        decode: int = 0,
+        blocks: np.ndarray = _BLOCKS,
+        floats: np.ndarray = _FLOATS,
+    ) -> int:
+        return self._encode_chunks(
+            self._address, x, self._importance, out, min(self._step, len(out)), decode, blocks, floats
+        )
 
 
-def _checked_encoder(
-    format: Format, importance: np.ndarray | None, what: str
-) -> Callable[[np.ndarray, np.ndarray, int], None]:
-    """(frozen rows, blocks to write, the number of the first row) → nothing, or an error that names the weight."""
-    write = _encoder(format, importance)
+@cache
+def _encoder(format: Format, weighted: bool) -> tuple[Callable[..., Any], int, bool]:
+    """(the encoder, its address or 0, whether it uses importance)"""
+    family, name = _family(format), f"{format.name.lower()}_encode"
+    if weighted and (kernel := getattr(family, f"{name}_weighted", None)) is not None:
+        return kernel, _address(kernel, _ROWS, _NO_IMPORTANCE, _OUT), True
+    kernel = getattr(family, name)
+    return kernel, _address(kernel, _ROWS, _OUT), False
 
-    def encode_rows(x: np.ndarray, blocks: np.ndarray, first_row: int) -> None:
-        largest = _check_finite(x, first_row, format, what)
-        write(x, blocks)
-        if largest > _HALF_MAX:
-            _check_overflow(x, blocks, first_row, format, what)
 
-    return encode_rows
+@cache
+def _decoder_address(format: Format) -> int:
+    return _address(decoder(format), _BLOCKS, _FLOATS)
+
+
+def _address(function: Callable[..., Any], *arguments: np.ndarray) -> int:
+    """The address of a kernel; 0 for what is none because it takes tables along."""
+    if not hasattr(function, "py_func"):
+        return 0
+    from ggufkit.kernels.addresses import address
+
+    return address(function, *arguments)
 
 
 @cache
 def decoder(format: Format) -> Callable[[np.ndarray, np.ndarray], Any]:
     """The kernel behind `decode`: frozen (n, type_size) uint8 → (n, block_size) float32, in the calling thread."""
-    if (number := _NUMBERS.get(format.name)) is not None:
-
-        def convert(blocks: np.ndarray, out: np.ndarray) -> None:
-            with np.errstate(all="ignore"):  # any bytes decode to something
-                np.copyto(out, blocks.view(number), casting="unsafe")
-
-        return convert
     return getattr(_family(format), f"{format.name.lower()}_decode")
 
 
@@ -347,25 +407,37 @@ def _importance(importance: ArrayLike | None, format: Format, cols: int, what: s
     return frozen(weights)
 
 
-def _check_finite(x: np.ndarray, first_row: int, format: Format, what: str) -> float:
-    """The largest magnitude in `x`, whose row 0 is the tensor's `first_row`; raises for NaN and infinity."""
-    from ggufkit.formats.scalar import largest_magnitude
+def _check(
+    largest: int,
+    weights: Callable[[int, int], np.ndarray],
+    blocks: np.ndarray,
+    first_row: int,
+    format: Format,
+    what: str,
+) -> None:
+    """Raise where a weight is not finite, or made a number or a scale infinite.
 
-    largest = largest_magnitude(x)
-    if largest < np.inf:
-        return largest
-    row, col = np.argwhere(~np.isfinite(x))[0]
-    raise CodecError(f"{what}row {first_row + row}, column {col} is {x[row, col]}, which {format.name} cannot hold")
-
-
-def _check_overflow(x: np.ndarray, blocks: np.ndarray, first_row: int, format: Format, what: str) -> None:
-    """Raise where a number or a scale became infinite: the weights are too large for the format."""
-    bad = validate(blocks, format)
-    if bad is None:
+    Parameters
+    ----------
+    largest : bits of the largest magnitude of the weights.
+    weights : rows of them, float32, given the first and the one after the last.
+    blocks : what they were encoded to, array of shape (rows, row_bytes); of no use after a weight that is not finite.
+    first_row : the number of the first of these rows in the tensor.
+    """
+    if largest <= _HALF_MAX:
+        return
+    if largest >= _INFINITY:
+        for i in range(len(blocks)):
+            x = weights(i, i + 1)[0]
+            for col in np.flatnonzero(~np.isfinite(x)):
+                raise CodecError(
+                    f"{what}row {first_row + i}, column {col} is {x[col]}, which {format.name} cannot hold"
+                )
+    if (bad := validate(blocks, format)) is None:
         return
     row, block = divmod(bad, blocks.shape[1] // format.type_size)
     lo = block * format.block_size
-    worst = np.abs(x[row, lo : lo + format.block_size]).max()
+    worst = np.abs(weights(row, row + 1)[0, lo : lo + format.block_size]).max()
     columns = f"columns {lo} to {lo + format.block_size - 1}" if format.block_size > 1 else f"column {lo}"
     raise CodecError(
         f"{what}row {first_row + row}, {columns}: ±{worst:g} is too large for {format.name}; "

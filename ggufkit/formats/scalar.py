@@ -1,4 +1,4 @@
-"""Plain numbers: F16 and BF16 (F32, F64 and the integers need no kernel; see `codec`), and the check for all.
+"""Plain numbers: F32, F16 and BF16, and what decodes F64 and the integers (which NumPy encodes; see `codec`).
 
 A "block" is one number. `x` is (rows, cols) float32; `out` and `blocks` are bytes.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ggufkit.kernels.jit import kernel
+from ggufkit.kernels.jit import kernel, specialised
 from ggufkit.kernels.lanes import (
     LANES,
     bits_f32,
@@ -73,16 +73,27 @@ def bf16_decode(blocks, out):
         words[i] = np.uint32(bits[i]) << np.uint32(16)
 
 
-@kernel
-def largest_magnitude(x):
-    """Largest |x|; infinity if any value is infinite or NaN. x: (rows, cols) float32.
+NUMBER = np.float64  # of the kernel that is made from this
 
-    Magnitudes of floats are ordered like their bits, and integer maxima vectorise.
-    """
-    words = view(x, np.uint32)
-    largest = np.uint32(0)
+
+def _number_decode(blocks, out):
+    """Numbers → float32, to nearest, ties to even. blocks: (n, type_size) uint8; out: (n, 1) float32."""
+    numbers, values = view(blocks, NUMBER), flat(out)
+    for i in range(values.size):
+        values[i] = np.float32(numbers[i])
+
+
+def _words(source, target):
+    """Copy float32, bit by bit."""
+    words, copies = view(source, np.uint32), view(target, np.uint32)
     for i in range(words.size):
-        largest = max(largest, words[i] & np.uint32(0x7FFFFFFF))
-    one = np.empty(1, np.uint32)
-    one[0] = min(largest, np.uint32(0x7F800000))
-    return one.view(np.float32)[0]
+        copies[i] = words[i]
+
+
+f32_encode = specialised(_words, "f32_encode", __file__)
+f32_decode = specialised(_words, "f32_decode", __file__)
+f64_decode = specialised(_number_decode, "f64_decode", __file__, NUMBER=np.float64)
+i8_decode = specialised(_number_decode, "i8_decode", __file__, NUMBER=np.int8)
+i16_decode = specialised(_number_decode, "i16_decode", __file__, NUMBER=np.int16)
+i32_decode = specialised(_number_decode, "i32_decode", __file__, NUMBER=np.int32)
+i64_decode = specialised(_number_decode, "i64_decode", __file__, NUMBER=np.int64)

@@ -196,18 +196,22 @@ class GGUF:
         big = part.header.byteorder == "big"
 
         def read(lo: int, hi: int) -> np.ndarray:
-            import numpy as np
-
             if not 0 <= lo <= hi <= rows:
                 raise IndexError(f"rows {lo}:{hi} of {info.name}, which has {rows}")
-            data = part.source.read(part.file_offset(info) + lo * row_bytes, (hi - lo) * row_bytes)
-            blocks = np.frombuffer(data, np.uint8).reshape(hi - lo, row_bytes)  # (hi - lo, row_bytes)
+            data = part.source.array(part.file_offset(info) + lo * row_bytes, (hi - lo) * row_bytes)
+            blocks = data.reshape(hi - lo, row_bytes)
             if big:
                 blocks = swapped(blocks, info.format)
                 blocks.flags.writeable = False
             return blocks
 
         return read
+
+    def read_once(self) -> None:
+        """From now on each weight is read about once: leave the system's cache alone; see `ggufkit.streaming`."""
+        for part in self.parts:
+            if isinstance(part.source, FileSource):
+                part.source.read_once()
 
     def mapped(self, name: str) -> np.ndarray:
         """A tensor's blocks mapped into memory: array of shape (rows, row_bytes), uint8, read-only.

@@ -24,10 +24,14 @@ import time
 import urllib.request
 from contextlib import suppress
 from functools import lru_cache
+from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from ggufkit import __version__
 from ggufkit.errors import FileError, GGUFError, UsageError, printable
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["NoSuchFile", "RemoteSource", "hub_address"]
 
@@ -87,6 +91,11 @@ class RemoteSource:
             parts.append(self._fetch(offset + done, min(n - done, _MAX_REQUEST)))
             done += len(parts[-1])
         return b"".join(parts)
+
+    def array(self, offset: int, n: int) -> np.ndarray:
+        import numpy as np
+
+        return np.frombuffer(self.read(offset, n), np.uint8)
 
     @property
     def version(self) -> str:

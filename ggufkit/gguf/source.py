@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ggufkit.errors import FileError, GGUFError, os_errors, printable
-from ggufkit.files import lock_file, streamed
+from ggufkit.files import lock_file
+from ggufkit.streaming import DirectReader, streamed
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["FileSource", "Source", "is_address", "open_source"]
 
@@ -26,6 +30,9 @@ class Source(Protocol):
 
     def read(self, offset: int, n: int) -> bytes:
         """Exactly `n` bytes from byte `offset`; safe to call from several threads."""
+
+    def array(self, offset: int, n: int) -> np.ndarray:
+        """The same for weights: array of shape (n,), uint8, read-only."""
 
     def close(self) -> None:
         """Give the file back."""
@@ -74,6 +81,7 @@ class FileSource:
 
     def __init__(self, path: str | os.PathLike[str], *, writable: bool = False):
         self.name = os.fspath(path)
+        self._direct: DirectReader | None = None
         with os_errors(path, "change" if writable else "read"):
             mode = os.O_RDWR if writable else os.O_RDONLY
             self._handle = os.open(path, mode | getattr(os, "O_CLOEXEC", 0))
@@ -116,7 +124,6 @@ class FileSource:
     def _read(self, offset: int, n: int) -> bytes:
         with os_errors(self.name, "read"):
             data = os.pread(self._handle, min(n, self.MAX_READ), offset)
-            streamed(self._handle, offset, len(data))
             if len(data) == n:
                 return data
             parts = [data]
@@ -128,6 +135,22 @@ class FileSource:
         if done < n:
             raise self._cut(n - done, offset + done)
         return b"".join(parts)
+
+    def array(self, offset: int, n: int) -> np.ndarray:
+        import numpy as np
+
+        direct = None if self.overlay else self._direct
+        if direct is not None and (found := direct.read(offset, n)) is not None:
+            return found
+        found = np.frombuffer(self.read(offset, n), np.uint8)
+        if direct is not None and not direct.works:
+            streamed(self._handle, offset, n)
+        return found
+
+    def read_once(self) -> None:
+        """From now on weights are read about once: leave the system's cache alone."""
+        if self._direct is None:
+            self._direct = DirectReader(self._handle)
 
     def read_into(self, offset: int, view: memoryview) -> None:
         if self.overlay or not hasattr(os, "preadv"):
@@ -148,6 +171,8 @@ class FileSource:
 
     def close(self) -> None:
         if self._handle >= 0:
+            if self._direct is not None:
+                self._direct.close()
             os.close(self._handle)
             self._handle = -1
 

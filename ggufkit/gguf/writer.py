@@ -17,7 +17,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ggufkit.errors import GGUFError, os_errors, printable
-from ggufkit.files import AtomicFile, write_streamed
+from ggufkit.files import AtomicFile
 from ggufkit.formats.table import Format
 from ggufkit.gguf.header import (
     ALIGNMENT_KEY,
@@ -32,6 +32,7 @@ from ggufkit.gguf.header import (
     ValueType,
     padded,
 )
+from ggufkit.streaming import reserve, write_streamed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -304,6 +305,7 @@ class Writer:
     path : the file to write.
     force : replace an existing file.
     temp : see `AtomicFile`.
+    reserved : take the room on the disk at once, see `streaming.reserve`. Not for copies that may share the source's.
 
     Attributes
     ----------
@@ -326,6 +328,7 @@ class Writer:
         pad_header: bool = True,
         force: bool = False,
         temp: str | os.PathLike[str] | None = None,
+        reserved: bool = False,
     ):
         self.plan = Plan(metadata, tensors, alignment=alignment, byteorder=byteorder, pad_header=pad_header)
         self._lock = threading.Lock()
@@ -334,7 +337,10 @@ class Writer:
         try:
             with os_errors(path, "write"):
                 # The gaps between tensors stay holes, which read as zeros.
-                self._output.file.truncate(self.plan.size)
+                if reserved:
+                    reserve(self.fileno(), self.plan.size)
+                else:
+                    self._output.file.truncate(self.plan.size)
                 self.write_at(0, self.plan.header)
         except BaseException:
             self._output.discard()

@@ -55,12 +55,12 @@ class _Draft(JITCodeLibrary):
 class _Whole(JITCodeLibrary):
     """A kernel and all that it calls."""
 
-    entry = ""  # what Python calls
+    entries: tuple[str, ...] = ()  # what Python calls, and what other kernels call
 
     def serialize_using_object_code(self) -> tuple[str, str, tuple[bytes, bytes]]:
         # Numba looks up in the LLVM code which symbols the machine code defines.
-        symbol = llvm.parse_assembly(f'@"{self.entry}" = global i8 0')
-        return self.name, "object", (self._get_compiled_object(), symbol.as_bitcode())
+        symbols = llvm.parse_assembly("\n".join(f'@"{entry}" = global i8 0' for entry in self.entries))
+        return self.name, "object", (self._get_compiled_object(), symbols.as_bitcode())
 
 
 @register_pass(mutates_CFG=True, analysis_only=False)
@@ -71,7 +71,8 @@ class _LowerKernel(NativeLowering):
         state.library = _Whole(state.targetctx.codegen(), state.func_id.func_qualname)
         state.library.enable_object_caching()
         super().run_pass(state)
-        state.library.entry = state["cr"].fndesc.llvm_cpython_wrapper_name
+        found = state["cr"].fndesc
+        state.library.entries = found.llvm_cpython_wrapper_name, found.llvm_func_name
         return True
 
 

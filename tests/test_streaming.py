@@ -1,0 +1,144 @@
+"""Reading past the system's cache, room on the disk, and writing through the cache."""
+
+import errno
+import os
+import random
+import sys
+import threading
+
+import pytest
+
+from ggufkit import streaming
+from ggufkit.gguf.source import FileSource
+from ggufkit.streaming import DirectReader, reserve, write_streamed
+
+SIZE = 10_000_000
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """A source of 10 MB of changing bytes and an empty target, as descriptors."""
+    (tmp_path / "source").write_bytes(os.urandom(SIZE))
+    handles = os.open(tmp_path / "source", os.O_RDWR), os.open(tmp_path / "target", os.O_RDWR | os.O_CREAT)
+    os.fsync(handles[0])
+    yield handles
+    for handle in handles:
+        os.close(handle)
+
+
+@pytest.fixture
+def uncached(monkeypatch):
+    monkeypatch.setattr(streaming, "_cached", lambda handle, offset, n: False)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
+@pytest.mark.usefixtures("uncached")
+def test_direct_reader_reads_any_part(pair):
+    reader = DirectReader(pair[0])
+    if not reader.works:
+        pytest.skip("this file system cannot")
+    numbers = random.Random(0)
+    for _ in range(50):
+        offset = numbers.randrange(SIZE)
+        n = numbers.randrange(SIZE - offset)
+        found = reader.read(offset, n)
+        if n < 1 << 17:
+            assert found is None
+            continue
+        assert found.tobytes() == os.pread(pair[0], n, offset)
+        assert not found.flags.writeable
+    assert reader.read(SIZE - 200_000, 200_001) is None  # past the end
+    reader.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
+def test_direct_reader_leaves_to_the_cache_what_lies_there(pair):
+    os.pread(pair[0], SIZE, 0)
+    reader = DirectReader(pair[0])
+    assert reader.read(0, 1 << 20) is None
+    reader.close()
+
+
+@pytest.mark.parametrize("how", ["cannot open", "does not tell", "cannot read", "reads"])
+def test_source_reads_once_whatever_the_system_can(pair, tmp_path, monkeypatch, how):
+    def refuses(*_):
+        raise OSError(errno.EINVAL, "not aligned")
+
+    monkeypatch.setattr(streaming, "_cached", lambda *_: None if how == "does not tell" else False)
+    if how == "cannot open":
+        monkeypatch.setattr(streaming, "_LINUX", False)
+    elif how == "cannot read":
+        monkeypatch.setattr(os, "preadv", refuses, raising=False)
+    source = FileSource(tmp_path / "source")
+    source.read_once()
+    found: list[bytes] = []
+
+    def read() -> None:
+        found.extend(source.array(at, 3_000_000).tobytes() for at in (0, 1, 4096, 6_999_999))
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(found) == {os.pread(pair[0], 3_000_000, at) for at in (0, 1, 4096, 6_999_999)}
+    assert len(found) == 12
+    source.close()
+
+
+def test_source_past_its_end_is_an_error_read_once_or_not(pair, tmp_path):
+    from ggufkit.errors import GGUFError
+
+    source = FileSource(tmp_path / "source")
+    for _ in range(2):
+        with pytest.raises(GGUFError, match="the file ends 1 bytes early"):
+            source.array(SIZE - 999_999, 1_000_000)
+        source.read_once()
+    source.close()
+
+
+def test_reserved_room_reads_as_zeros(pair):
+    reserve(pair[1], 1_000_000)
+    assert os.pread(pair[1], 2_000_000, 0) == bytes(1_000_000)
+    os.pwrite(pair[1], b"x", 0)
+    reserve(pair[1], 2_000_000)  # what was written stays
+    assert os.pread(pair[1], 3_000_000, 0) == b"x" + bytes(1_999_999)
+
+
+def test_room_that_the_disk_does_not_have_is_an_error_and_given_back(small_disk):
+    handle = os.open(small_disk / "x", os.O_RDWR | os.O_CREAT)
+    reserve(handle, 1_000_000)
+    os.pwrite(handle, b"x", 999_999)
+    with pytest.raises(OSError, match=r"[Nn]o space"):
+        reserve(handle, 4_000_000)
+    assert os.fstat(handle).st_size == 1_000_000
+    assert os.fstat(handle).st_blocks * 512 <= 1 << 20
+    assert os.pread(handle, 2, 999_999) == b"x"
+    os.close(handle)
+
+
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.EINVAL])
+def test_write_streamed_works_on_systems_that_cannot_keep_it_out_of_their_cache(pair, monkeypatch, code):
+    def refuses(*_):
+        raise OSError(code, "flags are not supported")
+
+    def write(view, offset):
+        while view:
+            n = write_streamed(pair[1], view, offset)
+            view, offset = view[n:], offset + n
+
+    data = os.pread(pair[0], 1_000_000, 0)
+    write(memoryview(data), 123)
+    monkeypatch.setattr(os, "pwritev", refuses, raising=False)
+    write(memoryview(data), 123 + len(data))
+    assert os.pread(pair[1], 3_000_000, 0) == bytes(123) + data + data
+
+
+def test_write_streamed_passes_on_a_full_disk(pair, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    monkeypatch.setattr(os, "pwritev", full, raising=False)
+    with pytest.raises(OSError, match="no space left"):
+        write_streamed(pair[1], memoryview(bytes(1_000_000)), 0)
