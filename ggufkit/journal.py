@@ -1,12 +1,13 @@
 """Resume: what a run has written so far, beside the file that it writes.
 
-    model.gguf.partial             the output to be, full size, holes where nothing is written yet
+    model.gguf.partial             the output to be, full size, zeros where nothing is written yet
     model.gguf.partial.journal     b3f1…c2          the key: hash of header, source, options and version
-                                   4096 589824 9ad1c8f0d2b34e71   a piece: byte of the file, bytes, XXH64
-                                   593920 589824 11c07a3e90a5f36c
+                                   4096 589824      a piece: byte of the file, bytes
+                                   593920 589824
 
-A line is written after its piece. So after a kill every line is true; after a power loss the hash finds the pieces
-that never reached the disk. A journal with another key is no help and starts again from nothing.
+Once a second the output is flushed to the device, then the lines of what was written before are added. So every line
+is true, after a kill or a power loss; what is lost is at most the work of a second. A journal with another key is no
+help and starts again from nothing.
 """
 
 from __future__ import annotations
@@ -15,23 +16,21 @@ import hashlib
 import os
 import re
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from ggufkit import __version__
-from ggufkit.errors import FileError, os_errors, printable
-from ggufkit.files import lock_file
+from ggufkit.errors import FileError, GgufkitError, os_errors, printable
+from ggufkit.files import lock_file, sync_file
 from ggufkit.gguf.writer import Plan
-from ggufkit.streaming import streamed
-
-if TYPE_CHECKING:
-    import numpy as np
 
 __all__ = ["Journal"]
 
-_LINE = re.compile(r"([0-9]{1,19}) ([0-9]{1,19}) ([0-9a-f]{16})")
+_LINE = re.compile(r"([0-9]{1,19}) ([0-9]{1,19})")
+
+_SECONDS = 1.0  # between two flushes
 
 
 class Journal:
@@ -53,7 +52,9 @@ class Journal:
         self.path = Path(f"{partial}.journal")
         self.plan = plan
         self._lock = threading.Lock()
-        self._written: dict[int, tuple[int, str]] = {}  # byte of the file → (bytes, XXH64)
+        self._written: dict[int, int] = {}  # byte of the file → bytes, of an earlier run
+        self._waiting: list[str] = []  # lines of what may not have reached the device yet
+        self._due = time.monotonic() + _SECONDS
         with os_errors(self.path, "write"):
             self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
             try:
@@ -71,25 +72,37 @@ class Journal:
         return bool(self._written)
 
     def has(self, name: str, row: int, nbytes: int) -> bool:
-        """Whether an earlier run wrote these rows of a tensor, and the file still holds them."""
-        at = self._at(name, row)
-        found = self._written.get(at)
-        if found is None or found[0] != nbytes:
-            return False
-        with open(self.partial, "rb", buffering=0) as file:
-            same = _hash(os.pread(file.fileno(), nbytes, at)) == found[1]
-            streamed(file.fileno(), at, nbytes)
-            return same
+        """Whether an earlier run wrote these rows of a tensor."""
+        return self._written.get(self._at(name, row)) == nbytes
 
-    def record(self, name: str, row: int, blocks: np.ndarray) -> None:
-        """Note that rows of a tensor are in the file."""
-        line = f"{self._at(name, row)} {blocks.nbytes} {_hash(blocks.data)}\n".encode()
-        with self._lock, os_errors(self.path, "write"):
-            while line:  # a disk that fills up takes a part
-                line = line[os.write(self._handle, line) :]
+    def record(self, name: str, row: int, nbytes: int) -> None:
+        """Note that rows of a tensor were written."""
+        with self._lock:
+            self._waiting.append(f"{self._at(name, row)} {nbytes}\n")
+            if time.monotonic() < self._due:
+                return
+            self._due = float("inf")  # the other threads go on
+        try:
+            self._settle()
+        finally:
+            self._due = time.monotonic() + _SECONDS
+
+    def _settle(self) -> None:
+        """Flush the output to the device, and add the lines of what was written before."""
+        with self._lock:
+            lines, self._waiting = "".join(self._waiting).encode(), []
+        with os_errors(self.path, "write"):
+            output = os.open(self.partial, os.O_RDWR)
+            try:
+                sync_file(output)
+            finally:
+                os.close(output)
+            while lines:  # a disk that fills up takes a part
+                lines = lines[os.write(self._handle, lines) :]
 
     def remove(self) -> None:
         """Forget everything: the output is complete, or of no use."""
+        self._waiting = []
         with suppress(FileNotFoundError):
             self.path.unlink()
 
@@ -99,6 +112,9 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._waiting:
+            with suppress(GgufkitError):  # they are written again
+                self._settle()
         os.close(self._handle)
 
     def _at(self, name: str, row: int) -> int:
@@ -111,21 +127,13 @@ class Journal:
             # The last line is empty, or cut by the kill; a line before it may be cut by a full disk.
             for line in lines[:-1]:
                 if found := _LINE.fullmatch(line):
-                    self._written[int(found[1])] = (int(found[2]), found[3])
+                    self._written[int(found[1])] = int(found[2])
             whole = len(head) + 1 + sum(len(line) + 1 for line in lines[:-1])
             os.ftruncate(self._handle, whole)
             return
         self.partial.unlink(missing_ok=True)
         os.ftruncate(self._handle, 0)
         os.write(self._handle, f"{key}\n".encode())
-
-
-def _hash(data: bytes | memoryview) -> str:
-    from ggufkit.kernels.xxh64 import XXH64
-
-    found = XXH64()
-    found.update(data)
-    return found.hexdigest()
 
 
 def _digest(plan: Plan, key: bytes) -> str:

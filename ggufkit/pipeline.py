@@ -233,7 +233,7 @@ def stream(
             blocks = p.encode_blocks(source, piece.lo)
         writer.write(name, piece.lo, blocks)
         if journal is not None:
-            journal.record(name, piece.lo, blocks)
+            journal.record(name, piece.lo, nbytes)
         return done(piece)
 
     for_each(work, _pieces(planned), _workers(planned, encode_at_once, memory))

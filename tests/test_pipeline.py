@@ -101,6 +101,11 @@ class StopAfter:
             raise self.error
 
 
+def write_and_read(path: Path) -> bytes:
+    write_model(path, METADATA, model())
+    return path.read_bytes()
+
+
 def file_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -136,17 +141,51 @@ def test_resume_with_another_key_starts_again(tmp_path, small_pieces):
     assert file_hash(tmp_path / "whole.gguf") == file_hash(target)
 
 
-def test_resume_does_not_trust_pieces_that_never_reached_the_disk(tmp_path, small_pieces):
-    target = tmp_path / "m.gguf"
+def test_journal_holds_what_was_flushed_before(tmp_path, small_pieces, monkeypatch):
+    """After a power loss, what was written since the last flush may be gone."""
+    partial, journal = tmp_path / "m.gguf.partial", tmp_path / "m.gguf.partial.journal"
+    flushed: list[bytes] = []
+    lines: list[list[str]] = []
+
+    def flush(handle: int) -> None:
+        lines.append(journal.read_text().splitlines()[1:])
+        flushed.append(partial.read_bytes())
+
+    monkeypatch.setattr("ggufkit.journal.sync_file", flush)
+    monkeypatch.setattr("ggufkit.journal._SECONDS", 0)
     with pytest.raises(Interrupted):
-        write_model(target, METADATA, model(), resume_key=b"k", progress=StopAfter(9, KeyboardInterrupt()), threads=1)
-    partial = tmp_path / "m.gguf.partial"
-    data = bytearray(partial.read_bytes())
-    data[600:9000] = bytes(8400)
-    partial.write_bytes(data)
-    write_model(target, METADATA, model(), resume_key=b"k")
-    write_model(tmp_path / "whole.gguf", METADATA, model())
-    assert file_hash(tmp_path / "whole.gguf") == file_hash(target)
+        write_model(
+            tmp_path / "m.gguf",
+            METADATA,
+            model(),
+            resume_key=b"k",
+            progress=StopAfter(9, KeyboardInterrupt()),
+            threads=1,
+            memory=1,
+        )
+    lines.append(journal.read_text().splitlines()[1:])
+    assert len(flushed) >= 8
+    whole = write_and_read(tmp_path / "whole.gguf")
+    for data, found in zip(flushed, lines[1:], strict=True):
+        for line in found:
+            at, n = map(int, line.split())
+            assert data[at : at + n] == whole[at : at + n]
+    assert lines[0] == []
+    assert len(lines[-1]) == len(set(lines[-1])) >= 8
+
+
+def test_flush_that_fails_is_an_error_and_no_line(tmp_path, small_pieces, monkeypatch):
+    def fails(handle: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("ggufkit.journal.sync_file", fails)
+    monkeypatch.setattr("ggufkit.journal._SECONDS", 0)
+    with pytest.raises(FileError, match=r"input/output error.*run the same command again"):
+        write_model(tmp_path / "m.gguf", METADATA, model(), resume_key=b"k", threads=1)
+    assert len((tmp_path / "m.gguf.partial.journal").read_text().splitlines()) == 1
+    monkeypatch.undo()
+    write_model(tmp_path / "m.gguf", METADATA, model(), resume_key=b"k")
+    assert (tmp_path / "m.gguf").read_bytes() == write_and_read(tmp_path / "whole.gguf")
 
 
 def test_existing_target_is_refused_before_any_work(tmp_path):
@@ -181,13 +220,13 @@ def test_journal_with_a_line_cut_by_a_full_disk_is_still_of_use(tmp_path, small_
     assert file_hash(tmp_path / "whole.gguf") == file_hash(target)
 
 
-def test_journal_of_another_hash_is_not_trusted(tmp_path, small_pieces):
+def test_journal_with_other_lines_is_not_trusted(tmp_path, small_pieces):
     target = tmp_path / "m.gguf"
     with pytest.raises(Interrupted):
         write_model(target, METADATA, model(), resume_key=b"k", progress=StopAfter(9, KeyboardInterrupt()), threads=1)
     journal = tmp_path / "m.gguf.partial.journal"
     first, *lines = journal.read_text().splitlines()
-    journal.write_text("\n".join([first, *(f"{line.rsplit(' ', 1)[0]} 0123abcd" for line in lines), ""]))  # a CRC-32
+    journal.write_text("\n".join([first, *(f"{line} 0123456789abcdef" for line in lines), ""]))  # and a hash
     write_model(target, METADATA, model(), resume_key=b"k")
     write_model(tmp_path / "whole.gguf", METADATA, model())
     assert file_hash(tmp_path / "whole.gguf") == file_hash(target)

@@ -85,7 +85,7 @@ def products() -> None:
 
 
 def large_files() -> None:
-    """What large files take: the loop over chunks, decoders that write past the caches, the hash of the journal."""
+    """What large files take: the loop over chunks, decoders that write past the caches, hashes."""
     encode(np.zeros((1, 32), np.float32), "Q8_0")
     for format in formats():
         blocks = frozen(np.zeros((1, format.type_size), np.uint8))
