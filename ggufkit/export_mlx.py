@@ -127,6 +127,7 @@ def export_mlx(
         raise UsageError(f"the dtype must be one of {', '.join(DTYPES)}, not {printable(dtype)}")
     folder = Path(folder)
     with open_gguf(path) as model:
+        model.read_once()
         exported = export_of(model.get("general.architecture", str), model.metadata, model.tensors)
         planned = _plan(model, exported, dtype)
         config = {**exported.config, **_quantization(planned)}

@@ -54,6 +54,8 @@ class Journal:
         self._lock = threading.Lock()
         self._written: dict[int, int] = {}  # byte of the file → bytes, of an earlier run
         self._waiting: list[str] = []  # lines of what may not have reached the device yet
+        self._output = -1  # a descriptor of the output, from the first such line on: it hears of all that fails then
+        self._failed = False
         self._due = time.monotonic() + _SECONDS
         with os_errors(self.path, "write"):
             self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -71,34 +73,55 @@ class Journal:
         """Whether an earlier run left something to continue from."""
         return bool(self._written)
 
+    @property
+    def useful(self) -> bool:
+        """Whether this run or an earlier one left something."""
+        return self.resumed or self._output >= 0
+
     def has(self, name: str, row: int, nbytes: int) -> bool:
         """Whether an earlier run wrote these rows of a tensor."""
         return self._written.get(self._at(name, row)) == nbytes
 
     def record(self, name: str, row: int, nbytes: int) -> None:
-        """Note that rows of a tensor were written."""
+        """Note that rows of a tensor were written. Once a second the caller flushes them to the device.
+
+        Raises
+        ------
+        FileError : that failed, or the line cannot be written.
+        """
         with self._lock:
+            if self._output < 0:
+                with os_errors(self.partial, "write"):
+                    self._output = os.open(self.partial, os.O_RDWR)
             self._waiting.append(f"{self._at(name, row)} {nbytes}\n")
             if time.monotonic() < self._due:
                 return
             self._due = float("inf")  # the other threads go on
         try:
-            self._settle()
+            self.flush()
         finally:
             self._due = time.monotonic() + _SECONDS
 
-    def _settle(self) -> None:
-        """Flush the output to the device, and add the lines of what was written before."""
+    def flush(self) -> None:
+        """Flush the output to the device, and add the lines of what was written before.
+
+        After a flush that failed there are no more lines: the next one would say that all is well.
+
+        Raises
+        ------
+        FileError : see `record`.
+        """
         with self._lock:
             lines, self._waiting = "".join(self._waiting).encode(), []
+        if self._failed or not lines:
+            return
+        self._failed = True
+        with os_errors(self.partial, "write"):
+            sync_file(self._output)
         with os_errors(self.path, "write"):
-            output = os.open(self.partial, os.O_RDWR)
-            try:
-                sync_file(output)
-            finally:
-                os.close(output)
             while lines:  # a disk that fills up takes a part
                 lines = lines[os.write(self._handle, lines) :]
+        self._failed = False
 
     def remove(self) -> None:
         """Forget everything: the output is complete, or of no use."""
@@ -112,10 +135,13 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._waiting:
-            with suppress(GgufkitError):  # they are written again
-                self._settle()
-        os.close(self._handle)
+        try:
+            with suppress(GgufkitError, KeyboardInterrupt):  # what has no line is written again
+                self.flush()
+        finally:
+            os.close(self._handle)
+            if self._output >= 0:
+                os.close(self._output)
 
     def _at(self, name: str, row: int) -> int:
         info = self.plan.infos[name]
@@ -124,7 +150,7 @@ class Journal:
     def _load(self, key: str) -> None:
         head, *lines = os.pread(self._handle, os.fstat(self._handle).st_size, 0).decode("ascii", "replace").split("\n")
         if head == key and self.partial.exists() and self.partial.stat().st_size == self.plan.size:
-            # The last line is empty, or cut by the kill; a line before it may be cut by a full disk.
+            # The last line is empty, or cut by a kill or a full disk.
             for line in lines[:-1]:
                 if found := _LINE.fullmatch(line):
                     self._written[int(found[1])] = int(found[2])

@@ -312,6 +312,7 @@ def write_models(
             for file, journal in zip(files, journals, strict=True):
                 writer = Writer(file.path, file.metadata, file.tensors, force=force, temp=file.partial, reserved=True)
                 stream(file.planned, stack.enter_context(writer), journal=journal, **options)
+                journal.flush()
         for journal in journals:
             journal.remove()
 
@@ -351,17 +352,20 @@ def _explained(files: Sequence[OutputFile], journals: Sequence[Journal]) -> Iter
     except KeyboardInterrupt:
         raise Interrupted(again) from None
     except FileError as e:
-        if any(file.partial.exists() for file in files):
+        if any(journal.useful for journal in journals):
             raise FileError(f"{e}; {again}") from e
-        for journal in journals:
-            journal.remove()
+        _forget(files, journals)
         raise
     except GgufkitError:
         # Continuing would fail at the same place.
-        for file, journal in zip(files, journals, strict=True):
-            journal.remove()
-            file.partial.unlink(missing_ok=True)
+        _forget(files, journals)
         raise
+
+
+def _forget(files: Sequence[OutputFile], journals: Sequence[Journal]) -> None:
+    for file, journal in zip(files, journals, strict=True):
+        journal.remove()
+        file.partial.unlink(missing_ok=True)
 
 
 def contents_key(file: OutputFile, key: bytes) -> bytes:

@@ -287,7 +287,6 @@ def quantization(model: GGUF, target: str | os.PathLike[str], type: str | Reques
     shards = {id(part): i for i, part in enumerate(model.parts)}
     shard_of = (lambda name: shards[id(model.part_of(name))]) if keep_split else None
     plan = plan_quantize(model.fields, model.tensors, request, shard_of)
-    model.read_once()
     job = Job(Path(target), plan, source_key(model), "quantizing")
     job.spare(part.source.name for part in model.parts)
     return job
@@ -319,4 +318,5 @@ def quantize(
     GgufkitError : the source or the request is wrong, or the file cannot be written. No file appears.
     """
     with open_gguf(source) as model:
+        model.read_once()
         return quantization(model, target, type, keep_split=keep_split).write(**options)[0]

@@ -1,9 +1,8 @@
-"""Weights that pass through once: from a large file, to another one.
+"""Weights that pass once: from a large file, to another one.
 
-    read_direct          into memory of our own, past the system's cache
-    streamed             … or through it, and what was read is given back
-    reserve              room on the disk for all that will be written
-    write_streamed       through the cache and on to the device
+    OnceReader           reads into memory of our own, past the system's cache; or through it, and gives the pages back
+    reserve              takes the room on the disk for all that will be written
+    write_streamed       writes through the cache and on to the device
 
 A model of 20 GB in the system's cache pushes everything else out of it, and new pages for it cost more than reading
 does. All of this is Linux's; elsewhere, and on file systems that cannot, bytes are read and written as usual.
@@ -14,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import threading
 from contextlib import suppress
 from functools import cache
 from mmap import PAGESIZE
@@ -22,12 +22,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["DirectReader", "reserve", "streamed", "streamed_all", "write_streamed"]
+__all__ = ["OnceReader", "reserve", "write_streamed"]
 
 _LINUX = sys.platform == "linux"
 
-# Bytes below which a call to the system costs more than the memory it gives back.
+# Bytes below which all of this costs more than it saves.
 _LARGE = 1 << 17
+# Linux moves less than 2 GiB in one call.
+_MOST = 1 << 30
 # Bytes between two calls that give pages back. What was read last is not yet among them: another thread may be at the
 # pages beside it, and to wait for those takes the system a millisecond.
 _STRIDE = 8 << 20
@@ -36,67 +38,96 @@ _ALIGNED = 4096
 
 # RWF_DONTCACHE of Linux 6.14: written pages start on their way to the device and then leave the cache by themselves.
 _DONTCACHE = 0x80
+# What must be in the cache behind a part that is read from there: else the system would read ahead, again and again.
+_BEHIND = 16 << 20
 # cachestat of Linux 6.5: which pages of a file the cache holds.
 _CACHESTAT = 451
 
 
-class DirectReader:
-    """Reads parts of an open file past the system's cache, but for those that lie there already.
+class OnceReader:
+    """Reads an open file that is not read again soon, and leaves the system's cache as it is.
+
+    Safe to use from several threads.
 
     Parameters
     ----------
-    handle : its descriptor. Another one is opened, which `close` closes.
-
-    Attributes
-    ----------
-    works : the system and the file system can do it, so that what is to be read as usual was in the cache before.
+    handle : its descriptor. Another one may be opened, which `close` closes.
     """
 
     def __init__(self, handle: int):
-        self._handle, self._direct = handle, -1
-        if _LINUX and _cached(handle, 0, 0) is not None:
-            with suppress(OSError):  # the file system cannot, or there is no /proc
-                self._direct = os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
-        self.works = self._direct >= 0
+        self._handle = handle
+        self._lock = threading.Lock()
+        self._reading = -1  # a descriptor that reads past the cache, if there is one
+        self._direct: int | None = None  # the same while it works; None until it was tried
+        self._through = 0  # bytes at the start of the file that have parts read through the cache, to give back
 
     def read(self, offset: int, n: int) -> np.ndarray | None:
         """Bytes from byte `offset` on: array of shape (n,), uint8, read-only. None where they must be read as usual."""
-        if not self.works or n < _LARGE or _cached(self._handle, offset, n):
+        if not _LARGE <= n <= _MOST or self._opened() < 0 or self._cached(offset, n):
             return None
         import numpy as np
 
-        head = offset % _ALIGNED
-        size = -(-(head + n) // _ALIGNED) * _ALIGNED
+        start = offset % _ALIGNED
+        size = -(-(start + n) // _ALIGNED) * _ALIGNED
         memory = np.empty(size + _ALIGNED, np.uint8)
-        start = -memory.ctypes.data % _ALIGNED
+        memory = memory[-memory.ctypes.data % _ALIGNED :][:size]
         try:
-            found = os.preadv(self._direct, [memory[start : start + size].data], offset - head)
+            found = os.preadv(self._opened(), [memory.data], offset - start)
         except OSError:  # as usual it may work, or fail for a better reason
-            self.works = False
+            self._direct = -1
             return None
-        if found < head + n:
-            return None
-        part = memory[start + head : start + head + n]
+        part = memory[start : start + n]
         part.flags.writeable = False
-        return part
+        return part if found >= start + n else None
+
+    def was_read(self, offset: int, n: int) -> None:
+        """Note that bytes were read as usual. Their pages are given back, unless they were in the cache before."""
+        if n >= _LARGE and self._opened() < 0:
+            self._through = max(self._through, offset + n)
+            _give_back(self._handle, offset, n)
 
     def close(self) -> None:
-        if not self.works:
-            streamed_all(self._handle)
-        if self._direct >= 0:
-            os.close(self._direct)
-            self._direct = -1
+        if self._through:
+            _advise(self._handle, 0, self._through)
+        if self._reading >= 0:
+            os.close(self._reading)
+        self._direct = self._reading = -1
+
+    def _cached(self, offset: int, n: int) -> bool:
+        """Whether a part of the file and what lies behind it are in the system's cache."""
+        n = min(n + _BEHIND, os.fstat(self._handle).st_size - offset)
+        return _cached_pages(self._handle, offset, n) * PAGESIZE >= n
+
+    def _opened(self) -> int:
+        if self._direct is None:
+            with self._lock:
+                if self._direct is None:
+                    self._reading = _open_direct(self._handle)
+                    self._direct = self._reading
+        return self._direct
 
 
-def _cached(handle: int, offset: int, n: int) -> bool | None:
-    """Whether most of a part of a file is in the system's cache; None if the system does not say."""
-    import ctypes
+def _open_direct(handle: int) -> int:
+    if not _LINUX or _cached_pages(handle, 0, 1) < 0:
+        return -1
+    try:
+        return os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+    except OSError:  # the file system cannot, or there is no /proc
+        return -1
 
-    part = (ctypes.c_uint64 * 2)(offset, n)
-    found = (ctypes.c_uint64 * 5)()  # pages: in the cache, dirty, being written, and two more
-    if _cachestat()(_CACHESTAT, handle, part, found, 0):
-        return None
-    return 2 * found[0] * PAGESIZE >= n
+
+def _cached_pages(handle: int, offset: int, n: int) -> int:
+    """How many pages of a part of a file are in the system's cache; -1 if the system does not say."""
+    try:
+        import ctypes
+
+        part = (ctypes.c_uint64 * 2)(offset, n)
+        found = (ctypes.c_uint64 * 5)()  # pages: in the cache, dirty, being written, and two more
+        if _cachestat()(_CACHESTAT, handle, part, found, 0):
+            return -1
+    except (ImportError, OSError, AttributeError):
+        return -1
+    return found[0]
 
 
 @cache
@@ -107,45 +138,57 @@ def _cachestat() -> Any:
     return ctypes.PyDLL(None).syscall
 
 
-def streamed(handle: int, offset: int, n: int) -> None:
-    """Give back the pages of what was read or written, and will not be looked at again soon.
+def _give_back(handle: int, offset: int, n: int) -> None:
+    """Give back the pages of what was read or written, up to some bytes before; now and then.
 
     What was written starts on its way to the device: the flush at the end finds less to do.
     """
     start = max(0, offset // _STRIDE - 3) * _STRIDE
     end = ((offset + n) // _STRIDE - 1) * _STRIDE
-    if n > -offset % _STRIDE and end > start and hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(handle, start, end - start, os.POSIX_FADV_DONTNEED)
+    if n > -offset % _STRIDE and end > start:
+        _advise(handle, start, end - start)
 
 
-def streamed_all(handle: int) -> None:
-    """As `streamed`, all that is left of a file."""
+def _advise(handle: int, start: int, n: int) -> None:
     if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        with suppress(OSError):
+            os.posix_fadvise(handle, start, n, os.POSIX_FADV_DONTNEED)
 
 
 def reserve(handle: int, size: int) -> None:
-    """Make a file `size` bytes long and take the room for them where the system can: zeros until they are written.
+    """Make a file `size` bytes long and, where the system can, take the room on the disk for the bytes that are new.
 
-    What is written there cannot run out of disk any more, and costs a third less than into a hole.
+    They read as zeros. To write there costs a third less than into a hole, and on most file systems it cannot run out
+    of disk any more.
 
     Raises
     ------
-    OSError : the disk has not that much room left.
+    OSError : the disk has not that much room left; the file is as it was.
     """
     before = os.fstat(handle).st_size
-    os.ftruncate(handle, size)
-    if not _LINUX:
+    if before == size:
         return
-    import ctypes
+    os.ftruncate(handle, size)
+    if size > before and (code := _allocate(handle, before, size - before)):
+        os.ftruncate(handle, before)
+        raise OSError(code, os.strerror(code))
 
-    # os.posix_fallocate writes to every block where the file system cannot do it.
-    allocate = ctypes.CDLL(None, use_errno=True).fallocate
-    if allocate(handle, 0, ctypes.c_long(0), ctypes.c_long(size)):
+
+def _allocate(handle: int, start: int, n: int) -> int:
+    """0, or the number of the error if the disk is full."""
+    if not _LINUX:
+        return 0
+    try:
+        import ctypes
+
+        # os.posix_fallocate writes to every block where the file system cannot do it.
+        allocate = ctypes.CDLL(None, use_errno=True).fallocate
+        if ctypes.sizeof(ctypes.c_long) < 8 or not allocate(handle, 0, ctypes.c_long(start), ctypes.c_long(n)):
+            return 0
         code = ctypes.get_errno()
-        if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            os.ftruncate(handle, before)  # gives back what there was
-            raise OSError(code, os.strerror(code))
+    except (ImportError, OSError, AttributeError):
+        return 0
+    return code if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else 0
 
 
 def write_streamed(handle: int, data: memoryview, offset: int) -> int:
@@ -166,5 +209,5 @@ def write_streamed(handle: int, data: memoryview, offset: int) -> int:
             if e.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
                 raise  # else this kernel or file system cannot
     n = os.pwrite(handle, data, offset)
-    streamed(handle, offset, n)
+    _give_back(handle, offset, n)
     return n

@@ -185,6 +185,14 @@ def test_recode_names_the_block_that_is_too_large(monkeypatch):
         codec.recode(x.view(np.uint8), format_by_name("F32"), format_by_name("Q8_0"), out=out)
 
 
+def test_recode_refuses_other_arrays():
+    blocks, wide = np.zeros((4, 512), np.uint8), np.zeros((4, 300), np.uint8)
+    for out in (wide[:, :272], np.frombuffer(bytes(4 * 272), np.uint8).reshape(4, 272), wide[:3, :272].copy()):
+        with pytest.raises(CodecError, match=r"array of shape \(4, 272\)"):
+            codec.recode(blocks, format_by_name("F16"), format_by_name("Q8_0"), out=out)
+    assert not wide.any()
+
+
 def test_encode_refuses_what_it_cannot_do():
     x = np.zeros((2, 48), np.float32)
     with pytest.raises(CodecError, match="multiple of 32"):

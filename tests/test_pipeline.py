@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from ggufkit.formats import codec
 from ggufkit.formats.codec import decode, encode
 from ggufkit.formats.table import FORMATS
 from ggufkit.gguf.reader import open as open_gguf
-from ggufkit.pipeline import Interrupted, Planned, write_model
+from ggufkit.journal import Journal
+from ggufkit.pipeline import Interrupted, OutputFile, Planned, write_model
 from ggufkit.tensor import Tensor
 
 METADATA = {"general.architecture": "llama"}
@@ -101,11 +103,6 @@ class StopAfter:
             raise self.error
 
 
-def write_and_read(path: Path) -> bytes:
-    write_model(path, METADATA, model())
-    return path.read_bytes()
-
-
 def file_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -141,51 +138,81 @@ def test_resume_with_another_key_starts_again(tmp_path, small_pieces):
     assert file_hash(tmp_path / "whole.gguf") == file_hash(target)
 
 
-def test_journal_holds_what_was_flushed_before(tmp_path, small_pieces, monkeypatch):
-    """After a power loss, what was written since the last flush may be gone."""
-    partial, journal = tmp_path / "m.gguf.partial", tmp_path / "m.gguf.partial.journal"
-    flushed: list[bytes] = []
-    lines: list[list[str]] = []
+@pytest.fixture
+def journal(tmp_path):
+    """Of an output that a test records parts of, with lines that are due at once."""
+    file = OutputFile(tmp_path / "m.gguf", METADATA, model()[:1])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ggufkit.journal._SECONDS", 0)
+        with Journal(file.partial, file.plan, b"k") as journal:
+            file.partial.write_bytes(bytes(file.plan.size))
+            yield journal
+
+
+def lines_of(journal: Journal) -> list[str]:
+    return journal.path.read_text().splitlines()[1:]
+
+
+def test_line_is_added_after_the_flush_that_began_after_its_piece(journal, monkeypatch):
+    """What is written during a flush may not be on the device when that ends."""
+    name = model()[0].tensor.name
+    seen = []
 
     def flush(handle: int) -> None:
-        lines.append(journal.read_text().splitlines()[1:])
-        flushed.append(partial.read_bytes())
+        seen.append(lines_of(journal))
+        if len(seen) == 1:
+            thread = threading.Thread(target=journal.record, args=(name, 1, 20))
+            thread.start()
+            thread.join()
 
     monkeypatch.setattr("ggufkit.journal.sync_file", flush)
-    monkeypatch.setattr("ggufkit.journal._SECONDS", 0)
-    with pytest.raises(Interrupted):
-        write_model(
-            tmp_path / "m.gguf",
-            METADATA,
-            model(),
-            resume_key=b"k",
-            progress=StopAfter(9, KeyboardInterrupt()),
-            threads=1,
-            memory=1,
-        )
-    lines.append(journal.read_text().splitlines()[1:])
-    assert len(flushed) >= 8
-    whole = write_and_read(tmp_path / "whole.gguf")
-    for data, found in zip(flushed, lines[1:], strict=True):
-        for line in found:
-            at, n = map(int, line.split())
-            assert data[at : at + n] == whole[at : at + n]
-    assert lines[0] == []
-    assert len(lines[-1]) == len(set(lines[-1])) >= 8
+    journal.record(name, 0, 10)
+    assert seen == [[]]
+    assert [line.split()[1] for line in lines_of(journal)] == ["10"]
+    journal.record(name, 2, 30)
+    assert [line.split()[1] for line in lines_of(journal)] == ["10", "20", "30"]
 
 
-def test_flush_that_fails_is_an_error_and_no_line(tmp_path, small_pieces, monkeypatch):
+def test_no_line_follows_a_flush_that_failed(journal, monkeypatch):
+    """The system tells of an error once: the next flush says that all is well."""
+    name = model()[0].tensor.name
+    results = iter([OSError(5, "Input/output error"), None, None])
+
+    def flush(handle: int) -> None:
+        if (error := next(results)) is not None:
+            raise error
+
+    monkeypatch.setattr("ggufkit.journal.sync_file", flush)
+    with pytest.raises(FileError, match=r"m\.gguf\.partial: input/output error"):
+        journal.record(name, 0, 10)
+    journal.record(name, 1, 20)
+    journal.flush()
+    assert lines_of(journal) == []
+
+
+@pytest.mark.parametrize("failing", ["ggufkit.journal.sync_file", "ggufkit.files.sync_file"])
+def test_flush_that_fails_is_an_error_and_the_next_run_writes_all(tmp_path, small_pieces, monkeypatch, failing):
     def fails(handle: int) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("ggufkit.journal.sync_file", fails)
-    monkeypatch.setattr("ggufkit.journal._SECONDS", 0)
-    with pytest.raises(FileError, match=r"input/output error.*run the same command again"):
-        write_model(tmp_path / "m.gguf", METADATA, model(), resume_key=b"k", threads=1)
-    assert len((tmp_path / "m.gguf.partial.journal").read_text().splitlines()) == 1
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(failing, fails)
+        patch.setattr("ggufkit.journal._SECONDS", 0)
+        with pytest.raises(FileError, match=r"input/output error.*run the same command again"):
+            write_model(tmp_path / "m.gguf", METADATA, model(), resume_key=b"k", threads=1)
     write_model(tmp_path / "m.gguf", METADATA, model(), resume_key=b"k")
-    assert (tmp_path / "m.gguf").read_bytes() == write_and_read(tmp_path / "whole.gguf")
+    write_model(tmp_path / "whole.gguf", METADATA, model())
+    assert file_hash(tmp_path / "whole.gguf") == file_hash(tmp_path / "m.gguf")
+
+
+def test_disk_without_room_leaves_nothing(tmp_path, small_disk):
+    usage = shutil.disk_usage(small_disk)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1 << 40))  # another took it
+        (small_disk / "other").write_bytes(bytes(usage.free - 4096))
+        with pytest.raises(FileError, match=r"no space left on the device(?!.*again)"):
+            write_model(small_disk / "m.gguf", METADATA, model(), resume_key=b"k")
+    assert [path.name for path in small_disk.iterdir()] == ["other"]
 
 
 def test_existing_target_is_refused_before_any_work(tmp_path):

@@ -3,14 +3,15 @@
 import errno
 import os
 import random
-import sys
 import threading
+from mmap import PAGESIZE
 
 import pytest
 
 from ggufkit import streaming
+from ggufkit.errors import GGUFError
 from ggufkit.gguf.source import FileSource
-from ggufkit.streaming import DirectReader, reserve, write_streamed
+from ggufkit.streaming import OnceReader, reserve, write_streamed
 
 SIZE = 10_000_000
 
@@ -27,16 +28,17 @@ def pair(tmp_path):
 
 
 @pytest.fixture
-def uncached(monkeypatch):
-    monkeypatch.setattr(streaming, "_cached", lambda handle, offset, n: False)
+def reader(pair):
+    """Of the source, where the system and the file system can read past the cache."""
+    reader = OnceReader(pair[0])
+    if reader._opened() < 0:
+        pytest.skip("not here")
+    yield reader
+    reader.close()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
-@pytest.mark.usefixtures("uncached")
-def test_direct_reader_reads_any_part(pair):
-    reader = DirectReader(pair[0])
-    if not reader.works:
-        pytest.skip("this file system cannot")
+def test_once_reader_reads_any_part(pair, reader, monkeypatch):
+    monkeypatch.setattr(streaming, "_cached_pages", lambda *_: 0)
     numbers = random.Random(0)
     for _ in range(50):
         offset = numbers.randrange(SIZE)
@@ -48,27 +50,52 @@ def test_direct_reader_reads_any_part(pair):
         assert found.tobytes() == os.pread(pair[0], n, offset)
         assert not found.flags.writeable
     assert reader.read(SIZE - 200_000, 200_001) is None  # past the end
-    reader.close()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
-def test_direct_reader_leaves_to_the_cache_what_lies_there(pair):
+def test_once_reader_leaves_to_the_cache_what_lies_there(pair, reader):
     os.pread(pair[0], SIZE, 0)
-    reader = DirectReader(pair[0])
     assert reader.read(0, 1 << 20) is None
+    reader.was_read(0, 1 << 20)
+    assert streaming._cached_pages(pair[0], 0, 1 << 20) == (1 << 20) // PAGESIZE
+
+
+def test_once_reader_does_not_go_on_from_what_ends_in_the_cache(pair, reader):
+    os.posix_fadvise(pair[0], 0, 0, os.POSIX_FADV_RANDOM)
+    os.posix_fadvise(pair[0], 0, 0, os.POSIX_FADV_DONTNEED)
+    os.pread(pair[0], 1 << 20, 0)
+    if streaming._cached_pages(pair[0], 0, SIZE) > SIZE // 2 // PAGESIZE:
+        pytest.skip("it keeps what it has been told to drop")
+    assert reader.read(0, 1 << 20) is not None
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="Linux only")
+def test_what_was_read_through_the_cache_is_given_back_and_nothing_else(pair, monkeypatch):
+    calls = []
+    monkeypatch.setattr(streaming, "_open_direct", lambda handle: -1)
+    monkeypatch.setattr(os, "posix_fadvise", lambda handle, start, n, advice: calls.append((start, n)))
+    OnceReader(pair[0]).close()
+    assert calls == []
+    reader = OnceReader(pair[0])
+    for at in range(0, 40 << 20, 1 << 20):
+        assert reader.read(at, 1 << 20) is None
+        reader.was_read(at, 1 << 20)
     reader.close()
+    assert calls == [(0, 8 << 20), (0, 16 << 20), (8 << 20, 16 << 20), (0, 40 << 20)]
 
 
-@pytest.mark.parametrize("how", ["cannot open", "does not tell", "cannot read", "reads"])
+@pytest.mark.parametrize("how", ["cannot open", "does not tell", "cannot read", "cannot advise", "reads"])
 def test_source_reads_once_whatever_the_system_can(pair, tmp_path, monkeypatch, how):
     def refuses(*_):
-        raise OSError(errno.EINVAL, "not aligned")
+        raise OSError(errno.EINVAL, "not this one")
 
-    monkeypatch.setattr(streaming, "_cached", lambda *_: None if how == "does not tell" else False)
+    monkeypatch.setattr(streaming, "_cached_pages", lambda *_: -1 if how == "does not tell" else 0)
     if how == "cannot open":
         monkeypatch.setattr(streaming, "_LINUX", False)
     elif how == "cannot read":
         monkeypatch.setattr(os, "preadv", refuses, raising=False)
+    elif how == "cannot advise":
+        monkeypatch.setattr(streaming, "_LINUX", False)
+        monkeypatch.setattr(os, "posix_fadvise", refuses, raising=False)
     source = FileSource(tmp_path / "source")
     source.read_once()
     found: list[bytes] = []
@@ -87,8 +114,6 @@ def test_source_reads_once_whatever_the_system_can(pair, tmp_path, monkeypatch, 
 
 
 def test_source_past_its_end_is_an_error_read_once_or_not(pair, tmp_path):
-    from ggufkit.errors import GGUFError
-
     source = FileSource(tmp_path / "source")
     for _ in range(2):
         with pytest.raises(GGUFError, match="the file ends 1 bytes early"):
@@ -106,15 +131,14 @@ def test_reserved_room_reads_as_zeros(pair):
 
 
 def test_room_that_the_disk_does_not_have_is_an_error_and_given_back(small_disk):
-    handle = os.open(small_disk / "x", os.O_RDWR | os.O_CREAT)
-    reserve(handle, 1_000_000)
-    os.pwrite(handle, b"x", 999_999)
-    with pytest.raises(OSError, match=r"[Nn]o space"):
-        reserve(handle, 4_000_000)
-    assert os.fstat(handle).st_size == 1_000_000
-    assert os.fstat(handle).st_blocks * 512 <= 1 << 20
-    assert os.pread(handle, 2, 999_999) == b"x"
-    os.close(handle)
+    with open(small_disk / "x", "w+b", buffering=0) as file:
+        reserve(file.fileno(), 1_000_000)
+        os.pwrite(file.fileno(), b"x", 999_999)
+        with pytest.raises(OSError, match=r"[Nn]o space"):
+            reserve(file.fileno(), 4_000_000)
+        assert os.fstat(file.fileno()).st_size == 1_000_000
+        assert os.fstat(file.fileno()).st_blocks * 512 <= 1 << 20
+        assert os.pread(file.fileno(), 2, 999_999) == b"x"
 
 
 @pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.EINVAL])

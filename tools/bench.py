@@ -27,8 +27,8 @@ from ggufkit.formats import codec
 from ggufkit.formats.table import Format, format_by_name, formats
 
 COLS = 4096
-CALLS = 9  # of `several`
-DECODED = 1 << 20  # weights: 4 MB of float32, twice in the last cache, so that memory does not set the speed
+CALLS = 50  # of `several`
+DECODED = 1 << 17  # weights: what the library decodes at a time, so that the core sets the speed and not memory
 
 
 def interleaved(
@@ -139,15 +139,15 @@ def bench_decode(options: argparse.Namespace) -> Iterator[tuple]:
             continue
         x = (rng.standard_t(4, (DECODED // COLS, COLS)) * 0.02).astype(np.float32)
         blocks = ggml.quantize(x, format.id, np.ones(COLS, np.float32))
-        pair = [reference_decoder(blocks, format, COLS), own_decoder(blocks, format, COLS)]
-        reference, own = interleaved(pair, options.rounds * 5, time.thread_time)
-        row = [format.name, x.size / median(reference) / 1e6, x.size / median(own) / 1e6, ratio(reference, own)]
-        if (call := numpy_decoder(blocks, format)) is None:
-            yield (*row, None, None)
-            continue
-        # Several calls in turn: NumPy's arrays between its steps leave nothing of others in the cache.
-        theirs, own = interleaved([partial(several, call), partial(several, pair[1])], 3, time.thread_time)
-        yield (*row, CALLS * x.size / median(theirs) / 1e6, ratio(theirs, own))
+        calls = [reference_decoder(blocks, format, COLS), own_decoder(blocks, format, COLS)]
+        if (numpy_call := numpy_decoder(blocks, format)) is not None:
+            calls.append(numpy_call)
+        # Several calls in turn: each finds its own arrays in the cache.
+        times = interleaved([partial(several, call) for call in calls], options.rounds, time.thread_time)
+        reference, own, *theirs = times
+        rates = [CALLS * x.size / median(seconds) / 1e6 for seconds in times]
+        row = [format.name, rates[0], rates[1], ratio(reference, own)]
+        yield (*row, rates[2], ratio(theirs[0], own)) if theirs else (*row, None, None)
 
 
 # ---- tokenize ---------------------------------------------------------------------------------------------------

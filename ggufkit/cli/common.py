@@ -67,14 +67,16 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def open_model(path: str, how: dict[str, Any] | None = None) -> GGUF:
-    """Open a model as the options of `model_options` say."""
+    """Open a model as the options of `model_options` say, to read its weights once."""
     from ggufkit.gguf.reader import open as open_gguf
 
     how = how or {}
     limits = Limits(
         versions=(1, 2, 3) if how.get("allow_v1") else Limits.versions, header=how.get("max_header") or Limits.header
     )
-    return open_gguf(path, offset=how.get("offset", 0), shards=not how.get("one_shard"), limits=limits)
+    model = open_gguf(path, offset=how.get("offset", 0), shards=not how.get("one_shard"), limits=limits)
+    model.read_once()
+    return model
 
 
 def show_value(field: Field, items: int = 6, limit: int = 100) -> str:

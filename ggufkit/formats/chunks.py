@@ -17,7 +17,7 @@ from ggufkit.kernels.lanes import view
 
 __all__ = ["encode_chunks"]
 
-INFINITY = np.uint32(0x7F800000)  # its bits
+INFINITY = 0x7F800000  # its bits
 
 
 @inlined
@@ -53,7 +53,7 @@ def encode_chunks(encode, x, importance, out, step, decode, blocks, floats):
         else:
             part = x[lo:hi]
         largest = largest_magnitude(part, largest)
-        if largest >= INFINITY:
+        if largest >= np.uint32(INFINITY):
             break
         if encode == 0:
             continue

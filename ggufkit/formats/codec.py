@@ -31,7 +31,7 @@ from ggufkit.kernels.threads import for_ranges, thread_count
 
 __all__ = ["CHUNK", "decode", "decoder", "encode", "frozen", "recode", "validate"]
 
-# Weights a kernel call: float32 rows of one call stay in a core's L2 cache between the check and the encoder.
+# Weights that are decoded, checked and encoded in turn: as float32 they stay in a core's L2 cache meanwhile.
 CHUNK = 1 << 17
 
 # Bytes of float32 that are written past the caches, because they do not stay there anyway.
@@ -40,16 +40,15 @@ _PAST_CACHES = 1 << 25
 # Blocks tested at a time.
 _VALIDATED = 1 << 14
 
-# Bits of float32: up to 65504 no scale of any format overflows float16.
-_HALF_MAX, _INFINITY = 0x477FE000, 0x7F800000
+# Bits of float32. Up to 65504 no scale of any format overflows float16.
+_HALF_MAX = 0x477FE000
 
 _BYTE, _FLOAT = np.dtype(np.uint8), np.dtype(np.float32)
 
 # Arrays like those that kernels are compiled for; and what stands for none.
 _FLOATS, _OUT = np.empty((0, 0), np.float32), np.empty((0, 0), np.uint8)
 _ROWS, _NO_IMPORTANCE, _BLOCKS = np.empty((0, 0), np.float32), np.empty(0, np.float32), np.empty((0, 0), np.uint8)
-for _array in (_ROWS, _NO_IMPORTANCE, _BLOCKS):
-    _array.flags.writeable = False
+_ROWS.flags.writeable = _NO_IMPORTANCE.flags.writeable = _BLOCKS.flags.writeable = False
 
 # Formats whose blocks are NumPy numbers, encoded exactly.
 _NUMBERS = {
@@ -152,10 +151,12 @@ def recode(
     """
     what = f"{name}: " if name else ""
     cols = blocks.shape[1] // source.type_size * source.block_size
+    _output(out, (len(blocks), target.row_bytes(cols, what)), _BYTE, what)
+    weights = _importance(importance, target, cols, what)
     if out.size == 0:
         return
-    encoder = _Encoder(target, _importance(importance, target, cols, what), cols)
-    if source.name == "F32":
+    encoder = _Encoder(target, weights, cols)
+    if source.name == "F32" and blocks.ctypes.data % 4 == 0:
         largest = encoder.encode(frozen(blocks.view(np.float32)), out)
     else:
         largest = encoder.recode(frozen(blocks.reshape(-1, source.type_size)), source, out)
@@ -188,20 +189,18 @@ def decode(
     """
     format = _format(format)
     data = np.asarray(blocks, order="C")
-    if data.dtype != _BYTE or data.ndim == 0:
-        raise CodecError(f"blocks must be an array of bytes of shape (rows, row_bytes), not {data.dtype} {data.shape}")
-    n, rest = divmod(data.shape[-1], format.type_size)
-    if rest:
-        raise CodecError(
-            f"{data.shape[-1]} bytes a row are no multiple of {format.name}'s {format.type_size}-byte block"
-        )
-    out = _output(out, (*data.shape[:-1], n * format.block_size), _FLOAT, "")
+    shape, size, cols = data.shape, format.type_size, format.block_size
+    if data.dtype != _BYTE or not shape:
+        raise CodecError(f"blocks must be an array of bytes of shape (rows, row_bytes), not {data.dtype} {shape}")
+    if shape[-1] % size:
+        raise CodecError(f"{shape[-1]} bytes a row are no multiple of {format.name}'s {size}-byte block")
+    out = _output(out, shape[:-1] + (shape[-1] // size * cols,), _FLOAT, "")  # noqa: RUF005
     if data.size == 0:
         return out
-    flat = data.reshape(-1, format.type_size)  # a view that is ours to freeze
+    flat = data.reshape(-1, size)  # a view that is ours to freeze
     flat.setflags(write=False)
-    values = out.reshape(-1, format.block_size)
-    grain, threads = CHUNK // format.block_size, thread_count(threads)
+    values = out.reshape(-1, cols)
+    grain, threads = CHUNK // cols, thread_count(threads)
     read = decoder(format)
     if out.nbytes >= _PAST_CACHES and out.ctypes.data % 16 == 0:
         read = _past_caches(read)
@@ -264,9 +263,9 @@ class _Encoder:
     """
 
     def __init__(self, format: Format, importance: np.ndarray | None, cols: int):
-        from ggufkit.formats.chunks import encode_chunks
+        from ggufkit.formats import chunks
 
-        self._encode_chunks = encode_chunks
+        self._chunks = chunks
         self._step = max(1, CHUNK // cols)
         self._kernel, self._address, weighted = _encoder(format, importance is not None)
         self._importance = importance if weighted and importance is not None else _NO_IMPORTANCE
@@ -279,7 +278,7 @@ class _Encoder:
         for lo in range(0, len(x), self._step):
             part, to = x[lo : lo + self._step], out[lo : lo + self._step]
             largest = max(largest, self._run(part, to))  # without an encoder
-            if largest >= _INFINITY:
+            if largest >= self._chunks.INFINITY:
                 break
             importance = (self._importance,) if self._importance.size else ()
             self._kernel(part, *importance, to)
@@ -298,7 +297,7 @@ class _Encoder:
             part = out[lo : lo + step]
             decoder(source)(blocks[lo * per_row : (lo + step) * per_row], floats[: len(part) * per_row])
             largest = max(largest, self.encode(x[: len(part)], part))
-            if largest >= _INFINITY:
+            if largest >= self._chunks.INFINITY:
                 break
         return largest
 
@@ -310,7 +309,7 @@ class _Encoder:
         blocks: np.ndarray = _BLOCKS,
         floats: np.ndarray = _FLOATS,
     ) -> int:
-        return self._encode_chunks(
+        return self._chunks.encode_chunks(
             self._address, x, self._importance, out, min(self._step, len(out)), decode, blocks, floats
         )
 
@@ -385,9 +384,10 @@ def frozen(array: np.ndarray) -> np.ndarray:
 def _output(out: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype, what: str) -> np.ndarray:
     if out is None:
         return np.empty(shape, dtype)
-    if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous or not out.flags.writeable:
+    if out.shape != shape or out.dtype != dtype or not out.flags.carray:
         raise CodecError(
-            f"{what}out must be a writable C-contiguous {dtype} array of shape {shape}, not {out.dtype} {out.shape}"
+            f"{what}out must be a writable, aligned, C-contiguous {dtype} array of shape {shape}, "
+            f"not {out.dtype} {out.shape}"
         )
     return out
 
@@ -426,12 +426,15 @@ def _check(
     """
     if largest <= _HALF_MAX:
         return
-    if largest >= _INFINITY:
-        for i in range(len(blocks)):
-            x = weights(i, i + 1)[0]
-            for col in np.flatnonzero(~np.isfinite(x)):
+    from ggufkit.formats.chunks import INFINITY
+
+    if largest >= INFINITY:
+        step = max(1, CHUNK // blocks.shape[1])
+        for lo in range(0, len(blocks), step):
+            x = weights(lo, min(lo + step, len(blocks)))
+            for row, col in np.argwhere(~np.isfinite(x)):
                 raise CodecError(
-                    f"{what}row {first_row + i}, column {col} is {x[col]}, which {format.name} cannot hold"
+                    f"{what}row {first_row + lo + row}, column {col} is {x[row, col]}, which {format.name} cannot hold"
                 )
     if (bad := validate(blocks, format)) is None:
         return

@@ -208,7 +208,7 @@ class GGUF:
         return read
 
     def read_once(self) -> None:
-        """From now on each weight is read about once: leave the system's cache alone; see `ggufkit.streaming`."""
+        """From now on weights are read about once: leave the system's cache alone; see `ggufkit.streaming`."""
         for part in self.parts:
             if isinstance(part.source, FileSource):
                 part.source.read_once()

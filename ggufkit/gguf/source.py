@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ggufkit.errors import FileError, GGUFError, os_errors, printable
 from ggufkit.files import lock_file
-from ggufkit.streaming import DirectReader, streamed
+from ggufkit.streaming import OnceReader
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +32,7 @@ class Source(Protocol):
         """Exactly `n` bytes from byte `offset`; safe to call from several threads."""
 
     def array(self, offset: int, n: int) -> np.ndarray:
-        """The same for weights: array of shape (n,), uint8, read-only."""
+        """The same bytes as an array of shape (n,), uint8, read-only: for weights, which may be many."""
 
     def close(self) -> None:
         """Give the file back."""
@@ -81,7 +81,7 @@ class FileSource:
 
     def __init__(self, path: str | os.PathLike[str], *, writable: bool = False):
         self.name = os.fspath(path)
-        self._direct: DirectReader | None = None
+        self._once: OnceReader | None = None
         with os_errors(path, "change" if writable else "read"):
             mode = os.O_RDWR if writable else os.O_RDONLY
             self._handle = os.open(path, mode | getattr(os, "O_CLOEXEC", 0))
@@ -139,18 +139,18 @@ class FileSource:
     def array(self, offset: int, n: int) -> np.ndarray:
         import numpy as np
 
-        direct = None if self.overlay else self._direct
-        if direct is not None and (found := direct.read(offset, n)) is not None:
+        once = None if self.overlay else self._once
+        if once is not None and (found := once.read(offset, n)) is not None:
             return found
-        found = np.frombuffer(self.read(offset, n), np.uint8)
-        if direct is not None and not direct.works:
-            streamed(self._handle, offset, n)
-        return found
+        data = self.read(offset, n)
+        if once is not None:
+            once.was_read(offset, n)
+        return np.frombuffer(data, np.uint8)
 
     def read_once(self) -> None:
-        """From now on weights are read about once: leave the system's cache alone."""
-        if self._direct is None:
-            self._direct = DirectReader(self._handle)
+        """From now on weights are read about once: `array` leaves the system's cache alone."""
+        if self._once is None:
+            self._once = OnceReader(self._handle)
 
     def read_into(self, offset: int, view: memoryview) -> None:
         if self.overlay or not hasattr(os, "preadv"):
@@ -171,8 +171,8 @@ class FileSource:
 
     def close(self) -> None:
         if self._handle >= 0:
-            if self._direct is not None:
-                self._direct.close()
+            if self._once is not None:
+                self._once.close()
             os.close(self._handle)
             self._handle = -1
 

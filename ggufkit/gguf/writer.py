@@ -336,7 +336,7 @@ class Writer:
         self._output = AtomicFile(path, force, temp)
         try:
             with os_errors(path, "write"):
-                # The gaps between tensors stay holes, which read as zeros.
+                # The gaps between tensors are never written: they read as zeros.
                 if reserved:
                     reserve(self.fileno(), self.plan.size)
                 else:

@@ -34,7 +34,9 @@ def address(kernel: Any, *arguments: Any) -> int:
 
 @intrinsic
 def call(typingctx, address, *arguments):
-    """Call the kernel at `address`, which returns nothing."""
+    """Call the kernel at `address`, which returns nothing. For C-contiguous, aligned arrays."""
+    if not all(isinstance(kind, types.Array) and kind.layout == "C" and kind.aligned for kind in arguments):
+        return None
 
     def emit(ctx, b, sig, args):
         kinds = sig.args[1].types

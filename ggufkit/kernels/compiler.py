@@ -1,8 +1,8 @@
 """How Numba compiles kernels and their helpers: no further than they are used, and what it keeps of them.
 
 Numba optimises each function on its own and makes machine code of it; then its LLVM code becomes part of its callers'
-and is optimised there. Of a helper, which only kernels call, just that matters. Of a kernel, which only Python calls,
-just the machine code does; it is cached without the LLVM code, which takes longer to load.
+and is optimised there. Of a helper, which only kernels call, just that matters. Of a kernel, which Python calls, or
+another one by its address, just the machine code does; it is cached without the LLVM code, which takes longer to load.
 
 This reaches into Numba, so that `jit` must do without it where an import fails.
 """

@@ -121,7 +121,7 @@ def _numba_cache_for(source: str) -> Iterator[None]:
 def kernel(function: F) -> F:
     """Compile `function` on its first call, with a signature for each set of argument types.
 
-    It is called from Python; what kernels call is a `helper`.
+    It is called from Python; what kernels call is a `helper`, or given by its address (see `addresses`).
     """
     return _compiled(function)
 
