@@ -23,14 +23,16 @@ from pathlib import Path
 
 import ggml
 import numpy as np
+import plain_errors
 
 import ggufkit
 from ggufkit.formats import codec
 from ggufkit.formats.table import FORMATS, Format
 from ggufkit.gguf.source import FileSource
 from ggufkit.gguf.writer import Writer
+from ggufkit.kernels.threads import for_each
 from ggufkit.quantize import quantization
-from ggufkit.streaming import write_streamed
+from ggufkit.streaming import reserve, write_streamed
 
 EMBD, FF, KV = 4096, 14336, 1024
 LAYER = {
@@ -87,20 +89,21 @@ def rates(format: Format, threads: int) -> tuple[tuple[float, float], tuple[floa
     return reference, seconds_a_weight(lambda x: codec.encode(x, format, threads=1), threads)
 
 
-def disk_seconds(folder: Path, read: Path, written: int) -> tuple[float, float]:
+def disk_seconds(folder: Path, read: Path, written: int, workers: int) -> tuple[float, float]:
     """Seconds to read a file and to write `written` bytes as ggufkit does, measured on up to a gigabyte of each."""
     size, step = read.stat().st_size, 1 << 21
     share = min(1 << 30, size)
     source = FileSource(read)
+    source.read_once()
     start = time.perf_counter()
-    for at in range(0, share, step):
-        source.read(at, min(step, share - at))
+    for_each(lambda at: source.array(at, min(step, share - at)), range(0, share, step), workers)
     reading = (time.perf_counter() - start) * size / share
     source.close()
     share = min(1 << 30, written)
     data = memoryview(np.random.default_rng(1).bytes(step))
     start = time.perf_counter()
     with open(folder / "probe", "wb", buffering=0) as file:
+        reserve(file.fileno(), share)
         at = 0
         while at < share:
             at += write_streamed(file.fileno(), data[: share - at], at)
@@ -118,6 +121,7 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=128256)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         run(Path(folder), options)
 
@@ -143,7 +147,7 @@ def run(folder: Path, options: argparse.Namespace) -> None:
     assert status == 0
     assert target.stat().st_size == plan.size
     after = {name: rates(FORMATS[name], threads) for name in counts}
-    reading, writing = disk_seconds(folder, source, plan.size)
+    reading, writing = disk_seconds(folder, source, plan.size, threads + 1)
 
     def total(which: int, clock: int) -> float:
         """Seconds for the whole model of the reference (0) or ggufkit's encoders (1), mean of before and after."""
@@ -167,4 +171,4 @@ def run(folder: Path, options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    plain_errors.run(main)

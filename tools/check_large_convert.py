@@ -35,6 +35,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+import plain_errors
 from tiny_checkpoints import SPM_TOKENS, sentencepiece_model
 
 from ggufkit.convert import conversion
@@ -228,4 +229,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    plain_errors.run(main)
