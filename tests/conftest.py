@@ -37,7 +37,7 @@ def checkpoints(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that holds `<name>/hf` and `<name>/ref*.json`."""
     folder = tmp_path_factory.mktemp("checkpoints")
     with tarfile.open(shared / "convert" / "checkpoints.tar.xz") as archive:
-        archive.extractall(folder, filter="data")
+        archive.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     return folder
 
 
