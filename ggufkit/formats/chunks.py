@@ -13,11 +13,17 @@ import numpy as np
 
 from ggufkit.kernels.addresses import call
 from ggufkit.kernels.jit import inlined, kernel
-from ggufkit.kernels.lanes import view
+from ggufkit.kernels.lanes import in_rows, view
 
-__all__ = ["encode_chunks"]
+__all__ = ["decode_blocks", "encode_chunks"]
 
 INFINITY = 0x7F800000  # its bits
+
+
+@kernel
+def decode_blocks(decode, blocks, type_size, out, block_size):
+    """Call the decoder at an address. blocks: (…) uint8; out: (…) float32."""
+    call(decode, in_rows(blocks, type_size), in_rows(out, block_size))
 
 
 @inlined

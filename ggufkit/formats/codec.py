@@ -195,19 +195,20 @@ def decode(
     if shape[-1] % size:
         raise CodecError(f"{shape[-1]} bytes a row are no multiple of {format.name}'s {size}-byte block")
     out = _output(out, shape[:-1] + (shape[-1] // size * cols,), _FLOAT, "")  # noqa: RUF005
+    threads = thread_count(threads)
     if data.size == 0:
         return out
-    flat = data.reshape(-1, size)  # a view that is ours to freeze
-    flat.setflags(write=False)
-    values = out.reshape(-1, cols)
-    grain, threads = CHUNK // cols, thread_count(threads)
+    if out.nbytes < _PAST_CACHES and (threads == 1 or out.size <= CHUNK):
+        _whole_decoder(format)(data, out)
+        return out
+    flat, values = frozen(data.reshape(-1, size)), out.reshape(-1, cols)
     read = decoder(format)
     if out.nbytes >= _PAST_CACHES and out.ctypes.data % 16 == 0:
         read = _past_caches(read)
-    if threads == 1 or len(flat) <= grain:  # some kernels take a few µs: what Python adds is seen
+    if threads == 1:
         read(flat, values)
     else:
-        for_ranges(lambda lo, hi: read(flat[lo:hi], values[lo:hi]), len(flat), grain, threads)
+        for_ranges(lambda lo, hi: read(flat[lo:hi], values[lo:hi]), len(flat), CHUNK // cols, threads)
     return out
 
 
@@ -342,6 +343,18 @@ def _address(function: Callable[..., Any], *arguments: np.ndarray) -> int:
 def decoder(format: Format) -> Callable[[np.ndarray, np.ndarray], Any]:
     """The kernel behind `decode`: frozen (n, type_size) uint8 → (n, block_size) float32, in the calling thread."""
     return getattr(_family(format), f"{format.name.lower()}_decode")
+
+
+@cache
+def _whole_decoder(format: Format) -> Callable[[np.ndarray, np.ndarray], Any]:
+    """(blocks, floats), C-contiguous and of any shape → nothing. A kernel takes a few µs: what Python adds is seen."""
+    size, cols = format.type_size, format.block_size
+    if address := _decoder_address(format):
+        from ggufkit.formats.chunks import decode_blocks
+
+        return lambda blocks, out: decode_blocks(address, blocks, size, out, cols)
+    read = decoder(format)
+    return lambda blocks, out: read(frozen(blocks.reshape(-1, size)), out.reshape(-1, cols))
 
 
 @cache
