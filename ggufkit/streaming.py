@@ -28,8 +28,6 @@ _LINUX = sys.platform == "linux"
 
 # Bytes below which all of this costs more than it saves.
 _LARGE = 1 << 17
-# Linux moves less than 2 GiB in one call.
-_MOST = 1 << 30
 # Bytes between two calls that give pages back. What was read last is not yet among them: another thread may be at the
 # pages beside it, and to wait for those takes the system a millisecond.
 _STRIDE = 8 << 20
@@ -63,7 +61,7 @@ class OnceReader:
 
     def read(self, offset: int, n: int) -> np.ndarray | None:
         """Bytes from byte `offset` on: array of shape (n,), uint8, read-only. None where they must be read as usual."""
-        if not _LARGE <= n <= _MOST or self._opened() < 0 or self._cached(offset, n):
+        if n < _LARGE or self._opened() < 0 or self._cached(offset, n):
             return None
         import numpy as np
 

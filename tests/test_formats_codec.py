@@ -224,6 +224,16 @@ def test_encode_and_decode_write_to_given_arrays():
         codec.decode(blocks[:, :33], "Q8_0")
 
 
+@pytest.mark.parametrize("name", ["BF16", "I8", "Q4_K", "IQ3_S"])
+def test_decode_takes_blocks_of_any_shape(name):
+    size, cols = FORMATS[name].type_size, FORMATS[name].block_size
+    blocks = np.random.default_rng(0).integers(0, 100, (2, 3, 4 * size), dtype=np.uint8)
+    whole = codec.decode(blocks, name)
+    assert whole.shape == (2, 3, 4 * cols)
+    for part, expected in ((blocks[0, 0], whole[0, 0]), (blocks[:, 1], whole[:, 1]), (codec.frozen(blocks), whole)):
+        assert np.array_equal(codec.decode(part, name).view(np.uint32), np.ascontiguousarray(expected).view(np.uint32))
+
+
 def test_encode_keeps_numbers_exactly_or_refuses():
     assert codec.encode([[1, -2]], "I16").tobytes() == b"\x01\x00\xfe\xff"
     with pytest.raises(CodecError, match="cannot be held exactly by I8"):

@@ -140,10 +140,12 @@ def stages(job: Job, scratch: Path) -> dict[str, tuple[float, float]]:
     def encode() -> None:
         for_each(lambda p: p.planned.encode_blocks(rows(p, p.planned.tensor.row_bytes), 0), iter(pieces), threads)
 
-    options = {"force": True, "reserved": True}
+    def output() -> Writer:
+        tensors = [(p.tensor.name, p.tensor.shape, p.format) for p in chosen]
+        return Writer(scratch, {}, tensors, force=True, reserved=True)
 
     def write() -> None:
-        with Writer(scratch, {}, [(p.tensor.name, p.tensor.shape, p.format) for p in chosen], **options) as out:
+        with output() as out:
             for_each(
                 lambda p: out.write(p.planned.tensor.name, p.lo, rows(p, p.planned.row_bytes)), iter(pieces), workers
             )
@@ -154,7 +156,7 @@ def stages(job: Job, scratch: Path) -> dict[str, tuple[float, float]]:
         return (time.perf_counter() - start) / nbytes, (time.process_time() - cpu) / nbytes
 
     def all_three() -> None:
-        with Writer(scratch, {}, [(p.tensor.name, p.tensor.shape, p.format) for p in chosen], **options) as out:
+        with output() as out:
 
             def work(piece: _Piece) -> None:
                 p = piece.planned

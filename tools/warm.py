@@ -23,7 +23,7 @@ from tiny_models import RECIPES, VOCAB, write_tiny
 
 import ggufkit
 from ggufkit.errors import GgufkitError
-from ggufkit.formats.codec import _past_caches, decoder, encode, frozen
+from ggufkit.formats.codec import _past_caches, decode, decoder, encode, frozen
 from ggufkit.formats.table import Format, formats
 from ggufkit.kernels.xxh64 import XXH64
 from ggufkit.runtime.cpu.bandwidth import read_all
@@ -85,8 +85,10 @@ def products() -> None:
 
 
 def large_files() -> None:
-    """What large files take: the loop over chunks, decoders that write past the caches, hashes."""
-    encode(np.zeros((1, 32), np.float32), "Q8_0")
+    """What large files take: the loops over chunks, decoders that write past the caches, hashes."""
+    blocks = encode(np.zeros((1, 32), np.float32), "Q8_0")
+    for given in (blocks, frozen(blocks)):
+        decode(given, "Q8_0")
     for format in formats():
         blocks = frozen(np.zeros((1, format.type_size), np.uint8))
         _past_caches(decoder(format))(blocks, np.empty((1, format.block_size), np.float32))

@@ -140,7 +140,7 @@ class FileSource:
         import numpy as np
 
         once = None if self.overlay else self._once
-        if once is not None and (found := once.read(offset, n)) is not None:
+        if once is not None and n <= self.MAX_READ and (found := once.read(offset, n)) is not None:
             return found
         data = self.read(offset, n)
         if once is not None:

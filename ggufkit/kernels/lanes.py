@@ -195,10 +195,11 @@ _ELEMENTS: dict[Any, tuple[ir.Type, Any, str | None]] = {
 }
 
 
-def _in_one_dimension(array: Any, dtype: Any, arguments: tuple) -> Any:
+def _reshaped(array: Any, dtype: Any, arguments: tuple, in_rows: bool = False) -> Any:
+    """The memory of a C-contiguous array as items of `dtype`, side by side or in rows as wide as the last argument."""
     if array.layout != "C":
         return None
-    result = array.copy(dtype=dtype, ndim=1)
+    result = array.copy(dtype=dtype, ndim=1 + in_rows)
 
     def emit(ctx, b, sig, args):
         source, target = ctx.make_array(array)(ctx, b, args[0]), ctx.make_array(result)(ctx, b)
@@ -206,8 +207,11 @@ def _in_one_dimension(array: Any, dtype: Any, arguments: tuple) -> Any:
         size = ir.Constant(source.itemsize.type, item)
         target.nitems = b.udiv(b.mul(source.nitems, source.itemsize), size)
         target.itemsize = size
-        target.shape = cgutils.pack_array(b, [target.nitems])
-        target.strides = cgutils.pack_array(b, [size])
+        shape, strides = [target.nitems], [size]
+        if in_rows:
+            width = args[-1]
+            shape, strides = [b.udiv(target.nitems, width), width], [b.mul(width, size), size]
+        target.shape, target.strides = cgutils.pack_array(b, shape), cgutils.pack_array(b, strides)
         target.data = b.bitcast(source.data, target.data.type)
         target.meminfo, target.parent = source.meminfo, source.parent
         return impl_ret_borrowed(ctx, b, result, target._getvalue())
@@ -218,32 +222,19 @@ def _in_one_dimension(array: Any, dtype: Any, arguments: tuple) -> Any:
 @intrinsic
 def flat(typingctx, array):
     """`array.reshape(-1)` of a C-contiguous array, in a fraction of the time to compile."""
-    return _in_one_dimension(array, array.dtype, (array,))
+    return _reshaped(array, array.dtype, (array,))
 
 
 @intrinsic
 def in_rows(typingctx, array, width):
     """`array.reshape(-1, width)` of a C-contiguous array."""
-    if array.layout != "C":
-        return None
-    result = array.copy(ndim=2)
-
-    def emit(ctx, b, sig, args):
-        source, target = ctx.make_array(array)(ctx, b, args[0]), ctx.make_array(result)(ctx, b)
-        width = args[1]
-        target.nitems, target.itemsize, target.data = source.nitems, source.itemsize, source.data
-        target.shape = cgutils.pack_array(b, [b.udiv(source.nitems, width), width])
-        target.strides = cgutils.pack_array(b, [b.mul(width, source.itemsize), source.itemsize])
-        target.meminfo, target.parent = source.meminfo, source.parent
-        return impl_ret_borrowed(ctx, b, result, target._getvalue())
-
-    return result(array, types.intp), emit
+    return _reshaped(array, array.dtype, (array, types.intp), in_rows=True)
 
 
 @intrinsic
 def view(typingctx, array, dtype):
     """`array.reshape(-1).view(dtype)` of a C-contiguous array, in a fraction of the time to compile."""
-    return _in_one_dimension(array, dtype.dtype, (array, dtype))
+    return _reshaped(array, dtype.dtype, (array, dtype))
 
 
 @intrinsic
