@@ -12,7 +12,7 @@ _PUBLIC = {
     "GgufkitError": "ggufkit.errors",
     "Limits": "ggufkit.gguf.header",
     "ShardedWriter": "ggufkit.gguf.sharded",
-    "Tensor": "ggufkit.tensor",
+    "Tensor": "ggufkit.tensors.tensor",
     "Value": "ggufkit.gguf.header",
     "ValueType": "ggufkit.gguf.header",
     "Writer": "ggufkit.gguf.writer",

@@ -18,11 +18,11 @@ from tiny_adapters import ADAPTERS, write_adapter
 from tiny_checkpoints import write
 from tiny_families import FAMILIES
 
-from ggufkit.adapter import adapter_conversion, is_adapter
 from ggufkit.cli import main
-from ggufkit.convert import convert
 from ggufkit.errors import CheckpointError, FileError, GgufkitError, UsageError
 from ggufkit.gguf import reader
+from ggufkit.jobs.adapter import adapter_conversion, is_adapter
+from ggufkit.jobs.convert import convert
 
 WEIGHTS = "adapter_model.safetensors"
 

@@ -10,7 +10,7 @@ import vocab_texts
 import ggufkit
 from ggufkit.errors import GGUFError, UsageError
 from ggufkit.runtime.chat import ChatTemplate, read_template, template_names
-from ggufkit.runtime.tokenizer.vocab import read_vocab
+from ggufkit.tokenizer.run.vocab import read_vocab
 
 USER = [{"role": "user", "content": "Hello"}]
 CHATML = """{%- for message in messages %}

@@ -8,11 +8,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from ggufkit.checkpoint.fp8 import FP8, read_fp8
+from ggufkit.checkpoint.packed.fp8 import FP8, read_fp8
 from ggufkit.checkpoint.safetensors import RAW_DTYPES
 from ggufkit.errors import CheckpointError
 from ggufkit.formats.table import FORMATS
-from ggufkit.tensor import Tensor
+from ggufkit.tensors.tensor import Tensor
 
 DTYPES = {"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2}
 

@@ -11,8 +11,8 @@ from tiny_checkpoints import write
 from tiny_families import FAMILIES
 
 from ggufkit.checkpoint.folder import open_checkpoint
-from ggufkit.convert import convert
 from ggufkit.errors import CheckpointError, FileError, UsageError
+from ggufkit.jobs.convert import convert
 
 REPO = "owner/Tiny-Gemma"
 

@@ -8,14 +8,14 @@ import shutil
 import numpy as np
 import pytest
 
-from ggufkit.checkpoint.mlx import QUANTIZATION_KEY, read_mlx
+from ggufkit.checkpoint.packed.mlx import QUANTIZATION_KEY, read_mlx
 from ggufkit.checkpoint.safetensors import RAW_DTYPES
-from ggufkit.convert import convert
 from ggufkit.errors import CheckpointError
 from ggufkit.formats.affine import Affine, pack_codes
 from ggufkit.formats.table import FORMATS
 from ggufkit.gguf.reader import open as open_gguf
-from ggufkit.tensor import Tensor
+from ggufkit.jobs.convert import convert
+from ggufkit.tensors.tensor import Tensor
 
 ROWS, COLS = 6, 256
 

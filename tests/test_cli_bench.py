@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from ggufkit.cli import main
-from ggufkit.convert import convert
+from ggufkit.evaluate.speed import bytes_a_token, measure_generation, measure_prompt, read_speed
+from ggufkit.jobs.convert import convert
 from ggufkit.runtime.model import load
-from ggufkit.runtime.speed import bytes_a_token, measure_generation, measure_prompt, read_speed
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ from tiny_families import FAMILIES
 from ggufkit.arch import registry
 from ggufkit.arch.metadata import BASE
 from ggufkit.arch.spec import Architecture
-from ggufkit.arch.vocab.spm import sentencepiece
 from ggufkit.cli import main
 from ggufkit.gguf import reader
+from ggufkit.tokenizer.from_checkpoint.spm import sentencepiece
 
 
 @dataclass

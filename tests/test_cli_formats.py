@@ -10,11 +10,11 @@ from click.testing import CliRunner
 
 from ggufkit.cli import cli
 from ggufkit.errors import UsageError
+from ggufkit.evaluate.format_error import NORMAL_ERROR, Error, measure, measure_tensors, sample
 from ggufkit.formats.codec import encode
 from ggufkit.formats.table import FORMATS, formats
 from ggufkit.gguf.writer import Writer
-from ggufkit.measure import NORMAL_ERROR, Error, measure, measure_tensors, sample
-from ggufkit.tensor import Tensor
+from ggufkit.tensors.tensor import Tensor
 
 MEASURED = ["Q4_0", "Q8_0", "Q4_K", "MXFP4", "TQ2_0", "BF16"]
 

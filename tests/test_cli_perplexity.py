@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from ggufkit.calibrate.imatrix_file import read_imatrix
 from ggufkit.cli import cli, main
-from ggufkit.convert import convert
+from ggufkit.importance.imatrix_file import read_imatrix
+from ggufkit.jobs.convert import convert
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ import vocab_texts
 import ggufkit
 from ggufkit.cli import main
 from ggufkit.cli.prompt import show, unescape
-from ggufkit.convert import convert
-from ggufkit.quantize import quantize
+from ggufkit.jobs.convert import convert
+from ggufkit.jobs.quantize import quantize
 
 TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'user' %}def {{ m.content }}("

@@ -19,9 +19,9 @@ import sparse_checkpoint
 
 import ggufkit
 from ggufkit.cli import main
-from ggufkit.convert import conversion, convert
-from ggufkit.journal import Journal
-from ggufkit.pipeline import OutputFile, contents_key
+from ggufkit.jobs.convert import conversion, convert
+from ggufkit.jobs.journal import Journal
+from ggufkit.jobs.stream import OutputFile, contents_key
 
 TYPES = ["F16", "BF16", "Q8_0", "Q4_0", "Q4_K_M"]
 

@@ -32,8 +32,8 @@ from tiny_checkpoints import (
 )
 from tiny_families import FAMILIES
 
-from ggufkit.convert import convert
 from ggufkit.gguf import reader
+from ggufkit.jobs.convert import convert
 
 PRE = "gpt-2"
 

@@ -11,7 +11,7 @@ from make_convert_goldens import PRE_TOKENIZER, summary
 from tiny_checkpoints import write
 from tiny_families import FAMILIES
 
-from ggufkit.convert import convert
+from ggufkit.jobs.convert import convert
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from ggufkit.convert import CheckpointModel, as_gguf, plan_convert
 from ggufkit.gguf import reader
 from ggufkit.gguf.header import Field, ValueType
-from ggufkit.output import Job
+from ggufkit.jobs.convert import CheckpointModel, as_gguf, plan_convert
+from ggufkit.jobs.plan import Job
 
 # The types beside F16 and BF16 that there are references of.
 MORE_TYPES = {

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 import ggufkit
-from ggufkit.convert import convert
 from ggufkit.errors import ArchitectureError, FileError, UsageError
-from ggufkit.export_mlx import export_mlx
 from ggufkit.gguf.reader import open as open_gguf
 from ggufkit.gguf.writer import Writer
-from ggufkit.runtime.tokenizer.tokenizer import load_tokenizer
+from ggufkit.jobs.convert import convert
+from ggufkit.jobs.to_mlx import export_mlx
+from ggufkit.tokenizer.run.tokenizer import load_tokenizer
 
 mx = pytest.importorskip("mlx.core")
 
@@ -123,7 +123,7 @@ def test_what_came_from_mlx_goes_back_unchanged(tmp_path, fixtures, bits, group)
 
 
 def test_large_models_are_sharded(models, tmp_path, monkeypatch):
-    monkeypatch.setattr("ggufkit.export_mlx._SHARD", 1 << 20)
+    monkeypatch.setattr("ggufkit.jobs.to_mlx._SHARD", 1 << 20)
     export_mlx(models("Q8_0"), tmp_path / "out")
     files = sorted(p.name for p in (tmp_path / "out").glob("*.safetensors"))
     assert len(files) > 3

@@ -7,7 +7,7 @@ import zlib
 import pytest
 
 from ggufkit.errors import FileError
-from ggufkit.files import AtomicFile, copy_range
+from ggufkit.storage.files import AtomicFile, copy_range
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Edits that are killed, broken or unplugged leave the old file or the new one: tools/crash_edits.py, a few of each."""
+"""Edits that are killed, broken or unplugged leave the old or the new file: drills/crash_edits.py, a few of each."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def interrupted(path, monkeypatch):
 
 
 def test_killed_broken_and_unplugged_edits_leave_the_old_or_the_new_file(fixtures):
-    tool = fixtures.parent / "tools" / "crash_edits.py"
+    tool = fixtures.parent / "tools" / "drills" / "crash_edits.py"
     run = subprocess.run(
         [sys.executable, tool, "--edits", "20", "--rewrites", "6", "--megabytes", "1"],
         env={**os.environ, "PYTHONPATH": str(fixtures.parent)},

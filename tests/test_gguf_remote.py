@@ -10,10 +10,10 @@ import pytest
 import ggufkit
 from ggufkit.errors import FileError, UsageError
 from ggufkit.formats.table import FORMATS
-from ggufkit.gguf import remote
 from ggufkit.gguf.copy import write_shards
-from ggufkit.gguf.remote import RemoteSource, hub_address
 from ggufkit.gguf.writer import Writer
+from ggufkit.storage import http as remote
+from ggufkit.storage.http import RemoteSource, hub_address
 
 F32 = FORMATS["F32"]
 

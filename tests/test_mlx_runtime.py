@@ -13,16 +13,16 @@ mx = pytest.importorskip("mlx.core")
 from verify_runtime import divergence
 
 import ggufkit
-from ggufkit.convert import convert
 from ggufkit.errors import MissingDependency, UsageError
 from ggufkit.formats.codec import encode
 from ggufkit.formats.table import FORMATS
 from ggufkit.gguf.reader import open as open_gguf
 from ggufkit.gguf.writer import Writer
+from ggufkit.jobs.convert import convert
 from ggufkit.runtime.backend import make_ops
 from ggufkit.runtime.mlx import memory
 from ggufkit.runtime.mlx.weight import Blocks, Dense, Packed, load_weight
-from ggufkit.tensor import Tensor
+from ggufkit.tensors.tensor import Tensor
 
 TOKENS = np.random.default_rng(5).integers(3, 4000, 40).astype(np.int32)
 

@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ggufkit import pipeline
 from ggufkit.errors import CodecError, FileError
 from ggufkit.formats import codec
 from ggufkit.formats.codec import decode, encode
 from ggufkit.formats.table import FORMATS
 from ggufkit.gguf.reader import open as open_gguf
-from ggufkit.journal import Journal
-from ggufkit.pipeline import Interrupted, OutputFile, Planned, write_model
-from ggufkit.tensor import Tensor
+from ggufkit.jobs import stream as pipeline
+from ggufkit.jobs.journal import Journal
+from ggufkit.jobs.stream import Interrupted, OutputFile, Planned, write_model
+from ggufkit.tensors.tensor import Tensor
 
 METADATA = {"general.architecture": "llama"}
 
@@ -143,7 +143,7 @@ def journal(tmp_path):
     """Of an output that a test records parts of, with lines that are due at once."""
     file = OutputFile(tmp_path / "m.gguf", METADATA, model()[:1])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ggufkit.journal._SECONDS", 0)
+        patch.setattr("ggufkit.jobs.journal._SECONDS", 0)
         with Journal(file.partial, file.plan, b"k") as journal:
             file.partial.write_bytes(bytes(file.plan.size))
             yield journal
@@ -165,7 +165,7 @@ def test_line_is_added_after_the_flush_that_began_after_its_piece(journal, monke
             thread.start()
             thread.join()
 
-    monkeypatch.setattr("ggufkit.journal.sync_file", flush)
+    monkeypatch.setattr("ggufkit.jobs.journal.sync_file", flush)
     journal.record(name, 0, 10)
     assert seen == [[]]
     assert [line.split()[1] for line in lines_of(journal)] == ["10"]
@@ -182,7 +182,7 @@ def test_no_line_follows_a_flush_that_failed(journal, monkeypatch):
         if (error := next(results)) is not None:
             raise error
 
-    monkeypatch.setattr("ggufkit.journal.sync_file", flush)
+    monkeypatch.setattr("ggufkit.jobs.journal.sync_file", flush)
     with pytest.raises(FileError, match=r"m\.gguf\.partial: input/output error"):
         journal.record(name, 0, 10)
     journal.record(name, 1, 20)
@@ -190,14 +190,14 @@ def test_no_line_follows_a_flush_that_failed(journal, monkeypatch):
     assert lines_of(journal) == []
 
 
-@pytest.mark.parametrize("failing", ["ggufkit.journal.sync_file", "ggufkit.files.sync_file"])
+@pytest.mark.parametrize("failing", ["ggufkit.jobs.journal.sync_file", "ggufkit.storage.files.sync_file"])
 def test_flush_that_fails_is_an_error_and_the_next_run_writes_all(tmp_path, small_pieces, monkeypatch, failing):
     def fails(handle: int) -> None:
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patch:
         patch.setattr(failing, fails)
-        patch.setattr("ggufkit.journal._SECONDS", 0)
+        patch.setattr("ggufkit.jobs.journal._SECONDS", 0)
         with pytest.raises(FileError, match=r"input/output error.*run the same command again"):
             write_model(tmp_path / "m.gguf", METADATA, model(), resume_key=b"k", threads=1)
     write_model(tmp_path / "m.gguf", METADATA, model(), resume_key=b"k")
@@ -270,7 +270,7 @@ def test_too_small_a_disk_is_refused_before_any_work(tmp_path, monkeypatch):
 
 
 def test_killed_process_continues_to_the_same_bytes():
-    tool = Path(__file__).parent.parent / "tools" / "break_quantize.py"
+    tool = Path(__file__).parent.parent / "tools" / "drills" / "break_quantize.py"
     found = subprocess.run(
         [sys.executable, tool, "kill", "--times", "3", "--layers", "1"], capture_output=True, text=True, check=False
     )

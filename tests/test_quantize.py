@@ -12,10 +12,10 @@ import pytest
 
 import ggufkit
 from ggufkit.cli import main
-from ggufkit.convert import convert
 from ggufkit.formats.table import FORMATS
 from ggufkit.gguf.writer import Writer
-from ggufkit.quantize import quantize
+from ggufkit.jobs.convert import convert
+from ggufkit.jobs.quantize import quantize
 
 TYPES = ["F16", "BF16", "Q8_0", "Q4_0", "Q4_K_M"]
 

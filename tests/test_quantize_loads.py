@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import ggufkit
-from ggufkit.convert import convert
+from ggufkit.jobs.convert import convert
 
 # Ten models, of widths from 64 to 512: most are no multiple of 256.
 NAMES = ["bert", "bitnet", "gemma", "gemma2", "llama-spm", "mistral", "mixtral", "olmo2", "phi3", "stablelm"]

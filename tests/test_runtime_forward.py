@@ -8,8 +8,8 @@ import pytest
 from verify_runtime import divergence
 
 import ggufkit
-from ggufkit.convert import convert
 from ggufkit.errors import UsageError
+from ggufkit.jobs.convert import convert
 
 PROMPT = "class TestCase(unittest.TestCase):\n    def test_"
 

@@ -12,13 +12,13 @@ from verify_imatrix import apart, own_means, reference_means
 from verify_runtime import log_softmax
 
 import ggufkit
-from ggufkit.calibrate.imatrix_file import Sums, read_imatrix, write_imatrix
+from ggufkit.calibrate.imatrix import CollectingOps, collect
 from ggufkit.cli.text import text_windows
-from ggufkit.convert import convert
 from ggufkit.errors import FileError, GGUFError, UsageError
-from ggufkit.runtime.imatrix import CollectingOps, collect
-from ggufkit.runtime.perplexity import BaseFile, BaseWriter, divergence, mean_and_error, perplexity
-from ggufkit.runtime.windows import Windows
+from ggufkit.evaluate.perplexity import BaseFile, BaseWriter, divergence, mean_and_error, perplexity
+from ggufkit.evaluate.windows import Windows
+from ggufkit.importance.imatrix_file import Sums, read_imatrix, write_imatrix
+from ggufkit.jobs.convert import convert
 
 
 @pytest.fixture(scope="module")

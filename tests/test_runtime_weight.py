@@ -12,7 +12,7 @@ from ggufkit.formats.table import format_by_name
 from ggufkit.runtime.cpu.products import product_of, rounded
 from ggufkit.runtime.cpu.products.activations import quantize
 from ggufkit.runtime.cpu.weight import Activations, Weight, multiply_all
-from ggufkit.tensor import Tensor
+from ggufkit.tensors.tensor import Tensor
 
 
 def tensor_of(values: np.ndarray, name: str) -> Tensor:

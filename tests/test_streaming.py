@@ -8,10 +8,10 @@ from mmap import PAGESIZE
 
 import pytest
 
-from ggufkit import streaming
 from ggufkit.errors import GGUFError
-from ggufkit.gguf.source import FileSource
-from ggufkit.streaming import OnceReader, reserve, write_streamed
+from ggufkit.storage import once as streaming
+from ggufkit.storage.once import OnceReader, reserve, write_streamed
+from ggufkit.storage.source import FileSource
 
 SIZE = 10_000_000
 

@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ggufkit
-from ggufkit.convert import convert
 from ggufkit.errors import GGUFError, UsageError
 from ggufkit.gguf.header import Value, ValueType
-from ggufkit.runtime.tokenizer import Tokenizer, load_tokenizer
-from ggufkit.runtime.tokenizer.merge import _merge_long, _merge_short, merge
-from ggufkit.runtime.tokenizer.pre import PRE_TOKENIZERS, Splitter
-from ggufkit.runtime.tokenizer.tokenizer import clean_spaces
-from ggufkit.runtime.tokenizer.unicode import category, first_decomposed, is_space, lower
+from ggufkit.jobs.convert import convert
+from ggufkit.tokenizer import Tokenizer, load_tokenizer
+from ggufkit.tokenizer.run.merge import _merge_long, _merge_short, merge
+from ggufkit.tokenizer.run.pre import PRE_TOKENIZERS, Splitter
+from ggufkit.tokenizer.run.tokenizer import clean_spaces
+from ggufkit.tokenizer.run.unicode import category, first_decomposed, is_space, lower
 
 VOCABULARIES = ["bert-bge", "gpt-2", "llama-bpe", "llama-spm", "phi-3", "qwen2"]
 BOTH = ((True, True), (False, False))  # add special tokens and read them in the text, or neither

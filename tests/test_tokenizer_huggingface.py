@@ -7,12 +7,12 @@ import json
 import pytest
 from tokenizers import Tokenizer
 
-from ggufkit.convert import convert
 from ggufkit.errors import GGUFError
 from ggufkit.gguf.reader import open as open_gguf
 from ggufkit.gguf.writer import Writer
-from ggufkit.runtime.tokenizer.huggingface import tokenizer_files
-from ggufkit.runtime.tokenizer.tokenizer import load_tokenizer
+from ggufkit.jobs.convert import convert
+from ggufkit.tokenizer.run.tokenizer import load_tokenizer
+from ggufkit.tokenizer.to_huggingface import tokenizer_files
 
 TEXTS = [
     "def main(argv=None):\n    return 0\n",

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ggufkit import verify as module
 from ggufkit.cli import main
-from ggufkit.convert import convert
+from ggufkit.evaluate import verify as module
+from ggufkit.evaluate.verify import verify
 from ggufkit.formats.codec import decode, encode
 from ggufkit.formats.table import FORMATS
-from ggufkit.tensor import Tensor
-from ggufkit.verify import verify
+from ggufkit.jobs.convert import convert
+from ggufkit.tensors.tensor import Tensor
 
 
 def tensor(name: str, blocks: np.ndarray, shape: tuple[int, ...], format: str) -> Tensor:

@@ -6,14 +6,14 @@ from hashlib import sha256
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from ggufkit.arch.config import Config
-from ggufkit.arch.vocab import pre
-from ggufkit.arch.vocab.bpe import bpe, llama_hf, wordpiece
-from ggufkit.arch.vocab.llama import llama_vocabulary
-from ggufkit.arch.vocab.special import read_special
-from ggufkit.arch.vocab.tokens import NoTokenizer, TokenType, first_of
+from ggufkit.checkpoint.config import Config
 from ggufkit.checkpoint.folder import Checkpoint
 from ggufkit.errors import CheckpointError, UsageError
+from ggufkit.tokenizer.from_checkpoint import pre
+from ggufkit.tokenizer.from_checkpoint.bpe import bpe, llama_hf, wordpiece
+from ggufkit.tokenizer.from_checkpoint.llama import llama_vocabulary
+from ggufkit.tokenizer.from_checkpoint.special import read_special
+from ggufkit.tokenizer.from_checkpoint.tokens import NoTokenizer, TokenType, first_of
 
 LETTERS = ["<s>", "</s>", *(chr(c) for c in range(33, 127)), "Ġ", "Ċ", "th", "the", "Ġthe"]
 

@@ -13,12 +13,12 @@ import pytest
 from tiny_checkpoints import sentencepiece_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from ggufkit.arch.config import Config
 from ggufkit.arch.registry import architecture_of
-from ggufkit.arch.vocab.fast import _QWEN2_SPLIT
-from ggufkit.arch.vocab.tokens import TokenType
+from ggufkit.checkpoint.config import Config
 from ggufkit.checkpoint.folder import Checkpoint
 from ggufkit.gguf import reader
+from ggufkit.tokenizer.from_checkpoint.fast import _QWEN2_SPLIT
+from ggufkit.tokenizer.from_checkpoint.tokens import TokenType
 
 LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"

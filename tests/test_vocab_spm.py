@@ -5,14 +5,14 @@ import json
 import pytest
 import sentencepiece as spm
 
-from ggufkit.arch.config import Config
-from ggufkit.arch.vocab import variants
-from ggufkit.arch.vocab.spm import sentencepiece
-from ggufkit.arch.vocab.spm_settings import UNIGRAM, read_settings
-from ggufkit.arch.vocab.tokens import NoTokenizer, TokenType
-from ggufkit.arch.vocab.unigram import t5, xlm_roberta
+from ggufkit.checkpoint.config import Config
 from ggufkit.checkpoint.folder import Checkpoint
 from ggufkit.errors import CheckpointError
+from ggufkit.tokenizer.from_checkpoint import variants
+from ggufkit.tokenizer.from_checkpoint.spm import sentencepiece
+from ggufkit.tokenizer.from_checkpoint.spm_settings import UNIGRAM, read_settings
+from ggufkit.tokenizer.from_checkpoint.tokens import NoTokenizer, TokenType
+from ggufkit.tokenizer.from_checkpoint.unigram import t5, xlm_roberta
 
 SIZE = 60
 

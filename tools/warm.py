@@ -19,10 +19,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-from tiny_models import RECIPES, VOCAB, write_tiny
 
 import ggufkit
 from ggufkit.errors import GgufkitError
+from ggufkit.evaluate.perplexity import BaseFile, BaseWriter, divergence, perplexity
+from ggufkit.evaluate.windows import Windows
 from ggufkit.formats.codec import _past_caches, decode, decoder, encode, frozen
 from ggufkit.formats.table import Format, formats
 from ggufkit.kernels.xxh64 import XXH64
@@ -30,9 +31,11 @@ from ggufkit.runtime.cpu.bandwidth import read_all
 from ggufkit.runtime.cpu.cache import rotate
 from ggufkit.runtime.cpu.products import product_of, rounded
 from ggufkit.runtime.cpu.weight import Weight
-from ggufkit.runtime.perplexity import BaseFile, BaseWriter, divergence, perplexity
-from ggufkit.runtime.windows import Windows
-from ggufkit.tensor import Tensor
+from ggufkit.tensors.tensor import Tensor
+
+sys.path[:0] = [str(Path(__file__).parents[1] / place) for place in ("tests/oracles", "tests/models", "tools")]
+
+from tiny_models import RECIPES, VOCAB, write_tiny
 
 VERBS = ("encode", "encode_weighted", "decode")
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ggufkit.checkpoint.folder import Checkpoint, read_json
 from ggufkit.errors import CheckpointError, FileError, printable
 from ggufkit.gguf.header import Value, ValueType
-from ggufkit.tensor import Tensor
+from ggufkit.tensors.tensor import Tensor
 
 if TYPE_CHECKING:
     import gguf

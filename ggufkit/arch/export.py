@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ggufkit.arch.rows import computed, take_rows
 from ggufkit.arch.transforms import llama3_divisors, rope_order
 from ggufkit.errors import ArchitectureError, printable
-from ggufkit.tensor import Tensor
+from ggufkit.tensors.tensor import Tensor
+from ggufkit.tensors.views import computed, take_rows
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ggufkit.arch.config import Config
+from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError, printable
 from ggufkit.gguf.header import Value, ValueType
 

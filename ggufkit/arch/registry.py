@@ -9,9 +9,9 @@ from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
-from ggufkit.arch.config import Config, text_model
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.spec import Architecture
+from ggufkit.checkpoint.config import Config, text_model
 from ggufkit.errors import ArchitectureError, printable
 
 __all__ = ["architecture_of", "graph_of", "known_models", "register"]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from ggufkit.errors import CheckpointError, printable
 from ggufkit.gguf.header import Value
-from ggufkit.tensor import Tensor
+from ggufkit.tensors.tensor import Tensor
 
 __all__ = ["check_shapes"]
 

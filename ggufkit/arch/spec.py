@@ -18,12 +18,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ggufkit.arch.config import Config, Default
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import Metadata, Row
+from ggufkit.checkpoint.config import Config, Default
 from ggufkit.checkpoint.folder import Checkpoint
 from ggufkit.errors import CheckpointError, printable
-from ggufkit.tensor import Tensor
+from ggufkit.tensors.tensor import Tensor
 
 __all__ = ["Architecture", "Transform", "Vocabulary"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from ggufkit.arch.config import Config
-from ggufkit.arch.rows import computed
 from ggufkit.arch.spec import Transform
 from ggufkit.arch.transforms import map_each
-from ggufkit.tensor import Tensor
+from ggufkit.checkpoint.config import Config
+from ggufkit.tensors.tensor import Tensor
+from ggufkit.tensors.views import computed
 
 if TYPE_CHECKING:
     import numpy as np

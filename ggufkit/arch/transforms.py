@@ -11,9 +11,12 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ggufkit.arch.config import Config
 from ggufkit.arch.metadata import rope_parameters
-from ggufkit.arch.rows import (
+from ggufkit.arch.spec import Transform
+from ggufkit.checkpoint.config import Config
+from ggufkit.errors import ArchitectureError, CheckpointError, printable
+from ggufkit.tensors.tensor import Tensor
+from ggufkit.tensors.views import (
     LastMatrices,
     computed,
     each_matrix,
@@ -24,9 +27,6 @@ from ggufkit.arch.rows import (
     transposed,
     vector,
 )
-from ggufkit.arch.spec import Transform
-from ggufkit.errors import ArchitectureError, CheckpointError, printable
-from ggufkit.tensor import Tensor
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,7 +10,7 @@ from typing import Any
 from ggufkit.checkpoint.pytorch import read_pytorch
 from ggufkit.checkpoint.safetensors import read_safetensors
 from ggufkit.errors import CheckpointError, FileError, os_errors, printable
-from ggufkit.tensor import Tensor
+from ggufkit.tensors.tensor import Tensor
 
 __all__ = ["Checkpoint", "gather", "is_checkpoint", "open_checkpoint", "read_index", "read_json"]
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from ggufkit.checkpoint.folder import Checkpoint, gather, read_index, read_json
 from ggufkit.checkpoint.safetensors import read_safetensors
 from ggufkit.errors import CheckpointError, FileError, UsageError, printable
-from ggufkit.gguf.remote import NoSuchFile, RemoteSource
-from ggufkit.tensor import Tensor
+from ggufkit.storage.http import NoSuchFile, RemoteSource
+from ggufkit.tensors.tensor import Tensor
 
 __all__ = ["is_repository", "open_hub"]
 

@@ -29,7 +29,7 @@ from ggufkit.checkpoint.shard import ShardFile
 from ggufkit.checkpoint.unpickle import MAX_PICKLE, Name, read_pickle
 from ggufkit.errors import CheckpointError, GGUFError, os_errors, printable
 from ggufkit.formats.table import Format
-from ggufkit.tensor import Tensor
+from ggufkit.tensors.tensor import Tensor
 
 if TYPE_CHECKING:
     import numpy as np

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from ggufkit.checkpoint.shard import ShardFile
 from ggufkit.errors import CheckpointError, GGUFError, printable
 from ggufkit.formats.table import FORMATS, Format
-from ggufkit.gguf.source import Source
-from ggufkit.tensor import Tensor
+from ggufkit.storage.source import Source
+from ggufkit.tensors.tensor import Tensor
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,7 +14,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ggufkit.errors import os_errors
-from ggufkit.files import AtomicFile
+from ggufkit.storage.files import AtomicFile
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ggufkit.errors import os_errors
-from ggufkit.gguf.source import FileSource
+from ggufkit.storage.source import FileSource
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,8 +12,8 @@ from ggufkit.cli.text import cache_options
 from ggufkit.errors import UsageError, printable
 
 if TYPE_CHECKING:
+    from ggufkit.evaluate.speed import Speed
     from ggufkit.runtime.model import Model
-    from ggufkit.runtime.speed import Speed
 
 __all__ = ["command"]
 
@@ -91,8 +91,8 @@ def _measure(
 ) -> list[tuple[Speed, float | None]]:
     """The tests' speeds; of generation on the CPU also the bytes a second that its memory gives."""
     from ggufkit.cli.progress import token_bar
+    from ggufkit.evaluate.speed import measure_generation, measure_prompt, read_speed
     from ggufkit.runtime.cpu.ops import CpuOps
-    from ggufkit.runtime.speed import measure_generation, measure_prompt, read_speed
 
     results: list[tuple[Speed, float | None]] = []
     with token_bar(repetitions * sum(n for _, n, _ in tests), "bench") as advance:
@@ -109,9 +109,9 @@ def _measure(
 
 
 def _show(model: Model, results: list[tuple[Speed, float | None]], threads: int | None, as_json: bool) -> None:
+    from ggufkit.evaluate.speed import bytes_a_token
     from ggufkit.gguf.summary import summary
     from ggufkit.kernels.threads import thread_count
-    from ggufkit.runtime.speed import bytes_a_token
 
     size = sum(tensor.nbytes for tensor in model.gguf.tensors.values())
     weights = sum(tensor.size for tensor in model.gguf.tensors.values())

@@ -81,8 +81,8 @@ def command(
     ggufkit convert my-adapter --base Llama-3.2-1B -o adapter.gguf
     ggufkit convert --list
     """
-    from ggufkit.adapter import adapter_conversion, is_adapter
-    from ggufkit.convert import conversion
+    from ggufkit.jobs.adapter import adapter_conversion, is_adapter
+    from ggufkit.jobs.convert import conversion
 
     if is_adapter(checkpoint):
         if vocab_only or pre or split_max_size or split_max_tensors or any(precision.values()):

@@ -28,7 +28,7 @@ def command(model: str, folder: Path, dtype: str | None, force: bool) -> None:
     ggufkit export-mlx model-Q4_K_M.gguf model-mlx && mlx_lm.generate --model model-mlx
     """
     from ggufkit.cli.progress import byte_bar
-    from ggufkit.export_mlx import export_mlx
+    from ggufkit.jobs.to_mlx import export_mlx
 
     for note in export_mlx(model, folder, dtype=dtype, force=force, report=byte_bar):
         click.echo(f"ggufkit: {note}", err=True)

@@ -56,7 +56,7 @@ def command(
 
 
 def listing(chosen: list[Format], as_json: bool) -> None:
-    from ggufkit.measure import NORMAL_ERROR
+    from ggufkit.evaluate.format_error import NORMAL_ERROR
 
     if as_json:
         echo_json([{**facts(format), "normal_error": NORMAL_ERROR.get(format.name)} for format in chosen])
@@ -101,7 +101,7 @@ def measurement(
     as_json: bool,
     how: dict[str, Any],
 ) -> None:
-    from ggufkit.measure import measure_tensors
+    from ggufkit.evaluate.format_error import measure_tensors
 
     wanted = [f for f in chosen if f.encodable and (f.is_quantized or f.name in ("F16", "BF16"))]
     with open_model(file, how) as model:

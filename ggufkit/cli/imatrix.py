@@ -55,9 +55,9 @@ def command(
     ggufkit imatrix model-F16.gguf -f calibration.txt -o imatrix.gguf
     ggufkit quantize --imatrix imatrix.gguf model-F16.gguf IQ3_XXS
     """
-    from ggufkit.calibrate.imatrix_file import write_imatrix
+    from ggufkit.calibrate.imatrix import CollectingOps, collect
     from ggufkit.cli.progress import token_bar
-    from ggufkit.runtime.imatrix import CollectingOps, collect
+    from ggufkit.importance.imatrix_file import write_imatrix
     from ggufkit.runtime.model import load
 
     if output.exists() and not force:

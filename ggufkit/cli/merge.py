@@ -8,7 +8,7 @@ import click
 
 from ggufkit.cli.common import human_bytes, open_model
 from ggufkit.errors import UsageError, os_errors, printable
-from ggufkit.gguf.source import is_address
+from ggufkit.storage.source import is_address
 
 __all__ = ["command"]
 

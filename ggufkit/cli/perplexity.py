@@ -15,9 +15,9 @@ from ggufkit.errors import UsageError
 if TYPE_CHECKING:
     import numpy as np
 
+    from ggufkit.evaluate.perplexity import Divergence
+    from ggufkit.evaluate.windows import Windows
     from ggufkit.runtime.model import Model
-    from ggufkit.runtime.perplexity import Divergence
-    from ggufkit.runtime.windows import Windows
 
 __all__ = ["command"]
 
@@ -78,8 +78,8 @@ def _measure(
     import contextlib
 
     from ggufkit.cli.progress import token_bar
-    from ggufkit.files import AtomicFile
-    from ggufkit.runtime.perplexity import BaseWriter, perplexity
+    from ggufkit.evaluate.perplexity import BaseWriter, perplexity
+    from ggufkit.storage.files import AtomicFile
 
     with contextlib.ExitStack() as stack:
         writer = None
@@ -105,7 +105,7 @@ def _measure(
 def _compare(model: Model, path: Path, chunks: int | None, types: tuple[str, str], as_json: bool) -> None:
     from ggufkit.cli.progress import token_bar
     from ggufkit.cli.text import bos_of
-    from ggufkit.runtime.perplexity import BaseFile, divergence
+    from ggufkit.evaluate.perplexity import BaseFile, divergence
 
     base = BaseFile(path)
     windows = base.windows(chunks, bos_of(model))
@@ -146,7 +146,7 @@ def _facts(found: Divergence) -> dict[str, Any]:
 
     import numpy as np
 
-    from ggufkit.runtime.perplexity import mean_and_error
+    from ggufkit.evaluate.perplexity import mean_and_error
 
     nll, base, n = mean_and_error(found.nll), mean_and_error(found.base_nll), len(found.nll)
     covariance = 0.0

@@ -11,8 +11,8 @@ from ggufkit.cli.precision import checkpoint_type, precision_options, request_of
 from ggufkit.errors import printable
 
 if TYPE_CHECKING:
-    from ggufkit.output import Job, OutputPlan
-    from ggufkit.pipeline import Planned
+    from ggufkit.jobs.plan import Job, OutputPlan
+    from ggufkit.jobs.stream import Planned
 
 __all__ = ["command", "echo_plan"]
 
@@ -32,8 +32,8 @@ def command(source: str, type_: str | None, precision: dict[str, Any], as_json: 
     ggufkit plan Llama-3.2-1B IQ3_XXS --imatrix imatrix.gguf --policy mine.toml --json
     """
     from ggufkit.checkpoint.folder import is_checkpoint
-    from ggufkit.convert import conversion
-    from ggufkit.quantize import quantization
+    from ggufkit.jobs.convert import conversion
+    from ggufkit.jobs.quantize import quantization
 
     if is_checkpoint(source):
         echo_plan(conversion(source, type=checkpoint_type(type_, precision)), as_json)

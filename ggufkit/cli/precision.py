@@ -14,12 +14,12 @@ import click
 
 from ggufkit.cli.common import SIZE
 from ggufkit.errors import UsageError, printable
-from ggufkit.gguf.source import is_address
+from ggufkit.storage.source import is_address
 
 if TYPE_CHECKING:
-    from ggufkit.calibrate.imatrix_file import Imatrix
-    from ggufkit.output import Job
-    from ggufkit.quantize import Request
+    from ggufkit.importance.imatrix_file import Imatrix
+    from ggufkit.jobs.plan import Job
+    from ggufkit.jobs.quantize import Request
 
 __all__ = [
     "checkpoint_type",
@@ -135,6 +135,7 @@ def request_of(type_: str | None, precision: dict[str, Any], default: str | None
     """
     from dataclasses import replace
 
+    from ggufkit.jobs.quantize import Request
     from ggufkit.policy.custom import (
         base_choices,
         layer_numbers,
@@ -144,7 +145,6 @@ def request_of(type_: str | None, precision: dict[str, Any], default: str | None
         tensor_type_rule,
     )
     from ggufkit.policy.policy_file import read_policy
-    from ggufkit.quantize import Request
 
     policy = read_policy(precision["policy"]) if precision["policy"] else None
     if type_ is not None:
@@ -199,7 +199,7 @@ def imatrix_of(precision: dict[str, Any]) -> Imatrix | None:
         if include or exclude:
             raise UsageError("--include-weights and --exclude-weights need an --imatrix")
         return None
-    from ggufkit.calibrate.imatrix_file import read_imatrix
+    from ggufkit.importance.imatrix_file import read_imatrix
 
     return read_imatrix(precision["imatrix"]).selected(include, exclude)
 

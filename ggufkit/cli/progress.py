@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ggufkit.pipeline import Planned
+    from ggufkit.jobs.stream import Planned
 
 __all__ = ["byte_bar", "progress_bar", "token_bar"]
 

@@ -32,7 +32,7 @@ def command(
     ggufkit quantize model-BF16.gguf model-Q4_K_M.gguf Q4_K_M
     ggufkit quantize --imatrix imatrix.gguf --tensor-type attn_v=Q8_0 model-BF16.gguf IQ3_XXS
     """
-    from ggufkit.quantize import quantization
+    from ggufkit.jobs.quantize import quantization
 
     source, target, type_, nthreads = _positional(arguments, has_base=precision["policy"] is not None)
     request = request_of(type_, precision)

@@ -12,8 +12,8 @@ import click
 from ggufkit.errors import os_errors
 
 if TYPE_CHECKING:
+    from ggufkit.evaluate.windows import Windows
     from ggufkit.runtime.model import Model
-    from ggufkit.runtime.windows import Windows
 
 __all__ = ["bos_of", "cache_options", "text_windows"]
 
@@ -42,7 +42,7 @@ def text_windows(model: Model, path: Path, context: int, chunks: int | None, par
     """Windows of a text file; bytes that are no UTF-8 become what the tokenizer makes of them."""
     import numpy as np
 
-    from ggufkit.runtime.windows import Windows
+    from ggufkit.evaluate.windows import Windows
 
     with os_errors(path, "read"):
         text = path.read_bytes().decode("utf-8", "surrogateescape")

@@ -12,7 +12,7 @@ from ggufkit.cli.precision import imatrix_of, imatrix_options
 from ggufkit.errors import printable
 
 if TYPE_CHECKING:
-    from ggufkit.verify import Verdict
+    from ggufkit.evaluate.verify import Verdict
 
 __all__ = ["command"]
 
@@ -43,12 +43,12 @@ def command(
     """
     from ggufkit.checkpoint.folder import is_checkpoint
     from ggufkit.cli.progress import progress_bar
-    from ggufkit.verify import verify
+    from ggufkit.evaluate.verify import verify
 
     imatrix = imatrix_of(importance)
     with open_model(quantized) as model:
         if is_checkpoint(source):
-            from ggufkit.convert import as_gguf, plan_convert
+            from ggufkit.jobs.convert import as_gguf, plan_convert
 
             checkpoint = as_gguf(source)
             through = {p.tensor.name: p.result for p in plan_convert(checkpoint).tensors}

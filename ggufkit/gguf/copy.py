@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ggufkit.errors import UsageError, os_errors, printable
-from ggufkit.files import copy_range, refuse_same_file
 from ggufkit.gguf.reader import GGUF
 from ggufkit.gguf.sharded import ShardedWriter
 from ggufkit.gguf.shards import SPLIT_KEYS, merged_fields
-from ggufkit.gguf.source import FileSource, is_address
 from ggufkit.gguf.writer import Writer
+from ggufkit.storage.files import copy_range, refuse_same_file
+from ggufkit.storage.source import FileSource, is_address
 
 __all__ = ["Advance", "copy_model", "merge", "nothing", "write_shards"]
 

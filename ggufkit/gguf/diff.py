@@ -19,7 +19,7 @@ from ggufkit.gguf.copy import Advance, nothing
 from ggufkit.gguf.header import Field, TensorInfo
 from ggufkit.gguf.reader import GGUF
 from ggufkit.kernels.threads import for_each, thread_count
-from ggufkit.tensor import Tensor
+from ggufkit.tensors.tensor import Tensor
 
 if TYPE_CHECKING:
     import numpy as np

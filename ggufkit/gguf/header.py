@@ -32,8 +32,8 @@ from math import prod
 
 from ggufkit.errors import GGUFError, printable
 from ggufkit.formats.table import Format, format_by_id
-from ggufkit.gguf.source import FileSource, Source
 from ggufkit.gguf.values import VALUE_TYPES, Field, Value, ValueType
+from ggufkit.storage.source import FileSource, Source
 
 __all__ = ["Field", "Header", "Limits", "TensorInfo", "Value", "ValueType", "parse_header"]
 

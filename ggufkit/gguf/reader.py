@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ggufkit.errors import FileError, GGUFError, printable
 from ggufkit.formats.table import Format
+from ggufkit.gguf.edit.access import settle_edit
 from ggufkit.gguf.header import Field, Header, Limits, TensorInfo, parse_header
 from ggufkit.gguf.shards import check_shards, shard_count, sibling_names
-from ggufkit.gguf.source import FileSource, Source, open_source
-from ggufkit.tensor import Tensor
+from ggufkit.storage.source import FileSource, Source, open_source
+from ggufkit.tensors.tensor import Tensor
 
 if TYPE_CHECKING:
     import numpy as np
@@ -208,7 +209,7 @@ class GGUF:
         return read
 
     def read_once(self) -> None:
-        """From now on weights are read about once: leave the system's cache alone; see `ggufkit.streaming`."""
+        """From now on weights are read about once: leave the system's cache alone; see `ggufkit.storage.once`."""
         for part in self.parts:
             if isinstance(part.source, FileSource):
                 part.source.read_once()
@@ -287,7 +288,7 @@ def open(path: str | os.PathLike[str], *, offset: int = 0, shards: bool = True, 
 
 
 def _open_part(name: str, offset: int, limits: Limits | None) -> Part:
-    source = open_source(name)
+    source = open_source(name, settle=settle_edit)
     try:
         return Part(source, offset, parse_header(source, offset, limits))
     except BaseException:

@@ -1,7 +1,7 @@
 """What llama.cpp wants of a model: the hyperparameters of each architecture, with their types; pre-tokenizers.
 
-Made by tools/make_required.py, which asks llama.cpp itself. Keys are without the architecture's prefix; unindented
-lines have those beyond the common ones, the indented lines below them the architectures that need them.
+Made by tools/generate/make_required.py, which asks llama.cpp itself. Keys are without the architecture's prefix;
+unindented lines have those beyond the common ones, the indented lines below them the architectures that need them.
 """
 
 from __future__ import annotations

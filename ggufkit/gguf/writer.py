@@ -17,7 +17,6 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ggufkit.errors import GGUFError, os_errors, printable
-from ggufkit.files import AtomicFile
 from ggufkit.formats.table import Format
 from ggufkit.gguf.header import (
     ALIGNMENT_KEY,
@@ -32,7 +31,8 @@ from ggufkit.gguf.header import (
     ValueType,
     padded,
 )
-from ggufkit.streaming import reserve, write_streamed
+from ggufkit.storage.files import AtomicFile
+from ggufkit.storage.once import reserve, write_streamed
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from ggufkit.arch.graph import Graph
+from ggufkit.arch.hyperparameters import Hyper
 from ggufkit.errors import ArchitectureError, printable
-from ggufkit.runtime.hyper import Hyper
 from ggufkit.runtime.ops import AttentionSpec, Experts, Linear, Norm, Ops
-from ggufkit.tensor import Tensor
+from ggufkit.tensors.tensor import Tensor
 
 __all__ = ["Block", "FeedForward", "Weights", "load_weights"]
 

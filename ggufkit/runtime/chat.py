@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
     from ggufkit.gguf.reader import GGUF
-    from ggufkit.runtime.tokenizer.vocab import Vocab
+    from ggufkit.tokenizer.run.vocab import Vocab
 
 __all__ = ["ChatTemplate", "Message", "read_template", "template_names"]
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ggufkit.arch.hyperparameters import Hyper
 from ggufkit.runtime.blocks import Block, FeedForward, Weights
-from ggufkit.runtime.hyper import Hyper
 from ggufkit.runtime.ops import Array, Ops
 
 __all__ = ["hidden_states", "logits"]

@@ -19,7 +19,7 @@ from ggufkit.runtime.sampling import Sampler, Sampling
 if TYPE_CHECKING:
     import numpy as np
 
-    from ggufkit.runtime.tokenizer import Tokenizer
+    from ggufkit.tokenizer import Tokenizer
 
 __all__ = ["Generation", "Runnable", "TokenCache", "prompt_tokens"]
 

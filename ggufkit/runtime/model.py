@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ggufkit.arch.hyperparameters import RopeScaling, read_hyper
 from ggufkit.arch.registry import graph_of
 from ggufkit.errors import GGUFError, UsageError, printable
 from ggufkit.gguf.reader import GGUF
@@ -26,15 +27,14 @@ from ggufkit.gguf.reader import open as open_gguf
 from ggufkit.runtime.backend import make_ops
 from ggufkit.runtime.blocks import load_weights
 from ggufkit.runtime.forward import hidden_states, logits
-from ggufkit.runtime.hyper import RopeScaling, read_hyper
 from ggufkit.runtime.kv import Cache
 from ggufkit.runtime.ops import CacheSpec, Ops
 from ggufkit.runtime.rope import RopeTable
 
 if TYPE_CHECKING:
     from ggufkit.runtime.generate import Generation
-    from ggufkit.runtime.tokenizer import Tokenizer
-    from ggufkit.tensor import Tensor
+    from ggufkit.tensors.tensor import Tensor
+    from ggufkit.tokenizer import Tokenizer
 
 __all__ = ["Model", "load", "normalized"]
 
@@ -138,7 +138,7 @@ class Model:
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         """The file's tokenizer."""
-        from ggufkit.runtime.tokenizer import load_tokenizer
+        from ggufkit.tokenizer import load_tokenizer
 
         return load_tokenizer(self.gguf)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import numpy as np
 
-    from ggufkit.tensor import Tensor
+    from ggufkit.tensors.tensor import Tensor
 
 __all__ = ["Array", "AttentionSpec", "CacheSpec", "Experts", "Linear", "Norm", "Ops"]
 

@@ -16,7 +16,7 @@ import math
 
 import numpy as np
 
-from ggufkit.runtime.hyper import RopeScaling
+from ggufkit.arch.hyperparameters import RopeScaling
 
 __all__ = ["RopeTable"]
 

@@ -6,7 +6,7 @@ from ggufkit.arch.metadata import BASE, string, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.llama import PERMUTED
 from ggufkit.arch.transforms import split_rows
-from ggufkit.arch.vocab.spm import sentencepiece
+from ggufkit.tokenizer.from_checkpoint.spm import sentencepiece
 
 SPECS = (
     Architecture(

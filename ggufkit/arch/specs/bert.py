@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from ggufkit.arch.config import Config
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, Row, classifier, flag, pooling
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import drop, rename
-from ggufkit.arch.vocab.bpe import wordpiece
-from ggufkit.tensor import Tensor
+from ggufkit.checkpoint.config import Config
+from ggufkit.tensors.tensor import Tensor
+from ggufkit.tokenizer.from_checkpoint.bpe import wordpiece
 
 DEFAULTS = {"layer_norm_eps": 1e-12, "max_position_embeddings": 512, "type_vocab_size": 2}
 

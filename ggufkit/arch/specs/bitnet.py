@@ -6,7 +6,7 @@ from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, real, string
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.ternary import round_to_ternary
-from ggufkit.arch.vocab.spm import sentencepiece
+from ggufkit.tokenizer.from_checkpoint.spm import sentencepiece
 
 SPECS = (
     Architecture(

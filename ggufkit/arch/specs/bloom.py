@@ -5,7 +5,7 @@ from __future__ import annotations
 from ggufkit.arch.metadata import FILE_TYPE, real, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import group_qkv, rename
-from ggufkit.arch.vocab.bpe import bpe
+from ggufkit.tokenizer.from_checkpoint.bpe import bpe
 
 _DEFAULTS = {"layer_norm_epsilon": 1e-5}
 

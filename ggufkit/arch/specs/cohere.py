@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from ggufkit.arch.config import Config
 from ggufkit.arch.metadata import BASE, VOCAB_SIZE, base, real, string, uint
 from ggufkit.arch.spec import Architecture
-from ggufkit.arch.vocab.bpe import bpe
+from ggufkit.checkpoint.config import Config
 from ggufkit.errors import CheckpointError, printable
-from ggufkit.tensor import Tensor
+from ggufkit.tensors.tensor import Tensor
+from ggufkit.tokenizer.from_checkpoint.bpe import bpe
 
 _COHERE = {
     "max_position_embeddings": 8192,

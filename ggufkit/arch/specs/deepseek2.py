@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from ggufkit.arch.config import Config
 from ggufkit.arch.metadata import OPTIONAL, VOCAB_SIZE, base, flag, real, rope_parameters, uint
-from ggufkit.arch.rows import LastMatrices, take_rows, transposed
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import stack_experts
-from ggufkit.arch.vocab.bpe import bpe
+from ggufkit.checkpoint.config import Config
 from ggufkit.errors import CheckpointError, printable
-from ggufkit.tensor import Tensor
+from ggufkit.tensors.tensor import Tensor
+from ggufkit.tensors.views import LastMatrices, take_rows, transposed
+from ggufkit.tokenizer.from_checkpoint.bpe import bpe
 
 
 def _trunk(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ggufkit.arch.config import Config
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, OPTIONAL, VOCAB_SIZE, flags, real, rope_parameters, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import rope_freqs
-from ggufkit.arch.vocab.bpe import bpe
+from ggufkit.checkpoint.config import Config
+from ggufkit.tokenizer.from_checkpoint.bpe import bpe
 
 
 def _rotated(config: Config) -> int:

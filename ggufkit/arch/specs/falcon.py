@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ggufkit.arch.config import Config
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import EMBEDDING_LENGTH, FILE_TYPE, HEAD_COUNT, LAYERS, real, string, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import group_qkv
-from ggufkit.arch.vocab.bpe import bpe
+from ggufkit.checkpoint.config import Config
+from ggufkit.tokenizer.from_checkpoint.bpe import bpe
 
 
 def _kv_heads(config: Config) -> int:

@@ -19,7 +19,7 @@ from ggufkit.arch.metadata import (
 )
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import drop, norm_plus_one
-from ggufkit.arch.vocab.variants import GEMMA, GEMMA2
+from ggufkit.tokenizer.from_checkpoint.variants import GEMMA, GEMMA2
 
 _KEYS = (
     CONTEXT_LENGTH,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ggufkit.arch.config import Config
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, Row, pooling, real, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.qwen2 import BARE
 from ggufkit.arch.transforms import first_rows, norm_plus_one
-from ggufkit.arch.vocab.variants import GEMMA3
+from ggufkit.checkpoint.config import Config
+from ggufkit.tokenizer.from_checkpoint.variants import GEMMA3
 
 _DEFAULTS = {
     "max_position_embeddings": 131072,

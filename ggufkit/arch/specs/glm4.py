@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ggufkit.arch.config import Config
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, rope_parameters, uint
 from ggufkit.arch.spec import Architecture
-from ggufkit.arch.vocab.variants import GLM4
+from ggufkit.checkpoint.config import Config
+from ggufkit.tokenizer.from_checkpoint.variants import GLM4
 
 
 def _rotated(config: Config) -> int:

@@ -6,7 +6,7 @@ from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import FILE_TYPE, LAYERS, real, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import transpose
-from ggufkit.arch.vocab.bpe import bpe
+from ggufkit.tokenizer.from_checkpoint.bpe import bpe
 
 SPECS = (
     Architecture(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, uint
-from ggufkit.arch.mxfp4 import mxfp4_blocks
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import interleaved, rename, transpose
-from ggufkit.arch.vocab.bpe import bpe
+from ggufkit.checkpoint.packed.mxfp4 import mxfp4_blocks
+from ggufkit.tokenizer.from_checkpoint.bpe import bpe
 
 SPECS = (
     Architecture(

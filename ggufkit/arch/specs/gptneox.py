@@ -15,7 +15,7 @@ from ggufkit.arch.metadata import (
 )
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import group_qkv
-from ggufkit.arch.vocab.bpe import bpe
+from ggufkit.tokenizer.from_checkpoint.bpe import bpe
 
 SPECS = (
     Architecture(

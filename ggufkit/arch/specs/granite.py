@@ -7,7 +7,7 @@ from ggufkit.arch.metadata import BASE, KEY_LENGTH, VALUE_LENGTH, VOCAB_SIZE, Ro
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.llama import PERMUTED
 from ggufkit.arch.transforms import split_rows
-from ggufkit.arch.vocab.llama import llama_vocabulary
+from ggufkit.tokenizer.from_checkpoint.llama import llama_vocabulary
 
 _DEFAULTS = {
     "max_position_embeddings": 2048,

@@ -7,7 +7,7 @@ from ggufkit.arch.metadata import BASE, ROPE_DIMENSIONS, VOCAB_SIZE
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.llama import PERMUTED
 from ggufkit.arch.transforms import split_qkv
-from ggufkit.arch.vocab.variants import internlm2, internlm3
+from ggufkit.tokenizer.from_checkpoint.variants import internlm2, internlm3
 
 SPECS = (
     Architecture(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ggufkit.arch.config import Config
 from ggufkit.arch.metadata import VOCAB_SIZE, base, integers, real, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import reshape
-from ggufkit.arch.vocab.bpe import bpe
+from ggufkit.checkpoint.config import Config
+from ggufkit.tokenizer.from_checkpoint.bpe import bpe
 
 
 def _layer_types(config: Config) -> list[str]:

@@ -6,7 +6,7 @@ from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, ROPE_DIMENSIONS, VOCAB_SIZE
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import permute_rope, rope_freqs, stack_experts
-from ggufkit.arch.vocab.llama import llama_vocabulary
+from ggufkit.tokenizer.from_checkpoint.llama import llama_vocabulary
 
 # transformers' defaults of what public configs leave out. A model's shape is never assumed.
 _LLAMA = {

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ggufkit.arch.config import Config
 from ggufkit.arch.metadata import FILE_TYPE, LAYERS, Row, flag, real, uint
-from ggufkit.arch.rows import computed
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import drop_tied_output, map_each, rename, reshape
-from ggufkit.arch.vocab.bpe import bpe
-from ggufkit.arch.vocab.spm import sentencepiece
-from ggufkit.arch.vocab.tokens import first_of
-from ggufkit.arch.vocab.variants import padded
+from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError
+from ggufkit.tensors.views import computed
+from ggufkit.tokenizer.from_checkpoint.bpe import bpe
+from ggufkit.tokenizer.from_checkpoint.spm import sentencepiece
+from ggufkit.tokenizer.from_checkpoint.tokens import first_of
+from ggufkit.tokenizer.from_checkpoint.variants import padded
 
 if TYPE_CHECKING:
     import numpy as np

@@ -20,7 +20,7 @@ from ggufkit.arch.metadata import (
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.llama import PERMUTED
 from ggufkit.arch.transforms import rope_factors
-from ggufkit.arch.vocab.spm import sentencepiece
+from ggufkit.tokenizer.from_checkpoint.spm import sentencepiece
 
 SPECS = (
     Architecture(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ggufkit.arch.config import Config
 from ggufkit.arch.metadata import real, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import rename
-from ggufkit.arch.vocab.variants import MPT
+from ggufkit.checkpoint.config import Config
+from ggufkit.tokenizer.from_checkpoint.variants import MPT
 
 _ATTENTION = {"clip_qkv": None, "alibi": True, "alibi_bias_max": 8}
 

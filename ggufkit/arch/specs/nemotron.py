@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ggufkit.arch.config import Config
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, VOCAB_SIZE, real, rope_parameters, string, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import norm_plus_one
-from ggufkit.arch.vocab.variants import NEMOTRON
+from ggufkit.checkpoint.config import Config
+from ggufkit.tokenizer.from_checkpoint.variants import NEMOTRON
 
 
 def _rotated(config: Config) -> int:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ggufkit.arch.config import Config
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import base, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.bert import CLEANED, ENCODER
 from ggufkit.arch.transforms import drop, rename, reshape, transpose
-from ggufkit.arch.vocab.bpe import wordpiece
-from ggufkit.arch.vocab.unigram import xlm_roberta
+from ggufkit.checkpoint.config import Config
 from ggufkit.checkpoint.folder import Checkpoint
 from ggufkit.errors import ArchitectureError
 from ggufkit.gguf.header import Value
+from ggufkit.tokenizer.from_checkpoint.bpe import wordpiece
+from ggufkit.tokenizer.from_checkpoint.unigram import xlm_roberta
 
 # Positions of the config → what the model was trained on.
 _TRAINED = {8192: 2048, 2048: 512}

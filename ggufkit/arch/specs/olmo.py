@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ggufkit.arch.config import Config
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, OPTIONAL, flags, uint
 from ggufkit.arch.spec import Architecture
-from ggufkit.arch.vocab.bpe import bpe
+from ggufkit.checkpoint.config import Config
+from ggufkit.tokenizer.from_checkpoint.bpe import bpe
 
 _OLMO2 = {
     "max_position_embeddings": 2048,

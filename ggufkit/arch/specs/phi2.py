@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ggufkit.arch.config import Config
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import EMBEDDING_LENGTH, FILE_TYPE, LAYERS, flag, real, rope_parameters, uint
 from ggufkit.arch.spec import Architecture
-from ggufkit.arch.vocab.bpe import bpe
+from ggufkit.checkpoint.config import Config
+from ggufkit.tokenizer.from_checkpoint.bpe import bpe
 
 
 def _rotated(config: Config) -> int:

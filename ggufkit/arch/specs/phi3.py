@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from ggufkit.arch.config import Config
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import (
     CONTEXT_LENGTH,
@@ -21,8 +20,9 @@ from ggufkit.arch.metadata import (
 )
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import rope_factors, stack_experts
-from ggufkit.arch.vocab.variants import phi3
+from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError, printable
+from ggufkit.tokenizer.from_checkpoint.variants import phi3
 
 
 def _rotated(config: Config) -> int:

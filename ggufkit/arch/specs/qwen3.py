@@ -6,9 +6,9 @@ from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, pooling
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.qwen2 import BARE, EXPERT_LENGTHS, EXPERTS
-from ggufkit.arch.vocab.bpe import bpe
-from ggufkit.arch.vocab.spm import sentencepiece
-from ggufkit.arch.vocab.tokens import first_of
+from ggufkit.tokenizer.from_checkpoint.bpe import bpe
+from ggufkit.tokenizer.from_checkpoint.spm import sentencepiece
+from ggufkit.tokenizer.from_checkpoint.tokens import first_of
 
 _DEFAULTS = {
     "max_position_embeddings": 32768,

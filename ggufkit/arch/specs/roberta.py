@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ggufkit.arch.config import Config
 from ggufkit.arch.metadata import base, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.bert import CLEANED, DEFAULTS, ENCODER
 from ggufkit.arch.transforms import first_rows
-from ggufkit.arch.vocab.bpe import bpe, wordpiece
-from ggufkit.arch.vocab.tokens import first_of
-from ggufkit.arch.vocab.unigram import xlm_roberta
+from ggufkit.checkpoint.config import Config
 from ggufkit.checkpoint.folder import Checkpoint
 from ggufkit.gguf.header import Value, ValueType
+from ggufkit.tokenizer.from_checkpoint.bpe import bpe, wordpiece
+from ggufkit.tokenizer.from_checkpoint.tokens import first_of
+from ggufkit.tokenizer.from_checkpoint.unigram import xlm_roberta
 
 
 def _first_position(config: Config) -> int:

@@ -7,7 +7,7 @@ from ggufkit.arch.metadata import BASE, ROPE_DIMENSIONS, VOCAB_SIZE
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.llama import PERMUTED
 from ggufkit.arch.transforms import rope_freqs
-from ggufkit.arch.vocab.llama import llama_vocabulary
+from ggufkit.tokenizer.from_checkpoint.llama import llama_vocabulary
 
 SPECS = (
     Architecture(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ggufkit.arch.config import Config
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import (
     CONTEXT_LENGTH,
@@ -19,7 +18,8 @@ from ggufkit.arch.metadata import (
 )
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import stack_experts
-from ggufkit.arch.vocab.bpe import bpe
+from ggufkit.checkpoint.config import Config
+from ggufkit.tokenizer.from_checkpoint.bpe import bpe
 
 
 def _rotated(config: Config) -> int:

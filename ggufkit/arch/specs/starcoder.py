@@ -5,7 +5,7 @@ from __future__ import annotations
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, FILE_TYPE, LAYERS, real, uint
 from ggufkit.arch.spec import Architecture
-from ggufkit.arch.vocab.bpe import bpe
+from ggufkit.tokenizer.from_checkpoint.bpe import bpe
 
 SPECS = (
     Architecture(

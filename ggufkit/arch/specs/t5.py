@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from ggufkit.arch.config import Config
 from ggufkit.arch.metadata import FILE_TYPE, OPTIONAL, real, uint
 from ggufkit.arch.spec import Architecture
-from ggufkit.arch.vocab.unigram import t5
-from ggufkit.tensor import Tensor
+from ggufkit.checkpoint.config import Config
+from ggufkit.tensors.tensor import Tensor
+from ggufkit.tokenizer.from_checkpoint.unigram import t5
 
 _DEFAULTS = {
     "d_kv": 64,

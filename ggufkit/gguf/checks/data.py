@@ -9,7 +9,7 @@ from ggufkit.gguf.checks.finding import Finding, warning
 from ggufkit.gguf.copy import Advance
 from ggufkit.gguf.reader import GGUF
 from ggufkit.kernels.threads import for_each, thread_count
-from ggufkit.tensor import Tensor
+from ggufkit.tensors.tensor import Tensor
 
 __all__ = ["check_data"]
 

@@ -13,11 +13,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from ggufkit.errors import FileError, os_errors, printable
-from ggufkit.files import lock_file
+from ggufkit.storage.files import lock_file
 
-__all__ = ["alone", "folder_lock", "refuse_read_only"]
+__all__ = ["alone", "folder_lock", "refuse_read_only", "settle_edit"]
 
 _WAIT = 0.5  # seconds: who only looks into the file is gone by then
+
+
+def settle_edit(path: str, handle: int) -> list[tuple[int, bytes]] | None:
+    """Take back an edit that died half-way: the `storage.source.Settle` of GGUF files."""
+    if not os.path.exists(os.path.realpath(path) + ".journal"):
+        return []
+    from ggufkit.gguf.edit.undo import settle
+
+    return settle(path, handle)
 
 
 def refuse_read_only(path: str) -> None:

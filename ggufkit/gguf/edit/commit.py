@@ -8,8 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 
 from ggufkit.errors import FileError, GgufkitError, os_errors, printable
-from ggufkit.files import AtomicFile, copy_range, sync_file, sync_folder
-from ggufkit.gguf.edit.access import alone, folder_lock, refuse_read_only
+from ggufkit.gguf.edit.access import alone, folder_lock, refuse_read_only, settle_edit
 from ggufkit.gguf.edit.spare import Layout
 from ggufkit.gguf.edit.undo import (
     Record,
@@ -22,7 +21,8 @@ from ggufkit.gguf.edit.undo import (
     write_all,
     write_record,
 )
-from ggufkit.gguf.source import FileSource, is_address
+from ggufkit.storage.files import AtomicFile, copy_range, sync_file, sync_folder
+from ggufkit.storage.source import FileSource, is_address
 
 __all__ = ["Advance", "Progress", "change_in_place", "open_for_change", "take_back", "write_new"]
 
@@ -162,7 +162,7 @@ def open_for_change(path: str) -> FileSource:
     if is_address(path):
         raise FileError(f"cannot change {printable(path)}: it is not on this machine; download it first")
     refuse_read_only(path)
-    source = FileSource(path, writable=True)
+    source = FileSource(path, writable=True, settle=settle_edit)
     if source.overlay:
         source.close()
         raise FileError(

@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ggufkit.errors import GGUFError, printable
-from ggufkit.files import refuse_same_file
+from ggufkit.gguf.edit.access import settle_edit
 from ggufkit.gguf.edit.commit import Progress, change_in_place, open_for_change, take_back, write_new
 from ggufkit.gguf.edit.draft import Draft
 from ggufkit.gguf.edit.spare import Layout, lay_out
 from ggufkit.gguf.header import Limits, parse_header
 from ggufkit.gguf.shards import shard_count, sibling_names
-from ggufkit.gguf.source import FileSource
+from ggufkit.storage.files import refuse_same_file
+from ggufkit.storage.source import FileSource
 
 if TYPE_CHECKING:
     from ggufkit.gguf.reader import Metadata
@@ -82,7 +83,7 @@ class Edit(Draft):
             self._source = open_for_change(name)
         else:
             refuse_same_file(name, self.output)
-            self._source = FileSource(name)
+            self._source = FileSource(name, settle=settle_edit)
         try:
             header = parse_header(self._source, 0, Limits(versions=(1, 2, 3)))
             if header.version == 1:

@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from ggufkit.errors import FileError, os_errors, printable
-from ggufkit.files import AtomicFile, lock_file, sync_file, sync_folder
+from ggufkit.storage.files import AtomicFile, lock_file, sync_file, sync_folder
 
 __all__ = [
     "Move",

@@ -13,7 +13,7 @@ from ggufkit.runtime.cpu.attention import ROWS, Pass, attend
 from ggufkit.runtime.cpu.cache import LayerCache, rotate
 from ggufkit.runtime.cpu.weight import Weight, multiply_all
 from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Experts, Linear, Norm
-from ggufkit.tensor import Tensor
+from ggufkit.tensors.tensor import Tensor
 
 __all__ = ["CpuOps"]
 

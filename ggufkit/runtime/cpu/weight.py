@@ -21,7 +21,7 @@ from ggufkit.kernels.shares import take_share
 from ggufkit.kernels.threads import SHARES, in_all_threads, unshared
 from ggufkit.runtime.cpu.products import Product, floats, product_of
 from ggufkit.runtime.cpu.products.activations import Planes, padded, quantize, rounded
-from ggufkit.tensor import Tensor
+from ggufkit.tensors.tensor import Tensor
 
 __all__ = ["Activations", "Weight", "multiply_all"]
 

@@ -16,7 +16,7 @@ from ggufkit.errors import ArchitectureError
 from ggufkit.runtime.mlx.cache import LayerCache, Stored, rotated
 from ggufkit.runtime.mlx.weight import Weight, load_weight
 from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Experts, Linear, Norm
-from ggufkit.tensor import Tensor
+from ggufkit.tensors.tensor import Tensor
 
 __all__ = ["MlxOps"]
 

@@ -13,7 +13,7 @@ from ggufkit.formats.table import Format
 from ggufkit.runtime.mlx import metal
 from ggufkit.runtime.mlx.arrays import QUANTIZED, Quantized, repack
 from ggufkit.runtime.mlx.decode import decode
-from ggufkit.tensor import Tensor
+from ggufkit.tensors.tensor import Tensor
 
 __all__ = ["Blocks", "Dense", "Packed", "Weight", "load_weight"]
 

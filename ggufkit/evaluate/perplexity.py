@@ -1,0 +1,317 @@
+"""Perplexity, and the KL divergence from another model's predictions, as llama-perplexity measures them.
+
+Of each window the second half is predicted, so that every prediction has at least half a window of context.
+
+    perplexity          e^(mean −ln p(token))
+    KL divergence       mean over tokens of Σ p_base ln(p_base / p)
+
+A base file holds the log-probabilities of a model, 16 bits each, so that several others can be compared with it:
+
+    "_logits_"  n_ctx i32  n_vocab i32  n_chunk i32  tokens (n_chunk, n_ctx) i32
+    then for each predicted token    scale f4, least f4, levels (n_vocab rounded up to even) u2
+
+where ln p = scale × level + least, and what lies more than 16 below the best is as likely as that.
+
+Source: tools/perplexity/perplexity.cpp of llama.cpp.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+
+from ggufkit.errors import GGUFError, UsageError, os_errors, printable
+from ggufkit.evaluate.windows import Windows
+from ggufkit.kernels.jit import helper, kernel
+from ggufkit.kernels.threads import for_ranges
+
+if TYPE_CHECKING:
+    from ggufkit.runtime.model import Model
+
+__all__ = ["BaseFile", "BaseWriter", "Divergence", "Estimate", "divergence", "mean_and_error", "perplexity"]
+
+_MAGIC = b"_logits_"
+_ROWS = 8  # rows of logits a kernel call
+
+Report = Callable[[int, "Estimate"], None]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A perplexity and its standard error, from so many predicted tokens."""
+
+    perplexity: float
+    error: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """What each predicted token tells of two models: arrays of shape (n,).
+
+    Attributes
+    ----------
+    nll, base_nll : −ln p of the text's token.
+    kld : KL divergence from the base.
+    same_top : whether both find the same token most likely.
+    """
+
+    nll: np.ndarray
+    base_nll: np.ndarray
+    kld: np.ndarray
+    same_top: np.ndarray
+
+    @property
+    def p_difference(self) -> np.ndarray:
+        """p − p_base of the text's token."""
+        return np.exp(-self.nll) - np.exp(-self.base_nll)
+
+
+def mean_and_error(values: np.ndarray) -> tuple[float, float]:
+    """Mean and its standard error; an error of 0 for ten values or fewer."""
+    n = len(values)
+    if not n:
+        return 0.0, 0.0
+    mean = float(values.mean(dtype=np.float64))
+    variance = float((values.astype(np.float64) ** 2).mean()) - mean * mean
+    return mean, math.sqrt(variance / (n - 1)) if variance > 0 and n > 10 else 0.0
+
+
+def _estimate(nll: np.ndarray) -> Estimate:
+    mean, error = mean_and_error(nll)
+    value = math.exp(mean) if mean < 700 else math.inf
+    return Estimate(value, value * error, len(nll))
+
+
+def perplexity(
+    model: Model,
+    windows: Windows,
+    *,
+    base: BaseWriter | None = None,
+    types: tuple[str, str] = ("F16", "F16"),
+    report: Report = lambda tokens, estimate: None,
+) -> Estimate:
+    """How well a model predicts a text.
+
+    Parameters
+    ----------
+    base : a base file to fill.
+    types : of keys and values in the cache.
+    report : called after each window with its tokens and the estimate so far.
+    """
+    half, found = windows.length // 2, []
+    for logits, targets in _predictions(model, windows, types):
+        nll = np.empty(len(targets), np.float64)
+        if base is None:
+            for_ranges(lambda lo, hi: score(logits[lo:hi], targets[lo:hi], nll[lo:hi]), len(nll), _ROWS)  # noqa: B023
+        else:
+            levels = base.rows(half)
+            for_ranges(
+                lambda lo, hi: pack(logits[lo:hi], targets[lo:hi], nll[lo:hi], levels[lo:hi]),  # noqa: B023
+                len(nll),
+                _ROWS,
+            )
+            base.write(levels)
+        found.append(nll)
+        report(windows.length, _estimate(np.concatenate(found)))
+    return _estimate(np.concatenate(found))
+
+
+def divergence(
+    model: Model,
+    base: BaseFile,
+    windows: Windows,
+    *,
+    types: tuple[str, str] = ("F16", "F16"),
+    report: Report = lambda tokens, estimate: None,
+) -> Divergence:
+    """How far a model's predictions are from those of a base file; `windows` are `base.windows(…)`."""
+    if base.vocabulary != model.vocabulary:
+        raise UsageError(
+            f"{printable(base.path)} is of a model with {base.vocabulary} tokens; this one has {model.vocabulary}"
+        )
+    found = []
+    with os_errors(base.path, "read"), open(base.path, "rb") as file:
+        file.seek(base.start)
+        for logits, targets in _predictions(model, windows, types):
+            levels = base.read(file, len(targets))
+            facts = np.empty((len(targets), 4), np.float64)
+            for_ranges(
+                lambda lo, hi: compare(logits[lo:hi], targets[lo:hi], levels[lo:hi], facts[lo:hi]),  # noqa: B023
+                len(targets),
+                _ROWS,
+            )
+            found.append(facts)
+            report(windows.length, _estimate(np.concatenate(found)[:, 0]))
+    nll, base_nll, kld, same = np.concatenate(found).T
+    return Divergence(nll, base_nll, kld, same > 0)
+
+
+def _predictions(model: Model, windows: Windows, types: tuple[str, str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Of each window the logits (n, vocabulary) of its second half, without the last, and the tokens to come (n,)."""
+    first = windows.length // 2
+    cache = model.new_cache(windows.length, *types)
+    for seen, text in windows:
+        cache.truncate(0)
+        logits = model.forward(seen, cache, logits=windows.length - first)
+        yield np.ascontiguousarray(logits[:-1]), np.ascontiguousarray(text[first + 1 :])
+
+
+class BaseWriter:
+    """A base file that is written window by window.
+
+    Parameters
+    ----------
+    file : open for writing, empty.
+    windows : what will be predicted.
+    vocabulary : tokens of the model.
+    """
+
+    def __init__(self, file: BinaryIO, windows: Windows, vocabulary: int):
+        self.file, self.vocabulary = file, vocabulary
+        self.levels = (vocabulary + 1) // 2 * 2 + 4
+        header = np.array([windows.length, vocabulary, windows.count], "<i4")
+        _write(file, _MAGIC + header.tobytes() + windows.tokens.astype("<i4").tobytes())
+
+    def rows(self, half: int) -> np.ndarray:
+        """Room for the log-probabilities of a window."""
+        return np.zeros((half - 1, self.levels), np.uint16)
+
+    def write(self, levels: np.ndarray) -> None:
+        _write(self.file, levels.tobytes())
+
+
+def _write(file: BinaryIO, data: bytes) -> None:
+    """All of `data`, also to an unbuffered file, which may take less at a time."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+
+
+class BaseFile:
+    """The head of a base file.
+
+    Attributes
+    ----------
+    path : of the file.
+    length, count : tokens a window, and windows.
+    vocabulary : tokens of the model that it is of.
+    tokens : array of shape (count, length), int32.
+    start : byte where the log-probabilities begin.
+
+    Raises
+    ------
+    FileError : it cannot be read.
+    GGUFError : it is no base file, or cut.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = os.fspath(path)
+        with os_errors(path, "read"), open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            head = file.read(20)
+            if len(head) < 20 or head[:8] != _MAGIC:
+                raise GGUFError("no base of llama-perplexity: it does not begin with _logits_", path, 0)
+            length, vocabulary, count = np.frombuffer(head, "<i4", offset=8).tolist()
+            if length < 2 or vocabulary < 1 or count < 1:
+                raise GGUFError(
+                    f"no base of llama-perplexity: {count} windows of {length} tokens, {vocabulary} in the vocabulary",
+                    path,
+                    8,
+                )
+            self.length, self.vocabulary, self.count = length, vocabulary, count
+            self.start = 20 + 4 * length * count
+            self.levels = (vocabulary + 1) // 2 * 2 + 4
+            needed = self.start + 2 * self.levels * count * (length - 1 - length // 2)
+            if size < needed:
+                raise GGUFError(f"the file is cut: {size} bytes of {needed}", path)
+            self.tokens = np.frombuffer(file.read(4 * length * count), "<i4").reshape(count, length)
+
+    def windows(self, count: int | None = None, bos: int | None = None) -> Windows:
+        """Its windows, or the first `count` of them."""
+        tokens = self.tokens.reshape(-1)
+        if self.count == 1:  # a text of one window is enough here
+            tokens = np.concatenate([tokens, tokens])
+        return Windows(tokens, self.length, min(count or self.count, self.count), bos)
+
+    def read(self, file: BinaryIO, rows: int) -> np.ndarray:
+        """The next rows of log-probabilities: (rows, levels) uint16."""
+        levels = np.frombuffer(file.read(2 * self.levels * rows), "<u2")
+        if levels.size != rows * self.levels:
+            raise GGUFError("the file was cut while it was read", self.path)
+        return levels.reshape(rows, self.levels)
+
+
+# ---- Kernels ----------------------------------------------------------------------------------------------------
+#
+# A row's first four levels hold two float32: scale and least.
+
+
+@helper
+def _log_sum(row):
+    """The greatest of a row of logits, and the log of the sum of e^(logit − greatest)."""
+    most = row[0]
+    for i in range(1, row.shape[0]):
+        most = max(most, row[i])
+    total = 0.0
+    for i in range(row.shape[0]):
+        total += np.exp(row[i] - most)
+    return most, np.float32(np.log(total))
+
+
+@kernel
+def score(logits, targets, nll):
+    """−ln p of each row's target."""
+    for r in range(logits.shape[0]):
+        most, log_sum = _log_sum(logits[r])
+        nll[r] = most + log_sum - logits[r, targets[r]]
+
+
+@kernel
+def pack(logits, targets, nll, levels):
+    """The same, and the row as 16-bit levels."""
+    for r in range(logits.shape[0]):
+        row = logits[r]
+        most, log_sum = _log_sum(row)
+        nll[r] = most + log_sum - row[targets[r]]
+        least = row[0]
+        for i in range(1, row.shape[0]):
+            least = min(least, row[i])
+        least = max(least, most - np.float32(16))
+        scale = (most - least) / np.float32(65535)
+        head = levels[r, :4].view(np.float32)
+        head[0], head[1] = scale, least - most - log_sum
+        if scale > np.float32(0):
+            inverse = np.float32(1) / scale
+            for i in range(row.shape[0]):
+                if row[i] > least:
+                    levels[r, 4 + i] = np.uint16(np.rint(inverse * (row[i] - least)))
+
+
+@kernel
+def compare(logits, targets, levels, facts):
+    """(−ln p, −ln p_base, KL divergence, 1 where the most likely token is the same) of each row."""
+    for r in range(logits.shape[0]):
+        row = logits[r]
+        most, log_sum = _log_sum(row)
+        head = levels[r, :4].view(np.float32)
+        scale, least = head[0], head[1]
+        facts[r, 0] = most + log_sum - row[targets[r]]
+        facts[r, 1] = -(scale * np.float32(levels[r, 4 + targets[r]]) + least)
+        shift = most + log_sum
+        total, top, base_top = 0.0, 0, 0
+        for i in range(row.shape[0]):
+            if row[i] > row[top]:
+                top = i
+            if levels[r, 4 + i] > levels[r, 4 + base_top]:
+                base_top = i
+            log_base = scale * np.float32(levels[r, 4 + i]) + least
+            if log_base > np.float32(-16):
+                total += np.exp(log_base) * (log_base - row[i] + shift)
+        facts[r, 2] = total
+        facts[r, 3] = 1.0 if top == base_top else 0.0

@@ -1,0 +1,309 @@
+"""Checkpoints to GGUF, straight to any type, in one pass with bounded memory.
+
+    convert("Llama-3.2-1B", "llama.gguf", "Q4_K_M")
+
+A checkpoint is first seen as a GGUF that does not exist: typed metadata, and lazy tensors under their GGUF names at
+the checkpoint's own precision (`as_gguf`). The converter's types (F32, F16, BF16, Q8_0, TQ1_0, TQ2_0) write that
+out; every other type runs it through the same planning as `quantize`. So the bytes are those of llama.cpp's
+converter, followed by llama-quantize where a mix is asked for.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ggufkit.arch.card import VOCABULARY, Card, read_card
+from ggufkit.arch.registry import architecture_of
+from ggufkit.arch.shapes import check_shapes
+from ggufkit.arch.spec import Architecture
+from ggufkit.checkpoint.config import Config
+from ggufkit.checkpoint.folder import Checkpoint, open_checkpoint
+from ggufkit.checkpoint.packed.fp8 import read_fp8
+from ggufkit.checkpoint.packed.mlx import QUANTIZATION_KEY, read_mlx
+from ggufkit.errors import CheckpointError, printable
+from ggufkit.formats.table import FORMATS
+from ggufkit.gguf.header import Value, ValueType
+from ggufkit.jobs.plan import Job, OutputPlan
+from ggufkit.jobs.quantize import Request, plan_quantize
+from ggufkit.jobs.stream import Planned
+from ggufkit.policy.custom import base_choices
+from ggufkit.policy.outtype import OUTTYPES, outtype_decision
+from ggufkit.policy.presets import PRESETS, preset_by_name
+from ggufkit.storage.source import is_address
+from ggufkit.tensors.tensor import Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["CheckpointModel", "as_gguf", "conversion", "convert", "plan_convert"]
+
+# `general.quantization_version`: the generation of the block formats.
+_QUANTIZATION_VERSION = 2
+
+# How the names of weights end that GPTQ, AWQ, bitsandbytes and compressed-tensors packed.
+_PACKED = (".qweight", ".weight_packed", ".weight.absmax", ".weight.quant_map", ".SCB")
+
+
+@dataclass(frozen=True)
+class CheckpointModel:
+    """A checkpoint seen as a GGUF.
+
+    Attributes
+    ----------
+    metadata : key → typed value, in file order.
+    tensors : GGUF name → tensor at the checkpoint's precision, in the converter's order.
+    source_type : what the converter calls "auto": that of the first matrix of 16 bits, else F16.
+    card : what the model is called.
+    identity : changes when the checkpoint does.
+    notes : what the user should know, a sentence each.
+    """
+
+    metadata: Mapping[str, Value]
+    tensors: Mapping[str, Tensor]
+    source_type: str
+    card: Card
+    identity: bytes
+    notes: tuple[str, ...] = ()
+
+    @property
+    def quantized_to(self) -> str | None:
+        """The block format of most weight matrices, where most are quantized already."""
+        formats = Counter(t.format.name for t in self.tensors.values() if len(t.shape) > 1)
+        most = formats.most_common(1)[0][0] if formats else "F32"
+        return most if FORMATS[most].is_quantized else None
+
+
+def as_gguf(
+    folder: str | Path,
+    *,
+    pre: str | None = None,
+    metadata: str | Path | None = None,
+    model_name: str | None = None,
+    vocab_only: bool = False,
+) -> CheckpointModel:
+    """See a checkpoint folder as a GGUF; reads headers and the tokenizer, no weight.
+
+    Parameters
+    ----------
+    folder : the checkpoint; ``hf://owner/repo`` for one on the Hugging Face hub.
+    pre : llama.cpp's name of the pre-tokenizer, where it cannot be recognised.
+    metadata : a JSON file of `general.*` keys that win over the model card's.
+    model_name : `general.name`.
+    vocab_only : without the tensors, which the folder need not have then.
+
+    Raises
+    ------
+    FileError : the folder or one of its files is missing or unreadable.
+    CheckpointError : a file of it is malformed.
+    ArchitectureError : the architecture is not known or a hyperparameter is missing.
+    """
+    checkpoint = open_checkpoint(folder, weights=not vocab_only)
+    checkpoint.pre_tokenizer = pre
+    spec, config = architecture_of(checkpoint.config, checkpoint.text)
+    _check_quantization(checkpoint)
+    quantized = read_mlx(checkpoint.tensors, checkpoint.config)
+    source = read_fp8(checkpoint.tensors, checkpoint.config) or checkpoint.tensors
+    if quantized is not None:
+        source = quantized.tensors
+    tensors = {tensor.name: _floating(tensor) for tensor in spec.tensors(source.values(), config)}
+    card = read_card(checkpoint, tensors.values(), metadata, model_name)
+    pairs = _pairs(checkpoint, spec, config, card)
+    check_shapes(spec.name, pairs, tensors)
+    source_type = _source_type(checkpoint)
+    if quantized is None:
+        return CheckpointModel(pairs, tensors, source_type, card, checkpoint.identity)
+    pairs[QUANTIZATION_KEY] = Value(ValueType.STRING, quantized.settings)
+    return CheckpointModel(pairs, tensors, source_type, card, checkpoint.identity, quantized.notes)
+
+
+def _check_quantization(checkpoint: Checkpoint) -> None:
+    """Refuse weights that another program packed in a way that is not known here."""
+    settings = checkpoint.config.get("quantization_config")
+    method = settings.get("quant_method") if isinstance(settings, dict) else None
+    packed = next((name for name in checkpoint.tensors if name.endswith(_PACKED)), None)
+    if packed is not None and method not in (None, "fp8", "mxfp4"):
+        raise CheckpointError(
+            f"the checkpoint is quantized by {printable(method)} ({printable(packed)}), which is not read; convert the "
+            "model that it was made from"
+        )
+
+
+def _pairs(checkpoint: Checkpoint, spec: Architecture, config: Config, card: Card) -> dict[str, Value]:
+    """The metadata, in file order."""
+    pairs: dict[str, Value] = {}
+    for key, value in card.pairs(spec.name):
+        pairs[key] = value
+        if key == "general.architecture":
+            for row in spec.preamble:
+                pairs.update(row(spec.name, config))
+    for row in spec.metadata:
+        pairs.update(row(spec.name, config))
+    pairs["general.quantization_version"] = Value(ValueType.UINT32, _QUANTIZATION_VERSION)
+    pairs.update(spec.vocabulary(checkpoint, config))
+    return pairs
+
+
+def _source_type(checkpoint: Checkpoint) -> str:
+    """What the converter calls "auto"."""
+    for tensor in checkpoint.tensors.values():
+        if len(tensor.shape) > 1 and tensor.format.name in ("F16", "BF16"):
+            return tensor.format.name
+    return "F16"
+
+
+def _floating(tensor: Tensor) -> Tensor:
+    """The tensor as F32, F16, BF16 or in blocks; doubles and integers become F32."""
+    if tensor.format.name in ("F32", "F16", "BF16") or (tensor.format.is_quantized and tensor.format.id >= 0):
+        return tensor
+    if tensor.format.id < 0:
+        raise CheckpointError(
+            f"{printable(tensor.name)} is stored as {tensor.format.name}; this model's weights are expected as "
+            "F32, F16 or BF16. Quantized checkpoints of this kind are not known."
+        )
+    return _as_f32(tensor)
+
+
+def _as_f32(tensor: Tensor) -> Tensor:
+    def read(lo: int, hi: int) -> np.ndarray:
+        import numpy as np
+
+        return tensor.floats(lo, hi).view(np.uint8)
+
+    return replace(tensor, format=FORMATS["F32"], read=read)
+
+
+def plan_convert(model: CheckpointModel, type: str | Request = "auto") -> OutputPlan:
+    """Plan the file of a checkpoint; see `convert` for the types.
+
+    Raises
+    ------
+    PolicyError : there is no such type; or see `plan_quantize`.
+    """
+    if isinstance(type, str):
+        name = model.source_type if type.lower() == "auto" else type.upper()
+        if name in OUTTYPES:
+            return _as_converted(model, name)
+        type = Request(base_choices(type))
+    source = _as_converted(model, model.source_type)
+    metadata, planned = source.shards[0]
+    # What the converter would only copy needs no step of its own.
+    tensors = {p.tensor.name: p.tensor if p.copied else p.result for p in planned}
+    return plan_quantize(metadata, tensors, type)
+
+
+def _as_converted(model: CheckpointModel, outtype: str) -> OutputPlan:
+    """The file that llama.cpp's converter writes."""
+    metadata = dict(model.metadata)
+    if "general.file_type" in metadata:
+        metadata["general.file_type"] = Value(ValueType.UINT32, _file_type(model, outtype))
+    planned = []
+    for tensor in model.tensors.values():
+        if tensor.format.is_quantized:
+            planned.append(Planned(tensor, tensor.format, "as the checkpoint has it"))
+            continue
+        decision = outtype_decision(tensor.name, tensor.shape, outtype)
+        planned.append(Planned(tensor, decision.format, decision.reason))
+    return OutputPlan(((metadata, planned),), model.notes)
+
+
+def _file_type(model: CheckpointModel, outtype: str) -> int:
+    """`general.file_type`: MXFP4_MOE for experts in MXFP4 among weights of 16 or 32 bits."""
+    whole = outtype in ("F32", "F16", "BF16")
+    if whole and any(tensor.format.name == "MXFP4" for tensor in model.tensors.values()):
+        return preset_by_name("MXFP4_MOE").file_type
+    if whole and model.quantized_to in PRESETS:
+        return preset_by_name(model.quantized_to).file_type
+    return OUTTYPES[outtype]
+
+
+def conversion(
+    folder: str | Path,
+    path: str | Path | None = None,
+    type: str | Request = "auto",
+    *,
+    split_max_size: int = 0,
+    split_max_tensors: int = 0,
+    **source: Any,
+) -> Job:
+    """Plan to convert a checkpoint; see `convert` and, for `source`, `as_gguf`."""
+    model = as_gguf(folder, **source)
+    plan = plan_convert(model, type).split(split_max_size, split_max_tensors)
+    local = None if is_address(str(folder)) else Path(folder)
+    name = _type_name(model, type)
+    if path is None:
+        path = (local or Path()) / model.card.file_name(name)
+    job = Job(Path(_filled(str(path), name)), plan, model.identity, "converting")
+    if local is not None:
+        job.spare(file for file in local.iterdir() if file.suffix != ".gguf")
+    return job
+
+
+def _filled(path: str, type: str) -> str:
+    """`path` with the type in the places that llama.cpp's converter has for it."""
+    for place, text in (("ftype", type.lower()), ("outtype", type.lower()), ("FTYPE", type), ("OUTTYPE", type)):
+        path = path.replace(f"{{{place}}}", text)
+    return path
+
+
+def _type_name(model: CheckpointModel, type: str | Request) -> str:
+    """The type as file names have it."""
+    if not model.tensors:
+        return VOCABULARY
+    if isinstance(type, Request):
+        return model.source_type if type.choices.copy else type.choices.preset.name
+    if type.lower() == "auto":
+        return model.quantized_to or model.source_type
+    return type.upper() if type.upper() in OUTTYPES else preset_by_name(type).name
+
+
+def convert(
+    folder: str | Path,
+    path: str | Path | None = None,
+    type: str | Request = "auto",
+    *,
+    split_max_size: int = 0,
+    split_max_tensors: int = 0,
+    pre: str | None = None,
+    metadata: str | Path | None = None,
+    model_name: str | None = None,
+    vocab_only: bool = False,
+    **options: Any,
+) -> Path:
+    """Convert a checkpoint folder to GGUF.
+
+    Parameters
+    ----------
+    folder : the checkpoint.
+    path : the file to write; default a name by llama.cpp's convention in the checkpoint's folder, of one on the hub
+        in this folder. ``{ftype}`` in it becomes the type's name, ``{FTYPE}`` that in capitals.
+    type : F32, F16, BF16, Q8_0, TQ1_0 or TQ2_0, as llama.cpp's converter writes them; or any preset of `quantize`, or
+        a `Request` with rules: then the bytes are those of the converter's ``"auto"`` file after llama-quantize.
+        ``"auto"`` is BF16 for a checkpoint in bfloat16 and F16 for any other.
+    split_max_size, split_max_tensors : see `output.OutputPlan.split`.
+    pre, metadata, model_name, vocab_only : see `as_gguf`.
+    options : ``force``, ``threads``, ``memory`` and ``report`` of `output.Job.write`.
+
+    Returns
+    -------
+    the path of the file, of a split model that of its first part
+
+    Raises
+    ------
+    GgufkitError : the checkpoint or the type is wrong, or the file cannot be written. No file appears.
+    """
+    job = conversion(
+        folder,
+        path,
+        type,
+        split_max_size=split_max_size,
+        split_max_tensors=split_max_tensors,
+        pre=pre,
+        metadata=metadata,
+        model_name=model_name,
+        vocab_only=vocab_only,
+    )
+    return job.write(**options)[0]

@@ -1,0 +1,176 @@
+"""Vocabularies with a family's own additions.
+
+Each is one of the kinds with more tokens named, as the family's releases need it and llama.cpp's converter does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from ggufkit.checkpoint.config import Config
+from ggufkit.checkpoint.folder import Checkpoint
+from ggufkit.errors import CheckpointError, printable
+from ggufkit.gguf.header import Value, ValueType
+from ggufkit.tokenizer.from_checkpoint.bpe import bpe, fast_tokens
+from ggufkit.tokenizer.from_checkpoint.special import read_special
+from ggufkit.tokenizer.from_checkpoint.spm import added_tokens, read_model, sentencepiece, sentencepiece_tokens
+from ggufkit.tokenizer.from_checkpoint.spm_settings import read_settings
+from ggufkit.tokenizer.from_checkpoint.tokens import ADDED_SCORE, NoTokenizer, TokenType, Vocabulary, first_of
+
+__all__ = [
+    "GEMMA",
+    "GEMMA2",
+    "GEMMA3",
+    "GLM4",
+    "MPT",
+    "NEMOTRON",
+    "bpe_with_roles",
+    "followed_by",
+    "internlm2",
+    "internlm3",
+    "padded",
+    "phi3",
+]
+
+_NO_SPACE_PREFIX = {"add_space_prefix": False}
+
+
+def followed_by(vocabulary: Vocabulary, extra: Mapping[str, bool | int]) -> Vocabulary:
+    """A vocabulary and further keys (behind ``tokenizer.ggml.``) with fixed values, which win over its own."""
+
+    def extended(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[str, Value]]:
+        yield from vocabulary(checkpoint, config)
+        for key, value in extra.items():
+            kind = ValueType.BOOL if isinstance(value, bool) else ValueType.UINT32
+            yield f"tokenizer.ggml.{key}", Value(kind, value)
+
+    return extended
+
+
+def bpe_with_roles(**roles: str) -> Vocabulary:
+    """Byte-level BPE whose files leave some roles open; those go to added tokens, by text: ``eot="<|user|>"``."""
+
+    def vocabulary(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[str, Value]]:
+        tokens, pre = fast_tokens(checkpoint, config)
+        yield from tokens.pairs("gpt2", pre, scores=False)
+        special = read_special(checkpoint, merges=True)
+        for kind, text in roles.items():
+            if text in tokens.texts:
+                special.set(kind, tokens.texts.index(text))
+        yield from special.pairs()
+
+    return vocabulary
+
+
+def padded(vocabulary: Vocabulary, multiple: int) -> Vocabulary:
+    """A vocabulary of a model whose embedding has its rows rounded up to `multiple` (or `pad_vocab_size_multiple`)."""
+
+    def rounded(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[str, Value]]:
+        step = config.get("pad_vocab_size_multiple", default=multiple)
+        size = -(config.integer("vocab_size") // -step) * step
+        yield from vocabulary(checkpoint, Config({"vocab_size": size}))
+
+    return rounded
+
+
+# Gemma's end of turn has no role in the files of its first generation.
+GEMMA = followed_by(sentencepiece, {"eot_token_id": 107, **_NO_SPACE_PREFIX})
+GEMMA2 = followed_by(sentencepiece, _NO_SPACE_PREFIX)
+GEMMA3 = first_of(GEMMA2, bpe)
+GLM4 = bpe_with_roles(eos="<|endoftext|>", eot="<|user|>", unk="<|endoftext|>", bos="<|endoftext|>")
+NEMOTRON = followed_by(sentencepiece, {"padding_token_id": 0, "unknown_token_id": 1})
+# SEA-LION is an MPT with a SentencePiece vocabulary.
+MPT = first_of(
+    bpe,
+    followed_by(
+        sentencepiece, {"add_bos_token": False, "padding_token_id": 3, "eos_token_id": 1, "unknown_token_id": 0}
+    ),
+)
+
+
+def phi3(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[str, Value]]:
+    """`tokenizer.*` of a Phi-3 (SentencePiece) or Phi-4 (byte-level BPE).
+
+    Raises
+    ------
+    NoTokenizer, CheckpointError : see `sentencepiece`.
+    """
+    settings = checkpoint.json("tokenizer_config.json") or {}
+    if settings.get("tokenizer_class") == "GPT2Tokenizer" or not (checkpoint.folder / "tokenizer.model").is_file():
+        yield from bpe(checkpoint, config)
+        return
+    tokens = read_model(checkpoint.folder / "tokenizer.model", config.get("vocab_size"))
+    for text, token in added_tokens(checkpoint):
+        tokens.put(token, text, ADDED_SCORE, TokenType.USER_DEFINED)
+    for token, text, special in _declared(checkpoint):
+        tokens.put(token, text, ADDED_SCORE, TokenType.CONTROL if special else TokenType.USER_DEFINED)
+    yield from tokens.pairs("llama", "default")
+    yield from read_special(checkpoint, n_vocab=len(tokens)).pairs()
+
+
+def internlm2(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[str, Value]]:
+    """`tokenizer.*` of an InternLM2; a chat model's texts end with <|im_end|>.
+
+    Raises
+    ------
+    NoTokenizer, CheckpointError : see `sentencepiece`.
+    """
+    path = checkpoint.folder / "tokenizer.model"
+    if not path.is_file():
+        raise NoTokenizer(f"{printable(checkpoint.folder)} has no tokenizer.model")
+    tokens = read_model(path, config.get("vocab_size"))
+    for token, text in enumerate(tokens.texts):
+        # The piece of one NUL would be the empty string to C; llama.cpp shows this instead.
+        if text == "\0":
+            tokens.texts[token] = "\U0001f409"
+        if text.startswith("[UNUSED"):
+            tokens.types[token] = TokenType.UNUSED
+    for text, token in added_tokens(checkpoint):
+        tokens.put(token, text, ADDED_SCORE, TokenType.USER_DEFINED)
+    end = None
+    for token, text, special in _declared(checkpoint):
+        tokens.put(token, text, ADDED_SCORE, TokenType.CONTROL if special else TokenType.USER_DEFINED)
+        if text == "<|im_end|>":
+            end = token
+    yield from tokens.pairs("llama", "default")
+    yield "tokenizer.ggml.add_space_prefix", Value(ValueType.BOOL, read_settings(path).add_dummy_prefix)
+    roles = read_special(checkpoint, n_vocab=len(tokens))
+    if end is not None:
+        roles.ids["eos"] = end
+    yield from roles.pairs()
+
+
+def internlm3(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[str, Value]]:
+    """`tokenizer.*` of an InternLM3.
+
+    Raises
+    ------
+    NoTokenizer, CheckpointError : see `sentencepiece`.
+    """
+    tokens = sentencepiece_tokens(checkpoint, config)
+    yield from tokens.pairs("llama", "default")
+    settings = checkpoint.json("tokenizer_config.json") or {}
+    roles = read_special(checkpoint, n_vocab=len(tokens))
+    if isinstance(prefix := settings.get("add_prefix_space"), bool):
+        yield "tokenizer.ggml.add_space_prefix", Value(ValueType.BOOL, prefix)
+    for token, text, special in _declared(checkpoint):
+        if special and text == "<|im_end|>" and "eos" in roles.ids:
+            roles.ids["eos"] = token
+    yield from roles.pairs()
+
+
+def _declared(checkpoint: Checkpoint) -> Iterator[tuple[int, str, bool]]:
+    """(id, text, special) of the added tokens of tokenizer_config.json, then of tokenizer.json."""
+    decoder = (checkpoint.json("tokenizer_config.json") or {}).get("added_tokens_decoder") or {}
+    added = (checkpoint.json("tokenizer.json") or {}).get("added_tokens") or []
+    try:
+        entries = [(int(token), entry) for token, entry in decoder.items()]
+        entries += [(int(entry["id"]), entry) for entry in added]
+        for token, entry in entries:
+            if token < 0 or not isinstance(entry["content"], str):
+                raise ValueError("a negative id or no text")
+            yield token, entry["content"], bool(entry.get("special"))
+    except (AttributeError, KeyError, TypeError, ValueError) as e:
+        raise CheckpointError(
+            f"{printable(checkpoint.folder)}: added tokens need an id and a content ({printable(e)})"
+        ) from None

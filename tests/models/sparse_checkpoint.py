@@ -1,0 +1,63 @@
+"""Make a large checkpoint that takes no room on the disk: a Llama whose weights are holes in its safetensors.
+
+python tests/models/sparse_checkpoint.py big [--gigabytes 4]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from math import prod
+from pathlib import Path
+
+MODEL = Path(__file__).parents[2] / "fixtures" / "pylib-llama"
+EMBD, FF = 4096, 14336
+
+
+def write(folder: Path, gigabytes: float) -> None:
+    """Write the checkpoint: the tokenizer of the bundled model, and as many layers as fill `gigabytes`."""
+    config = json.loads((MODEL / "config.json").read_text())
+    tokens = config["vocab_size"]
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (tokens, EMBD),
+        "lm_head.weight": (tokens, EMBD),
+        "model.norm.weight": (EMBD,),
+    }
+    layers = 0
+    while sum(2 * prod(shape) for shape in shapes.values()) < gigabytes * 1e9:
+        start = f"model.layers.{layers}."
+        shapes |= {f"{start}self_attn.{x}_proj.weight": (EMBD, EMBD) for x in "qkvo"}
+        shapes |= {f"{start}mlp.{x}_proj.weight": (FF, EMBD) for x in ("gate", "up")}
+        shapes[f"{start}mlp.down_proj.weight"] = (EMBD, FF)
+        shapes |= {f"{start}{x}_layernorm.weight": (EMBD,) for x in ("input", "post_attention")}
+        layers += 1
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in MODEL.iterdir():
+        if file.name not in ("config.json", "model.safetensors"):
+            shutil.copyfile(file, folder / file.name)
+    config |= {"hidden_size": EMBD, "intermediate_size": FF, "num_hidden_layers": layers}
+    config |= {"num_attention_heads": 32, "num_key_value_heads": 32, "head_dim": 128}
+    (folder / "config.json").write_text(json.dumps(config))
+    header, at = {}, 0
+    for name, shape in shapes.items():
+        size = 2 * prod(shape)
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header).encode()
+    with open(folder / "model.safetensors", "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(file.tell() + at)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--gigabytes", type=float, default=4)
+    args = parser.parse_args()
+    write(args.folder, args.gigabytes)
+    print(f"{args.folder}: {(args.folder / 'model.safetensors').stat().st_size} bytes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Make `fixtures/convert.json` and `fixtures/adapters.json`: what llama.cpp's converters make of the tiny checkpoints
+of `tiny_families` and the tiny adapters of `tiny_adapters`.
+
+    python tools/generate/make_convert_goldens.py LLAMA_CPP
+
+LLAMA_CPP is a checkout of llama.cpp; its converter needs PyTorch and transformers, which this environment must have.
+The tiny vocabularies have no pre-tokenizer that llama.cpp would recognise, so it is told that it is GPT-2's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from ggufkit.gguf import reader
+from ggufkit.gguf.header import Field, ValueType
+
+sys.path[:0] = [str(Path(__file__).parents[2] / place) for place in ("tests/oracles", "tests/models", "tools")]
+
+from tiny_adapters import ADAPTERS, write_adapter
+from tiny_checkpoints import write
+from tiny_families import FAMILIES
+
+PRE_TOKENIZER = "gpt-2"
+
+
+def reference(folder: Path, out: Path, outtype: str) -> None:
+    """Convert with llama.cpp."""
+    import conversion
+    import torch
+    from conversion.base import ModelType, TextModel, get_model_architecture
+    from gguf import LlamaFileType
+
+    TextModel.get_vocab_base_pre = lambda self, tokenizer: PRE_TOKENIZER
+    hyperparameters = conversion.ModelBase.load_hparams(folder, False)
+    model = conversion.get_model_class(get_model_architecture(hyperparameters, ModelType.TEXT))
+    with torch.inference_mode():
+        model(folder, getattr(LlamaFileType, f"MOSTLY_{outtype}"), out).write()
+
+
+def summary(path: Path) -> dict[str, Any]:
+    """A file's contents: key → [type, value or digest], tensor → [shape, type, digest]; and the digest of it all."""
+    with reader.open(path) as model:
+        return {
+            "metadata": {key: [field.describe(), _contents(field)] for key, field in model.fields.items()},
+            "tensors": {
+                tensor.name: [list(tensor.shape), tensor.format.name, _digest(tensor.read(0, tensor.rows))]
+                for tensor in model.tensors.values()
+            },
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
+
+
+def _contents(field: Field) -> Any:
+    return _digest(field.raw) if field.type is ValueType.ARRAY and field.count > 16 else field.value
+
+
+def _digest(data: Any) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("llama_cpp", type=Path)
+    source = parser.parse_args().llama_cpp
+    sys.path[:0] = [str(source), str(source / "gguf-py")]
+    found = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, tiny in FAMILIES.items():
+            folder = write(tiny(), Path(scratch) / name / "hf")
+            out = Path(scratch) / "reference.gguf"
+            reference(folder, out, "F16")
+            found[name] = summary(out)
+            reference(folder, out, "Q8_0")
+            found[name]["Q8_0"] = hashlib.sha256(out.read_bytes()).hexdigest()
+    _write("convert", found)
+    _write("adapters", _adapters(source))
+
+
+def _adapters(source: Path) -> dict[str, Any]:
+    """Adapter → type → digest of the file that convert_lora_to_gguf.py makes of it."""
+    found: dict[str, Any] = {}
+    environment = os.environ | {"PYTHONPATH": str(source / "gguf-py")}
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, (base, _) in ADAPTERS.items():
+            adapter = write_adapter(name, Path(scratch) / name / "adapter")
+            model = write(FAMILIES[base](), Path(scratch) / name / "base")
+            found[name] = {}
+            for type in ("F32", "F16", "Q8_0"):
+                out = Path(scratch) / "reference.gguf"
+                script = [sys.executable, str(source / "convert_lora_to_gguf.py"), "--base", str(model)]
+                script += ["--outtype", type.lower(), "--outfile", str(out), str(adapter)]
+                subprocess.run(script, check=True, env=environment, capture_output=True)
+                found[name][type] = hashlib.sha256(out.read_bytes()).hexdigest()
+    return found
+
+
+def _write(name: str, found: dict[str, Any]) -> None:
+    lines = [f"{json.dumps(name)}: {json.dumps(golden, ensure_ascii=False)}" for name, golden in found.items()]
+    (ROOT / "fixtures" / f"{name}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
