@@ -245,7 +245,7 @@ def test_rm_rename_and_undo(run, path):
         (["set", "my.key"], 2, "my.key is no KEY=VALUE"),
         (["set"], 2, "nothing to set"),
         (["set", "my.key=arr[i32]:[1, \"a\"]"], 2, "item 1 of the array"),
-        (["set", "my.key=arr[i32]:[1,"], 2, "the array is no JSON"),
+        (["set", "my.key=arr[i32]:[1,"], 2, "the array is not a JSON"),
         (["set", "general.alignment=u32:24"], 1, "no power of two"),
         (["set", "general.architecture=qwen2"], 1, "no key that starts with qwen2."),
         (["set", "--token", "x", "y"], 2, "x is no token ID"),

@@ -68,7 +68,7 @@ def test_embed_gives_a_vector_a_line(model):
         (("perplexity", "MODEL", "-f", "TEXT", "-c", "999"), 2, "windows of 999 need at least 1998"),
         (("perplexity", "MODEL", "-f", "TEXT", "--kl-divergence"), 2, "name it with --kl-divergence-base"),
         (("perplexity", "MODEL", "-f", "missing.txt"), 1, "missing.txt: does not exist"),
-        (("perplexity", "TEXT", "-f", "TEXT"), 1, "this is no GGUF file"),
+        (("perplexity", "TEXT", "-f", "TEXT"), 1, "this is not a GGUF file"),
         (("embed", "MODEL", "-p", ""), 2, "there is no text"),
         (("imatrix", "MODEL", "-f", "TEXT", "-o", "TEXT"), 2, "exists already; give --force"),
     ],

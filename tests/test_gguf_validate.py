@@ -121,7 +121,7 @@ ODD = {
     "filter": ({"tokenizer.chat_template.x": "{{ 1 | nothing }}"}, {}, "chat_template.x does not compile.*nothing"),
     "include": ({"tokenizer.chat_template": "{% include 'x' %}"}, {}, "loads another template"),
     "deep template": ({"tokenizer.chat_template": "{% if a %}" * 5000 + "{% endif %}" * 5000}, {}, "does not compile"),
-    "bytes": ({"general.name": Value(ValueType.STRING, b"\xff")}, {}, "general.name is no valid UTF-8 at its byte 0"),
+    "bytes": ({"general.name": Value(ValueType.STRING, b"\xff")}, {}, "general.name is not valid UTF-8 at its byte 0"),
     "name": ({}, {"\x1b": (1, 32)}, r"the name \\x1b has characters that cannot be printed"),
     "file type": ({"general.file_type": "x"}, {}, "general.file_type should be of type u32"),
     "split": ({"split.count": "2"}, {}, "split.count should be of type u16"),

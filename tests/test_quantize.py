@@ -167,7 +167,7 @@ def test_plan_of_a_checkpoint_shows_types_reasons_and_totals(fixtures, capsys):
     assert run("plan", fixtures / "pylib-llama", "Q4_K_M", "--tensor-type", "attn_q=q8_0") == 0
     out = capsys.readouterr().out
     assert "--tensor-type attn_q=q8_0" in out
-    assert "39 tensors, 5.25 M weights, 5.305 bits a weight" in out
+    assert "39 tensors, 5.25 M weights, 5.305 bits per weight" in out
     assert "Q4_K_M.gguf: " in out
 
 

@@ -11,7 +11,7 @@ import pytest
 import ggufkit
 from ggufkit.jobs.convert import convert
 
-# Ten models, of widths from 64 to 512: most are no multiple of 256.
+# Ten models, of widths from 64 to 512: most are not a multiple of 256.
 NAMES = ["bert", "bitnet", "gemma", "gemma2", "llama-spm", "mistral", "mixtral", "olmo2", "phi3", "stablelm"]
 
 

@@ -244,5 +244,5 @@ def test_rotation_is_its_own_inverse_and_keeps_lengths():
 
 
 def test_quantized_cache_needs_whole_blocks():
-    with pytest.raises(UsageError, match="heads of 48 numbers are no multiple of 32"):
+    with pytest.raises(UsageError, match="heads of 48 numbers are not a multiple of 32"):
         LayerCache(AttentionSpec(1, 1, 48, 48, 1.0), CacheSpec("Q8_0", "F16"), 8)

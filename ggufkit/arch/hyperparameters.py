@@ -55,7 +55,7 @@ class Hyper:
     width : of the residual stream.
     layers : how many blocks.
     heads, kv_heads : per layer, of queries, and of keys and values.
-    head_k, head_v : numbers a head.
+    head_k, head_v : numbers per head.
     epsilon : of the norms.
     rope_dimensions : how many numbers of a head turn.
     rope_base, local_rope_base : of all layers, of layers with a window.
@@ -128,7 +128,7 @@ class _Keys:
         if not isinstance(value, (list, tuple)):
             return (self.count(key, default if isinstance(default, int) else None),) * n
         if len(value) < n or any(type(v) is not int or not 1 <= v <= _MOST for v in value):
-            raise self.fail(key, f"must be {n} whole numbers of at least 1, one a layer")
+            raise self.fail(key, f"must be {n} whole numbers of at least 1, one per layer")
         return tuple(value[:n])
 
     def flag(self, key: str, default: bool) -> bool:

@@ -318,7 +318,7 @@ def classifier(architecture: str, config: Config) -> Iterator[tuple[str, Value]]
 
 def _json_file(config: Config, name: str) -> Any:
     if name.startswith("/") or ".." in name or "\\" in name:
-        raise ArchitectureError(f"modules.json: {printable(name)} is no file of this checkpoint")
+        raise ArchitectureError(f"modules.json: {printable(name)} is not a file of this checkpoint")
     if (text := config.text(name)) is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Weights of models that were trained to run with -1, 0 and 1 and one scale a matrix: BitNet b1.58."""
+"""Weights of models that were trained to run with -1, 0 and 1 and one scale per matrix: BitNet b1.58."""
 
 from __future__ import annotations
 

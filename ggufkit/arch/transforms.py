@@ -176,7 +176,7 @@ def _qkv_rows(tensor: Tensor, config: Config, kv_heads: int) -> tuple[np.ndarray
             f"{printable(tensor.name)} has {rows} rows, which are not {config.heads} query heads and twice "
             f"{kv_heads} key heads; is config.json the right one?"
         )
-    heads = np.arange(rows).reshape(kv_heads, group + 2, -1)  # (key heads, heads a group, rows a head)
+    heads = np.arange(rows).reshape(kv_heads, group + 2, -1)  # (key heads, heads per group, rows per head)
     return heads[:, :-2].reshape(-1), heads[:, -2].reshape(-1), heads[:, -1].reshape(-1)
 
 

@@ -90,7 +90,7 @@ def open_checkpoint(folder: str | Path, *, weights: bool = True) -> Checkpoint:
     identity = repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in inputs]).encode()
     config = read_json(folder / "config.json")
     if config is None:
-        raise FileError(f"{printable(folder)} has no config.json, so it is no checkpoint folder")
+        raise FileError(f"{printable(folder)} has no config.json, so it is not a checkpoint folder")
     return Checkpoint(folder, identity, config, _index(folder, found) if weights else {})
 
 

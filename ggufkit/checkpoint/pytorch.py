@@ -161,7 +161,7 @@ def _read_legacy(file: IO[bytes]) -> dict[Any, Any]:
     except CheckpointError:
         magic = protocol = None
     if magic != _MAGIC or protocol != _PROTOCOL:
-        raise CheckpointError("it is no file of torch.save")
+        raise CheckpointError("it is not a file of torch.save")
     system = plain.value(file)
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise CheckpointError(
@@ -274,7 +274,7 @@ def _check(name: str, view: _View) -> None:
     where = f"tensor {printable(name)}"
     for numbers in (view.shape, view.stride, (view.offset,)):
         if not isinstance(numbers, tuple) or any(type(n) is not int or not 0 <= n < 1 << 62 for n in numbers):
-            raise CheckpointError(f"{where} has a shape, stride or offset that is no whole number of at least 0")
+            raise CheckpointError(f"{where} has a shape, stride or offset that is not a whole number of at least 0")
     if len(view.shape) > _MAX_DIMS:
         raise CheckpointError(f"{where} has {len(view.shape)} dimensions, the limit is {_MAX_DIMS}")
     if len(view.shape) != len(view.stride):

@@ -64,7 +64,7 @@ def read_safetensors(file: Path | Source) -> Iterator[Tensor]:
     Raises
     ------
     FileError : the file cannot be read.
-    CheckpointError : it is truncated, its header is no valid one, or a dtype is unknown.
+    CheckpointError : it is truncated, its header is not valid, or a dtype is unknown.
     """
     source = ShardFile(file) if isinstance(file, Path) else file
     header, data_start = _read_header(source)
@@ -116,7 +116,7 @@ def _parse_entry(path: str, name: str, entry: Any) -> tuple[Format, tuple[int, .
     except (KeyError, TypeError, ValueError):
         raise CheckpointError(f"{where} needs dtype, shape and two data_offsets") from None
     if any(type(n) is not int or not 0 <= n < 1 << 63 for n in numbers):
-        raise CheckpointError(f"{where} has a shape or offset that is no whole number of at least 0")
+        raise CheckpointError(f"{where} has a shape or offset that is not a whole number of at least 0")
     format = (DTYPES.get(dtype) or RAW_DTYPES.get(dtype)) if isinstance(dtype, str) else None
     if format is None:
         known = ", ".join([*DTYPES, *RAW_DTYPES])

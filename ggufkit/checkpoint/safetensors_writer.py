@@ -47,7 +47,7 @@ class SafetensorsWriter:
         force: bool = False,
     ):
         header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-        self._rows: dict[str, tuple[int, int]] = {}  # name → (byte of the data, bytes a row)
+        self._rows: dict[str, tuple[int, int]] = {}  # name → (byte of the data, bytes per row)
         at = 0
         for name, (dtype, shape) in tensors.items():
             size = prod(shape) * DTYPE_BYTES[dtype]

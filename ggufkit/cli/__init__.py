@@ -1,4 +1,4 @@
-"""The command line: `ggufkit VERB`, one module a verb.
+"""The command line: `ggufkit VERB`, one module per verb.
 
 `main` is the console script. A verb's module is imported when the verb is called, so that `ggufkit inspect`
 starts without NumPy. Errors leave here as one line on stderr: exit 1 for a `GgufkitError` or a failed check,
@@ -24,7 +24,7 @@ __all__ = ["main"]
 # verb → the one line that `ggufkit --help` shows. Its module is `ggufkit.cli.<verb>` and defines
 # `command`, a `click.Command`; "-" in a verb is "_" in the module's name.
 VERBS: dict[str, str] = {
-    "bench": "Measure how fast a model runs, in tokens a second.",
+    "bench": "Measure how fast a model runs, in tokens per second.",
     "chat": "Talk to a model.",
     "convert": "Convert a Hugging Face checkpoint to GGUF.",
     "diff": "Compare two models.",

@@ -31,7 +31,7 @@ class _Numbers(click.ParamType):
         except ValueError:
             numbers = (-1,)
         if min(numbers) < 0:
-            self.fail(f"{value!r} is no list of whole numbers like 128,512", param, ctx)
+            self.fail(f"{value!r} is not a list of whole numbers like 128,512", param, ctx)
         return numbers
 
 
@@ -58,7 +58,7 @@ def command(
     on: dict[str, Any],
     as_json: bool,
 ) -> None:
-    """Measure the speed of MODEL in tokens a second, with llama-bench's tests and flags.
+    """Measure the speed of MODEL in tokens per second, with llama-bench's tests and flags.
 
     pp512 is a prompt of 512 random tokens, tg128 is 128 tokens one by one. Whoever generates a token reads all
     weights, so tg comes with the share of the memory's speed that it reaches; a kernel that only reads the weights
@@ -89,7 +89,7 @@ def _measure(
     threads: int | None,
     warm: bool,
 ) -> list[tuple[Speed, float | None]]:
-    """The tests' speeds; of generation on the CPU also the bytes a second that its memory gives."""
+    """The tests' speeds; of generation on the CPU also the bytes per second that its memory gives."""
     from ggufkit.cli.progress import token_bar
     from ggufkit.evaluate.speed import measure_generation, measure_prompt, read_speed
     from ggufkit.runtime.cpu.ops import CpuOps

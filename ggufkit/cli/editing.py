@@ -185,7 +185,7 @@ def _single(text: str, kind: ValueType, key: str) -> Any:
 
 
 def _items(text: str, kind: ValueType, key: str) -> list[Any]:
-    """An array's items: JSON, or one a line, or numbers with commas."""
+    """An array's items: JSON, or one per line, or numbers with commas."""
     if not text.lstrip().startswith("["):
         parts = text.splitlines() if kind is ValueType.STRING else text.replace(",", " ").split()
         return [_single(part, kind, key) for part in parts]
@@ -194,7 +194,7 @@ def _items(text: str, kind: ValueType, key: str) -> list[Any]:
     try:
         items = json.loads(text)
     except ValueError as e:
-        raise UsageError(f"{printable(key)}: the array is no JSON: {e}") from None
+        raise UsageError(f"{printable(key)}: the array is not JSON: {e}") from None
     floats = (ValueType.FLOAT32, ValueType.FLOAT64)
     good = (
         str if kind is ValueType.STRING else bool if kind is ValueType.BOOL else (int, float) if kind in floats else int

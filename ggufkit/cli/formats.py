@@ -76,7 +76,7 @@ def listing(chosen: list[Format], as_json: bool) -> None:
                 "" if error is None else f"{100 * error:.3g} %",
             )
         )
-    head = ("type", "id", "bits a weight", "block", "bytes", "encodable", "needs imatrix", "error, normal")
+    head = ("type", "id", "bits per weight", "block", "bytes", "encodable", "needs imatrix", "error, normal")
     echo_table(rows, head, right=(1, 2, 3, 4, 7))
 
 
@@ -159,7 +159,7 @@ def measurement(
                 where,
             )
         )
-    head = ("type", "bits a weight", "rmse", "of rms", "SQNR", "worst block", "where")
+    head = ("type", "bits per weight", "rmse", "of rms", "SQNR", "worst block", "where")
     echo_table(table, head, right=range(1, 6))
     for reason in refused.values():
         click.echo(f"  not measured: {reason}")

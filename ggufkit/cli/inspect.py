@@ -83,7 +83,7 @@ def echo_summary(model: GGUF) -> None:
         "bytes": human_bytes,
         "bits_per_weight": lambda bits: f"{bits:.2f}",
     }
-    names = {"bytes": "data", "bits_per_weight": "bits a weight"}
+    names = {"bytes": "data", "bits_per_weight": "bits per weight"}
     for name, value in facts.items():
         text = shown.get(name, show_item)(value)
         rows.append((names.get(name, name.replace("_", " ")), text))

@@ -97,7 +97,7 @@ def config_template(path: str) -> str:
     try:
         template = json.loads(read_text(path)).get("chat_template")
     except (ValueError, AttributeError) as e:
-        raise UsageError(f"{printable(path)} is no JSON object: {printable(e)}") from None
+        raise UsageError(f"{printable(path)} is not a JSON object: {printable(e)}") from None
     if not isinstance(template, str):
         raise UsageError(f"{printable(path)} has no chat_template, or several")
     return template

@@ -88,7 +88,7 @@ def echo_plan(job: Job, as_json: bool) -> None:
         click.echo(f"  note: {note}")
     for path, size in files:
         click.echo(f"  {printable(path, 4096)}: {size} bytes ({human_bytes(size)})")
-    click.echo(f"  {len(plan.tensors)} tensors, {human_count(plan.weights)} weights, {bits:.3f} bits a weight")
+    click.echo(f"  {len(plan.tensors)} tensors, {human_count(plan.weights)} weights, {bits:.3f} bits per weight")
 
 
 def _by_type(plan: OutputPlan) -> dict[str, list[Planned]]:

@@ -199,7 +199,7 @@ class BaseFile:
     Attributes
     ----------
     path : of the file.
-    length, count : tokens a window, and windows.
+    length, count : tokens per window, and windows.
     vocabulary : tokens of the model that it is of.
     tokens : array of shape (count, length), int32.
     start : byte where the log-probabilities begin.

@@ -2,7 +2,7 @@
 
 Whoever generates one token reads all weights once, so memory bounds the speed:
 
-    tokens/s ≤ bytes/s of a kernel that does nothing but read ÷ bytes of weights a token
+    tokens/s ≤ bytes/s of a kernel that does nothing but read ÷ bytes of weights per token
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ class Windows:
     Parameters
     ----------
     tokens : (n,) of the whole text.
-    length : tokens a window.
+    length : tokens per window.
     count : at most so many; None for all that are full.
     bos : takes the place of each window's first token; None to leave it.
 

@@ -1,1 +1,1 @@
-"""The GGML block formats: `table` (one row each), a file a family (kernels), and `codec`, the only door to them."""
+"""The GGML block formats: `table` (one row each), a file per family (kernels), and `codec`, the only door to them."""

@@ -141,7 +141,7 @@ def _split_tq1_0(r: np.ndarray) -> Affine:
 
 
 def _split_tq2_0(r: np.ndarray) -> Affine:
-    """Two bits a weight; byte i of each half holds weights i, i + 32, i + 64, i + 96 of its 128."""
+    """Two bits per weight; byte i of each half holds weights i, i + 32, i + 64, i + 96 of its 128."""
     halves = r["qs"].reshape(-1, 2, 1, 32)
     codes = halves >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3
     return _symmetric(codes.reshape(-1, 256), r["d"], 1, groups=2)

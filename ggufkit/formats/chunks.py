@@ -3,7 +3,7 @@
     blocks ─ decode ─→ floats ─ check ─ encode ─→ out        a chunk: about 128 K weights
                        ╰ in the core's L2 cache ╯
 
-Between two calls of kernels a thread takes the interpreter's lock, and where several work side by side it waits for
+Between two calls of kernels per thread takes the interpreter's lock, and where several work side by side it waits for
 it, a tenth of a millisecond each time: as long as the decoder of a chunk takes.
 """
 

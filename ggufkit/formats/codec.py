@@ -89,7 +89,7 @@ def encode(
 
     Raises
     ------
-    CodecError : a row's length is no multiple of the block size; a weight is not finite (named by row and
+    CodecError : a row's length is not a multiple of the block size; a weight is not finite (named by row and
         column) or too large for the format; importance is missing, negative or of the wrong length.
 
     Notes
@@ -185,7 +185,7 @@ def decode(
 
     Raises
     ------
-    CodecError : the last dimension is no multiple of the format's block of `type_size` bytes.
+    CodecError : the last dimension is not a multiple of the format's block of `type_size` bytes.
     """
     format = _format(format)
     data = np.asarray(blocks, order="C")
@@ -193,7 +193,7 @@ def decode(
     if data.dtype != _BYTE or not shape:
         raise CodecError(f"blocks must be an array of bytes of shape (rows, row_bytes), not {data.dtype} {shape}")
     if shape[-1] % size:
-        raise CodecError(f"{shape[-1]} bytes a row are no multiple of {format.name}'s {size}-byte block")
+        raise CodecError(f"{shape[-1]} bytes per row are not a multiple of {format.name}'s {size}-byte block")
     out = _output(out, shape[:-1] + (shape[-1] // size * cols,), _FLOAT, "")  # noqa: RUF005
     threads = thread_count(threads)
     if data.size == 0:

@@ -26,7 +26,7 @@ from ggufkit.kernels.lanes import (
     view,
 )
 
-_N, _BLOCKS = 32, 8  # weights a block, blocks a lane
+_N, _BLOCKS = 32, 8  # weights per block, blocks per lane
 _TILE = _N * LANES  # elements of one block of each lane
 
 _Q4_1 = Grid(_N, np.float32(15), np.float32(-0.9), np.float32(0.05), 36, use_mad=False, saturates=True)

@@ -56,7 +56,7 @@ def weigh(X, at, n, sigma2, W):
 class Grid(NamedTuple):
     """What a search over scale and minimum tries: inverse scales (nmax + rmin + rdelta·step) / (max − min)."""
 
-    n: int  # weights a sub-block
+    n: int  # weights per sub-block
     nmax: np.float32  # highest level
     rmin: np.float32
     rdelta: np.float32

@@ -5,7 +5,7 @@ record type of a block, come from the row's layout string: fields in file order,
 count and a NumPy type code (`f2` half, `u1` byte, …), little-endian and without padding.
 
     Q4_K   12   256   "d:f2 dmin:f2 scales:12u1 qs:128u1"
-    name   id   weights a block, and the 144 bytes that hold them
+    name   id   weights per block, and the 144 bytes that hold them
 
 This module needs nothing but the standard library, so that looking into a file stays quick. The code that
 encodes and decodes a format lives in its family's file beside this one and is reached through `codec`.
@@ -36,10 +36,10 @@ class Format:
     ----------
     name : GGML's spelling, e.g. ``"Q4_K"``.
     id : the number in the file (`enum ggml_type`).
-    block_size : weights a block.
+    block_size : weights per block.
     layout : the block's fields.
     family : the file in `ggufkit.formats` with its kernels.
-    fallback : the format for rows whose length is no multiple of `block_size`, or None.
+    fallback : the format for rows whose length is not a multiple of `block_size`, or None.
     needs_importance : cannot be encoded without importance weights.
     encodable : False for types that only live in memory (activations).
     swap : the numbers that a big-endian file stores the other way round, where C code reads several bytes of
@@ -90,7 +90,7 @@ class Format:
 
         Raises
         ------
-        CodecError : `cols` is no multiple of the block size.
+        CodecError : `cols` is not a multiple of the block size.
         """
         blocks, rest = divmod(cols, self.block_size)
         if rest:

@@ -1,4 +1,4 @@
-"""Weights of one, three or four levels and one float16 scale a block: Q1_0, Q2_0, TQ1_0, TQ2_0.
+"""Weights of one, three or four levels and one float16 scale per block: Q1_0, Q2_0, TQ1_0, TQ2_0.
 
     Q1_0    128 weights, ±d
     Q2_0     64 weights, d times -1, 0, 1 or 2 (the encoder never needs 2)

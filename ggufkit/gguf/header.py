@@ -245,7 +245,7 @@ class _Parser:
         self.need(4, "the magic")
         magic = bytes(self.buffer[:4])
         if magic != MAGIC:
-            raise self.fail(f"this is no GGUF file: it starts with {magic!r} instead of b'GGUF'", 0)
+            raise self.fail(f"this is not a GGUF file: it starts with {magic!r} instead of b'GGUF'", 0)
         self.at = 4
         version = self.number("I", "the version")
         # A version that fits two bytes has them at the other end when the byte order is the other one.
@@ -362,7 +362,7 @@ class _Parser:
             raise self.fail(f"{ALIGNMENT_KEY} must be of type u32 but is {pair.describe()}", pair.offset)
         value: int = pair.value
         if value == 0 or value & (value - 1):
-            raise self.fail(f"{ALIGNMENT_KEY} is {value}, which is no power of two", pair.start)
+            raise self.fail(f"{ALIGNMENT_KEY} is {value}, which is not a power of two", pair.start)
         if value > self.limits.alignment:
             raise self.fail(f"{ALIGNMENT_KEY} is {value}, the limit is {self.limits.alignment}", pair.start)
         return value
@@ -410,7 +410,7 @@ class _Parser:
         row = ne[0] if ne else 1
         if row % format.block_size:
             raise self.fail(
-                f"tensor {shown} is {format.name} with rows of {row} weights, which is no multiple of "
+                f"tensor {shown} is {format.name} with rows of {row} weights, which is not a multiple of "
                 f"{format.block_size}",
                 dims_at,
             )

@@ -241,7 +241,7 @@ def swapped(blocks: np.ndarray, format: Format) -> np.ndarray:
     """
     out = blocks.copy()
     if out.size:
-        records = out.view(format.swap_dtype)  # (rows, blocks a row)
+        records = out.view(format.swap_dtype)  # (rows, blocks per row)
         for name in records.dtype.names or ():
             if records.dtype[name].base.itemsize > 1:
                 records[name] = records[name].byteswap()
@@ -261,7 +261,7 @@ def open(path: str | os.PathLike[str], *, offset: int = 0, shards: bool = True, 
     Raises
     ------
     FileError : the file, or another shard, is missing or unreadable.
-    GGUFError : it is no GGUF, or breaks a rule of the format, or the shards are not of one model.
+    GGUFError : it is not a GGUF, or breaks a rule of the format, or the shards are not of one model.
     """
     name = os.fspath(path)
     with ExitStack() as opened:

@@ -100,7 +100,7 @@ def check_shards(names: Sequence[str], headers: Sequence[Header]) -> None:
             if field is None or field.type is not kind:
                 # llama.cpp reads the total of the first file only.
                 if key != SPLIT_TENSORS:
-                    raise GGUFError(f"{key} ({kind.short}) is missing: it is no file of this split model", name)
+                    raise GGUFError(f"{key} ({kind.short}) is missing: it is not a file of this split model", name)
             elif field.value != value:
                 raise GGUFError(
                     f"{key} is {field.value}, but it should be {value}: the {len(names)} files do not belong together",

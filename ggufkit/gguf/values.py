@@ -151,12 +151,14 @@ class Field:
 
         Raises
         ------
-        GGUFError : the value is no array of numbers.
+        GGUFError : the value is not an array of numbers.
         """
         import numpy as np
 
         if self.item_type is None or self.item_type is ValueType.STRING:
-            raise GGUFError(f"{printable(self.key)} is no array of numbers, but {self.describe()}", offset=self.offset)
+            raise GGUFError(
+                f"{printable(self.key)} is not an array of numbers, but {self.describe()}", offset=self.offset
+            )
         if self.item_type is ValueType.BOOL:
             return np.frombuffer(self.raw, np.uint8) != 0
         numbers = np.frombuffer(self.raw, np.dtype(self._order + np.dtype(self.item_type.code).str[1:]))

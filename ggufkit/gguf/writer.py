@@ -148,7 +148,7 @@ def _payload(value: Value, order: str) -> tuple[int, bytes]:
         kind = value.type
     else:
         if value.item_type is None or value.item_type is ValueType.ARRAY:
-            raise ValueError("an array needs the type of its items, and that is no array")
+            raise ValueError("an array needs the type of its items, and that is not an array")
         items, kind = value.value, value.item_type
     if kind is ValueType.STRING:
         return len(items), b"".join(encode_string(text, order) for text in items)
@@ -272,7 +272,7 @@ def with_alignment(metadata: Mapping[str, Any], alignment: int | None) -> tuple[
     if given is not None and given != chosen:
         raise GGUFError(f"the alignment is to be {chosen}, but the metadata's {ALIGNMENT_KEY} is {given}")
     if chosen <= 0 or chosen & (chosen - 1) or chosen > Limits().alignment:
-        raise GGUFError(f"the alignment {chosen} is no power of two up to {Limits().alignment}")
+        raise GGUFError(f"the alignment {chosen} is not a power of two up to {Limits().alignment}")
     if chosen != DEFAULT_ALIGNMENT and given is None:
         metadata = {**metadata, ALIGNMENT_KEY: Value(ValueType.UINT32, chosen)}
     return chosen, metadata

@@ -93,7 +93,7 @@ def adapter_conversion(
         raise UsageError(f"an adapter can be F32, F16, BF16 or Q8_0, not {printable(type)}")
     settings = read_json(folder / _CONFIG)
     if settings is None:
-        raise FileError(f"{printable(folder)} has no {_CONFIG}, so it is no adapter")
+        raise FileError(f"{printable(folder)} has no {_CONFIG}, so it is not an adapter")
     files = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
     found = open_checkpoint(_base(settings, base, folder), weights=False)
     spec, config = architecture_of(found.config, found.text)
@@ -159,7 +159,7 @@ def _planned(tensor: Tensor, type: str) -> Planned:
     if not half:
         return Planned(tensor, FORMATS["F32"], "a norm")
     if tensor.cols % FORMATS[type].block_size:
-        return Planned(tensor, FORMATS["F16"], f"rows of {tensor.cols} are no multiple of {type}'s block")
+        return Planned(tensor, FORMATS["F16"], f"rows of {tensor.cols} are not a multiple of {type}'s block")
     return Planned(tensor, FORMATS[type], f"{type} for both halves of every weight")
 
 

@@ -41,7 +41,7 @@ __all__ = ["export_mlx"]
 # dtype names of the command line → safetensors'
 DTYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 
-_SHARD = 5 << 30  # bytes a file, as mlx-lm has them
+_SHARD = 5 << 30  # bytes per file, as mlx-lm has them
 _CHUNK = 1 << 20  # weights read at a time
 
 # Called with bytes done and a tensor's name.
@@ -50,7 +50,7 @@ Progress = Callable[[int, str], None]
 
 @dataclass(frozen=True)
 class _Part:
-    """One array of the safetensors: its name, dtype and bytes a row come from here, its rows are the tensor's."""
+    """One array of the safetensors: its name, dtype and bytes per row come from here, its rows are the tensor's."""
 
     name: str
     dtype: str

@@ -130,12 +130,12 @@ def layer_numbers(text: str, source: str) -> tuple[int, ...]:
 
     Raises
     ------
-    PolicyError : one is no number.
+    PolicyError : one is not a number.
     """
     numbers = set()
     for part in text.split(","):
         if not (part.strip().isascii() and part.strip().isdigit()):
-            raise PolicyError(f"{source}: {printable(repr(part))} is no number of a layer; write 3,4,5")
+            raise PolicyError(f"{source}: {printable(repr(part))} is not a number of a layer; write 3,4,5")
         numbers.add(int(part))
     return tuple(sorted(numbers))
 

@@ -169,7 +169,7 @@ def _of_preset(t: Subject, model: Model, choices: Choices, default: Format) -> D
 
 
 def _fitting(decision: Decision, t: Subject) -> Decision:
-    """`decision`, or the fallback where a row is no whole number of blocks."""
+    """`decision`, or the fallback where a row is not a whole number of blocks."""
     wanted = decision.format
     if t.cols % wanted.block_size == 0:
         return decision

@@ -74,7 +74,7 @@ class Model:
     ----------
     architecture : `general.architecture`.
     layers, heads, kv_heads, experts : their numbers; the heads of the first layer. 0 where the model has none.
-    value_tensors : tensors that act as the value projection (one a layer, mostly).
+    value_tensors : tensors that act as the value projection (one per layer, mostly).
     tied : the token embeddings are also the output.
     imatrix : an importance matrix is there.
     """

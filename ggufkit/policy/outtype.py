@@ -48,5 +48,5 @@ def outtype_decision(name: str, shape: tuple[int, ...], outtype: str) -> Decisio
         return Decision(FORMATS["F16"], f"an embedding or output is not made {outtype}")
     format = FORMATS[outtype]
     if shape[-1] % format.block_size:
-        return Decision(FORMATS["F16"], f"rows of {shape[-1]} are no multiple of {outtype}'s {format.block_size}")
+        return Decision(FORMATS["F16"], f"rows of {shape[-1]} are not a multiple of {outtype}'s {format.block_size}")
     return Decision(format, f"{outtype} for every weight matrix")

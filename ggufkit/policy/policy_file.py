@@ -236,7 +236,7 @@ def _number(count: Callable[[tuple[int, ...]], int]) -> Callable[[Any], Conditio
         text = str(value) if isinstance(value, str) or type(value) is int else ""
         found = re.fullmatch(r"\s*(<=|>=|==|<|>|)\s*([0-9_]+)\s*", text)
         if not found:
-            raise _WrongError(f'{printable(repr(value))} is no number, and no comparison such as ">= 4096"')
+            raise _WrongError(f'{printable(repr(value))} is not a number, and no comparison such as ">= 4096"')
         compare, limit = _COMPARISONS[found[1]], int(found[2])
         return Condition("", lambda t, m: compare(count(t.shape), limit))
 

@@ -75,7 +75,7 @@ FIRST_EIGHTH_COUNTED = Condition(
 
 def _ragged(format: Format) -> Condition:
     n = format.block_size
-    return Condition(f"its {{t.cols}} columns are no multiple of {n}", lambda t, m: t.cols % n != 0)
+    return Condition(f"its {{t.cols}} columns are not a multiple of {n}", lambda t, m: t.cols % n != 0)
 
 
 def _everywhere(format: Format) -> Iterator[Rule]:

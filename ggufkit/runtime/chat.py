@@ -41,7 +41,7 @@ class ChatTemplate:
 
     Raises
     ------
-    GGUFError : the template is no valid Jinja.
+    GGUFError : the template is not valid Jinja.
     """
 
     def __init__(self, source: str, where: str = "", tokens: Mapping[str, str] | None = None):

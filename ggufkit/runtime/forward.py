@@ -37,7 +37,7 @@ def hidden_states(
     ----------
     style : of rope.
     tokens, positions : (n,) int32 each; the tokens follow those in the caches.
-    caches : one a layer, of `Ops.layer_cache`.
+    caches : one per layer, of `Ops.layer_cache`.
     start : position of the first token.
     """
     x = ops.embed(weights.embedding, tokens)  # (n, width)

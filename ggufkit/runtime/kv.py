@@ -23,7 +23,7 @@ def cache_type(name: str, head: int) -> str:
     if kind not in TYPES:
         raise UsageError(f"the cache can be {', '.join(TYPES)}, not {name}")
     if kind.startswith("Q") and head % 32:
-        raise UsageError(f"the cache cannot be {kind}: heads of {head} numbers are no multiple of 32; take F16")
+        raise UsageError(f"the cache cannot be {kind}: heads of {head} numbers are not a multiple of 32; take F16")
     return kind
 
 
@@ -42,7 +42,7 @@ class Cache:
 
     Attributes
     ----------
-    layers : one entry a layer, of `Ops.layer_cache`.
+    layers : one entry per layer, of `Ops.layer_cache`.
     length : how many tokens fit.
     tokens : those that are in it.
     """

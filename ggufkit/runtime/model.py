@@ -303,7 +303,7 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None, backend: s
     gguf = open_gguf(path)
     try:
         if "general.architecture" not in gguf.fields:
-            raise GGUFError("the key general.architecture is missing, so it is no model that can be run", gguf.path)
+            raise GGUFError("the key general.architecture is missing, so it is not a model that can be run", gguf.path)
         ops = make_ops(backend, gguf, threads) if isinstance(backend, str) else backend
         return Model(gguf, ops)
     except BaseException:

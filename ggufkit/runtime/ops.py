@@ -96,7 +96,7 @@ class AttentionSpec:
     Attributes
     ----------
     heads, kv_heads : of queries, and of keys and values; each of these serves `heads / kv_heads` queries.
-    head_k, head_v : numbers a head.
+    head_k, head_v : numbers per head.
     scale : of the scores.
     cap : soft cap of the scores; 0 for none.
     window : how many tokens back is seen, itself included; 0 for all.

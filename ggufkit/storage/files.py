@@ -59,7 +59,7 @@ class AtomicFile:
 
     Raises
     ------
-    FileError : the target exists and `force` is not given, is no regular file, or cannot be written.
+    FileError : the target exists and `force` is not given, is not a regular file, or cannot be written.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class AtomicFile:
         except FileNotFoundError:
             return
         if not stat.S_ISREG(found.st_mode):
-            raise FileError(f"cannot write {printable(self.path)}: it exists and is no regular file")
+            raise FileError(f"cannot write {printable(self.path)}: it exists and is not a regular file")
         if not self.force:
             raise FileError(f"{printable(self.path)} exists already; give --force to replace it")
         if not os.access(self.path, os.W_OK):

@@ -60,7 +60,7 @@ class Tensor:
         return self.rows * self.row_bytes
 
     def records(self, lo: int = 0, hi: int | None = None) -> np.ndarray:
-        """Rows `lo:hi` as records of the format's fields: array of shape (hi - lo, blocks a row), `format.dtype`.
+        """Rows `lo:hi` as records of the format's fields: array of shape (hi - lo, blocks per row), `format.dtype`.
 
         The view shares the memory of the blocks: ``tensor.records()["d"]`` are the scales.
         """

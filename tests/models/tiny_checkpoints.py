@@ -118,7 +118,7 @@ SPECIAL = {"bos": "<|begin|>", "eos": "<|endoftext|>", "user": "<|user|>"}
 
 
 def byte_alphabet() -> list[str]:
-    """GPT-2's 256 letters, one a byte."""
+    """GPT-2's 256 letters, one per byte."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     return [
         chr(byte if byte in plain else 256 + i) for i, byte in enumerate([*plain, *sorted({*range(256)} - {*plain})])

@@ -44,7 +44,7 @@ class Recipe:
     whole : other tensors.
     odd : what odd layers have instead of `block`, or None.
     layers : how many.
-    kv_heads, head : of keys and values; numbers a head.
+    kv_heads, head : of keys and values; numbers per head.
     """
 
     metadata: dict[str, Any]

@@ -191,7 +191,7 @@ PRODUCT_BYTES = 300_000_000  # of weights: more than the caches hold
 
 
 def bench_products(options: argparse.Namespace) -> Iterator[tuple]:
-    """One row of activations from memory (GB of weights a second) and in the cache, then many (billion products)."""
+    """One row of activations from memory (GB of weights per second) and in the cache, then many (billion products)."""
     from ggufkit.formats.codec import frozen
     from ggufkit.runtime.cpu.bandwidth import read_all
     from ggufkit.runtime.cpu.products import product_of

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Every encoder and decoder against libggml, byte for byte; then the same bytes on other CPUs and thread counts.
 
-    python tools/verify/verify_formats.py                       # everything, 30 million weights a type and mode
+    python tools/verify/verify_formats.py                       # everything, 30 million weights per type and mode
     python tools/verify/verify_formats.py Q4_K IQ2_S --weights 1 --blocks 0.1
 
 Other CPUs are cross-compiled: a process for each with NUMBA_CPU_NAME set. Exit code 1 if a byte differs.
@@ -144,7 +144,7 @@ def in_ggml(format: Format) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("formats", nargs="*", help="default all")
-    parser.add_argument("--weights", type=float, default=30, help="million weights a type and mode (default 30)")
+    parser.add_argument("--weights", type=float, default=30, help="million weights per type and mode (default 30)")
     parser.add_argument("--blocks", type=float, default=10, help="million random blocks a decoder (default 10)")
     parser.add_argument("--threads", default="1,2,3", help="thread counts that must agree (default 1,2,3)")
     parser.add_argument("--cpus", default="haswell,generic", help="NUMBA_CPU_NAMEs that must agree")

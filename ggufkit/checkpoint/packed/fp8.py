@@ -69,7 +69,7 @@ def _block(config: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def _scaled(weight: Tensor, scale: Tensor, block: tuple[int, int] | None) -> Tensor:
-    """Weight times scale as float32: one scale for all, one a row, or one a block."""
+    """Weight times scale as float32: one scale for all, one per row, or one per block."""
     rows, cols = weight.rows, weight.cols
     if scale.size == 1:
         block = (max(rows, 1), max(cols, 1))

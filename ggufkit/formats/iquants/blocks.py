@@ -24,7 +24,7 @@ from ggufkit.kernels.lanes import (
     transpose,
 )
 
-SUPER = 256  # weights a super-block
+SUPER = 256  # weights per super-block
 
 # What encoders without importance pass on to the kernel that serves both.
 NO_IMPORTANCE = np.empty(0, np.float32)

@@ -1,7 +1,7 @@
 """IQ1_S and IQ1_M: eight of -1, 0, 1 at a time from a codebook of 2048 rows, all moved by +1/8 or -1/8.
 
-IQ1_S   d, 32 × 11-bit rows, 8 × (3-bit scale, direction of the shift)                1.56 bits a weight
-IQ1_M   32 × (11-bit row, direction), 16 scales of 3 bits, d in what those leave      1.75 bits a weight
+IQ1_S   d, 32 × 11-bit rows, 8 × (3-bit scale, direction of the shift)                1.56 bits per weight
+IQ1_M   32 × (11-bit row, direction), 16 scales of 3 bits, d in what those leave      1.75 bits per weight
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """IQ2_S, IQ2_XS and IQ2_XXS: eight magnitudes at a time from a codebook, one sign a weight.
 
-    IQ2_XXS   d, 8 × (4 bytes of 8-bit rows, a word of 4 × 7 sign bits and a 4-bit scale)      2.06 bits a weight
-    IQ2_XS    d, 32 × (9-bit row, 7 sign bits), 16 scales of 4 bits                            2.31 bits a weight
-    IQ2_S     d, 32 × 10-bit rows, 256 sign bits, 16 scales of 4 bits                          2.56 bits a weight
+    IQ2_XXS   d, 8 × (4 bytes of 8-bit rows, a word of 4 × 7 sign bits and a 4-bit scale)      2.06 bits per weight
+    IQ2_XS    d, 32 × (9-bit row, 7 sign bits), 16 scales of 4 bits                            2.31 bits per weight
+    IQ2_S     d, 32 × 10-bit rows, 256 sign bits, 16 scales of 4 bits                          2.56 bits per weight
 
 Seven sign bits stand for eight: the number of minus signs is even, which the encoder sees to.
 """

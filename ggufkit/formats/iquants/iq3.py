@@ -1,7 +1,7 @@
 """IQ3_S and IQ3_XXS: four magnitudes at a time from a codebook, one sign a weight.
 
-    IQ3_XXS   d, 64 bytes of 8-bit codebook rows, 8 words of 4 × 7 sign bits and a 4-bit scale      3.06 bits a weight
-    IQ3_S     d, 64 bytes + 64 bits of 9-bit rows, 256 sign bits, 8 scales of 4 bits                3.44 bits a weight
+    IQ3_XXS   d, 64 bytes of 8-bit codebook rows, 8 words of 4 × 7 sign bits and a 4-bit scale      3.06 bits per weight
+    IQ3_S     d, 64 bytes + 64 bits of 9-bit rows, 256 sign bits, 8 scales of 4 bits                3.44 bits per weight
 
 A sub-block has 32 weights, that is eight codebook rows.
 """

@@ -46,8 +46,8 @@ class Plan(NamedTuple):
     """What a format searches. Numbers of the codebook go from 1 to `top`: 1, 3, … 2 · base - 1."""
 
     dims: int  # weights a row of the codebook
-    groups: int  # rows a sub-block
-    base: int  # levels a weight
+    groups: int  # rows per sub-block
+    base: int  # levels per weight
     trials: int  # scales tried to either side of the one that fits the largest weight
     step: np.float32  # by how much the number for the largest weight differs from one trial to the next
     polish: int  # which rows the last round may change: OFF_GRID_ROWS, ALL_IF_ANY or ALL

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 __all__ = ["DECODE"]
 
-# Two bits a weight: byte l of half n holds, from low to high, weights l, l + 32, l + 64, l + 96 of its 128.
+# Two bits per weight: byte l of half n holds, from low to high, weights l, l + 32, l + 64, l + 96 of its 128.
 _Q2_K = """
 inline void q2_k_decode(device const uchar* b, int i, thread float* w) {
     int n = i / 128, shift = 2 * (i % 128 / 32), scale = b[i / 16];

@@ -4,7 +4,7 @@
     qs        64 bytes, 2 bits a level
     d dmin    2 float16
 
-84 bytes, 2.625 bits a weight.
+84 bytes, 2.625 bits per weight.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from ggufkit.kernels.lanes import (
     view,
 )
 
-_N, _SUB = 16, 16  # weights a sub-block, sub-blocks a super-block
+_N, _SUB = 16, 16  # weights per sub-block, sub-blocks per super-block
 _TILE = _N * LANES  # elements of one sub-block of the batch
 _BYTES = 84
 

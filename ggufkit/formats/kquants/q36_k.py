@@ -1,6 +1,6 @@
 """Q3_K and Q6_K: x ≈ d·scale·q, symmetric, with a scale for each of 16 sub-blocks of 16 weights.
 
-              Q3_K: 110 bytes, 3.4375 bits a weight         Q6_K: 210 bytes, 6.5625 bits a weight
+              Q3_K: 110 bytes, 3.4375 bits per weight         Q6_K: 210 bytes, 6.5625 bits per weight
     low       qs, 64 bytes, bits 0–1 of each level          ql, 128 bytes, bits 0–3
     high      hmask, 32 bytes, bit 2 (stored before qs)     qh, 64 bytes, bits 4–5
     scales    12 bytes, 6 bits each                         16 int8
@@ -55,7 +55,7 @@ from ggufkit.kernels.lanes import (
     view,
 )
 
-_N, _SUB = 16, 16  # weights a sub-block, sub-blocks a super-block
+_N, _SUB = 16, 16  # weights per sub-block, sub-blocks per super-block
 _TILE = _N * LANES  # elements of one sub-block of the batch
 _Q3_BYTES, _Q6_BYTES = 110, 210
 _ZERO, _SMALLEST = np.float32(0), np.float32(1e-15)

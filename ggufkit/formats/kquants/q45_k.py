@@ -1,6 +1,6 @@
 """Q4_K and Q5_K: x ≈ d·scale·q − dmin·min, with a scale and a min of 6 bits for each of 8 sub-blocks of 32 weights.
 
-              Q4_K: 144 bytes, 4.5 bits a weight     Q5_K: 176 bytes, 5.5 bits a weight
+              Q4_K: 144 bytes, 4.5 bits per weight     Q5_K: 176 bytes, 5.5 bits per weight
     d dmin    2 float16                              2 float16
     scales    12 bytes                               12 bytes
     qh                                               32 bytes, bit 4 of each level
@@ -54,7 +54,7 @@ from ggufkit.kernels.lanes import (
     view,
 )
 
-_N, _SUB = 32, 8  # weights a sub-block, sub-blocks a super-block
+_N, _SUB = 32, 8  # weights per sub-block, sub-blocks per super-block
 _TILE = _N * LANES  # elements of one sub-block of the batch
 _Q4_BYTES, _Q5_BYTES = 144, 176
 

@@ -4,7 +4,7 @@
     qs       256 int8                  256 bytes
     bsums    16 int16, sums of 16 q     32 bytes
 
-292 bytes, 9.125 bits a weight.
+292 bytes, 9.125 bits per weight.
 """
 
 from __future__ import annotations

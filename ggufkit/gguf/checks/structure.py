@@ -60,6 +60,6 @@ def _check_value(field: Field) -> Iterator[Finding]:
         try:
             raw.decode()
         except UnicodeDecodeError as e:
-            yield warning(f"{key} is no valid UTF-8 at its byte {e.start}", field.start)
+            yield warning(f"{key} is not valid UTF-8 at its byte {e.start}", field.start)
     if not field.key.isprintable():
         yield warning(f"the key {key} has characters that cannot be printed", field.offset)

@@ -34,12 +34,12 @@ def refuse_read_only(path: str) -> None:
 
     Raises
     ------
-    FileError : it has no write permission at all, or is no regular file.
+    FileError : it has no write permission at all, or is not a regular file.
     """
     with os_errors(path, "change"):
         mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
-        raise FileError(f"cannot change {printable(path)}: it is no regular file")
+        raise FileError(f"cannot change {printable(path)}: it is not a regular file")
     if not mode & 0o222:
         raise FileError(
             f"cannot change {printable(path)}: the file is read-only; chmod u+w it, or write another file with -o"

@@ -199,7 +199,7 @@ def edit(
     Raises
     ------
     FileError : the file is missing or read-only, or an edit of it cannot be taken back.
-    GGUFError : it is no GGUF, or breaks a rule of the format.
+    GGUFError : it is not a GGUF, or breaks a rule of the format.
     UsageError : `output` is `path` itself.
     """
     return Edit(path, output, spare=spare, force=force, progress=progress)

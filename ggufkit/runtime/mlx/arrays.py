@@ -85,7 +85,7 @@ def repack(blocks: np.ndarray, format: Format, *, exact: bool = True) -> Quantiz
         if not exact and (halves := _as_halves(scales, biases)) is not None:
             scales, biases = halves
         return Quantized(mode, bits, group, pack_codes(affine.codes.reshape(rows, cols), bits), scales, biases)
-    records = np.ascontiguousarray(blocks).view(format.dtype)  # (rows, blocks a row)
+    records = np.ascontiguousarray(blocks).view(format.dtype)  # (rows, blocks per row)
     if mode == "mxfp4":
         scales, qs = records["e"], records["qs"]  # a byte holds weights i and i + 16 of 32
     else:

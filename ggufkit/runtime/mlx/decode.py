@@ -55,7 +55,7 @@ def _scaled(scales: mx.array, q: mx.array) -> mx.array:
 
 
 def _twos(b: mx.array, at: int) -> mx.array:
-    """64 bytes of two bits a weight, (n, 16, 16) int32: byte l of a half holds weights l, l + 32, l + 64, l + 96."""
+    """64 bytes of two bits per weight, (n, 16, 16) int32: byte l of a half holds weights l, l + 32, l + 64, l + 96."""
     halves = _ints(b, at, 64).reshape(-1, 2, 1, 32)
     shifts = mx.array([0, 2, 4, 6]).reshape(1, 1, 4, 1)
     return (mx.right_shift(halves, shifts) & 3).reshape(-1, 16, 16)

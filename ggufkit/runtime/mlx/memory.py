@@ -15,7 +15,7 @@ __all__ = ["require_room", "room"]
 # What is left to the system, activations and the cache of a short conversation.
 _KEPT = 1 << 30
 
-# Presets to name when a model is too large, and about how many bits a weight they take.
+# Presets to name when a model is too large, and about how many bits per weight they take.
 _PRESETS = {"Q8_0": 8.5, "Q6_K": 6.6, "Q5_K_M": 5.7, "Q4_K_M": 4.9, "IQ4_XS": 4.3, "Q3_K_M": 3.9, "Q2_K": 3.0}
 
 # Bits a weight on the device, where that is more than in the file: scales as float32.

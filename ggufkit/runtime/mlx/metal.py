@@ -1,6 +1,6 @@
 """Metal kernels for the block formats that MLX has no arrays for: codebooks, and scales for groups of 16.
 
-The weights stay GGML blocks in memory. Two kernels a format, rendered around its decoder (`formats.*.metal`):
+The weights stay GGML blocks in memory. Two kernels per format, rendered around its decoder (`formats.*.metal`):
 
     multiply     one simdgroup a row of the matrix; lane t takes the eights t, t + 32, … of the row, keeps a sum for
                  each row of x, and `simd_sum` adds the 32 lanes up. For a few rows of x.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_ROWS", "METAL_FORMATS", "decoder", "dequantize", "header", "multiply", "multiply_source", "tables"]
 
-# Rows of x that `multiply` takes at once: as many sums a thread keeps in registers.
+# Rows of x that `multiply` takes at once: as many sums per thread keeps in registers.
 MAX_ROWS = 8
 
 _HELPERS = """

@@ -80,7 +80,7 @@ def _protobuf(data: memoryview) -> Iterator[tuple[int, Any]]:
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    """(number, place after it); 7 bits a byte, the lowest first, the top bit says that more follow."""
+    """(number, place after it); 7 bits per byte, the lowest first, the top bit says that more follow."""
     number = 0
     for shift in range(0, 70, 7):
         byte = data[at]

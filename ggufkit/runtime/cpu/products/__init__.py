@@ -1,4 +1,4 @@
-"""Products of weights and activations, straight on the blocks: a file a format family.
+"""Products of weights and activations, straight on the blocks: a file per format family.
 
 Weights of any format become levels 0 … 255 in the order of the columns, a scale for each group of 16 or 32, and
 what zero means: the same level for all (`OFFSET`) or a minimum for each group. 256 columns are a unit:
