@@ -1,7 +1,8 @@
 """The exceptions of ggufkit.
 
 Everything that goes wrong for a reason outside the program is a `GgufkitError`. Its message is one line
-that says what failed, where (file, tensor, byte offset), which value against which limit, and what to do.
+that says what failed, where (file, tensor, byte offset), and which value against which limit. What to do about it is
+a `Hint` beside the message, in Python's words; the command line puts it into its own.
 
     GgufkitError
     ├── FileError            a path: missing, unreadable, not writable, exists already, disk full
@@ -18,7 +19,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "FileError",
     "GGUFError",
     "GgufkitError",
+    "Hint",
     "MissingDependency",
     "PolicyError",
     "UsageError",
@@ -36,8 +39,74 @@ __all__ = [
 ]
 
 
+_OPTION = re.compile(r"\{(\w+)(=[^{}]*)?\}")
+
+
+class Hint:
+    """What to do about an error: one way, or several to choose from.
+
+    Parameters
+    ----------
+    ways : a clause each, in which options stand in braces as Python has them: ``"give {force=True} to replace it"``,
+        or ``"give a larger {context}"`` where there is no one value to give.
+
+    Attributes
+    ----------
+    ways : as given.
+    """
+
+    def __init__(self, *ways: str):
+        self.ways = ways
+
+    def spelled(self, spell: Callable[[str, str], str | None]) -> str:
+        """The ways in other words: ``"a"``, ``"a, or b"``, ``"a, b, or c"``; empty where none is left.
+
+        Parameters
+        ----------
+        spell : what to write for an option, called with its name and its value ("" for none); None where whoever reads
+            has no such option: then the ways that need it are left out.
+        """
+        ways = []
+        for way in self.ways:
+            words = [spell(name, value[1:]) for name, value in _OPTION.findall(way)]
+            if None not in words:
+                left = iter(words)
+                ways.append(_OPTION.sub(lambda _, left=left: next(left), way))  # type: ignore[misc]
+        return ", ".join([*ways[:-1], f"or {ways[-1]}"]) if len(ways) > 1 else "".join(ways)
+
+    def __str__(self) -> str:
+        return self.spelled(lambda name, value: f"{name}={value or '…'}")
+
+    def __repr__(self) -> str:
+        return f"Hint({', '.join(map(repr, self.ways))})"
+
+
 class GgufkitError(Exception):
-    """Base of all errors that ggufkit raises on purpose."""
+    """Base of all errors that ggufkit raises on purpose.
+
+    Parameters
+    ----------
+    message : what failed, where, which value against which limit.
+    hint : what to do about it.
+
+    Attributes
+    ----------
+    message : without the hint.
+    hint : a `Hint`, or None.
+    """
+
+    def __init__(self, message: str, hint: Hint | str | None = None):
+        super().__init__(message)
+        self.message = message
+        self.hint = Hint(hint) if isinstance(hint, str) else hint
+
+    def __str__(self) -> str:
+        return self.spelled(str)
+
+    def spelled(self, spell: Callable[[Hint], str]) -> str:
+        """The message and the hint, as `spell` writes it."""
+        hint = "" if self.hint is None else spell(self.hint)
+        return f"{self.message}; {hint}" if hint else self.message
 
 
 class FileError(GgufkitError):
@@ -52,15 +121,22 @@ class GGUFError(GgufkitError):
     message : what is wrong, the value against the limit.
     path : the file, or None for a stream.
     offset : byte offset in the file where the offending value starts.
+    hint : what to do about it.
     """
 
-    def __init__(self, message: str, path: str | os.PathLike[str] | None = None, offset: int | None = None):
+    def __init__(
+        self,
+        message: str,
+        path: str | os.PathLike[str] | None = None,
+        offset: int | None = None,
+        hint: Hint | str | None = None,
+    ):
         self.reason = message
         self.path = None if path is None else os.fspath(path)
         self.offset = offset
         where = "" if self.path is None else f"{printable(self.path)}: "
         at = "" if offset is None else f" (byte {offset})"
-        super().__init__(f"{where}{message}{at}")
+        super().__init__(f"{where}{message}{at}", hint)
 
 
 class CheckpointError(GgufkitError):
@@ -103,12 +179,15 @@ _OS_REASONS = {
     errno.EPERM: "operation not permitted",
     errno.EISDIR: "is a directory",
     errno.ENOTDIR: "a part of the path is not a directory",
-    errno.ENOSPC: "no space left on the device; free some room or choose another place with -o",
+    errno.ENOSPC: "no space left on the device",
     errno.EDQUOT: "disk quota exceeded",
     errno.EFBIG: "the file system does not allow files of this size",
     errno.EROFS: "the file system is read-only",
     errno.EIO: "input/output error of the device",
 }
+
+
+_OS_HINTS = {errno.ENOSPC: Hint("free some room", "choose another place with {output}")}
 
 
 @contextmanager
@@ -118,4 +197,5 @@ def os_errors(path: str | os.PathLike[str], doing: str) -> Iterator[None]:
         yield
     except OSError as e:
         reason = _OS_REASONS.get(e.errno or 0) or e.strerror or str(e)
-        raise FileError(f"cannot {doing} {printable(os.fspath(path))}: {reason}") from e
+        hint = _OS_HINTS.get(e.errno or 0)
+        raise FileError(f"cannot {doing} {printable(os.fspath(path))}: {reason}", hint) from e

@@ -120,7 +120,7 @@ def test_templates_of_a_file(model):
 
 def test_file_without_a_template_says_what_to_do(tmp_path):
     path = vocab_texts.write_vocab(tmp_path / "v.gguf", "llama", {"<unk>": 2, "<s>": 3, "</s>": 3, "a": 1})
-    with ggufkit.open(path) as model, pytest.raises(GGUFError, match=r"no chat template .*--chat-template-file"):
+    with ggufkit.open(path) as model, pytest.raises(GGUFError, match=r"no chat template .*template=…"):
         read_template(model, read_vocab(model))
 
 

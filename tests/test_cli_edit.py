@@ -245,8 +245,8 @@ def test_rm_rename_and_undo(run, path):
         (["set", "my.key"], 2, "my.key is no KEY=VALUE"),
         (["set"], 2, "nothing to set"),
         (["set", "my.key=arr[i32]:[1, \"a\"]"], 2, "item 1 of the array"),
-        (["set", "my.key=arr[i32]:[1,"], 2, "the array is not a JSON"),
-        (["set", "general.alignment=u32:24"], 1, "no power of two"),
+        (["set", "my.key=arr[i32]:[1,"], 2, "the array is not JSON"),
+        (["set", "general.alignment=u32:24"], 1, "not a power of two"),
         (["set", "general.architecture=qwen2"], 1, "no key that starts with qwen2."),
         (["set", "--token", "x", "y"], 2, "x is no token ID"),
         (["set", "--token", "9", "y"], 1, "the vocabulary has 4"),
@@ -287,7 +287,7 @@ def test_files_that_cannot_be_edited_are_told_in_one_line(run, path, tmp_path):
     assert "give --force to replace it" in refused(path, change, "-o", out)[1]
     assert "version 1" in refused(v1, change)[1]
     assert "does not exist" in refused(tmp_path / "none.gguf", change)[1]
-    assert "no regular file" in refused(tmp_path, change)[1]
+    assert "not a regular file" in refused(tmp_path, change)[1]
     with ggufkit.open(path):
         code, err = refused(path, change)
         assert (code, f"process {os.getpid()}" in err) == (1, True)

@@ -153,6 +153,6 @@ def test_copy_onto_the_model_or_an_existing_file_is_refused(model, tmp_path):
     with ggufkit.open(model) as m:
         with pytest.raises(UsageError, match="is the input file"):
             copy_model(m, tmp_path / "link.gguf", m.fields, force=True)
-        with pytest.raises(FileError, match="--force"):
+        with pytest.raises(FileError, match="force=True"):
             copy_model(m, tmp_path / "old.gguf", m.fields)
     assert (tmp_path / "old.gguf").read_text() == "old"

@@ -258,7 +258,7 @@ def test_output_leaves_the_file_alone(path, tmp_path):
         e.set("general.name", "other")
     assert path.read_bytes() == before
     assert contents(tmp_path / "out.gguf")[0]["general.name"] == "other"
-    with pytest.raises(FileError, match="--force"), ggufkit.edit(path, tmp_path / "out.gguf") as e:
+    with pytest.raises(FileError, match="force=True"), ggufkit.edit(path, tmp_path / "out.gguf") as e:
         e.set("general.name", "third")
     (tmp_path / "link.gguf").symlink_to(path)
     with pytest.raises(UsageError, match="input file"):
@@ -335,7 +335,7 @@ def test_shards_metadata_is_in_the_first(tmp_path):
         e.rename_tensor("d.weight", "a.weight")
     for file, key, words in (
         (second, "general.name", "00001-of-00002"),
-        (first, "split.count", "verbs split and merge"),
+        (first, "split.count", "use split and merge"),
     ):
         with pytest.raises(GGUFError, match=words), ggufkit.edit(file) as e:
             e.set(key, 3)
@@ -374,7 +374,7 @@ def test_plain_values_take_the_type_of_the_key(path):
         (lambda e: e.set("tokenizer.ggml.add_bos_token", "no"), "does not fit the type bool"),
         (lambda e: e.set("tokenizer.ggml.tokens", "x"), "does not fit"),
         (lambda e: e.set("", 5), "empty"),
-        (lambda e: e.set("general.alignment", Value(ValueType.UINT32, 24)), "no power of two"),
+        (lambda e: e.set("general.alignment", Value(ValueType.UINT32, 24)), "not a power of two"),
         (lambda e: e.set("general.alignment", Value(ValueType.UINT64, 64)), "must be of type u32"),
         (lambda e: e.set("general.architecture", "qwen2"), "no key that starts with qwen2"),
         (lambda e: e.set("ggufkit.pad", "x"), "spare room"),

@@ -139,7 +139,7 @@ def test_split_model_is_opened_by_any_file(server, model):
     with ggufkit.open(f"{server.url}/part-00002-of-00002.gguf", shards=False) as m:
         assert "tokens" not in m.metadata
     model.with_name("part-00001-of-00002.gguf").unlink()
-    with pytest.raises(FileError, match=r"part-00001-of-00002[.]gguf: does not exist.*--one-shard"):
+    with pytest.raises(FileError, match=r"part-00001-of-00002[.]gguf: does not exist.*shards=False"):
         ggufkit.open(f"{server.url}/part-00002-of-00002.gguf")
 
 

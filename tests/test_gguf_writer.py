@@ -96,7 +96,7 @@ def test_exception_leaves_no_file(tmp_path):
 def test_existing_file_needs_force(tmp_path):
     path = tmp_path / "x.gguf"
     path.write_text("old")
-    with pytest.raises(FileError, match="--force"):
+    with pytest.raises(FileError, match="force=True"):
         Writer(path, {}, [])
     assert path.read_text() == "old"
     with Writer(path, {}, [], force=True):
@@ -123,7 +123,7 @@ def test_rows_outside_the_tensor_are_refused(tmp_path):
         ({"k": Value(ValueType.UINT8, "x")}, [], "does not fit the type u8"),
         ({"k": []}, [], "give a Value"),
         ({"k": [1, "a"]}, [], "cannot mix"),
-        ({"general.alignment": 24}, [], "no power of two"),
+        ({"general.alignment": 24}, [], "not a power of two"),
         ({}, [("n" * 64, (1,), F32)], "limit is 63"),
         ({}, [("n", (1,), F32), ("n", (1,), F32)], "two tensors"),
         ({}, [("n", (1,) * 5, F32)], "5 dimensions"),

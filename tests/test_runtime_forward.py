@@ -73,7 +73,7 @@ def test_last_token_of_a_known_prompt_is_computed_again(model):
 
 def test_context_limit_is_told(model):
     cache = model.new_cache(4)
-    with pytest.raises(UsageError, match="room for 4 tokens, not for 5 tokens; give a larger one with -c"):
+    with pytest.raises(UsageError, match="room for 4 tokens, not for 5 tokens; give a larger one with context=…"):
         model.forward([1, 2, 3, 4, 5], cache)
     model.forward([1, 2, 3], cache)
     with pytest.raises(UsageError, match="not for 3 tokens and 2 more"):

@@ -87,7 +87,7 @@ def test_bpe_pre_tokenizer_is_recognised_by_hash(tmp_path, monkeypatch):
     tokenizer = byte_level()
     source = checkpoint(tmp_path, tokenizer)
     digest = sha256(str(tokenizer.encode(pre.CHECK_TEXT).ids).encode()).hexdigest()
-    with pytest.raises(CheckpointError, match=f"{digest}.*--pre"):
+    with pytest.raises(CheckpointError, match=f"{digest}.*pre=qwen2"):
         convert(bpe, source, pre_tokenizer=None)
     monkeypatch.setitem(pre._NAMES, digest, "found")
     assert convert(bpe, source, pre_tokenizer=None)["pre"] == "found"

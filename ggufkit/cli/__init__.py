@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from ggufkit import __version__
+from ggufkit.cli.hints import in_flags
 from ggufkit.errors import GgufkitError, UsageError
 
 __all__ = ["main"]
@@ -54,7 +55,14 @@ VERBS: dict[str, str] = {
 
 
 class _Verbs(click.Group):
-    """A group that imports the module of a verb only when it is called."""
+    """A group that imports the module of a verb only when it is called.
+
+    Attributes
+    ----------
+    called : the verb that was called last, in whose flags the hint of an error is shown.
+    """
+
+    called: click.Command | None = None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)
@@ -67,6 +75,12 @@ class _Verbs(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(VERBS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        finally:
+            self.called = self.get_command(ctx, ctx.invoked_subcommand or "")
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -98,12 +112,9 @@ def main(args: list[str] | None = None) -> Any:
     except click.ClickException as e:
         e.show()
         sys.exit(e.exit_code)
-    except UsageError as e:
-        click.echo(f"ggufkit: {e}", err=True)
-        sys.exit(2)
     except GgufkitError as e:
-        click.echo(f"ggufkit: {e}", err=True)
-        sys.exit(1)
+        click.echo(f"ggufkit: {in_flags(e, cli.called)}", err=True)
+        sys.exit(2 if isinstance(e, UsageError) else 1)
     except (KeyboardInterrupt, click.Abort) as e:
         # click turns the one into the other. After long work the message says how to continue.
         how = str(e.__cause__ or e)

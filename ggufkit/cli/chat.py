@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ggufkit.cli.hints import in_flags
 from ggufkit.cli.prompt import generation_options, say, speed
 from ggufkit.errors import GGUFError, GgufkitError, UsageError, os_errors
 
@@ -121,7 +122,7 @@ class Chat:
             self.messages.pop()
             if len(self.messages) == len(self.start):  # not even the first message: nothing can be said
                 raise
-            click.echo(f"ggufkit: {e}; /reset starts anew", err=True)
+            click.echo(f"ggufkit: {in_flags(e, command)}; /reset starts anew", err=True)
             return
         pieces: list[str] = []
         with contextlib.suppress(KeyboardInterrupt):

@@ -159,5 +159,5 @@ def measure_tensors(
                 try:
                     errors[format.name].add(measure(x, format, name=tensor.name, first_row=lo, threads=threads))
                 except CodecError as e:
-                    refused[format.name] = str(e)
+                    refused[format.name] = e.message
     return {name: error for name, error in errors.items() if name not in refused}, refused

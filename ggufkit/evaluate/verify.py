@@ -194,9 +194,9 @@ def _planned(source: Tensor | None, tensor: Tensor, imatrix: Imatrix | None) -> 
     try:
         importance = None if imatrix is None else importance_of(tensor.name, source, imatrix)
     except PolicyError as e:
-        return str(e)
+        return e.message
     if importance is None and tensor.format.needs_importance:
-        return f"{tensor.format.name} needs the importance matrix that was used; give it as --imatrix"
+        return f"{tensor.format.name} needs the importance matrix that was used"
     return Planned(source, tensor.format, importance=importance)
 
 

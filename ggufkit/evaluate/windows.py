@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ggufkit.errors import UsageError
+from ggufkit.errors import Hint, UsageError
 
 __all__ = ["Windows"]
 
@@ -33,8 +33,8 @@ class Windows:
             raise UsageError(f"at least 1 window must be looked at, not {count}")
         if len(tokens) < 2 * length:
             raise UsageError(
-                f"the text has {len(tokens)} tokens; windows of {length} need at least {2 * length}. "
-                "Give a longer text, or shorter windows with -c"
+                f"the text has {len(tokens)} tokens; windows of {length} need at least {2 * length}",
+                Hint("give a longer text", "shorter windows with {context}"),
             )
         full = len(tokens) // length
         self.length = length

@@ -43,6 +43,8 @@ DEFAULT_ALIGNMENT = 32
 MAX_NAME = 64  # GGML_MAX_NAME: a tensor's name and its final NUL
 MAX_DIMS = 4  # GGML_MAX_DIMS
 
+_LARGER = "allow more with {limits=Limits(header=…)}"
+
 # The length of a string, as `struct` has it, where it is a number of this machine.
 _NATIVE_LENGTH = ("<" if sys.byteorder == "little" else ">") + "Q"
 
@@ -146,8 +148,8 @@ class _Parser:
         self.order, self.length = "<", "Q"
         self.words: tuple[bytearray | None, list[memoryview]] = (None, [])  # a buffer, and views of it
 
-    def fail(self, message: str, at: int) -> GGUFError:
-        return GGUFError(message, self.source.name, self.start + at)
+    def fail(self, message: str, at: int, hint: str | None = None) -> GGUFError:
+        return GGUFError(message, self.source.name, self.start + at, hint)
 
     # -- bytes --------------------------------------------------------------------------------------------
 
@@ -164,7 +166,7 @@ class _Parser:
             )
         if end > self.limits.header:
             raise self.fail(
-                f"{what} makes the header larger than the limit of {self.limits.header} bytes (--max-header)", self.at
+                f"{what} makes the header larger than the limit of {self.limits.header} bytes", self.at, _LARGER
             )
         have = len(self.buffer)
         ahead = FileSource.AHEAD if isinstance(self.source, FileSource) else 0
@@ -254,8 +256,9 @@ class _Parser:
             (version,) = struct.unpack_from(">I", self.buffer, 4)
         if version not in self.limits.versions:
             supported = ", ".join(map(str, self.limits.versions))
-            hint = "; llama.cpp no longer reads version 1, open it with --allow-v1" if version == 1 else ""
-            raise self.fail(f"GGUF version {version} is not supported, only {supported}{hint}", 4)
+            old = "llama.cpp no longer reads version 1, open it with {limits=Limits(versions=(1, 2, 3))}"
+            hint = old if version == 1 else None
+            raise self.fail(f"GGUF version {version} is not supported, only {supported}", 4, hint)
         if version == 1:
             self.length = "I"
 
@@ -320,7 +323,7 @@ class _Parser:
             )
         if count * length.size > self.limits.header - self.at:
             raise self.fail(
-                f"{shown} makes the header larger than the limit of {self.limits.header} bytes (--max-header)", self.at
+                f"{shown} makes the header larger than the limit of {self.limits.header} bytes", self.at, _LARGER
             )
         done = 0
         while done < count:

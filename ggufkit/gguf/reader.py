@@ -279,7 +279,7 @@ def open(path: str | os.PathLike[str], *, offset: int = 0, shards: bool = True, 
                 parts = [first if other == name else add(other) for other in names]
             except FileError as e:
                 raise FileError(
-                    f"{e}; it is one of {len(names)} files of the model, open one alone with --one-shard"
+                    f"{e.message}; it is one of {len(names)} files of the model", "open one alone with {shards=False}"
                 ) from e
             check_shards(names, [part.header for part in parts])
         model = GGUF(name, parts)

@@ -81,7 +81,7 @@ class ShardedWriter:
         self._lock = threading.Lock()
         for path in self.paths:
             if not force and os.path.lexists(path):
-                raise FileError(f"{printable(path)} exists already; give --force to replace it")
+                raise FileError(f"{printable(path)} exists already", "give {force=True} to replace it")
 
     def write(self, name: str, row: int, blocks: np.ndarray) -> None:
         """Write rows of a tensor, see `Writer.write`."""

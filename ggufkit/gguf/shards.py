@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ggufkit.errors import GGUFError, UsageError, printable
+from ggufkit.errors import GGUFError, Hint, UsageError, printable
 from ggufkit.gguf.header import Field, Header, TensorInfo, Value, ValueType, padded
 
 __all__ = [
@@ -76,9 +76,10 @@ def sibling_names(name: str, header: Header) -> list[str]:
     if match is None or match[0] != suffix:
         raise GGUFError(
             f"this is file {field.value + 1} of a model split into {count}, but its name does not end in {suffix}: "
-            "the others cannot be found; rename it, or open it alone with --one-shard",
+            "the others cannot be found",
             name,
             field.offset,
+            Hint("rename it", "open it alone with {shards=False}"),
         )
     return [f"{name[: match.start()]}-{i + 1:05d}-of-{count:05d}.gguf{name[match.end() :]}" for i in range(count)]
 

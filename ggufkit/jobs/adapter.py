@@ -1,4 +1,4 @@
-"""LoRA adapters of PEFT to GGUF: `convert_lora_to_gguf`'s files, for llama.cpp's `--lora`.
+"""LoRA adapters of PEFT to GGUF: `convert_lora_to_gguf`'s files, for llama.cpp.
 
     adapter_config.json, adapter_model.safetensors     and, of the base model, config.json
     …q_proj.lora_A.weight (rank, in)                   →  blk.0.attn_q.weight.lora_a
@@ -120,8 +120,8 @@ def _base(settings: Mapping[str, Any], base: str | Path | None, folder: Path) ->
     name = settings.get("base_model_name_or_path")
     if isinstance(name, str) and name and Path(name).is_dir():
         return name
-    hint = f", e.g. hf://{name}" if isinstance(name, str) and name.count("/") == 1 else ""
-    raise UsageError(f"{printable(folder)} is an adapter: give its base model's folder as --base{printable(hint)}")
+    example = f", e.g. hf://{printable(name)}" if isinstance(name, str) and name.count("/") == 1 else ""
+    raise UsageError(f"{printable(folder)} is an adapter", f"give its base model's folder as {{base}}{example}")
 
 
 def _read(folder: Path) -> Iterator[Tensor]:

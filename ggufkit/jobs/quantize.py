@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ggufkit.errors import PolicyError, printable
+from ggufkit.errors import Hint, PolicyError, printable
 from ggufkit.formats.table import Format
 from ggufkit.gguf.header import Field, Value, ValueType
 from ggufkit.gguf.reader import GGUF
@@ -94,7 +94,7 @@ def plan_quantize(
     fields : metadata of the source in file order.
     tensors : its tensors, in file order.
     request : what to do.
-    shard_of : tensor name → number of the output file (``--keep-split``); by default there is one.
+    shard_of : tensor name → number of the output file ; by default there is one.
 
     Raises
     ------
@@ -148,19 +148,17 @@ def _planned(old: str, tensor: Tensor, decision: Decision, request: Request) -> 
     name, source = printable(tensor.name), tensor.format
     if source.is_quantized and not request.allow_requantize:
         raise PolicyError(
-            f"{name} is quantized already, to {source.name}; start from the original weights, "
-            "or give --allow-requantize and lose quality"
+            f"{name} is quantized already, to {source.name}",
+            Hint("start from the original weights", "give {allow_requantize=True} and lose quality"),
         )
     if not (source.is_quantized or source.name in ("F32", "F16", "BF16")):
         raise PolicyError(f"{name} is {source.name}: only floats can become {decision.format.name}")
     importance = None if request.imatrix is None else importance_of(old, tensor, request.imatrix)
     if importance is None and requires_importance(tensor.name, decision.format, request.choices.preset):
-        where = (
-            f"--imatrix {printable(request.imatrix.path)} has none for it"
-            if request.imatrix
-            else "make a matrix with llama-imatrix and give it as --imatrix"
-        )
-        raise PolicyError(f"{name} as {decision.format.name} needs importance weights to be of any use; {where}")
+        needed = f"{name} as {decision.format.name} needs importance weights to be of any use"
+        if request.imatrix is not None:
+            raise PolicyError(f"{needed}; {printable(request.imatrix.path)} has none for it")
+        raise PolicyError(needed, "make a matrix with `ggufkit imatrix` and give it as {imatrix}")
     return Planned(tensor, decision.format, decision.reason, importance)
 
 

@@ -295,7 +295,7 @@ def write_models(
     if not force:
         for file in files:
             if os.path.exists(file.path):
-                raise FileError(f"{printable(os.fspath(file.path))} exists already; give --force to replace it")
+                raise FileError(f"{printable(os.fspath(file.path))} exists already", "give {force=True} to replace it")
     _check_space(files)
     options: dict[str, Any] = {"threads": threads, "memory": memory, "progress": progress}
     if resume_key is None:
@@ -346,14 +346,14 @@ def _allocated(partial: Path) -> int:
 def _explained(files: Sequence[OutputFile], journals: Sequence[Journal]) -> Iterator[None]:
     """Say how to continue after what can be continued; clean up after the rest."""
     kept = ", ".join(printable(file.partial.name) for file in files)
-    again = f"what is done is kept in {kept}; run the same command again to continue"
+    again = f"what is done is kept in {kept}; do the same again to continue"
     try:
         yield
     except KeyboardInterrupt:
         raise Interrupted(again) from None
     except FileError as e:
         if any(journal.useful for journal in journals):
-            raise FileError(f"{e}; {again}") from e
+            raise FileError(f"{e.message}; {again}", e.hint) from e
         _forget(files, journals)
         raise
     except GgufkitError:

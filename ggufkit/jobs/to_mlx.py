@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from ggufkit.arch.export import Exported, export_of
 from ggufkit.checkpoint.packed.mlx import QUANTIZATION_KEY
 from ggufkit.checkpoint.safetensors_writer import DTYPE_BYTES, SafetensorsWriter
-from ggufkit.errors import FileError, UsageError, os_errors, printable
+from ggufkit.errors import FileError, Hint, UsageError, os_errors, printable
 from ggufkit.formats.affine import AFFINE
 from ggufkit.gguf.reader import GGUF
 from ggufkit.gguf.reader import open as open_gguf
@@ -151,7 +151,7 @@ class _new_folder:  # noqa: N801 - reads like a function
     def __init__(self, folder: Path, force: bool):
         self.folder = folder
         if folder.exists() and not force and (not folder.is_dir() or any(folder.iterdir())):
-            raise FileError(f"{printable(folder)} exists already; give --force to replace it")
+            raise FileError(f"{printable(folder)} exists already", "give {force=True} to replace it")
 
     def __enter__(self) -> Path:
         with os_errors(self.folder, "write"):
@@ -285,8 +285,8 @@ def _affine(blocks: np.ndarray, tensor: Tensor, bits: int, group: int, settings:
         values = values.reshape(len(blocks), -1)[:, ::repeats]  # noqa: PLW2901
         if not settings.rounding and not _exact(values, settings.dtype):
             raise UsageError(
-                f"{printable(tensor.name)} has a scale or bias that {settings.dtype} cannot hold; "
-                "give --dtype float32, or another to round it"
+                f"{printable(tensor.name)} has a scale or bias that {settings.dtype} cannot hold",
+                Hint("give {dtype=float32}", "another to round it"),
             )
         made.append(_cast(values, settings.dtype))
     return made

@@ -58,7 +58,7 @@ def target_format(name: str, source: str) -> Format:
     try:
         format = format_by_name(name)
     except CodecError as e:
-        raise PolicyError(f"{source}: {e}") from None
+        raise PolicyError(f"{source}: {e.message}") from None
     if not format.encodable or not (format.is_quantized or format.name in ("F32", "F16", "BF16")):
         raise PolicyError(f"{source}: weights cannot become {format.name}; see `ggufkit formats`")
     return format

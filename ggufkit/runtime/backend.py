@@ -6,7 +6,7 @@ import importlib.util
 import platform
 import sys
 
-from ggufkit.errors import MissingDependency, UsageError, printable
+from ggufkit.errors import Hint, MissingDependency, UsageError, printable
 from ggufkit.gguf.reader import GGUF
 from ggufkit.runtime.ops import Ops
 
@@ -33,7 +33,9 @@ def make_ops(backend: str, gguf: GGUF, threads: int | None = None) -> Ops:
         raise UsageError(f"the backend must be {', '.join(BACKENDS)}, not {printable(backend)}")
     if backend == "mlx" or (backend == "auto" and _on_apple_silicon() and _has_mlx()):
         if not _has_mlx():
-            raise MissingDependency("the MLX backend needs MLX: pip install 'ggufkit[mlx]'; or take --backend cpu")
+            raise MissingDependency(
+                "the MLX backend needs MLX", Hint("pip install 'ggufkit[mlx]'", "take {backend=cpu}")
+            )
         from ggufkit.runtime.mlx.memory import require_room
         from ggufkit.runtime.mlx.ops import MlxOps
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from ggufkit.errors import GGUFError, GgufkitError, UsageError, printable
+from ggufkit.errors import GGUFError, GgufkitError, Hint, UsageError, printable
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -83,9 +83,8 @@ class ChatTemplate:
             raise self._fail(f"failed: {type(e).__name__}: {printable(e)}") from None
 
     def _fail(self, what: str) -> GgufkitError:
-        return GGUFError(
-            f"the chat template ({KEY}) {what}; give another one with --chat-template-file", self.where or None
-        )
+        hint = "give another one with {template}"
+        return GGUFError(f"the chat template ({KEY}) {what}", self.where or None, hint=hint)
 
 
 def template_names(model: GGUF) -> list[str]:
@@ -112,11 +111,12 @@ def read_template(model: GGUF, vocab: Vocab, name: str | None = None) -> ChatTem
         if name is not None:
             have = f"it has {', '.join(map(printable, names))}" if names else "it has no named ones"
             raise GGUFError(f"there is no chat template named {printable(name)}; {have}", model.path)
-        hint = f", only {', '.join(map(printable, names))} (--chat-template NAME)" if names else ""
+        named = f", only {', '.join(map(printable, names))}" if names else ""
+        ways = ["choose one with {variant}"] if names else []
         raise GGUFError(
-            f"the model has no chat template ({KEY}){hint}; it continues text (ggufkit run), or give a template with "
-            "--chat-template-file",
+            f"the model has no chat template ({KEY}){named}; it continues text",
             model.path,
+            hint=Hint(*ways, "give a template with {template}"),
         )
     return ChatTemplate(source, model.path, special_tokens(vocab))
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ggufkit.errors import UsageError
+from ggufkit.errors import Hint, UsageError
 from ggufkit.runtime.sampling import Sampler, Sampling
 
 if TYPE_CHECKING:
@@ -50,7 +50,9 @@ def prompt_tokens(tokenizer: Tokenizer, prompt: str | Sequence[int]) -> list[int
     """
     ids = tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
     if not ids:
-        raise UsageError("the prompt is empty, and the model has no BOS token to start from; give some text with -p")
+        raise UsageError(
+            "the prompt is empty, and the model has no BOS token to start from", "give some text with {prompt}"
+        )
     return ids
 
 
@@ -105,8 +107,8 @@ class Generation:
         self.cache: TokenCache = model.new_cache() if cache is None else cache
         if len(self.prompt) > self.cache.length:
             raise UsageError(
-                f"the prompt has {len(self.prompt)} tokens and the context room for {self.cache.length}; "
-                "shorten it, or give a larger context with -c"
+                f"the prompt has {len(self.prompt)} tokens and the context room for {self.cache.length}",
+                Hint("shorten it", "give a larger context with {context}"),
             )
         self.sampler = sampling if isinstance(sampling, Sampler) else Sampler(sampling, tokenizer.vocab.suppressed)
         self.max_tokens = max_tokens

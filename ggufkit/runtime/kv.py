@@ -68,7 +68,7 @@ class Cache:
         if len(self) + n > self.length:
             have = f"{len(self)} tokens and {n} more" if self.tokens else f"{n} tokens"
             raise UsageError(
-                f"the context has room for {self.length} tokens, not for {have}; give a larger one with -c"
+                f"the context has room for {self.length} tokens, not for {have}", "give a larger one with {context}"
             )
 
     def truncate(self, n: int) -> None:

@@ -90,7 +90,7 @@ class AtomicFile:
         if not stat.S_ISREG(found.st_mode):
             raise FileError(f"cannot write {printable(self.path)}: it exists and is not a regular file")
         if not self.force:
-            raise FileError(f"{printable(self.path)} exists already; give --force to replace it")
+            raise FileError(f"{printable(self.path)} exists already", "give {force=True} to replace it")
         if not os.access(self.path, os.W_OK):
             raise FileError(f"cannot write {printable(self.path)}: the file is read-only")
         if self._mode is None:
@@ -185,14 +185,18 @@ def _rename_new(temp: str, path: str) -> None:
         # A hard link fails when the name exists: no window between the check and the rename.
         os.link(temp, path)
     except FileExistsError:
-        raise FileError(f"{printable(path)} appeared while it was being written; give --force") from None
+        raise _appeared(path) from None
     except OSError:
         # No hard links on this file system.
         if os.path.lexists(path):
-            raise FileError(f"{printable(path)} appeared while it was being written; give --force") from None
+            raise _appeared(path) from None
         os.replace(temp, path)
     else:
         os.unlink(temp)
+
+
+def _appeared(path: str) -> FileError:
+    return FileError(f"{printable(path)} appeared while it was being written", "give {force=True} to replace it")
 
 
 def lock_file(handle: int, *, shared: bool = False) -> bool:

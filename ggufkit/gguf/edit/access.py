@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from ggufkit.errors import FileError, os_errors, printable
+from ggufkit.errors import FileError, Hint, os_errors, printable
 from ggufkit.storage.files import lock_file
 
 __all__ = ["alone", "folder_lock", "refuse_read_only", "settle_edit"]
@@ -42,7 +42,8 @@ def refuse_read_only(path: str) -> None:
         raise FileError(f"cannot change {printable(path)}: it is not a regular file")
     if not mode & 0o222:
         raise FileError(
-            f"cannot change {printable(path)}: the file is read-only; chmod u+w it, or write another file with -o"
+            f"cannot change {printable(path)}: the file is read-only",
+            Hint("chmod u+w it", "write another file with {output}"),
         )
 
 
@@ -75,8 +76,8 @@ def alone(path: str, handle: int, force: bool) -> Iterator[None]:
     """
     if os.fstat(handle).st_nlink > 1 and not force:
         raise FileError(
-            f"cannot change {printable(path)} in place: it has other names (hard links), which would change too; "
-            "write another file with -o, or change them all with --force"
+            f"cannot change {printable(path)} in place: it has other names (hard links), which would change too",
+            Hint("write another file with {output}", "change them all with {force=True}"),
         )
     try:
         give_up = time.monotonic() + (0 if force else _WAIT)
@@ -85,7 +86,8 @@ def alone(path: str, handle: int, force: bool) -> Iterator[None]:
         if not free and not force:
             raise FileError(
                 f"cannot change {printable(path)} in place: it is open in {_openers(handle)}, which could see one half "
-                "old and the other new; close it there, write another file with -o, or go ahead with --force"
+                "old and the other new",
+                Hint("close it there", "write another file with {output}", "go ahead with {force=True}"),
             )
         yield
     finally:

@@ -72,7 +72,7 @@ def _restore(path: str, record: Record, handle: int, why: BaseException) -> None
         roll_back(path, record, handle)
     except GgufkitError as e:
         raise FileError(
-            f"{e}; the old bytes are in {printable(journal_path(path))}, and the next open puts them back"
+            f"{e.message}; the old bytes are in {printable(journal_path(path))}, and the next open puts them back"
         ) from why
 
 

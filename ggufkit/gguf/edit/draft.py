@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ggufkit.errors import GGUFError, printable
+from ggufkit.errors import GGUFError, Hint, printable
 from ggufkit.gguf.edit.tokens import TOKENS, find_token, special_key, token_span
 from ggufkit.gguf.header import (
     MAX_NAME,
@@ -78,8 +78,8 @@ class Draft:
         self.fields: dict[str, Field] = dict(header.fields)
         self.tensors: dict[str, TensorInfo] = dict(header.tensors)
 
-    def fail(self, message: str) -> GGUFError:
-        return GGUFError(message, self.name)
+    def fail(self, message: str, hint: Hint | str | None = None) -> GGUFError:
+        return GGUFError(message, self.name, hint=hint)
 
     # -- keys ---------------------------------------------------------------------------------------------
 
@@ -123,7 +123,8 @@ class Draft:
             given = value.type.short if value.item_type is None else f"arr[{value.item_type.short}]"
             raise self.fail(
                 f"{printable(old.key)} is of type {old.describe()}, not {given}; programs that read it expect that "
-                "type (--force changes it)"
+                "type",
+                "{force=True} changes it",
             )
         return value
 
@@ -132,7 +133,7 @@ class Draft:
         self._check_key(key)
         self.field(key)
         if key == ARCHITECTURE and not self.force:
-            raise self.fail(f"without {ARCHITECTURE} no program can load the model (--force removes it)")
+            raise self.fail(f"without {ARCHITECTURE} no program can load the model", "{force=True} removes it")
         del self.fields[key]
 
     def rename(self, old: str, new: str) -> None:
@@ -148,16 +149,22 @@ class Draft:
     def _check_key(self, key: str) -> None:
         if is_pad(key):
             raise self.fail(
-                f"{printable(key)} is spare room that edits use; `set FILE --spare 0` removes it, --spare BYTES sets it"
+                f"{printable(key)} is spare room that edits use", "{spare=0} removes it, another number sets it"
             )
         if self.force or shard_count(self.header.fields) == 1:
             return
         if key in SPLIT_KEYS:
-            raise self.fail(f"{printable(key)} says how the model is split: use the verbs split and merge (or --force)")
+            raise self.fail(
+                f"{printable(key)} says how the model is split",
+                Hint("use split and merge", "go ahead with {force=True}"),
+            )
         number = self.header.fields.get(SPLIT_NO)
         if number is not None and number.value:
             first = printable(sibling_names(self.name, self.header)[0])
-            raise self.fail(f"the metadata of a split model is in its first file: edit {first} (or --force)")
+            raise self.fail(
+                "the metadata of a split model is in its first file",
+                Hint(f"edit {first}", "go ahead with {force=True}"),
+            )
 
     # -- tensors ------------------------------------------------------------------------------------------
 
@@ -176,7 +183,10 @@ class Draft:
         """Remove a tensor and its data."""
         self.tensor(name)
         if shard_count(self.fields) > 1 and not self.force:
-            raise self.fail("this is a file of a split model, which counts its tensors: merge it first (or --force)")
+            raise self.fail(
+                "this is a file of a split model, which counts its tensors",
+                Hint("merge it first", "go ahead with {force=True}"),
+            )
         del self.tensors[name]
 
     def rename_tensor(self, old: str, new: str) -> None:
@@ -204,7 +214,8 @@ class Draft:
         if twins and not self.force:
             raise self.fail(
                 f"the text {printable(repr(text), 60)} is that of token {twins[0]} already: llama.cpp does not load a "
-                "vocabulary with twins (--force writes it)"
+                "vocabulary with twins",
+                "{force=True} writes it",
             )
         lo, hi = token_span(field, number)
         before, after = field._buffer[field.offset : lo], field._buffer[hi : field.end]
@@ -257,7 +268,7 @@ class Draft:
         if self.force:
             return
         if shard_count(self.fields) != shard_count(self.header.fields):
-            raise self.fail("the model would be one of several files, which are not there (--force writes it)")
+            raise self.fail("the model would be one of several files, which are not there", "{force=True} writes it")
         architecture = self.fields.get(ARCHITECTURE)
         if architecture is None or architecture is self.header.fields.get(ARCHITECTURE):
             return
@@ -269,7 +280,8 @@ class Draft:
         if had and not any(key.startswith(prefix) for key in self.fields):
             raise self.fail(
                 f"{ARCHITECTURE} would be {printable(architecture.value)}, but there is no key that starts with "
-                f"{printable(prefix)}: no program would load the model (--force writes it)"
+                f"{printable(prefix)}: no program would load the model",
+                "{force=True} writes it",
             )
 
     def alignment(self) -> int:

@@ -88,10 +88,10 @@ class Edit(Draft):
             header = parse_header(self._source, 0, Limits(versions=(1, 2, 3)))
             if header.version == 1:
                 raise GGUFError(
-                    "version 1 of GGUF cannot be edited, nor read by llama.cpp; make a version 3 of it with "
-                    "`ggufkit new-metadata IN OUT --allow-v1`",
+                    "version 1 of GGUF cannot be edited, nor read by llama.cpp",
                     name,
                     4,
+                    "make a version 3 of it with `ggufkit new-metadata`",
                 )
             end = header.data_offset if header.tensors else self._source.size
             super().__init__(header, self._source.read(0, end), name, force)

@@ -123,5 +123,6 @@ def _pre_tokenizer(checkpoint: Checkpoint, tokenizer: FastTokenizer) -> str:
         first = first or digest
     raise CheckpointError(
         f"{printable(checkpoint.folder)}: the pre-tokenizer of tokenizer.json is none that llama.cpp is known to have "
-        f"(hash {first}); name the one that splits text as this model does with --pre, e.g. --pre qwen2"
+        f"(hash {first})",
+        "name the one that splits text as this model does, e.g. {pre=qwen2}",
     )
