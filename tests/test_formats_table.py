@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import subprocess
+import sys
+
 import ggml
 import gguf
 import pytest
 
+from ggufkit.checkpoint.safetensors import RAW_DTYPES
 from ggufkit.errors import CodecError
 from ggufkit.formats.table import BY_ID, FORMATS, format_by_id, format_by_name, formats
 
@@ -58,3 +64,19 @@ def test_row_bytes_refuses_a_partial_block():
         FORMATS["Q4_K"].row_bytes(288, "w: ")
     with pytest.raises(CodecError, match="use F16"):
         FORMATS["Q4_K"].row_bytes(300)
+
+
+@pytest.mark.parametrize("format", [*FORMATS.values(), *RAW_DTYPES.values()], ids=lambda f: f.name)
+def test_formats_pickle_and_compare_by_name(format):
+    assert pickle.loads(pickle.dumps(format)) == format
+    assert copy.deepcopy(format) is format
+    assert {format: 1}[pickle.loads(pickle.dumps(format))] == 1
+    assert [f.name for f in FORMATS.values() if f == format] == [format.name] * (format.id >= 0)
+
+
+def test_a_format_pickled_elsewhere_is_the_one_here():
+    code = "import pickle, sys; from ggufkit.formats.table import FORMATS\n"
+    code += "sys.stdout.buffer.write(pickle.dumps((FORMATS['Q4_K'], FORMATS['F16'])))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+    assert pickle.loads(out) == (FORMATS["Q4_K"], FORMATS["F16"])
+    assert FORMATS["Q4_K"].layout.startswith("d:f2 dmin:f2")

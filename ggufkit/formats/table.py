@@ -1,8 +1,8 @@
 """The GGML block formats, one row each.
 
-A format packs `block_size` consecutive weights of a row into `type_size` bytes. Both numbers, and the NumPy
-record type of a block, come from the row's layout string: fields in file order, `name:` then an optional
-count and a NumPy type code (`f2` half, `u1` byte, …), little-endian and without padding.
+A format packs `block_size` consecutive weights of a row into `type_size` bytes. The bytes, and the NumPy record type
+of a block, come from the row's layout string: fields in file order, `name:` then an optional count and a NumPy type
+code (`f2` half, `u1` byte, …), little-endian and without padding.
 
     Q4_K   12   256   "d:f2 dmin:f2 scales:12u1 qs:128u1"
     name   id   weights per block, and the 144 bytes that hold them
@@ -15,6 +15,7 @@ Source: ggml/include/ggml.h (ids), ggml/src/ggml-common.h (layouts) of llama.cpp
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,9 +29,13 @@ if TYPE_CHECKING:
 __all__ = ["BY_ID", "FORMATS", "Format", "format_by_id", "format_by_name", "formats"]
 
 
+_BY_NAME: dict[str, Format] = {}
+
+
 @dataclass(frozen=True, eq=False)
 class Format:
-    """One GGML tensor type: one object for each, so that they are compared, and found in caches, by identity.
+    """One GGML tensor type: one object for each name, pickled ones included, so that they are compared, and found in
+    caches, by identity.
 
     Attributes
     ----------
@@ -56,6 +61,12 @@ class Format:
     encodable: bool = True
     swap: str | None = None
 
+    def __new__(cls, name: str, *fields: object, **named: object) -> Format:
+        return _BY_NAME.setdefault(name, super().__new__(cls))
+
+    def __reduce__(self) -> tuple[type[Format], tuple[object, ...]]:
+        return Format, tuple(getattr(self, field.name) for field in dataclasses.fields(self))
+
     @cached_property
     def fields(self) -> tuple[tuple[str, int, str], ...]:
         """The block's fields in order: (name, count, NumPy type code)."""
@@ -63,7 +74,7 @@ class Format:
 
     @cached_property
     def type_size(self) -> int:
-        """Bytes a block."""
+        """Bytes per block."""
         return sum(count * int(code[1]) for _, count, code in self.fields)
 
     @property
