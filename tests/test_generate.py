@@ -9,7 +9,7 @@ import vocab_texts
 import ggufkit
 from ggufkit.errors import UsageError
 from ggufkit.runtime.generate import Generation, prompt_tokens
-from ggufkit.runtime.kv import Cache
+from ggufkit.runtime.kv.cache import Cache
 from ggufkit.runtime.sampling import Sampling
 from ggufkit.tokenizer import load_tokenizer
 

@@ -13,13 +13,16 @@ mx = pytest.importorskip("mlx.core")
 from verify_runtime import divergence
 
 import ggufkit
+from ggufkit.calibrate.imatrix import collect
 from ggufkit.errors import MissingDependency, UsageError
+from ggufkit.evaluate.windows import Windows
 from ggufkit.formats.codec import encode
 from ggufkit.formats.table import FORMATS
 from ggufkit.gguf.reader import open as open_gguf
 from ggufkit.gguf.writer import Writer
 from ggufkit.jobs.convert import convert
 from ggufkit.runtime.backend import make_ops
+from ggufkit.runtime.kv.types import TYPES
 from ggufkit.runtime.mlx import memory
 from ggufkit.runtime.mlx.weight import Blocks, Dense, Packed, load_weight
 from ggufkit.tensors.tensor import Tensor
@@ -64,7 +67,7 @@ def test_quantized_weights_are_the_numbers_of_the_file(models, tmp_path, preset)
     assert divergence(expected, logits(models(preset), "mlx")).max() < 1e-9
 
 
-@pytest.mark.parametrize(("cache", "limit"), [("F16", 1e-5), ("Q8_0", 1e-5), ("Q4_0", 1e-3)])
+@pytest.mark.parametrize(("cache", "limit"), [(t, 1e-5 if t in ("F16", "Q8_0") else 1e-3) for t in TYPES if t != "F32"])
 def test_caches_hold_what_the_cpus_hold(models, cache, limit):
     path = models("F32")
     assert divergence(logits(path, "cpu", cache), logits(path, "mlx", cache)).max() < limit
@@ -154,3 +157,18 @@ def test_other_architectures_have_the_cpus_logits(name, checkpoints, tmp_path):
         with ggufkit.load(path, backend=backend) as model:
             found.append(model.forward(TOKENS, model.new_cache(64, "F32", "F32"), logits="all"))
     assert divergence(*found).max() < 1e-5
+
+
+def test_importance_is_the_cpus(checkpoints, tmp_path):
+    """Of a model with experts, too: the observer looks at any backend."""
+    path = decoded(convert(checkpoints / "mixtral" / "hf", tmp_path / "m.gguf", "F32"), tmp_path / "f32.gguf")
+    found = []
+    for backend in ("cpu", "mlx"):
+        with ggufkit.load(path, backend=backend) as model:
+            found.append(collect(model, Windows(TOKENS, 20, bos=1), output=True))
+    cpu, mlx = found
+    assert cpu.keys() == mlx.keys()
+    assert any(len(sums.counts) > 1 for sums in cpu.values())
+    for name, sums in cpu.items():
+        assert np.array_equal(sums.counts, mlx[name].counts)
+        np.testing.assert_allclose(sums.squares, mlx[name].squares, rtol=1e-2, atol=1e-6)

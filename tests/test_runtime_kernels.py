@@ -219,6 +219,9 @@ def stored(x: np.ndarray, kind: str, head: int, size: int) -> np.ndarray:
     ("Q8_0", 64, (64, 64)),
     ("Q4_0", 128, (128, 64)),
     ("Q4_0", 192, (64, 64)),
+    ("Q4_1", 64, (64, 64)),
+    ("Q5_0", 32, (0, 0)),
+    ("Q5_1", 128, (128, 64)),
 ])  # fmt: skip
 def test_cache_holds_what_the_format_holds(kind, head, sizes):
     spec, n = AttentionSpec(4, 2, head, head, 0.1), 50

@@ -12,7 +12,7 @@ from verify_imatrix import apart, own_means, reference_means
 from verify_runtime import log_softmax
 
 import ggufkit
-from ggufkit.calibrate.imatrix import CollectingOps, collect
+from ggufkit.calibrate.imatrix import collect
 from ggufkit.cli.text import text_windows
 from ggufkit.errors import FileError, GGUFError, UsageError
 from ggufkit.evaluate.perplexity import BaseFile, BaseWriter, divergence, mean_and_error, perplexity
@@ -130,8 +130,8 @@ def test_few_values_have_no_error():
 
 
 def test_imatrix_sums_what_meets_each_matrix(path, windows):
-    with ggufkit.load(path, backend=CollectingOps(output=True)) as model:
-        sums = collect(model, windows)
+    with ggufkit.load(path, backend="cpu", as_ggml=True) as model:
+        sums = collect(model, windows, output=True)
         names = {name for name in model.gguf.tensors if name.startswith("blk.") and "norm" not in name}
         # What meets the first matrices is the embedding, normalised.
         x = model.gguf.tensors["token_embd.weight"].floats()[np.concatenate([seen for seen, _ in windows])]

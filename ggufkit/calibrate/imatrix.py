@@ -16,86 +16,54 @@ import numpy as np
 from ggufkit.errors import GgufkitError, printable
 from ggufkit.evaluate.windows import Windows
 from ggufkit.importance.imatrix_file import Sums
-from ggufkit.runtime.cpu.ops import CpuOps
-from ggufkit.runtime.cpu.products import rounded
-from ggufkit.runtime.cpu.weight import Weight
-from ggufkit.runtime.ops import Linear
-from ggufkit.tensors.tensor import Tensor
+from ggufkit.runtime.observe import observed
 
 if TYPE_CHECKING:
     from ggufkit.runtime.model import Model
 
-__all__ = ["CollectingOps", "collect"]
+__all__ = ["collect"]
 
 
-class CollectingOps(CpuOps):
-    """Operations that also sum the squares of what meets each matrix.
+def collect(
+    model: Model, windows: Windows, report: Callable[[int], None] = lambda tokens: None, *, output: bool = False
+) -> dict[str, Sums]:
+    """Run a model over windows of text: tensor name → sums and counts.
+
+    On the CPU, operations `as_ggml` give the sums that llama.cpp's own tool gives; others differ by what they round.
 
     Parameters
     ----------
-    threads : how many.
     output : also collect for the output matrix.
-
-    Attributes
-    ----------
-    sums : tensor name → sums and counts.
-    """
-
-    def __init__(self, threads: int | None = None, output: bool = False):
-        super().__init__(threads)
-        self.output = output
-        self.sums: dict[str, Sums] = {}
-
-    def linear(self, x: np.ndarray, *linears: Linear) -> list[np.ndarray]:
-        names = {linear.name for linear in linears if self._collected(linear.name)}
-        if names:
-            squares = np.einsum("ij,ij->j", x, x, dtype=np.float64)  # (cols,)
-            for name in names:
-                sums = self._sums(name, 1, x.shape[1])
-                sums.squares[0] += squares
-                sums.counts[0] += len(x)
-        return super().linear(x, *linears)
-
-    def each(self, x: np.ndarray, linear: Linear, chosen: np.ndarray) -> np.ndarray:
-        sums = self._sums(linear.name, linear.weight.shape[0], x.shape[1])
-        for expert in np.unique(chosen):
-            rows = x[chosen == expert]
-            sums.squares[expert] += np.einsum("ij,ij->j", rows, rows, dtype=np.float64)
-            sums.counts[expert] += len(rows)
-        return super().each(x, linear, chosen)
-
-    def weight(self, tensor: Tensor) -> Weight:
-        """Rounds activations where llama.cpp's products do, so that the sums of later layers are its sums."""
-        fits = tensor.shape[-1] % rounded.COLUMNS == 0
-        return Weight(tensor, self.threads, rounded.PRODUCTS.get(tensor.format.name) if fits else None)
-
-    def _collected(self, name: str) -> bool:
-        return name.startswith("blk.") or (self.output and name == "output.weight")
-
-    def _sums(self, name: str, experts: int, cols: int) -> Sums:
-        if name not in self.sums:
-            self.sums[name] = Sums(np.zeros((experts, cols)), np.zeros(experts, np.int64))
-        return self.sums[name]
-
-
-def collect(model: Model, windows: Windows, report: Callable[[int], None] = lambda tokens: None) -> dict[str, Sums]:
-    """Run a model that was loaded with `CollectingOps` over windows of text.
 
     Raises
     ------
     GgufkitError : activations are not finite: the model or the text breaks it.
     """
-    ops = model.ops
-    assert isinstance(ops, CollectingOps)
-    logits = "all" if ops.output else None
+    found: dict[str, Sums] = {}
+    stacks = {tensor.name: tensor.shape[0] for tensor in model.gguf.tensors.values() if len(tensor.shape) == 3}
+
+    def see(name: str, x: np.ndarray, experts: np.ndarray | None) -> None:
+        if name not in found:
+            count = stacks.get(name, 1)
+            found[name] = Sums(np.zeros((count, x.shape[1])), np.zeros(count, np.int64))
+        sums = found[name]
+        for expert in [0] if experts is None else np.unique(experts):
+            rows = x if experts is None else x[experts == expert]
+            sums.squares[expert] += np.einsum("ij,ij->j", rows, rows, dtype=np.float64)
+            sums.counts[expert] += len(rows)
+
+    def wanted(name: str) -> bool:
+        return name.startswith("blk.") or (output and name == "output.weight")
+
     cache = model.new_cache(windows.length)
-    for seen, _ in windows:
-        cache.truncate(0)
-        model.forward(seen, cache, logits)
-        report(windows.length)
-        for name, sums in ops.sums.items():
-            if not np.isfinite(sums.squares).all():
-                raise GgufkitError(
-                    f"what meets {printable(name)} is not finite; the model is broken, or its type too narrow"
-                )
-    return ops.sums
+    with observed(model, see, wanted):
+        for seen, _ in windows:
+            cache.truncate(0)
+            model.forward(seen, cache, "all" if output else None)
+            report(windows.length)
+            for name, sums in found.items():
+                if not np.isfinite(sums.squares).all():
+                    raise GgufkitError(
+                        f"what meets {printable(name)} is not finite; the model is broken, or its type too narrow"
+                    )
+    return found

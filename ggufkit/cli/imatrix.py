@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+from ggufkit.cli.prompt import runtime_options
 from ggufkit.cli.text import text_windows
 from ggufkit.errors import UsageError, printable
 
@@ -33,7 +35,7 @@ __all__ = ["command"]
 @click.option("--chunks", type=int, help="Look at so many windows; default all.")
 @click.option("--process-output", is_flag=True, help="Also collect for the output matrix.")
 @click.option("--parse-special", is_flag=True, help="Read control tokens in the text as what they are.")
-@click.option("-t", "--threads", type=click.IntRange(min=1), help="Default: GGUFKIT_THREADS or all CPUs.")
+@runtime_options
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
 def command(
     model: str,
@@ -44,7 +46,7 @@ def command(
     chunks: int | None,
     process_output: bool,
     parse_special: bool,
-    threads: int | None,
+    on: dict[str, Any],
     force: bool,
 ) -> None:
     """Make an importance matrix: which columns of its matrices MODEL uses most when it reads a text.
@@ -55,17 +57,17 @@ def command(
     ggufkit imatrix model-F16.gguf -f calibration.txt -o imatrix.gguf
     ggufkit quantize --imatrix imatrix.gguf model-F16.gguf IQ3_XXS
     """
-    from ggufkit.calibrate.imatrix import CollectingOps, collect
+    from ggufkit.calibrate.imatrix import collect
     from ggufkit.cli.progress import token_bar
     from ggufkit.importance.imatrix_file import write_imatrix
     from ggufkit.runtime.model import load
 
     if output.exists() and not force:
         raise UsageError(f"{printable(output)} exists already; give --force to replace it")
-    with load(model, backend=CollectingOps(threads, process_output)) as loaded:
+    with load(model, **on, as_ggml=True) as loaded:
         windows = text_windows(loaded, text, context, chunks, parse_special)
         with token_bar(windows.tokens.size, "importance") as advance:
-            sums = collect(loaded, windows, lambda tokens: advance(tokens, ""))
+            sums = collect(loaded, windows, lambda tokens: advance(tokens, ""), output=process_output)
     legacy = output_format == "dat" or (output_format is None and output.suffix == ".dat")
     write_imatrix(output, sums, [str(text)], len(windows), context, legacy=legacy, force=force)
     idle = sum(int((found.counts == 0).sum()) for found in sums.values())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ggufkit.errors import os_errors
+from ggufkit.runtime.kv.types import TYPES
 
 if TYPE_CHECKING:
     from ggufkit.evaluate.windows import Windows
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["bos_of", "cache_options", "text_windows"]
 
-_TYPES = click.Choice(["f32", "f16", "q8_0", "q4_0"], case_sensitive=False)
+_TYPES = click.Choice([name.lower() for name in TYPES], case_sensitive=False)
 
 
 def cache_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -14,7 +14,7 @@ from statistics import mean, stdev
 
 import numpy as np
 
-from ggufkit.runtime.kv import Cache
+from ggufkit.runtime.kv.cache import Cache
 from ggufkit.runtime.model import Model
 
 __all__ = ["Speed", "bytes_a_token", "measure_generation", "measure_prompt", "read_speed"]

@@ -15,7 +15,7 @@ __all__ = ["BACKENDS", "make_ops"]
 BACKENDS = ("auto", "cpu", "mlx")
 
 
-def make_ops(backend: str, gguf: GGUF, threads: int | None = None) -> Ops:
+def make_ops(backend: str, gguf: GGUF, threads: int | None = None, *, as_ggml: bool = False) -> Ops:
     """The operations to run a model with.
 
     Parameters
@@ -23,6 +23,7 @@ def make_ops(backend: str, gguf: GGUF, threads: int | None = None) -> Ops:
     backend : ``"cpu"``, ``"mlx"``, or ``"auto"``: MLX on Apple Silicon where it is installed, the CPU elsewhere.
     gguf : the model; MLX checks that the machine has room for it.
     threads : of the CPU.
+    as_ggml : on the CPU, round activations where GGML does (see `CpuOps`).
 
     Raises
     ------
@@ -43,7 +44,7 @@ def make_ops(backend: str, gguf: GGUF, threads: int | None = None) -> Ops:
         return MlxOps()
     from ggufkit.runtime.cpu.ops import CpuOps
 
-    return CpuOps(threads)
+    return CpuOps(threads, as_ggml=as_ggml)
 
 
 def _on_apple_silicon() -> bool:

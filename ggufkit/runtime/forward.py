@@ -12,7 +12,7 @@ from typing import Any
 
 from ggufkit.arch.hyperparameters import Hyper
 from ggufkit.runtime.blocks import Block, FeedForward, Weights
-from ggufkit.runtime.ops import Array, Ops
+from ggufkit.runtime.ops import Array, Experts, Ops
 
 __all__ = ["hidden_states", "logits"]
 
@@ -105,8 +105,20 @@ def _feed_forward(ops: Ops, block: Block, x: Array) -> Array:
     dense = None if block.ffn is None else _dense(ops, block.ffn, x)
     if block.experts is None:
         return dense
-    chosen = ops.experts(x, block.experts)
+    chosen = _experts(ops, block.experts, x)
     return chosen if dense is None else ops.add(chosen, dense)
+
+
+def _experts(ops: Ops, experts: Experts, x: Array) -> Array:
+    (scores,) = ops.linear(x, experts.router)
+    chosen, weights = ops.choose(scores, experts)  # (n, used) each
+    x = x.reshape(len(x), 1, -1)
+    if experts.gate is None:
+        gate, (up,) = None, ops.each(x, chosen, experts.up)
+    else:
+        gate, up = ops.each(x, chosen, experts.gate, experts.up)  # (n, used, inner) each
+    (out,) = ops.each(ops.activate(gate, up, experts.activation), chosen, experts.down)
+    return ops.mix(out, weights)
 
 
 def _dense(ops: Ops, ffn: FeedForward, x: Array) -> Array:

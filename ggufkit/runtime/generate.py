@@ -25,7 +25,7 @@ __all__ = ["Generation", "Runnable", "TokenCache", "prompt_tokens"]
 
 
 class TokenCache(Protocol):
-    """What generation needs of a model's cache (`runtime.kv.Cache` is one)."""
+    """What generation needs of a model's cache (`runtime.kv.cache.Cache` is one)."""
 
     length: int  # tokens that fit
     tokens: list[int]  # those that are in it

@@ -27,7 +27,7 @@ from ggufkit.gguf.reader import open as open_gguf
 from ggufkit.runtime.backend import make_ops
 from ggufkit.runtime.blocks import load_weights
 from ggufkit.runtime.forward import hidden_states, logits
-from ggufkit.runtime.kv import Cache
+from ggufkit.runtime.kv.cache import Cache
 from ggufkit.runtime.ops import CacheSpec, Ops
 from ggufkit.runtime.rope import RopeTable
 
@@ -80,7 +80,7 @@ class Model:
         Parameters
         ----------
         length : tokens that fit; by default what the model was trained on.
-        keys, values : their types: F32, F16, Q8_0 or Q4_0.
+        keys, values : their types, of `runtime.kv.types.TYPES`: F32, F16, Q8_0 …
 
         Raises
         ------
@@ -286,13 +286,20 @@ def _mapped(gguf: GGUF, tensor: Tensor) -> Tensor:
     return replace(tensor, read=lambda lo, hi: blocks[lo:hi])
 
 
-def load(path: str | os.PathLike[str], *, threads: int | None = None, backend: str | Ops = "auto") -> Model:
+def load(
+    path: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    backend: str | Ops = "auto",
+    as_ggml: bool = False,
+) -> Model:
     """Open a GGUF file to run it.
 
     Parameters
     ----------
     threads : how many; default GGUFKIT_THREADS or all CPUs.
     backend : ``"cpu"``, ``"mlx"``, or ``"auto"``: MLX on Apple Silicon, the CPU elsewhere; or operations of one's own.
+    as_ggml : on the CPU, activations are rounded where GGML's products of F16 and BF16 round them.
 
     Raises
     ------
@@ -304,7 +311,7 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None, backend: s
     try:
         if "general.architecture" not in gguf.fields:
             raise GGUFError("the key general.architecture is missing, so it is not a model that can be run", gguf.path)
-        ops = make_ops(backend, gguf, threads) if isinstance(backend, str) else backend
+        ops = make_ops(backend, gguf, threads, as_ggml=as_ggml) if isinstance(backend, str) else backend
         return Model(gguf, ops)
     except BaseException:
         gguf.close()

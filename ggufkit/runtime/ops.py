@@ -4,7 +4,8 @@ An array (`Array`) is whatever the implementation computes with; only these oper
 float32 of shape (tokens, width); heads lie side by side in a row.
 
     weight vector numpy        a tensor of the file, a small array; an array back as NumPy's
-    embed linear norm rope attention activate experts        what models are made of
+    embed linear norm rope attention activate                what models are made of
+    choose each mix                                          experts
     add scale gated soft_cap rows                            glue
 """
 
@@ -117,7 +118,7 @@ class AttentionSpec:
 
 @dataclass(frozen=True)
 class CacheSpec:
-    """Types of keys and values in the cache: F32, F16, Q8_0 or Q4_0."""
+    """Types of keys and values in the cache, of `runtime.kv.types.TYPES`."""
 
     keys: str = "F16"
     values: str = "F16"
@@ -156,8 +157,14 @@ class Ops(Protocol):
     def activate(self, gate: Array | None, up: Array, activation: str) -> Array:
         """activation(gate) × up, or activation(up) without a gate."""
 
-    def experts(self, x: Array, experts: Experts) -> Array:
-        """The weighted sum of what the chosen experts make of each row of `x`."""
+    def choose(self, scores: Array, experts: Experts) -> tuple[Array, Array]:
+        """The experts of each row of `scores` (n, experts), best first, and their weights: (n, used) each."""
+
+    def each(self, x: Array, chosen: Array, *linears: Linear) -> Sequence[Array]:
+        """x (n, 1 or used, cols) through the matrices `chosen` (n, used) of stacks: (n, used, rows) of each."""
+
+    def mix(self, x: Array, weights: Array) -> Array:
+        """Σ x × weights over the second dimension: x (n, used, width), weights (n, used) → (n, width)."""
 
     def add(self, x: Array, y: Array) -> Array:
         """x + y; `y` may also be one row. `x` itself may be used up."""

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 import ggufkit
-from ggufkit.calibrate.imatrix import CollectingOps, collect
+from ggufkit.calibrate.imatrix import collect
 from ggufkit.cli.text import text_windows
 from ggufkit.evaluate.windows import Windows
 from ggufkit.importance.imatrix_file import read_imatrix
@@ -45,8 +45,8 @@ def reference_means(path: str, windows: Windows) -> dict[str, np.ndarray]:
 
 def own_means(path: str, windows: Windows) -> dict[str, np.ndarray]:
     """The same by ggufkit."""
-    with ggufkit.load(path, backend=CollectingOps(output=True)) as model:
-        sums = collect(model, windows)
+    with ggufkit.load(path, backend="cpu", as_ggml=True) as model:
+        sums = collect(model, windows, output=True)
     return {name: found.squares[0] / found.counts[0] for name, found in sums.items()}
 
 

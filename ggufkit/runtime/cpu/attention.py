@@ -22,7 +22,7 @@ import numpy as np
 from ggufkit.kernels.jit import inlined, kernel
 from ggufkit.kernels.lane_math import exp, multiply_add, sum_lanes, tanh
 from ggufkit.kernels.lanes import highest, lane_numbers, load, maximum, select, splat, store
-from ggufkit.runtime.cpu.cache import read_keys, read_values
+from ggufkit.runtime.cpu.planes import read_keys, read_values
 
 __all__ = ["ROWS", "Pass", "attend"]
 
@@ -42,8 +42,8 @@ class Pass(NamedTuple):
     head_k: int
     head_v: int
     tokens: int
-    key_kind: int
-    value_kind: int
+    key_layout: int
+    value_layout: int
     start: int
     seen: int
     window: int
@@ -135,14 +135,13 @@ def _read_step(keys, values, call, kv_head, at, count, padded, tile, rows_v):
     key_bytes = keys.shape[0] // (call.kv_heads * call.tokens)
     value_bytes = values.shape[0] // (call.kv_heads * call.tokens)
     first = kv_head * call.tokens + at
-    read_keys(keys, first * key_bytes, call.head_k, call.key_kind, tile)
+    read_keys(keys, first * key_bytes, call.head_k, call.key_layout, tile)
     if count > 16:
-        read_keys(keys, (first + 16) * key_bytes, call.head_k, call.key_kind, tile[16 * call.head_k :])
+        read_keys(keys, (first + 16) * key_bytes, call.head_k, call.key_layout, tile[16 * call.head_k :])
     else:
         for i in range(16 * call.head_k, 32 * call.head_k):
             tile[i] = ZERO
-    for t in range(count):
-        read_values(values, (first + t) * value_bytes, call.head_v, call.value_kind, rows_v, t * padded)
+    read_values(values, first * value_bytes, value_bytes, count, call.head_v, call.value_layout, rows_v, padded)
     for i in range(count * padded, 32 * padded):
         rows_v[i] = ZERO
 

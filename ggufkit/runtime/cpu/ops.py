@@ -11,7 +11,8 @@ from ggufkit.kernels.threads import for_ranges, thread_count
 from ggufkit.runtime.cpu import activations, norms
 from ggufkit.runtime.cpu.attention import ROWS, Pass, attend
 from ggufkit.runtime.cpu.cache import LayerCache, rotate
-from ggufkit.runtime.cpu.weight import Weight, multiply_all
+from ggufkit.runtime.cpu.products import rounded
+from ggufkit.runtime.cpu.weight import Activations, Weight, multiply_all
 from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Experts, Linear, Norm
 from ggufkit.tensors.tensor import Tensor
 
@@ -38,13 +39,16 @@ class CpuOps:
     Parameters
     ----------
     threads : how many; default GGUFKIT_THREADS or all CPUs.
+    as_ggml : activations are rounded where GGML's products of F16 and BF16 round them; for importance matrices.
     """
 
-    def __init__(self, threads: int | None = None):
+    def __init__(self, threads: int | None = None, *, as_ggml: bool = False):
         self.threads = thread_count(threads)
+        self.as_ggml = as_ggml
 
     def weight(self, tensor: Tensor) -> Weight:
-        return Weight(tensor, self.threads)
+        fits = self.as_ggml and tensor.shape[-1] % rounded.COLUMNS == 0
+        return Weight(tensor, self.threads, rounded.PRODUCTS.get(tensor.format.name) if fits else None)
 
     def vector(self, values: np.ndarray) -> np.ndarray:
         return _frozen(values)
@@ -90,7 +94,7 @@ class CpuOps:
         self, q: np.ndarray, k: np.ndarray, v: np.ndarray, cache: LayerCache, start: int, spec: AttentionSpec
     ) -> np.ndarray:
         n = len(q)
-        cache.write(k, v, start, spec)
+        cache.write(k, v, start)
         if cache.key_rotation:
             rotate(q, cache.key_rotation)
         call = Pass(
@@ -99,8 +103,8 @@ class CpuOps:
             spec.head_k,
             spec.head_v,
             cache.tokens,
-            cache.key_kind,
-            cache.value_kind,
+            cache.key_layout,
+            cache.value_layout,
             start,
             start + n,
             spec.window,
@@ -127,26 +131,23 @@ class CpuOps:
         self._ranges(lambda lo, hi: function(first[lo:hi], second[lo:hi], result[lo:hi]), up.size, up.size * 4)
         return out
 
-    def experts(self, x: np.ndarray, experts: Experts) -> np.ndarray:
-        (scores,) = self.linear(x, experts.router)
-        chosen, weights = choose(scores, experts)  # (n, used) each
-        return self.through_experts(x, experts, chosen, weights)
+    def choose(self, scores: np.ndarray, experts: Experts) -> tuple[np.ndarray, np.ndarray]:
+        return choose(scores, experts)
 
-    def through_experts(self, x: np.ndarray, experts: Experts, chosen: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Each row of x through its chosen experts, weighted: `chosen` and `weights` of shape (n, used)."""
-        each = chosen.reshape(-1)  # (n × used,)
-        rows = np.repeat(x, experts.used, axis=0)  # (n × used, width)
-        up = self.each(rows, experts.up, each)
-        gate = None if experts.gate is None else self.each(rows, experts.gate, each)
-        results = self.each(self.activate(gate, up, experts.activation), experts.down, each)
-        return activations.weighted_sum(results.reshape(*chosen.shape, -1), weights, np.empty_like(x))
+    def each(self, x: np.ndarray, chosen: np.ndarray, *linears: Linear) -> list[np.ndarray]:
+        n, used = chosen.shape
+        rows = Activations(np.repeat(x, used // x.shape[1], axis=1).reshape(n * used, -1))
+        experts = chosen.reshape(-1)
+        results = []
+        for linear in linears:
+            result = linear.weight.multiply_each(rows, experts)
+            if linear.bias is not None:
+                result += linear.bias[experts]
+            results.append(result.reshape(n, used, -1))
+        return results
 
-    def each(self, x: np.ndarray, linear: Linear, chosen: np.ndarray) -> np.ndarray:
-        """Row i of x through the matrix `chosen[i]` of a stack."""
-        result = linear.weight.multiply_each(x, chosen)
-        if linear.bias is not None:
-            result += linear.bias[chosen]
-        return result
+    def mix(self, x: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        return activations.weighted_sum(x, weights, np.empty((len(x), x.shape[-1]), np.float32))
 
     def add(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         activations.add(x.reshape(-1), y.reshape(-1), x.reshape(-1))

@@ -1,7 +1,7 @@
-"""Keys and values on MLX's device: numbers, or Q8_0 and Q4_0 as MLX's quantized arrays.
+"""Keys and values on MLX's device: numbers, or codes as MLX's quantized arrays.
 
-Room grows with the conversation, in steps. What is quantized is rotated by a Walsh–Hadamard transform first, as on the
-CPU, and has the numbers that GGML's encoders give.
+Room grows with the conversation, in steps. What is quantized is rotated and rounded as `kv.types` says, so it has the
+numbers that the CPU's cache has.
 """
 
 from __future__ import annotations
@@ -10,35 +10,28 @@ import math
 
 import mlx.core as mx
 
-from ggufkit.runtime.kv import cache_type, rotation
+from ggufkit.runtime.kv.types import CacheType, cache_type
 from ggufkit.runtime.ops import AttentionSpec, CacheSpec
 
 __all__ = ["LayerCache", "Stored", "rotated"]
 
 _STEP = 256  # tokens
-_GROUP = 32
-
-_DTYPES = {"F32": mx.float32, "F16": mx.float16}
-_BITS = {"Q8_0": 8, "Q4_0": 4}
+_NUMBERS = {32: mx.float32, 16: mx.float16}
 
 
 class Stored:
     """Keys, or values, of one layer: (kv_heads, tokens, head) in one of the cache's types."""
 
-    def __init__(self, kind: str, heads: int, head: int, largest_rotation: bool):
-        self.kind, self.heads = cache_type(kind, head), heads
-        self.rotation = rotation(self.kind, head, largest_rotation)
+    def __init__(self, name: str, heads: int, head: int, *, values: bool):
+        self.type, self.heads = cache_type(name, head), heads
+        self.rotation = self.type.rotation(head, values)
         self._arrays: list[mx.array] = []
-
-    @property
-    def bits(self) -> int | None:
-        return _BITS.get(self.kind)
 
     def write(self, x: mx.array, start: int) -> None:
         """x (kv_heads, n, head) float32, for the tokens from `start` on."""
         if self.rotation:
             x = rotated(x, self.rotation)
-        parts = [x.astype(_DTYPES[self.kind])] if self.bits is None else _quantized(x, self.bits)
+        parts = _quantized(x, self.type) if self.type.quantized else [x.astype(_NUMBERS[self.type.bits])]
         end = start + x.shape[1]
         self._grow(parts, end)
         for array, part in zip(self._arrays, parts, strict=True):
@@ -67,8 +60,8 @@ class LayerCache:
     """Keys and values of one layer."""
 
     def __init__(self, spec: AttentionSpec, types: CacheSpec):
-        self.keys = Stored(types.keys, spec.kv_heads, spec.head_k, True)
-        self.values = Stored(types.values, spec.kv_heads, spec.head_v, False)
+        self.keys = Stored(types.keys, spec.kv_heads, spec.head_k, values=False)
+        self.values = Stored(types.values, spec.kv_heads, spec.head_v, values=True)
 
 
 def rotated(x: mx.array, length: int) -> mx.array:
@@ -77,20 +70,38 @@ def rotated(x: mx.array, length: int) -> mx.array:
     return mx.hadamard_transform(runs, scale=1 / math.sqrt(length)).reshape(x.shape)
 
 
-def _quantized(x: mx.array, bits: int) -> list[mx.array]:
-    """The numbers of Q8_0 or Q4_0: x (…, head) → codes (…, head · bits / 32), scales and biases (…, head / 32)."""
-    groups = x.reshape(*x.shape[:-1], -1, _GROUP)
-    zero = 1 << (bits - 1)
-    if bits == 8:
-        d = mx.max(mx.abs(groups), axis=-1, keepdims=True) / 127
+def _quantized(x: mx.array, kind: CacheType) -> list[mx.array]:
+    """x (…, head) → codes (…, head · bits / 32), scales and biases (…, head / block): x ≈ scale · code + bias."""
+    blocks = x.reshape(*x.shape[:-1], -1, kind.block)
+    top = (1 << kind.bits) - 1
+    least = mx.min(blocks, axis=-1, keepdims=True) if kind.rule == "range" else mx.array(0.0)
+    if kind.rule == "range":
+        scale = (mx.max(blocks, axis=-1, keepdims=True) - least) / top
+    elif kind.rule == "absolute":
+        scale = mx.max(mx.abs(blocks), axis=-1, keepdims=True) / (kind.zero - 1)
     else:
-        at = mx.argmax(mx.abs(groups), axis=-1, keepdims=True)
-        d = mx.take_along_axis(groups, at, axis=-1) / -8
-    inverse = mx.where(d == 0, 0, 1 / d)
-    scaled = groups * inverse
-    # Q8_0 rounds halves away from zero, Q4_0 adds 8.5 and cuts off.
-    q = mx.sign(scaled) * mx.floor(mx.abs(scaled) + 0.5) + zero if bits == 8 else mx.floor(scaled + 8.5)
-    codes = mx.clip(q, 0, (1 << bits) - 1).astype(mx.uint32).reshape(*x.shape[:-1], -1, 32 // bits)
-    packed = mx.sum(codes << mx.arange(0, 32, bits, dtype=mx.uint32), axis=-1)
-    scales = d[..., 0].astype(mx.float16).astype(mx.float32)
-    return [packed, scales, scales * -zero]
+        farthest = mx.argmax(mx.abs(blocks), axis=-1, keepdims=True)
+        scale = mx.take_along_axis(blocks, farthest, axis=-1) / -kind.zero
+    levels = (blocks - least) * mx.where(scale == 0, 0, 1 / scale)
+    if kind.rule == "absolute":
+        levels = mx.sign(levels) * mx.floor(mx.abs(levels) + 0.5) + kind.zero
+    else:
+        levels = mx.floor(levels + (kind.zero + 0.5))
+    codes = mx.clip(levels, 0, top).astype(mx.uint32).reshape(x.shape)
+    scales = _rounded(scale)
+    return [_packed(codes, kind.bits), scales, _rounded(least) if kind.minimum else scales * -kind.zero]
+
+
+def _rounded(numbers: mx.array) -> mx.array:
+    """A number a block, (…, blocks, 1), to float16 and back: (…, blocks)."""
+    return numbers[..., 0].astype(mx.float16).astype(mx.float32)
+
+
+def _packed(codes: mx.array, bits: int) -> mx.array:
+    """Codes (…, n) as one string of bits, low ones first: (…, n · bits / 32) uint32."""
+    if 32 % bits:
+        places = mx.arange(bits, dtype=mx.uint32)
+        codes, bits = codes[..., None] >> places & 1, 1  # (…, n, bits)
+        codes = codes.reshape(*codes.shape[:-2], -1)
+    words = codes.reshape(*codes.shape[:-1], -1, 32 // bits)
+    return mx.sum(words << mx.arange(0, 32, bits, dtype=mx.uint32), axis=-1)

@@ -80,7 +80,7 @@ class MlxOps:
         q = _by_head(q, spec.heads)
         if cache.keys.rotation:
             q = rotated(q, cache.keys.rotation)
-        if cache.keys.bits is None and cache.values.bits is None and not spec.cap:
+        if not (cache.keys.type.quantized or cache.values.type.quantized or spec.cap):
             found = _fast_attention(q, cache, first, end, mask, spec)
         else:
             found = _slow_attention(q, cache, first, end, mask, spec)
@@ -96,18 +96,17 @@ class MlxOps:
             return function(up)
         return function(gate, up) if activation == "swiglu_oai" else function(gate) * up
 
-    def experts(self, x: mx.array, experts: Experts) -> mx.array:
-        (scores,) = self.linear(x, experts.router)
-        chosen, weights = _choose(scores, experts)  # (n, used) each
+    def choose(self, scores: mx.array, experts: Experts) -> tuple[mx.array, mx.array]:
+        return _choose(scores, experts)
 
-        def each(x: mx.array, linear: Linear) -> mx.array:
-            y = linear.weight.multiply_chosen(x, chosen)  # (n, used, rows)
-            return y if linear.bias is None else y + linear.bias[chosen]
+    def each(self, x: mx.array, chosen: mx.array, *linears: Linear) -> Sequence[mx.array]:
+        results = [linear.weight.multiply_chosen(x, chosen) for linear in linears]
+        return [
+            y if linear.bias is None else y + linear.bias[chosen] for y, linear in zip(results, linears, strict=True)
+        ]
 
-        x = x[:, None]
-        gate = None if experts.gate is None else each(x, experts.gate)
-        inner = self.activate(gate, each(x, experts.up), experts.activation)
-        return mx.sum(each(inner, experts.down) * weights[..., None], axis=1)
+    def mix(self, x: mx.array, weights: mx.array) -> mx.array:
+        return mx.sum(x * weights[..., None], axis=1)
 
     def add(self, x: mx.array, y: mx.array) -> mx.array:
         return x + y
@@ -199,11 +198,12 @@ def _slow_attention(
 def _times_stored(x: mx.array, stored: Stored, first: int, end: int, transpose: bool) -> mx.array:
     """x times what is stored of each head, or its transpose."""
     arrays = stored.read(first, end)
-    if stored.bits is None:
+    if not stored.type.quantized:
         matrix = arrays[0].astype(mx.float32)
         return x @ (mx.swapaxes(matrix, -1, -2) if transpose else matrix)
     codes, scales, biases = arrays
-    return mx.quantized_matmul(x, codes, scales, biases, transpose=transpose, group_size=32, bits=stored.bits)
+    kind = stored.type
+    return mx.quantized_matmul(x, codes, scales, biases, transpose=transpose, group_size=kind.block, bits=kind.bits)
 
 
 # -- activations ------------------------------------------------------------------------------------------

@@ -7,34 +7,7 @@ from typing import Any
 
 from ggufkit.errors import UsageError
 
-__all__ = ["TYPES", "Cache", "cache_type", "rotation"]
-
-TYPES = ("F32", "F16", "Q8_0", "Q4_0")
-
-
-def cache_type(name: str, head: int) -> str:
-    """The type of keys or values called `name`, for heads of `head` numbers.
-
-    Raises
-    ------
-    UsageError : there is no such type, or the heads do not divide into its blocks.
-    """
-    kind = name.upper()
-    if kind not in TYPES:
-        raise UsageError(f"the cache can be {', '.join(TYPES)}, not {name}")
-    if kind.startswith("Q") and head % 32:
-        raise UsageError(f"the cache cannot be {kind}: heads of {head} numbers are not a multiple of 32; take F16")
-    return kind
-
-
-def rotation(kind: str, head: int, largest: bool) -> int:
-    """How many numbers are rotated together before they are quantized: a power of two, or 0 for none.
-
-    Source: `llama_kv_cache` in src/llama-kv-cache.cpp of llama.cpp.
-    """
-    if not kind.startswith("Q") or head % 64:
-        return 0
-    return head & -head if largest else 64
+__all__ = ["Cache"]
 
 
 class Cache:
