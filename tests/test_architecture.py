@@ -17,7 +17,7 @@ FLOORS = [
     ["errors"],
     ["storage", "kernels"],
     ["formats"],
-    ["tensors"],
+    ["tensors", "turboquant"],
     ["gguf"],
     ["checkpoint", "importance"],
     ["policy", "tokenizer"],
