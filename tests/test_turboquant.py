@@ -98,7 +98,7 @@ def test_signs_are_the_same_for_ever():
 
 
 def expected_error(length: int, bits: int) -> float:
-    """The relative squared error of the Gaussian's levels for the exact density of a coordinate, by the rectangle rule."""
+    """The relative squared error of the Gaussian's levels for the exact density of a coordinate."""
     t = np.linspace(-1, 1, 200001)[1:-1]
     density = (1 - t * t) ** ((length - 3) / 2)
     y, levels = t * np.sqrt(length), tq.codebook(bits)
