@@ -10,9 +10,10 @@ from ggufkit.checkpoint.config import Config
 from ggufkit.checkpoint.folder import Checkpoint
 from ggufkit.errors import CheckpointError, UsageError
 from ggufkit.tokenizer.from_checkpoint import pre
-from ggufkit.tokenizer.from_checkpoint.bpe import bpe, llama_hf, wordpiece
+from ggufkit.tokenizer.from_checkpoint.bpe import bpe, wordpiece
 from ggufkit.tokenizer.from_checkpoint.llama import llama_vocabulary
 from ggufkit.tokenizer.from_checkpoint.special import read_special
+from ggufkit.tokenizer.from_checkpoint.spm import sentencepiece
 from ggufkit.tokenizer.from_checkpoint.tokens import NoTokenizer, TokenType, first_of
 
 LETTERS = ["<s>", "</s>", *(chr(c) for c in range(33, 127)), "Ġ", "Ċ", "th", "the", "Ġthe"]
@@ -125,7 +126,7 @@ def test_bpe_without_files(tmp_path):
 def test_first_of_passes_on_errors_of_present_files(tmp_path):
     source = checkpoint(tmp_path, tokenizer_config__json={}, tokenizer__json='{"model": {"type": "BPE"}}')
     with pytest.raises(CheckpointError):
-        convert(first_of(llama_hf, bpe), source)
+        convert(first_of(sentencepiece, bpe), source)
 
 
 def test_wordpiece_marks_the_starts_of_words(tmp_path):
@@ -137,17 +138,17 @@ def test_wordpiece_marks_the_starts_of_words(tmp_path):
     assert found["token_type_count"] == 2
 
 
-def test_llama_hf_byte_tokens_and_added_ones(tmp_path):
+def test_spm_json_byte_tokens_and_added_ones(tmp_path):
     vocab = {"<unk>": 0, "<s>": 1, "<0x0A>": 2, "\u2581": 3, "a": 4}
     tokenizer = Tokenizer(models.BPE(vocab, [], byte_fallback=True))
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     tokenizer.add_tokens(["<x>"])
     source = checkpoint(tmp_path, tokenizer, {"vocab_size": 7}, tokenizer_config__json={"bos_token": "<s>"})
-    found = convert(llama_hf, source)
+    found = convert(sentencepiece, source)
     assert found["tokens"] == [*vocab, "<x>", "[PAD6]"]
     kinds = ["NORMAL", "CONTROL", "BYTE", "NORMAL", "NORMAL", "USER_DEFINED", "UNUSED"]
     assert [TokenType(t).name for t in found["token_type"]] == kinds
-    assert found["scores"][:6] == [-1000.0] * 6
+    assert found["scores"][:6] == [0.0, -1000.0, 0.0, -1.0, -2.0, -1000.0]
 
 
 def special(tmp_path, post_processor=None, settings=None, config=None, **tokenizer):
@@ -188,8 +189,13 @@ def test_special_roberta_and_byte_level(tmp_path):
 
 def test_special_ids_of_config_and_their_limits(tmp_path):
     config = {"bos_token_id": 7, "eos_token_id": [1, 2], "pad_token_id": -1, "text_config": {"sep_token_id": 5}}
-    assert special(tmp_path, settings={"bos_token": "<s>"}, config=config).ids == {"bos": 0, "sep": 5}
-    assert special(tmp_path, config=config).ids == {"bos": 7, "sep": 5}
+    assert special(tmp_path, settings={"bos_token": "<s>"}, config=config).ids == {
+        "bos": 0,
+        "eos": 1,
+        "eot": 2,
+        "sep": 5,
+    }
+    assert special(tmp_path, config=config).ids == {"bos": 7, "eos": 1, "eot": 2, "sep": 5}
 
 
 def test_special_merges_of_pairs_keep_their_spaces(tmp_path):

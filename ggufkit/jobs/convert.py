@@ -26,6 +26,7 @@ from ggufkit.checkpoint.packed.fp8 import read_fp8
 from ggufkit.checkpoint.packed.mlx import QUANTIZATION_KEY, read_mlx
 from ggufkit.errors import CheckpointError, printable
 from ggufkit.formats.table import FORMATS
+from ggufkit.gguf.checks.planned import check_planned
 from ggufkit.gguf.header import Value, ValueType
 from ggufkit.jobs.plan import Job, OutputPlan
 from ggufkit.jobs.quantize import Request, plan_quantize
@@ -113,6 +114,7 @@ def as_gguf(
     card = read_card(checkpoint, tensors.values(), metadata, model_name)
     pairs = _pairs(checkpoint, spec, config, card)
     check_shapes(spec.name, pairs, tensors)
+    _check_header(checkpoint, pairs, tensors)
     source_type = _source_type(checkpoint)
     if quantized is None:
         return CheckpointModel(pairs, tensors, source_type, card, checkpoint.identity)
@@ -130,6 +132,13 @@ def _check_quantization(checkpoint: Checkpoint) -> None:
             f"the checkpoint is quantized by {printable(method)} ({printable(packed)}), which is not read; convert the "
             "model that it was made from"
         )
+
+
+def _check_header(checkpoint: Checkpoint, pairs: Mapping[str, Value], tensors: Mapping[str, Tensor]) -> None:
+    """Refuse to write what `validate` would say cannot work."""
+    for finding in check_planned(pairs, tensors):
+        if finding.fatal:
+            raise CheckpointError(f"{printable(checkpoint.folder)}: the GGUF would not work: {finding.message}")
 
 
 def _pairs(checkpoint: Checkpoint, spec: Architecture, config: Config, card: Card) -> dict[str, Value]:

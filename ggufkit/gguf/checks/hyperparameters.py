@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ggufkit.errors import printable
-from ggufkit.gguf.checks.finding import Finding, warning
+from ggufkit.gguf.checks.finding import Checkable, Finding, warning
 from ggufkit.gguf.header import Field
-from ggufkit.gguf.reader import GGUF
 from ggufkit.gguf.required import required_keys
 from ggufkit.gguf.summary import layer_of
 
@@ -19,7 +18,7 @@ ARCHITECTURE = "general.architecture"
 _PER_LAYER = ("attention.head_count", "attention.head_count_kv", "feed_forward_length")
 
 
-def check_hyperparameters(model: GGUF) -> Iterator[Finding]:
+def check_hyperparameters(model: Checkable) -> Iterator[Finding]:
     field = model.fields.get(ARCHITECTURE)
     if field is None or not isinstance(arch := model.metadata[ARCHITECTURE], str):
         yield warning(f"{ARCHITECTURE} (str) is missing: llama.cpp loads no model without it")
@@ -34,14 +33,14 @@ def check_hyperparameters(model: GGUF) -> Iterator[Finding]:
     missing = [f"{arch}.{key} ({kind})" for key, kind in required.items() if f"{arch}.{key}" not in model.fields]
     if missing:
         verb = "is" if len(missing) == 1 else "are"
-        yield warning(f"{', '.join(missing)} {verb} missing: llama.cpp does not load the model")
+        yield warning(f"{', '.join(missing)} {verb} missing: llama.cpp does not load the model", fatal=True)
     for key, kind in required.items():
         yield from _check_type(model, f"{arch}.{key}", kind)
     yield from _check_layers(model, arch)
     yield from _check_heads(model, arch)
 
 
-def _check_type(model: GGUF, key: str, kind: str) -> Iterator[Finding]:
+def _check_type(model: Checkable, key: str, kind: str) -> Iterator[Finding]:
     field = model.fields.get(key)
     if field is not None and field.type.short != kind:
         yield warning(
@@ -50,12 +49,12 @@ def _check_type(model: GGUF, key: str, kind: str) -> Iterator[Finding]:
         )
 
 
-def _number(model: GGUF, key: str) -> int | None:
+def _number(model: Checkable, key: str) -> int | None:
     value = model.metadata.get(key)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _check_layers(model: GGUF, arch: str) -> Iterator[Finding]:
+def _check_layers(model: Checkable, arch: str) -> Iterator[Finding]:
     key = f"{arch}.block_count"
     layers = _number(model, key)
     if layers is None:
@@ -75,7 +74,7 @@ def _check_layers(model: GGUF, arch: str) -> Iterator[Finding]:
             yield warning(f"{printable(field.key)} has {len(field)} items for {layers} layers", field.offset)
 
 
-def _check_heads(model: GGUF, arch: str) -> Iterator[Finding]:
+def _check_heads(model: Checkable, arch: str) -> Iterator[Finding]:
     heads, kv_heads = (_number(model, f"{arch}.attention.head_count{suffix}") for suffix in ("", "_kv"))
     width = _number(model, f"{arch}.embedding_length")
     if width == 0:
@@ -102,6 +101,6 @@ def _check_heads(model: GGUF, arch: str) -> Iterator[Finding]:
         )
 
 
-def _offset(model: GGUF, key: str) -> int | None:
+def _offset(model: Checkable, key: str) -> int | None:
     field: Field | None = model.fields.get(key)
     return None if field is None else field.offset

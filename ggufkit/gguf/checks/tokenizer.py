@@ -9,9 +9,8 @@ import re
 from collections.abc import Iterator
 
 from ggufkit.errors import printable
-from ggufkit.gguf.checks.finding import Finding, warning
+from ggufkit.gguf.checks.finding import Checkable, Finding, warning
 from ggufkit.gguf.header import Field, ValueType
-from ggufkit.gguf.reader import GGUF
 from ggufkit.gguf.required import known_pre_tokenizers
 
 __all__ = ["check_tokenizer"]
@@ -22,10 +21,19 @@ MODELS = ("llama", "bert", "gpt2", "gemma4", "t5", "rwkv", "plamo2", "none", "no
 # `enum llama_token_type`
 _UNDEFINED, _BYTE = 0, 6
 
+# What a vocabulary of a kind has where no key says so. Source: `llama_vocab::impl::load`.
+_DEFAULTS: dict[str, dict[str, int]] = {
+    "llama": {"bos": 1, "eos": 2},
+    "bert": {"bos": 101, "eos": 102},
+    "gpt2": {"bos": 11, "eos": 11},
+    "t5": {"eos": 1},
+    "plamo2": {"bos": 1, "eos": 2},
+}
+
 _BYTE_TOKEN = re.compile(rb"<0x([0-9A-Fa-f]{2})>")
 
 
-def check_tokenizer(model: GGUF) -> Iterator[Finding]:
+def check_tokenizer(model: Checkable) -> Iterator[Finding]:
     if not any(key.startswith(PREFIX) for key in model.fields):
         return
     kind = model.fields.get(f"{PREFIX}model")
@@ -38,12 +46,13 @@ def check_tokenizer(model: GGUF) -> Iterator[Finding]:
         return
     field = model.fields.get(f"{PREFIX}tokens")
     if field is None or field.item_type is not ValueType.STRING:
-        yield warning(f"{PREFIX}tokens (arr[str]) is missing: llama.cpp does not load the model")
+        yield warning(f"{PREFIX}tokens (arr[str]) is missing: llama.cpp does not load the model", fatal=True)
         return
     tokens = list(field.strings())
     yield from _check_tokens(field, tokens)
     yield from _check_lengths(model, len(tokens))
     yield from _check_ids(model, len(tokens))
+    yield from _check_ends(model, name, len(tokens))
     yield from _check_types(model, name, tokens)
     if name == "gpt2":
         yield from _check_merges(model, set(tokens))
@@ -67,7 +76,7 @@ def _check_tokens(field: Field, tokens: list[bytes]) -> Iterator[Finding]:
         yield warning(f"{len(empty)} tokens are empty, the first is token {empty[0]}", field.offset)
 
 
-def _check_lengths(model: GGUF, n: int) -> Iterator[Finding]:
+def _check_lengths(model: Checkable, n: int) -> Iterator[Finding]:
     for name, kind in (("scores", ValueType.FLOAT32), ("token_type", ValueType.INT32)):
         field = model.fields.get(PREFIX + name)
         if field is None:
@@ -75,10 +84,10 @@ def _check_lengths(model: GGUF, n: int) -> Iterator[Finding]:
         if field.item_type is not kind:
             yield warning(f"{field.key} should be of type arr[{kind.short}], but is {field.describe()}", field.offset)
         elif len(field) != n:
-            yield warning(f"{field.key} has {len(field)} items for {n} tokens", field.offset)
+            yield warning(f"{field.key} has {len(field)} items for {n} tokens", field.offset, fatal=True)
 
 
-def _check_ids(model: GGUF, n: int) -> Iterator[Finding]:
+def _check_ids(model: Checkable, n: int) -> Iterator[Finding]:
     for key, field in model.fields.items():
         if not key.startswith(PREFIX) or not key.endswith("_token_id"):
             continue
@@ -86,10 +95,29 @@ def _check_ids(model: GGUF, n: int) -> Iterator[Finding]:
         if field.type is not ValueType.UINT32:
             yield warning(f"{shown} should be of type u32, but is {field.describe()}", field.offset)
         elif not 0 <= field.value < n:
-            yield warning(f"{shown} is {field.value}, but the tokens are 0 to {n - 1}", field.offset)
+            yield warning(f"{shown} is {field.value}, but the tokens are 0 to {n - 1}", field.offset, fatal=True)
 
 
-def _check_types(model: GGUF, name: str | None, tokens: list[bytes]) -> Iterator[Finding]:
+def _check_ends(model: Checkable, name: str | None, n: int) -> Iterator[Finding]:
+    """A text that is to begin or end with a token needs one."""
+    for end in ("bos", "eos"):
+        wanted = model.fields.get(f"{PREFIX}add_{end}_token")
+        if wanted is None or wanted.value is not True or f"{PREFIX}{end}_token_id" in model.fields:
+            continue
+        default = _DEFAULTS.get(str(name), {}).get(end)
+        if default is None or default >= n:
+            what = "has none" if default is None else f"takes token {default} then, of {n}"
+            yield warning(f"{wanted.key} is true, but there is no {PREFIX}{end}_token_id: llama.cpp {what}", fatal=True)
+        elif name == "gpt2":
+            yield warning(
+                f"{wanted.key} is true, but there is no {PREFIX}{end}_token_id: llama.cpp puts token {default}, "
+                f"GPT-2's own, around texts",
+                wanted.offset,
+                fatal=True,
+            )
+
+
+def _check_types(model: Checkable, name: str | None, tokens: list[bytes]) -> Iterator[Finding]:
     field = model.fields.get(f"{PREFIX}token_type")
     if field is None or field.item_type is not ValueType.INT32 or len(field) != len(tokens):
         return
@@ -118,7 +146,7 @@ def _check_types(model: GGUF, name: str | None, tokens: list[bytes]) -> Iterator
         )
 
 
-def _check_merges(model: GGUF, tokens: set[bytes]) -> Iterator[Finding]:
+def _check_merges(model: Checkable, tokens: set[bytes]) -> Iterator[Finding]:
     field = model.fields.get(f"{PREFIX}merges")
     if field is None or field.item_type is not ValueType.STRING:
         yield warning(f"{PREFIX}merges (arr[str]) is missing: llama.cpp cannot tokenize without it")
@@ -136,7 +164,7 @@ def _check_merges(model: GGUF, tokens: set[bytes]) -> Iterator[Finding]:
         yield warning(f"{len(bad)} merges are of no use, the first is merge {i}, {what}", field.offset)
 
 
-def _check_pre(model: GGUF) -> Iterator[Finding]:
+def _check_pre(model: Checkable) -> Iterator[Finding]:
     field = model.fields.get(f"{PREFIX}pre")
     if field is None:
         yield warning(f"{PREFIX}pre (str) is missing: llama.cpp splits words as its default does")
@@ -145,11 +173,13 @@ def _check_pre(model: GGUF) -> Iterator[Finding]:
         yield warning(f"the pre-tokenizer {shown} is not known here: llama.cpp may not load the model", field.offset)
 
 
-def _check_embedding(model: GGUF, n: int) -> Iterator[Finding]:
+def _check_embedding(model: Checkable, n: int) -> Iterator[Finding]:
     for name in ("token_embd.weight", "output.weight"):
         info = model.info.get(name)
         if info is not None and len(info.shape) >= 2 and info.shape[-2] != n:
-            yield warning(f"{name} has {info.shape[-2]} rows for {n} tokens: llama.cpp does not load the model")
+            yield warning(
+                f"{name} has {info.shape[-2]} rows for {n} tokens: llama.cpp does not load the model", fatal=True
+            )
 
 
 def _shown(token: bytes) -> str:

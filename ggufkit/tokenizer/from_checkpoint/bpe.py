@@ -1,8 +1,7 @@
-"""Vocabularies of the `tokenizers` package: byte-level BPE, WordPiece, and BPE with byte fallback."""
+"""Vocabularies of the `tokenizers` package: byte-level BPE and WordPiece."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from difflib import get_close_matches
 
@@ -14,15 +13,13 @@ from ggufkit.tokenizer.from_checkpoint.fast import FastTokenizer
 from ggufkit.tokenizer.from_checkpoint.pre import CHECK_TEXT, NAMES, pre_tokenizer
 from ggufkit.tokenizer.from_checkpoint.special import read_special
 from ggufkit.tokenizer.from_checkpoint.tokens import (
-    ADDED_SCORE,
-    NoTokenizer,
     Tokens,
     TokenType,
     looks_special,
     word_start_to_space,
 )
 
-__all__ = ["bpe", "fast_tokens", "llama_hf", "wordpiece"]
+__all__ = ["bpe", "fast_tokens", "wordpiece"]
 
 
 def bpe(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[str, Value]]:
@@ -35,7 +32,7 @@ def bpe(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[str, Value]]:
     """
     tokens, pre = fast_tokens(checkpoint, config)
     yield from tokens.pairs("gpt2", pre, scores=False)
-    yield from read_special(checkpoint, merges=True).pairs()
+    yield from read_special(checkpoint, n_vocab=len(tokens), merges=True).pairs()
 
 
 def wordpiece(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[str, Value]]:
@@ -57,35 +54,6 @@ def wordpiece(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[str, Val
     yield from read_special(checkpoint, n_vocab=len(tokens)).pairs()
 
 
-def llama_hf(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[str, Value]]:
-    """`tokenizer.*` of a SentencePiece BPE that is published as tokenizer.json alone (with byte fallback).
-
-    Raises
-    ------
-    NoTokenizer : there is no tokenizer.json, or it is of another kind.
-    CheckpointError : it is malformed.
-    """
-    described = checkpoint.json("tokenizer.json") or {}
-    model, decoder = described.get("model"), described.get("decoder")
-    if not isinstance(model, dict) or model.get("type") != "BPE" or not model.get("byte_fallback"):
-        raise NoTokenizer(f"{printable(checkpoint.folder)} has no tokenizer.json with a byte-fallback BPE")
-    if not isinstance(decoder, dict) or decoder.get("type") != "Sequence":
-        raise NoTokenizer(f"{printable(checkpoint.folder)} has a tokenizer.json whose decoder is not Llama's")
-    tokenizer = FastTokenizer(checkpoint)
-    special = tokenizer.special_ids
-    tokens = Tokens.padding(config.get("vocab_size", default=len(tokenizer.vocab)))
-    for text, token in tokenizer.vocab.items():
-        if re.fullmatch("<0x[0-9A-Fa-f]{2}>", text):
-            kind = TokenType.BYTE
-        elif token in special:
-            kind = TokenType.CONTROL
-        else:
-            kind = TokenType.NORMAL if token < tokenizer.base_size else TokenType.USER_DEFINED
-        tokens.put(token, text, ADDED_SCORE, kind)
-    yield from tokens.pairs("llama", "default")
-    yield from read_special(checkpoint, n_vocab=len(tokens)).pairs()
-
-
 def fast_tokens(checkpoint: Checkpoint, config: Config) -> tuple[Tokens, str]:
     """The tokens of a tokenizer.json, and llama.cpp's name of its pre-tokenizer.
 
@@ -95,6 +63,7 @@ def fast_tokens(checkpoint: Checkpoint, config: Config) -> tuple[Tokens, str]:
     """
     tokenizer = FastTokenizer(checkpoint)
     tokens = Tokens.padding(config.get("vocab_size", default=len(tokenizer.vocab)))
+    special = tokenizer.special_ids
     for text, token in tokenizer.vocab.items():
         added = tokenizer.added.get(token)
         if added is None or added.content != text:
@@ -102,7 +71,7 @@ def fast_tokens(checkpoint: Checkpoint, config: Config) -> tuple[Tokens, str]:
             continue
         # llama.cpp looks for these in text that is not normalized.
         shown = text if added.normalized else tokenizer.round_trip(text)
-        if added.special or looks_special(shown):
+        if added.special or token in special or looks_special(shown):
             tokens.put(token, shown, 0.0, TokenType.CONTROL)
         else:
             tokens.put(token, word_start_to_space(shown), 0.0, TokenType.USER_DEFINED)

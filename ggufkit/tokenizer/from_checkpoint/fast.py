@@ -12,7 +12,7 @@ from ggufkit.tokenizer.from_checkpoint.tokens import NoTokenizer
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["FastTokenizer"]
+__all__ = ["FastTokenizer", "saved_by_transformers_5"]
 
 _KINDS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
@@ -72,6 +72,9 @@ class FastTokenizer:
 
         try:
             self._tokenizer: Tokenizer = Tokenizer.from_str(text)
+            # Saved by whoever ran it last; they would cut and fill what is encoded here.
+            self._tokenizer.no_truncation()
+            self._tokenizer.no_padding()
             self._add_tokens()
             self._fix_prefix_space()
         except (KeyboardInterrupt, SystemExit):
@@ -84,10 +87,8 @@ class FastTokenizer:
 
     @property
     def special_ids(self) -> set[int]:
-        """Ids of the tokens that tokenizer_config.json gives a role (bos, eos, …)."""
-        return {self.vocab[text] for text in self._special.values() if text in self.vocab} | {
-            self.vocab[text] for text in _more_special(self._settings) if text in self.vocab
-        }
+        """Ids of the tokens that tokenizer_config.json calls special: those with a role (bos, eos, …) and others."""
+        return {self.vocab[text] for text in self._all_special() if text in self.vocab}
 
     def check_ids(self, text: str) -> list[list[int]]:
         """What `text` may become, depending on who puts the special tokens around it; the likeliest first."""
@@ -119,14 +120,19 @@ class FastTokenizer:
                 add = self._tokenizer.add_special_tokens if token.special else self._tokenizer.add_tokens
                 add([token])
                 present.add(token.content)
-        missing = [text for text in self._special.values() if text not in present]
+        missing = [text for text in self._all_special() if text not in present]
         self._tokenizer.add_special_tokens(list(dict.fromkeys(missing)))
 
+    def _all_special(self) -> list[str]:
+        return [*self._special.values(), *_more_special(self._settings)]
+
     def _fix_prefix_space(self) -> None:
-        """tokenizer_config.json's `add_prefix_space` wins over tokenizer.json's."""
+        """tokenizer_config.json's `add_prefix_space` wins over tokenizer.json's, and to transformers 4 means no."""
         from tokenizers import pre_tokenizers
 
         if self._tokenizer.pre_tokenizer is None:
+            return
+        if saved_by_transformers_5(self._settings) and not isinstance(self._settings.get("add_prefix_space"), bool):
             return
         state = json.loads(self._tokenizer.pre_tokenizer.__getstate__())
         wanted = bool(self._settings.get("add_prefix_space", False))
@@ -156,9 +162,23 @@ def _special_texts(checkpoint: Checkpoint, settings: dict[str, Any]) -> dict[str
     return texts
 
 
+def saved_by_transformers_5(settings: dict[str, Any]) -> bool:
+    """Whether tokenizer_config.json leaves the added tokens to tokenizer.json, and names what runs it."""
+    return "backend" in settings and "added_tokens_decoder" not in settings
+
+
 def _more_special(settings: dict[str, Any]) -> list[str]:
-    more = settings.get("additional_special_tokens")
-    entries = more if isinstance(more, list) else []
+    """Texts of special tokens without one of the usual roles.
+
+    transformers 4 has a list (additional_special_tokens) and a dict of a model's own roles (extra_special_tokens:
+    {"image_token": "<image>"}); transformers 5 calls the list extra_special_tokens, and puts a model's roles beside
+    bos_token and eos_token.
+    """
+    entries: list[Any] = []
+    for more in (settings.get("additional_special_tokens"), settings.get("extra_special_tokens")):
+        entries += more if isinstance(more, list) else more.values() if isinstance(more, dict) else []
+    usual = {f"{kind}_token" for kind in _KINDS}
+    entries += [value for key, value in settings.items() if key.endswith("_token") and key not in usual]
     texts = [entry.get("content") if isinstance(entry, dict) else entry for entry in entries]
     return [text for text in texts if isinstance(text, str)]
 

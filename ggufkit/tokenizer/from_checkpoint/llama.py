@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ggufkit.checkpoint.config import Config
 from ggufkit.checkpoint.folder import Checkpoint
 from ggufkit.gguf.header import Value, ValueType
-from ggufkit.tokenizer.from_checkpoint.bpe import bpe, llama_hf
+from ggufkit.tokenizer.from_checkpoint.bpe import bpe
 from ggufkit.tokenizer.from_checkpoint.special import SpecialTokens
 from ggufkit.tokenizer.from_checkpoint.spm import sentencepiece
 from ggufkit.tokenizer.from_checkpoint.tokens import first_of
@@ -26,7 +26,7 @@ def llama_vocabulary(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[s
     settings = checkpoint.json("tokenizer_config.json") or {}
     if isinstance(prefix := settings.get("add_prefix_space"), bool):
         yield "tokenizer.ggml.add_space_prefix", Value(ValueType.BOOL, prefix)
-    yield from first_of(sentencepiece, llama_hf, bpe)(checkpoint, config)
+    yield from first_of(sentencepiece, bpe)(checkpoint, config)
     # Two releases have no file that says so, and are known by the size of their vocabulary.
     if config.get("vocab_size") == 32016:  # Code Llama
         special = SpecialTokens()

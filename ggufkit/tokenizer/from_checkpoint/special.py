@@ -9,6 +9,7 @@ Source: `SpecialVocab` of llama.cpp's gguf-py, whose findings these are, its gue
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,7 @@ from ggufkit.errors import CheckpointError, os_errors, printable
 from ggufkit.gguf.header import Value, ValueType
 from ggufkit.tokenizer.from_checkpoint.postprocessor import read_post_processor
 
-__all__ = ["SpecialTokens", "read_special", "special_tokens"]
+__all__ = ["SpecialTokens", "read_merges", "read_special", "special_tokens"]
 
 # The kinds that are looked for.
 _KINDS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
@@ -59,8 +60,14 @@ class SpecialTokens:
     normalizer: dict[str, bool] = field(default_factory=dict)
 
     def set(self, kind: str, token: Any) -> None:
-        """Give a kind its token, unless it has one already or `token` is no id of the vocabulary."""
-        if type(token) is int and token >= 0 and (self.n_vocab is None or token < self.n_vocab):
+        """Give a kind its token, unless it has one already or `token` is no id of the vocabulary.
+
+        A model does not run without its begin and ends of text: an id of one that is too large is kept, and what checks
+        the header names it.
+        """
+        if type(token) is not int or not 0 <= token < 1 << 32:
+            return
+        if self.n_vocab is None or token < self.n_vocab or kind in ("bos", "eos", "eot", "eom"):
             self.ids.setdefault(kind, token)
 
     def pairs(self) -> Iterator[tuple[str, Value]]:
@@ -104,24 +111,35 @@ def read_special(checkpoint: Checkpoint, n_vocab: int | None = None, merges: boo
     kinds = list(_KINDS)
     if tokenizer:
         if merges:
-            special.merges = _merges(checkpoint, tokenizer)
+            special.merges = read_merges(checkpoint, tokenizer)
         special.normalizer = dict(sorted(dict(_normalizer(tokenizer.get("normalizer"))).items()))
         kinds += read_post_processor(tokenizer.get("post_processor"), settings, special.add)
     if settings:
         special.templates = _chat_templates(checkpoint, settings)
         by_text = _added_tokens(tokenizer)
+        if not by_text:
+            by_text = _declared_tokens(checkpoint, settings)
+            if (checkpoint.folder / "tokenizer.model").is_file():
+                # There config.json says the rest, but it may not know the end that fine-tuning added.
+                ends = set(_texts(settings, "bos", "eos"))
+                by_text = {text: token for text, token in by_text.items() if text in ends}
+            else:
+                for kind, other in (("bos", "cls"), ("eos", "sep")):  # as a post-processor would say it
+                    settings[f"{kind}_token"] = settings.get(f"{kind}_token") or settings.get(f"{other}_token")
         for kind in kinds:
             if isinstance(add := settings.get(f"add_{kind}_token"), bool):
                 special.add.setdefault(kind, add)
-            entry = settings.get(f"{kind}_token")
-            text = entry.get("content") if isinstance(entry, dict) else entry
-            if isinstance(text, str):
+            for text in _texts(settings, kind):
                 special.set(kind, by_text.get(text))
     text_config = checkpoint.config.get("text_config")
     for kind in kinds:
         token = checkpoint.config.get(f"{kind}_token_id")
         if token is None and isinstance(text_config, dict):
             token = text_config.get(f"{kind}_token_id")
+        if isinstance(token, list) and kind == "eos" and "eos" not in special.ids:
+            # Several ends of text: that of a turn is often the second.
+            for end, one in zip(("eos", "eot"), token, strict=False):
+                special.set(end, one)
         special.set(kind, token)
     if merges and not special.merges:
         special.merges = _merges_txt(checkpoint)
@@ -138,7 +156,28 @@ def _added_tokens(tokenizer: dict[str, Any]) -> dict[str, int]:
     return by_text
 
 
-def _merges(checkpoint: Checkpoint, tokenizer: dict[str, Any]) -> list[str]:
+def _texts(settings: dict[str, Any], *kinds: str) -> Iterator[str]:
+    """The texts of tokens with a role, where tokenizer_config.json has them."""
+    for kind in kinds:
+        entry = settings.get(f"{kind}_token")
+        text = entry.get("content") if isinstance(entry, dict) else entry
+        if isinstance(text, str):
+            yield text
+
+
+def _declared_tokens(checkpoint: Checkpoint, settings: dict[str, Any]) -> dict[str, int]:
+    """Text → id of what is added to a tokenizer without tokenizer.json."""
+    by_text: dict[str, int] = {}
+    decoder = settings.get("added_tokens_decoder")
+    for token, entry in decoder.items() if isinstance(decoder, dict) else ():
+        if isinstance(entry, dict) and isinstance(entry.get("content"), str) and re.fullmatch("[0-9]{1,10}", token):
+            by_text.setdefault(entry["content"], int(token))
+    for text, token in (checkpoint.json("added_tokens.json") or {}).items():
+        by_text.setdefault(text, token)
+    return by_text
+
+
+def read_merges(checkpoint: Checkpoint, tokenizer: dict[str, Any]) -> list[str]:
     """The merges of tokenizer.json, each a string of two parts or a pair of strings."""
     model = tokenizer.get("model")
     merges = model.get("merges") if isinstance(model, dict) else None

@@ -15,6 +15,7 @@ from ggufkit.gguf.header import Value, ValueType
 from ggufkit.tokenizer.from_checkpoint.fast import FastTokenizer
 from ggufkit.tokenizer.from_checkpoint.special import special_tokens
 from ggufkit.tokenizer.from_checkpoint.spm import added_tokens, read_model, sentencepiece
+from ggufkit.tokenizer.from_checkpoint.spm_json import prepends_space
 from ggufkit.tokenizer.from_checkpoint.spm_settings import BPE, SpmSettings, read_settings
 from ggufkit.tokenizer.from_checkpoint.tokens import ADDED_SCORE, NoTokenizer, Tokens, TokenType
 
@@ -22,23 +23,24 @@ __all__ = ["t5", "xlm_roberta"]
 
 
 def t5(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[str, Value]]:
-    """`tokenizer.*` of a T5: tokenizer.model, or spiece.model in older checkpoints.
+    """`tokenizer.*` of a T5: tokenizer.model, spiece.model in older checkpoints, tokenizer.json in newer ones.
 
     Raises
     ------
-    NoTokenizer : there is neither.
+    NoTokenizer : there is none of them.
     CheckpointError : it, or a file that adds tokens, is malformed.
     """
     path = next((p for name in ("tokenizer.model", "spiece.model") if (p := checkpoint.folder / name).is_file()), None)
     if path is None:
-        raise NoTokenizer(f"{printable(checkpoint.folder)} has neither tokenizer.model nor spiece.model")
-    spec = read_settings(path)
-    if spec.model_type == BPE:
-        yield from sentencepiece(checkpoint, config)
-        return
-    tokens = read_model(path, config.get("vocab_size"))
-    for text, token in added_tokens(checkpoint):
-        tokens.put(token, text, ADDED_SCORE, TokenType.USER_DEFINED)
+        tokens, spec = _from_json(checkpoint, config, "neither tokenizer.model nor spiece.model")
+    else:
+        spec = read_settings(path)
+        if spec.model_type == BPE:
+            yield from sentencepiece(checkpoint, config)
+            return
+        tokens = read_model(path, config.get("vocab_size"))
+        for text, token in added_tokens(checkpoint):
+            tokens.put(token, text, ADDED_SCORE, TokenType.USER_DEFINED)
     yield from tokens.pairs("t5", "default")
     yield "tokenizer.ggml.add_space_prefix", Value(ValueType.BOOL, spec.add_dummy_prefix)
     yield from _spaces_and_charsmap(spec)
@@ -58,7 +60,7 @@ def xlm_roberta(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[str, V
         spec = read_settings(path)
         tokens = _realigned(path, config)
     else:
-        tokens, spec = _from_json(checkpoint, config)
+        tokens, spec = _from_json(checkpoint, config, "neither sentencepiece.bpe.model")
     yield from tokens.pairs("t5", "default")
     yield "tokenizer.ggml.add_space_prefix", Value(ValueType.BOOL, spec.add_dummy_prefix)
     yield "tokenizer.ggml.token_type_count", Value(ValueType.UINT32, config.get("type_vocab_size", default=1))
@@ -95,11 +97,12 @@ def _realigned(path: Path, config: Config) -> Tokens:
     )
 
 
-def _from_json(checkpoint: Checkpoint, config: Config) -> tuple[Tokens, SpmSettings]:
+def _from_json(checkpoint: Checkpoint, config: Config, lacking: str) -> tuple[Tokens, SpmSettings]:
+    """The tokens of a tokenizer.json with a Unigram model; `lacking` says what else there might have been."""
     described = checkpoint.json("tokenizer.json")
     where = f"{printable(checkpoint.folder)}/tokenizer.json"
     if described is None:
-        raise NoTokenizer(f"{printable(checkpoint.folder)} has neither sentencepiece.bpe.model nor tokenizer.json")
+        raise NoTokenizer(f"{printable(checkpoint.folder)} has {lacking} nor tokenizer.json")
     model = described.get("model")
     if not isinstance(model, dict) or model.get("type") != "Unigram":
         raise CheckpointError(f"{where} must describe a Unigram model")
@@ -107,7 +110,7 @@ def _from_json(checkpoint: Checkpoint, config: Config) -> tuple[Tokens, SpmSetti
     settings = checkpoint.json("tokenizer_config.json") or {}
     unknown = tokenizer.vocab.get(str(settings.get("unk_token")), model.get("unk_id", 3))
     special = tokenizer.special_ids
-    tokens = Tokens.padding(max(config.get("vocab_size", default=0), tokenizer.base_size))
+    tokens = Tokens.padding(max(config.get("vocab_size", default=len(tokenizer.vocab)), tokenizer.base_size))
     for token, (text, score) in enumerate(model["vocab"]):
         if token == unknown:
             kind = TokenType.UNKNOWN
@@ -116,8 +119,13 @@ def _from_json(checkpoint: Checkpoint, config: Config) -> tuple[Tokens, SpmSetti
         else:
             kind = TokenType.USER_DEFINED if token in tokenizer.added else TokenType.NORMAL
         tokens.put(token, text, score, kind)
+    for token, added in tokenizer.added.items():
+        if token >= len(model["vocab"]):
+            kind = TokenType.CONTROL if added.special or token in special else TokenType.USER_DEFINED
+            tokens.put(token, added.content, ADDED_SCORE, kind)
+    prefix = settings.get("add_prefix_space")
     spec = SpmSettings(
-        add_dummy_prefix=bool(settings.get("add_prefix_space", False)),
+        add_dummy_prefix=prefix if isinstance(prefix, bool) else prepends_space(described),
         remove_extra_whitespaces=bool(settings.get("clean_up_tokenization_spaces", False)),
         precompiled_charsmap=_charsmap(where, described.get("normalizer")),
     )

@@ -53,7 +53,7 @@ def bpe_with_roles(**roles: str) -> Vocabulary:
     def vocabulary(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[str, Value]]:
         tokens, pre = fast_tokens(checkpoint, config)
         yield from tokens.pairs("gpt2", pre, scores=False)
-        special = read_special(checkpoint, merges=True)
+        special = read_special(checkpoint, n_vocab=len(tokens), merges=True)
         for kind, text in roles.items():
             if text in tokens.texts:
                 special.set(kind, tokens.texts.index(text))
@@ -96,8 +96,11 @@ def phi3(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[str, Value]]:
     NoTokenizer, CheckpointError : see `sentencepiece`.
     """
     settings = checkpoint.json("tokenizer_config.json") or {}
-    if settings.get("tokenizer_class") == "GPT2Tokenizer" or not (checkpoint.folder / "tokenizer.model").is_file():
+    if settings.get("tokenizer_class") == "GPT2Tokenizer":
         yield from bpe(checkpoint, config)
+        return
+    if not (checkpoint.folder / "tokenizer.model").is_file():
+        yield from first_of(sentencepiece, bpe)(checkpoint, config)
         return
     tokens = read_model(checkpoint.folder / "tokenizer.model", config.get("vocab_size"))
     for text, token in added_tokens(checkpoint):
