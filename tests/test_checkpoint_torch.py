@@ -152,7 +152,7 @@ def test_torch_runs_nothing_before_the_magic(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "x.bin"
     path.write_bytes(MALICIOUS["reduce"])
-    with pytest.raises(CheckpointError, match=r"no file of torch\.save"):
+    with pytest.raises(CheckpointError, match=r"not a file of torch\.save"):
         list(read_pytorch(path))
     assert os.listdir(tmp_path) == ["x.bin"]
 
@@ -237,7 +237,7 @@ def test_torch_broken_archives(tmp_path, fixtures):
     with pytest.raises(CheckpointError, match=r"one data\.pkl"):
         list(read_pytorch(path))
     path.write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"no file of torch\.save"):
+    with pytest.raises(CheckpointError, match=r"not a file of torch\.save"):
         list(read_pytorch(path))
 
 

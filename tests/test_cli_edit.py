@@ -49,7 +49,7 @@ def run(capfdbinary):
 def path(tmp_path):
     path = tmp_path / "model.gguf"
     with Writer(path, METADATA, [("w.weight", (4,), FORMATS["F32"])]) as out:
-        out.write_at(out.plan.file_offset("w.weight"), bytes(range(16)))
+        out.write_at(out.layout.file_offset("w.weight"), bytes(range(16)))
         out.wrote("w.weight", 16)
     return path
 

@@ -53,7 +53,7 @@ def model(tmp_path):
             (f"blk.{i}.attn_v.weight", (8, 256), Q6_K if i in (0, 3) else Q4_K),
         ]
     with Writer(path, metadata, tensors) as out:
-        for name, info in out.plan.infos.items():
+        for name, info in out.layout.infos.items():
             out.write(name, 0, np.zeros((info.nbytes // info.format.row_bytes(256), info.format.row_bytes(256)), "u1"))
     return path
 

@@ -20,8 +20,9 @@ import sparse_checkpoint
 import ggufkit
 from ggufkit.cli import main
 from ggufkit.jobs.convert import conversion, convert
-from ggufkit.jobs.journal import Journal
-from ggufkit.jobs.stream import OutputFile, contents_key
+from ggufkit.jobs.plan import PlannedFile
+from ggufkit.jobs.resume import ResumeLog
+from ggufkit.jobs.stream import contents_key
 
 TYPES = ["F16", "BF16", "Q8_0", "Q4_0", "Q4_K_M"]
 
@@ -145,15 +146,15 @@ def test_interrupted_conversion_into_the_checkpoints_folder_continues(checkpoint
 
         yield progress
 
-    with pytest.raises(KeyboardInterrupt, match="run the same command again"):
+    with pytest.raises(KeyboardInterrupt, match="do the same again"):
         convert(checkpoint, type="Q4_K_M", report=stopping, threads=1)
     (partial,) = checkpoint.glob("*.partial")
-    done = Path(f"{partial}.journal").read_text()
+    done = Path(f"{partial}.resume").read_text()
     assert len(done.splitlines()) > 1
     job = conversion(checkpoint, type="Q4_K_M")
     (shard,) = job.plan.shards
-    file = OutputFile(job.paths[0], *shard)
-    with Journal(partial, file.plan, contents_key(file, job.resume_key)) as journal:
+    file = PlannedFile(job.paths[0], *shard)
+    with ResumeLog(partial, file.layout, contents_key(file, job.resume_key)) as journal:
         assert journal.resumed
     written = job.write()[0].read_bytes()
     assert written == convert(checkpoint, tmp_path / "whole.gguf", "Q4_K_M").read_bytes()

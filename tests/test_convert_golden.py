@@ -14,7 +14,7 @@ import pytest
 from ggufkit.gguf import reader
 from ggufkit.gguf.header import Field, ValueType
 from ggufkit.jobs.convert import CheckpointModel, as_gguf, plan_convert
-from ggufkit.jobs.plan import Job
+from ggufkit.jobs.job import Job
 
 # The types beside F16 and BF16 that there are references of.
 MORE_TYPES = {

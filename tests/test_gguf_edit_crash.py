@@ -22,7 +22,7 @@ METADATA = {"general.architecture": "llama", "general.name": "A model", "k": "x"
 def path(tmp_path):
     path = tmp_path / "model.gguf"
     with Writer(path, METADATA, [("w", (4,), FORMATS["F32"])]) as out:
-        out.write_at(out.plan.file_offset("w"), bytes(range(16)))
+        out.write_at(out.layout.file_offset("w"), bytes(range(16)))
         out.wrote("w", 16)
     return path
 

@@ -64,7 +64,7 @@ def model(tmp_path):
     rng = np.random.default_rng(1)
     tensors = [(name, (3, 64), FORMATS["Q5_0"]) for name in ("token_embd", "blk.1.a", "blk.0.b", "blk.1.c")]
     with Writer(path, {"k": 1}, tensors) as out:
-        for name in out.plan.infos:
+        for name in out.layout.infos:
             out.write(name, 0, rng.integers(0, 256, (3, 44), np.uint8))
     return path
 

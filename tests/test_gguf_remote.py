@@ -97,7 +97,7 @@ def model(tmp_path):
     metadata = {"general.architecture": "llama", "tokens": [f"token {i}" for i in range(60_000)]}
     with Writer(path, metadata, [("w", (25_000, 1000), F32)]) as out:
         out.write("w", 0, np.arange(2000, dtype="<f4").reshape(2, 1000).view("u1"))
-        out.wrote("w", out.plan.infos["w"].nbytes)
+        out.wrote("w", out.layout.infos["w"].nbytes)
     return path
 
 

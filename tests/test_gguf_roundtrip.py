@@ -79,7 +79,7 @@ def write(path, file, byteorder="little") -> dict[str, bytes]:
     plan = [(name, shape, FORMATS[type]) for name, (shape, type) in shapes.items()]
     data = {}
     with Writer(path, metadata, plan, alignment=alignment, byteorder=byteorder, force=True) as out:
-        for name, info in out.plan.infos.items():
+        for name, info in out.layout.infos.items():
             rows = math.prod(info.shape[:-1])
             blocks = rng.integers(0, 256, (rows, info.nbytes // rows if rows else 0), np.uint8)
             data[name] = blocks.tobytes()

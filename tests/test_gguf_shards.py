@@ -35,7 +35,7 @@ def model(tmp_path):
     rng = np.random.default_rng(0)
     tensors = [(f"t{i}", (i, 32), Q8_0 if i % 2 else F32) for i in range(7)]
     with Writer(path, {"general.architecture": "llama", "k": "v"}, tensors, alignment=64) as out:
-        for name, info in out.plan.infos.items():
+        for name, info in out.layout.infos.items():
             out.write(name, 0, rng.integers(0, 256, (info.shape[0], info.nbytes // max(info.shape[0], 1)), np.uint8))
     return path
 

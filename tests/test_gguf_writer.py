@@ -9,7 +9,7 @@ import ggufkit
 from ggufkit.errors import FileError, GGUFError
 from ggufkit.formats.table import FORMATS
 from ggufkit.gguf.header import Value, ValueType
-from ggufkit.gguf.writer import Plan, Writer
+from ggufkit.gguf.writer import FileLayout, Writer
 
 F32, Q8_0 = FORMATS["F32"], FORMATS["Q8_0"]
 
@@ -68,7 +68,7 @@ def test_vocabularies_survive(shared, tmp_path):
 
 
 def test_size_is_known_before_writing(tmp_path):
-    plan = Plan({"k": "v"}, [("a", (5,), F32), ("b", (0, 32), Q8_0)], alignment=128)
+    plan = FileLayout({"k": "v"}, [("a", (5,), F32), ("b", (0, 32), Q8_0)], alignment=128)
     assert plan.data_offset == 256
     assert plan.size == 384
     with Writer(tmp_path / "x.gguf", {"k": "v"}, [("a", (5,), F32), ("b", (0, 32), Q8_0)], alignment=128) as out:
@@ -132,7 +132,7 @@ def test_rows_outside_the_tensor_are_refused(tmp_path):
 )
 def test_what_no_reader_accepts_is_not_written(metadata, tensors, words):
     with pytest.raises(GGUFError, match=words):
-        Plan(metadata, tensors)
+        FileLayout(metadata, tensors)
 
 
 def test_nan_payload_and_odd_bytes_survive_both_byte_orders(tmp_path):

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,9 @@ from ggufkit.formats.codec import decode, encode
 from ggufkit.formats.table import FORMATS
 from ggufkit.gguf.reader import open as open_gguf
 from ggufkit.jobs import stream as pipeline
-from ggufkit.jobs.journal import Journal
-from ggufkit.jobs.stream import Interrupted, OutputFile, Planned, write_model
+from ggufkit.jobs.plan import PlannedFile, PlannedTensor
+from ggufkit.jobs.resume import ResumeLog
+from ggufkit.jobs.stream import Interrupted, write_model
 from ggufkit.tensors.tensor import Tensor
 
 METADATA = {"general.architecture": "llama"}
@@ -42,12 +44,12 @@ def small_pieces(monkeypatch):
     monkeypatch.setattr(codec, "CHUNK", 1024)
 
 
-def model() -> list[Planned]:
+def model() -> list[PlannedTensor]:
     return [
-        Planned(tensor("a.weight", weights(300, 64)), FORMATS["Q8_0"]),
-        Planned(tensor("b.weight", weights(65, 96, seed=1), "BF16"), FORMATS["BF16"]),
-        Planned(tensor("c.bias", weights(33, seed=2)), FORMATS["F32"]),
-        Planned(tensor("d.weight", weights(3, 50, 32, seed=3), "F16"), FORMATS["Q4_0"]),
+        PlannedTensor(tensor("a.weight", weights(300, 64)), FORMATS["Q8_0"]),
+        PlannedTensor(tensor("b.weight", weights(65, 96, seed=1), "BF16"), FORMATS["BF16"]),
+        PlannedTensor(tensor("c.bias", weights(33, seed=2)), FORMATS["F32"]),
+        PlannedTensor(tensor("d.weight", weights(3, 50, 32, seed=3), "F16"), FORMATS["Q4_0"]),
     ]
 
 
@@ -64,7 +66,7 @@ def test_write_model_holds_what_the_codec_gives(tmp_path, small_pieces, threads)
 
 def test_stack_of_experts_uses_the_importance_of_each(small_pieces):
     values, importance = weights(3, 50, 64), np.abs(weights(3, 64, seed=9))
-    planned = Planned(tensor("e", values), FORMATS["Q4_0"], importance=importance)
+    planned = PlannedTensor(tensor("e", values), FORMATS["Q4_0"], importance=importance)
     expected = np.concatenate([encode(values[i], "Q4_0", importance[i]) for i in range(3)])
     np.testing.assert_array_equal(expected, planned.encode(0, 150))
     np.testing.assert_array_equal(expected[37:120], planned.encode(37, 120))
@@ -87,7 +89,7 @@ def test_weight_that_is_not_finite_is_named(tmp_path, small_pieces, format):
     bad = Tensor("a.weight", (300, 64), FORMATS["F32"], lambda lo, hi: values[lo:hi].view(np.uint8))
     values[211, 5] = np.inf
     with pytest.raises(CodecError, match=r"a\.weight: row 211, column 5"):
-        write_model(tmp_path / "m.gguf", METADATA, [Planned(bad, FORMATS[format])], resume_key=b"k")
+        write_model(tmp_path / "m.gguf", METADATA, [PlannedTensor(bad, FORMATS[format])], resume_key=b"k")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -97,7 +99,7 @@ class StopAfter:
     def __init__(self, pieces: int, error: BaseException):
         self.pieces, self.error = pieces, error
 
-    def __call__(self, planned: Planned, rows: int) -> None:
+    def __call__(self, planned: PlannedTensor, rows: int) -> None:
         self.pieces -= 1
         if self.pieces == 0:
             raise self.error
@@ -112,13 +114,13 @@ def file_hash(path: Path) -> str:
 def test_interrupted_run_continues_to_the_same_bytes(tmp_path, small_pieces, pieces, error):
     write_model(tmp_path / "whole.gguf", METADATA, model())
     target = tmp_path / "m.gguf"
-    with pytest.raises((Interrupted, FileError), match="run the same command again"):
+    with pytest.raises((Interrupted, FileError), match="do the same again"):
         write_model(target, METADATA, model(), resume_key=b"k", progress=StopAfter(pieces, error), threads=1)
     assert not target.exists()
 
     read: list[str] = []
     planned = [
-        Planned(Tensor(t.name, t.shape, t.format, lambda lo, hi, t=t: read.append(t.name) or t.read(lo, hi)), p.format)
+        PlannedTensor(replace(t, read=lambda lo, hi, t=t: read.append(t.name) or t.read(lo, hi)), p.format)
         for p in model()
         for t in [p.tensor]
     ]
@@ -132,7 +134,8 @@ def test_resume_with_another_key_starts_again(tmp_path, small_pieces):
     target = tmp_path / "m.gguf"
     with pytest.raises(Interrupted):
         write_model(target, METADATA, model(), resume_key=b"one", progress=StopAfter(5, KeyboardInterrupt()), threads=1)
-    other = [Planned(tensor(p.tensor.name, -p.tensor.floats().reshape(p.tensor.shape)), p.format) for p in model()]
+    tensors = [(p.tensor, p.format) for p in model()]
+    other = [PlannedTensor(tensor(t.name, -t.floats().reshape(t.shape)), format) for t, format in tensors]
     write_model(target, METADATA, other, resume_key=b"two")
     write_model(tmp_path / "whole.gguf", METADATA, other)
     assert file_hash(tmp_path / "whole.gguf") == file_hash(target)
@@ -141,15 +144,15 @@ def test_resume_with_another_key_starts_again(tmp_path, small_pieces):
 @pytest.fixture
 def journal(tmp_path):
     """Of an output that a test records parts of, with lines that are due at once."""
-    file = OutputFile(tmp_path / "m.gguf", METADATA, model()[:1])
+    file = PlannedFile(tmp_path / "m.gguf", METADATA, model()[:1])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ggufkit.jobs.journal._SECONDS", 0)
-        with Journal(file.partial, file.plan, b"k") as journal:
-            file.partial.write_bytes(bytes(file.plan.size))
+        patch.setattr("ggufkit.jobs.resume._SECONDS", 0)
+        with ResumeLog(file.partial, file.layout, b"k") as journal:
+            file.partial.write_bytes(bytes(file.layout.size))
             yield journal
 
 
-def lines_of(journal: Journal) -> list[str]:
+def lines_of(journal: ResumeLog) -> list[str]:
     return journal.path.read_text().splitlines()[1:]
 
 
@@ -165,7 +168,7 @@ def test_line_is_added_after_the_flush_that_began_after_its_piece(journal, monke
             thread.start()
             thread.join()
 
-    monkeypatch.setattr("ggufkit.jobs.journal.sync_file", flush)
+    monkeypatch.setattr("ggufkit.jobs.resume.sync_file", flush)
     journal.record(name, 0, 10)
     assert seen == [[]]
     assert [line.split()[1] for line in lines_of(journal)] == ["10"]
@@ -182,7 +185,7 @@ def test_no_line_follows_a_flush_that_failed(journal, monkeypatch):
         if (error := next(results)) is not None:
             raise error
 
-    monkeypatch.setattr("ggufkit.jobs.journal.sync_file", flush)
+    monkeypatch.setattr("ggufkit.jobs.resume.sync_file", flush)
     with pytest.raises(FileError, match=r"m\.gguf\.partial: input/output error"):
         journal.record(name, 0, 10)
     journal.record(name, 1, 20)
@@ -190,15 +193,15 @@ def test_no_line_follows_a_flush_that_failed(journal, monkeypatch):
     assert lines_of(journal) == []
 
 
-@pytest.mark.parametrize("failing", ["ggufkit.jobs.journal.sync_file", "ggufkit.storage.files.sync_file"])
+@pytest.mark.parametrize("failing", ["ggufkit.jobs.resume.sync_file", "ggufkit.storage.files.sync_file"])
 def test_flush_that_fails_is_an_error_and_the_next_run_writes_all(tmp_path, small_pieces, monkeypatch, failing):
     def fails(handle: int) -> None:
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patch:
         patch.setattr(failing, fails)
-        patch.setattr("ggufkit.jobs.journal._SECONDS", 0)
-        with pytest.raises(FileError, match=r"input/output error.*run the same command again"):
+        patch.setattr("ggufkit.jobs.resume._SECONDS", 0)
+        with pytest.raises(FileError, match=r"input/output error.*do the same again"):
             write_model(tmp_path / "m.gguf", METADATA, model(), resume_key=b"k", threads=1)
     write_model(tmp_path / "m.gguf", METADATA, model(), resume_key=b"k")
     write_model(tmp_path / "whole.gguf", METADATA, model())
@@ -228,7 +231,7 @@ def test_existing_target_is_refused_before_any_work(tmp_path):
 def test_second_writer_of_the_same_target_is_refused(tmp_path, small_pieces):
     target = tmp_path / "m.gguf"
 
-    def again(planned: Planned, rows: int) -> None:
+    def again(planned: PlannedTensor, rows: int) -> None:
         with pytest.raises(FileError, match="another process is writing it"):
             write_model(target, METADATA, model(), resume_key=b"k")
 
@@ -239,7 +242,7 @@ def test_journal_with_a_line_cut_by_a_full_disk_is_still_of_use(tmp_path, small_
     target = tmp_path / "m.gguf"
     with pytest.raises(Interrupted):
         write_model(target, METADATA, model(), resume_key=b"k", progress=StopAfter(9, KeyboardInterrupt()), threads=1)
-    journal = tmp_path / "m.gguf.partial.journal"
+    journal = tmp_path / "m.gguf.partial.resume"
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join([*lines[:3], lines[3][:9], *lines[4:], "12345 67"]))
     write_model(target, METADATA, model(), resume_key=b"k")
@@ -251,7 +254,7 @@ def test_journal_with_other_lines_is_not_trusted(tmp_path, small_pieces):
     target = tmp_path / "m.gguf"
     with pytest.raises(Interrupted):
         write_model(target, METADATA, model(), resume_key=b"k", progress=StopAfter(9, KeyboardInterrupt()), threads=1)
-    journal = tmp_path / "m.gguf.partial.journal"
+    journal = tmp_path / "m.gguf.partial.resume"
     first, *lines = journal.read_text().splitlines()
     journal.write_text("\n".join([first, *(f"{line} 0123456789abcdef" for line in lines), ""]))  # and a hash
     write_model(target, METADATA, model(), resume_key=b"k")

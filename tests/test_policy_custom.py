@@ -8,16 +8,16 @@ from ggufkit.errors import PolicyError
 from ggufkit.formats.table import FORMATS
 from ggufkit.gguf.header import Value, ValueType
 from ggufkit.policy.custom import (
-    base_choices,
     layer_numbers,
     metadata_override,
     tensor_type_file,
     tensor_type_rule,
 )
-from ggufkit.policy.decide import Choices, decide
+from ggufkit.policy.decide import decide
 from ggufkit.policy.facts import Model
 from ggufkit.policy.policy_file import parse_policy, read_policy
 from ggufkit.policy.presets import PRESETS
+from ggufkit.policy.recipe import Recipe, recipe_of
 
 SHAPES = {
     "output.weight": (1000, 512),
@@ -30,8 +30,8 @@ SHAPES = {
 def types(rules, preset: str = "Q4_0") -> dict[str, str]:
     """The types of the tensors that the rules decide; the last part of a reason says which are."""
     tensors = [(name, shape, FORMATS["F16"]) for name, shape in SHAPES.items()]
-    found = decide(tensors, Model("llama", layers=6), Choices(PRESETS[preset], tuple(rules)))
-    plain = decide(tensors, Model("llama", layers=6), Choices(PRESETS[preset]))
+    found = decide(tensors, Model("llama", layers=6), Recipe(PRESETS[preset], tuple(rules)))
+    plain = decide(tensors, Model("llama", layers=6), Recipe(PRESETS[preset]))
     return {name: d.format.name for name, d in found.items() if d != plain[name]}
 
 
@@ -68,14 +68,14 @@ def test_malformed_tensor_type_is_refused(text, message):
 
 
 def test_copy_is_a_choice_and_keeps_everything():
-    assert base_choices("copy").copy
-    assert base_choices("COPY").name == "COPY"
-    assert base_choices("q4_k").name == "Q4_K_M"
+    assert recipe_of("copy").copy
+    assert recipe_of("COPY").name == "COPY"
+    assert recipe_of("q4_k").name == "Q4_K_M"
 
 
 @pytest.mark.parametrize("text", ["", "a", "1,,2", "-1", "1-3"])
 def test_malformed_layers_are_refused(text):
-    with pytest.raises(PolicyError, match="no number of a layer"):
+    with pytest.raises(PolicyError, match="not a number of a layer"):
         layer_numbers(text, "--prune-layers")
     assert layer_numbers("5, 3,3", "") == (3, 5)
 

@@ -6,9 +6,10 @@ import pytest
 
 from ggufkit.errors import PolicyError
 from ggufkit.formats.table import FORMATS
-from ggufkit.policy.decide import Choices, UserRule, decide, requires_importance
+from ggufkit.policy.decide import decide, requires_importance
 from ggufkit.policy.facts import Model, Role, Subject, layer_of, model_facts, role_of, trimmed
 from ggufkit.policy.presets import ALIASES, PRESETS, preset_by_name
+from ggufkit.policy.recipe import Recipe, UserRule
 from ggufkit.policy.rules import MORE_BITS, Rule, name_has
 
 F16, F32 = FORMATS["F16"], FORMATS["F32"]
@@ -59,10 +60,10 @@ def test_more_bits_are_the_ends_and_every_third_layer():
     assert chosen == [0, 1, 2, 3, 6, 9, 12, 15, 18, 21, 24, 27, 28, 29, 30, 31]
 
 
-def decisions(preset: str, shapes: dict[str, tuple[int, ...]], model: Model | None = None, **choices) -> dict:
+def decisions(preset: str, shapes: dict[str, tuple[int, ...]], model: Model | None = None, **options) -> dict:
     tensors = [(name, shape, F16 if len(shape) > 1 else F32) for name, shape in shapes.items()]
     facts = model or model_facts({"general.architecture": "llama", "llama.block_count": 8}, shapes)
-    return decide(tensors, facts, Choices(PRESETS[preset], **choices))
+    return decide(tensors, facts, Recipe(PRESETS[preset], **options))
 
 
 SMALL = {

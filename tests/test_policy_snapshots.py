@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from ggufkit.formats.table import FORMATS, Format, format_by_name
-from ggufkit.policy.decide import Choices, decide
+from ggufkit.policy.decide import decide
 from ggufkit.policy.facts import model_facts
 from ggufkit.policy.presets import PRESETS
+from ggufkit.policy.recipe import Recipe
 
 F32 = FORMATS["F32"]
 Tensors = list[tuple[str, tuple[int, ...], Format]]
@@ -96,7 +97,7 @@ def test_every_preset_chooses_as_llama_cpp(shared, name):
     for preset, default, exceptions in sections(shared / "policies" / f"{name}.schema"):
         seen += 1
         assert format_by_name(default) == PRESETS[preset].format
-        decided = decide(tensors, facts, Choices(PRESETS[preset]))
+        decided = decide(tensors, facts, Recipe(PRESETS[preset]))
         found = {n: d.format.name for n, d in decided.items() if not d.reason.startswith("kept")}
         expected = {n: format_by_name(exceptions.get(n, default)).name for n in found}
         assert expected == found, preset

@@ -6,8 +6,8 @@ from hashlib import sha256
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from ggufkit.checkpoint.checkpoint import Checkpoint
 from ggufkit.checkpoint.config import Config
-from ggufkit.checkpoint.folder import Checkpoint
 from ggufkit.errors import CheckpointError, UsageError
 from ggufkit.tokenizer.from_checkpoint import pre
 from ggufkit.tokenizer.from_checkpoint.bpe import bpe, wordpiece

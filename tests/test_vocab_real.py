@@ -14,8 +14,8 @@ from tiny_checkpoints import sentencepiece_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from ggufkit.arch.registry import architecture_of
+from ggufkit.checkpoint.checkpoint import Checkpoint
 from ggufkit.checkpoint.config import Config
-from ggufkit.checkpoint.folder import Checkpoint
 from ggufkit.gguf import reader
 from ggufkit.tokenizer.from_checkpoint.fast import _QWEN2_SPLIT
 from ggufkit.tokenizer.from_checkpoint.tokens import TokenType

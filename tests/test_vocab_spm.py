@@ -5,8 +5,8 @@ import json
 import pytest
 import sentencepiece as spm
 
+from ggufkit.checkpoint.checkpoint import Checkpoint
 from ggufkit.checkpoint.config import Config
-from ggufkit.checkpoint.folder import Checkpoint
 from ggufkit.errors import CheckpointError
 from ggufkit.tokenizer.from_checkpoint import variants
 from ggufkit.tokenizer.from_checkpoint.spm import sentencepiece

@@ -13,7 +13,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ggufkit.checkpoint.folder import Checkpoint, read_json
+from ggufkit.checkpoint.checkpoint import Checkpoint, read_json
 from ggufkit.errors import CheckpointError, FileError, printable
 from ggufkit.gguf.header import Value, ValueType
 from ggufkit.tensors.tensor import Tensor

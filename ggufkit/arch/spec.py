@@ -20,8 +20,8 @@ from typing import Any
 
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import Metadata, Row
+from ggufkit.checkpoint.checkpoint import Checkpoint
 from ggufkit.checkpoint.config import Config, Default
-from ggufkit.checkpoint.folder import Checkpoint
 from ggufkit.errors import CheckpointError, printable
 from ggufkit.tensors.tensor import Tensor
 

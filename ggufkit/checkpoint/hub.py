@@ -10,7 +10,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from ggufkit.checkpoint.folder import Checkpoint, gather, read_index, read_json
+from ggufkit.checkpoint.checkpoint import Checkpoint, gather, read_index, read_json
 from ggufkit.checkpoint.safetensors import read_safetensors
 from ggufkit.errors import CheckpointError, FileError, UsageError, printable
 from ggufkit.storage.http import NoSuchFile, RemoteSource

@@ -18,8 +18,8 @@ from ggufkit.storage.source import is_address
 
 if TYPE_CHECKING:
     from ggufkit.importance.imatrix_file import Imatrix
-    from ggufkit.jobs.plan import Job
-    from ggufkit.jobs.quantize import Request
+    from ggufkit.jobs.job import Job
+    from ggufkit.policy.recipe import Recipe
 
 __all__ = [
     "checkpoint_type",
@@ -27,7 +27,7 @@ __all__ = [
     "imatrix_options",
     "output_options",
     "precision_options",
-    "request_of",
+    "recipe_from",
     "run",
     "target_beside",
 ]
@@ -78,7 +78,7 @@ _OUTPUT = [
 
 
 def precision_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that choose types; the command gets them as one dict, `precision`, for `request_of`."""
+    """Add the options that choose types; the command gets them as one dict, `precision`, for `recipe_from`."""
     return _with(_PRECISION, _gathered(_PRECISION, "precision", command))
 
 
@@ -109,18 +109,18 @@ def _gathered(options: list[Any], name: str, command: Callable[..., Any]) -> Cal
     return wrapped
 
 
-def checkpoint_type(type_: str | None, precision: dict[str, Any]) -> str | Request:
+def checkpoint_type(type_: str | None, precision: dict[str, Any]) -> str | Recipe:
     """What the options ask a checkpoint to become: `convert.convert`'s type.
 
     F16, Q8_0 and the like are the converter's own types, until an option asks for llama-quantize's work.
     """
     plain = not any(precision.values())
     if type_ is None or type_.lower() == "auto":
-        return "auto" if plain else request_of(None, precision, default="COPY")
-    return type_ if plain else request_of(type_, precision)
+        return "auto" if plain else recipe_from(None, precision, default="COPY")
+    return type_ if plain else recipe_from(type_, precision)
 
 
-def request_of(type_: str | None, precision: dict[str, Any], default: str | None = None) -> Request:
+def recipe_from(type_: str | None, precision: dict[str, Any], default: str | None = None) -> Recipe:
     """What the options ask for.
 
     Parameters
@@ -135,9 +135,7 @@ def request_of(type_: str | None, precision: dict[str, Any], default: str | None
     """
     from dataclasses import replace
 
-    from ggufkit.jobs.quantize import Request
     from ggufkit.policy.custom import (
-        base_choices,
         layer_numbers,
         metadata_override,
         target_format,
@@ -145,14 +143,15 @@ def request_of(type_: str | None, precision: dict[str, Any], default: str | None
         tensor_type_rule,
     )
     from ggufkit.policy.policy_file import read_policy
+    from ggufkit.policy.recipe import recipe_of
 
     policy = read_policy(precision["policy"]) if precision["policy"] else None
     if type_ is not None:
-        choices = base_choices(type_)
+        recipe = recipe_of(type_)
     elif policy is not None and policy.base is not None:
-        choices = base_choices(policy.base.name)
+        recipe = recipe_of(policy.base.name)
     elif default is not None:
-        choices = base_choices(default)
+        recipe = recipe_of(default)
     else:
         raise UsageError("TYPE is missing, such as Q4_K_M")
     rules = [tensor_type_rule(text, f"--tensor-type {printable(text)}") for text in precision["tensor_type"]]
@@ -162,15 +161,13 @@ def request_of(type_: str | None, precision: dict[str, Any], default: str | None
         rules += policy.rules
     output, token_embd = precision["output_tensor_type"], precision["token_embedding_type"]
     pruned = precision["prune_layers"]
-    return Request(
-        replace(
-            choices,
-            rules=tuple(rules),
-            leave_output=precision["leave_output_tensor"],
-            pure=precision["pure"],
-            output=target_format(output, "--output-tensor-type") if output else None,
-            token_embd=target_format(token_embd, "--token-embedding-type") if token_embd else None,
-        ),
+    return replace(
+        recipe,
+        rules=tuple(rules),
+        leave_output=precision["leave_output_tensor"],
+        pure=precision["pure"],
+        output=target_format(output, "--output-tensor-type") if output else None,
+        token_embd=target_format(token_embd, "--token-embedding-type") if token_embd else None,
         imatrix=imatrix_of(precision),
         allow_requantize=precision["allow_requantize"],
         prune_layers=layer_numbers(pruned, "--prune-layers") if pruned else (),
@@ -178,9 +175,9 @@ def request_of(type_: str | None, precision: dict[str, Any], default: str | None
     )
 
 
-def target_beside(source: str, request: Request) -> Path:
+def target_beside(source: str, recipe: Recipe) -> Path:
     """The output's path where none is given, as llama-quantize names it; of a remote source in the current folder."""
-    name = f"ggml-model-{request.choices.name}.gguf"
+    name = f"ggml-model-{recipe.name}.gguf"
     return Path(name) if is_address(source) else Path(source).with_name(name)
 
 
@@ -206,8 +203,8 @@ def imatrix_of(precision: dict[str, Any]) -> Imatrix | None:
 
 def run(job: Job, *, dry_run: bool, as_json: bool, force: bool, threads: int | None, memory: int) -> None:
     """Write the output, or show its plan, as the options of `output_options` say."""
-    from ggufkit.cli.plan import echo_plan
     from ggufkit.cli.progress import progress_bar
+    from ggufkit.cli.show_plan import echo_plan
 
     if dry_run:
         return echo_plan(job, as_json)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ggufkit.jobs.stream import Planned
+    from ggufkit.jobs.plan import PlannedTensor
 
 __all__ = ["byte_bar", "progress_bar", "token_bar"]
 
@@ -21,7 +21,7 @@ _LOG_EVERY = 10.0  # seconds
 
 
 @contextmanager
-def progress_bar(planned: Sequence[Planned], doing: str) -> Iterator[Callable[[Planned, int], None]]:
+def progress_bar(planned: Sequence[PlannedTensor], doing: str) -> Iterator[Callable[[PlannedTensor, int], None]]:
     """Show the progress of streaming `planned`; gives the callback that `pipeline.stream` takes."""
     total = sum(p.tensor.size for p in planned)
     with (_bar if sys.stderr.isatty() else _log)(doing, total, "M weights/s") as advance:

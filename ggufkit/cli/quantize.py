@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from ggufkit.cli.common import open_model
-from ggufkit.cli.precision import output_options, precision_options, request_of, run, target_beside
+from ggufkit.cli.precision import output_options, precision_options, recipe_from, run, target_beside
 from ggufkit.errors import PolicyError, UsageError
 
 __all__ = ["command"]
@@ -35,9 +35,9 @@ def command(
     from ggufkit.jobs.quantize import quantization
 
     source, target, type_, nthreads = _positional(arguments, has_base=precision["policy"] is not None)
-    request = request_of(type_, precision)
+    recipe = recipe_from(type_, precision)
     with open_model(source) as model:
-        job = quantization(model, target or target_beside(source, request), request, keep_split=keep_split)
+        job = quantization(model, target or target_beside(source, recipe), recipe, keep_split=keep_split)
         run(job, threads=threads or nthreads, **options)
 
 
@@ -55,10 +55,10 @@ def _positional(arguments: tuple[str, ...], has_base: bool) -> tuple[str, str | 
 
 
 def _is_type(text: str) -> bool:
-    from ggufkit.policy.custom import base_choices
+    from ggufkit.policy.recipe import recipe_of
 
     try:
-        base_choices(text)
+        recipe_of(text)
     except PolicyError:
         return False
     return True

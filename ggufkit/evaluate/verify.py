@@ -20,13 +20,16 @@ import numpy as np
 from ggufkit.errors import PolicyError
 from ggufkit.formats.codec import decode
 from ggufkit.importance.imatrix_file import Imatrix
-from ggufkit.jobs.quantize import importance_of
-from ggufkit.jobs.stream import Planned, Reporter, silent
+from ggufkit.jobs.plan import PlannedTensor, planned_tensor
+from ggufkit.jobs.stream import Reporter, silent
 from ggufkit.kernels.threads import for_each, thread_count
+from ggufkit.policy.decision import Decision
 from ggufkit.policy.facts import trimmed
 from ggufkit.tensors.tensor import Tensor
 
 __all__ = ["Verdict", "verify"]
+
+_FLOATS = ("F32", "F16", "BF16")
 
 # Weights compared at a time.
 _PIECE = 1 << 19
@@ -74,7 +77,7 @@ class Verdict:
         """One of the sums over Σ w², as the root of both: rms error over rms weight."""
         return math.sqrt(squared / self.squares) if self.squares else math.sqrt(squared)
 
-    def add(self, planned: Planned, quantized: Tensor, lo: int, hi: int) -> None:
+    def add(self, planned: PlannedTensor, quantized: Tensor, lo: int, hi: int) -> None:
         """Compare rows `lo:hi`."""
         source = planned.tensor.read(lo, hi)
         wanted, found = planned.encode_blocks(source, lo), quantized.read(lo, hi)  # (rows, row_bytes)
@@ -159,7 +162,7 @@ def _verify(
     for name, tensor in quantized.items():
         verdict = Verdict(name, source[name].format.name if name in source else "", tensor.format.name)
         verdicts.append(verdict)
-        planned = _planned(source.get(name), tensor, imatrix)
+        planned = _made_from(source.get(name), tensor, imatrix)
         if isinstance(planned, str):
             verdict.problem = planned
         else:
@@ -167,7 +170,7 @@ def _verify(
     lock = threading.Lock()
     with report([planned for _, planned, _ in work], "verifying") as progress:
 
-        def compare(piece: tuple[Verdict, Planned, Tensor, int, int, int]) -> None:
+        def compare(piece: tuple[Verdict, PlannedTensor, Tensor, int, int, int]) -> None:
             verdict, planned, tensor, lo, hi, stands_for = piece
             verdict.add(planned, tensor, lo, hi)
             if progress is not None:
@@ -179,7 +182,7 @@ def _verify(
     return verdicts
 
 
-def _planned(source: Tensor | None, tensor: Tensor, imatrix: Imatrix | None) -> Planned | str:
+def _made_from(source: Tensor | None, tensor: Tensor, imatrix: Imatrix | None) -> PlannedTensor | str:
     """How the tensor comes from its source, or why it does not."""
     if source is None:
         return "the source has no such tensor"
@@ -187,17 +190,16 @@ def _planned(source: Tensor | None, tensor: Tensor, imatrix: Imatrix | None) -> 
         shapes = [" × ".join(map(str, reversed(t.shape))) for t in (source, tensor)]
         return f"the source has the shape {shapes[0]}, this one {shapes[1]}"
     source = replace(source, shape=trimmed(source.shape))
-    if source.format == tensor.format:
-        return Planned(source, tensor.format)
-    if not tensor.format.encodable or not (tensor.format.is_quantized or tensor.format.name in ("F32", "F16", "BF16")):
-        return f"the source is {source.format.name}, and nothing turns that into {tensor.format.name}"
+    target = tensor.format
+    if source.format != target and not (target.encodable and (target.is_quantized or target.name in _FLOATS)):
+        return f"the source is {source.format.name}, and nothing turns that into {target.name}"
     try:
-        importance = None if imatrix is None else importance_of(tensor.name, source, imatrix)
+        planned = planned_tensor(source, Decision(target, "that of the quantized model"), imatrix, tensor.name)
     except PolicyError as e:
         return e.message
-    if importance is None and tensor.format.needs_importance:
-        return f"{tensor.format.name} needs the importance matrix that was used"
-    return Planned(source, tensor.format, importance=importance)
+    if target.needs_importance and planned.importance is None and not planned.copied:
+        return f"{target.name} needs the importance matrix that was used"
+    return planned
 
 
 def _pieces(tensor: Tensor, sample: bool) -> Iterator[tuple[int, int, int]]:

@@ -73,7 +73,7 @@ def _refuse_inputs(model: GGUF, target: str | os.PathLike[str]) -> None:
 
 def _copy_tensor(model: GGUF, name: str, out: Writer, advance: Advance) -> None:
     part, info = model.part_of(name), model.info[name]
-    same_order = part.header.byteorder == ("little" if out.plan.order == "<" else "big")
+    same_order = part.header.byteorder == ("little" if out.layout.order == "<" else "big")
     if same_order and isinstance(part.source, FileSource) and not part.source.overlay:
         source, at = part.source, part.file_offset(info)
         with os_errors(out.path, "write"):
@@ -81,7 +81,7 @@ def _copy_tensor(model: GGUF, name: str, out: Writer, advance: Advance) -> None:
                 source.fileno(),
                 at,
                 out.fileno(),
-                out.plan.file_offset(name),
+                out.layout.file_offset(name),
                 info.nbytes,
                 sparse=True,
                 advance=lambda n: advance(n, name),
@@ -90,7 +90,7 @@ def _copy_tensor(model: GGUF, name: str, out: Writer, advance: Advance) -> None:
     elif same_order:
         for at in range(0, info.nbytes, _STEP):
             data = part.source.read(part.file_offset(info) + at, min(_STEP, info.nbytes - at))
-            out.write_at(out.plan.file_offset(name) + at, data)
+            out.write_at(out.layout.file_offset(name) + at, data)
             advance(len(data), name)
         out.wrote(name, info.nbytes)
     else:
@@ -106,7 +106,7 @@ def _copy_swapped(model: GGUF, name: str, out: Writer, advance: Advance) -> None
     step = max(1, _STEP // tensor.row_bytes)
     for lo in range(0, tensor.rows, step):
         blocks = tensor.read(lo, min(lo + step, tensor.rows))  # little-endian, whatever the file is
-        out.write(name, lo, swapped(blocks, tensor.format) if out.plan.order == ">" else blocks)
+        out.write(name, lo, swapped(blocks, tensor.format) if out.layout.order == ">" else blocks)
         advance(blocks.nbytes, name)
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ggufkit.errors import FileError, GGUFError, printable
 from ggufkit.formats.table import Format
 from ggufkit.gguf.shards import split_names, split_tensors
-from ggufkit.gguf.writer import Plan, Writer, with_alignment
+from ggufkit.gguf.writer import FileLayout, Writer, with_alignment
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +35,7 @@ class ShardedWriter:
     Parameters
     ----------
     target : path of the files without ``-00001-of-0000N.gguf``.
-    metadata, tensors, alignment, byteorder : see `Plan`.
+    metadata, tensors, alignment, byteorder : see `FileLayout`.
     max_tensors, max_bytes, no_tensor_first_split : see `split_tensors`.
     force : replace existing files.
 
@@ -47,7 +47,7 @@ class ShardedWriter:
     Raises
     ------
     FileError : a file exists without `force`, cannot be written, or the disk is full.
-    GGUFError : see `Plan`; at the end, rows are missing.
+    GGUFError : see `FileLayout`; at the end, rows are missing.
     UsageError : see `split_tensors`.
     """
 
@@ -65,7 +65,7 @@ class ShardedWriter:
         force: bool = False,
     ):
         alignment, metadata = with_alignment(metadata, alignment)
-        whole = Plan(metadata, tensors, byteorder=byteorder)
+        whole = FileLayout(metadata, tensors, byteorder=byteorder)
         self.shards = split_tensors(
             metadata,
             whole.infos,

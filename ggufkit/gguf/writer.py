@@ -37,7 +37,7 @@ from ggufkit.storage.once import reserve, write_streamed
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Plan", "Writer", "as_value", "encode_info", "encode_pair", "with_alignment"]
+__all__ = ["FileLayout", "Writer", "as_value", "encode_info", "encode_pair", "with_alignment"]
 
 VERSION = 3
 _NUMPY_TYPES = {
@@ -202,7 +202,7 @@ def encode_info(info: TensorInfo, order: str = "<") -> bytes:
     )
 
 
-class Plan:
+class FileLayout:
     """The header of a file to write, and where everything goes. The same arguments give the same plan.
 
     Parameters
@@ -297,7 +297,7 @@ def _plan_tensor(name: str, shape: tuple[int, ...], format: Format, offset: int,
 class Writer:
     """Stream tensors into a new GGUF file that appears whole or not at all.
 
-    Takes the arguments of `Plan`. Use as a context manager. Rows may come in any order and from several threads;
+    Takes the arguments of `FileLayout`. Use as a context manager. Rows may come in any order and from several threads;
     on a clean exit every row must have been written.
 
     Parameters
@@ -309,12 +309,12 @@ class Writer:
 
     Attributes
     ----------
-    plan : the `Plan`.
+    plan : the `FileLayout`.
 
     Raises
     ------
     FileError : the file exists without `force`, cannot be written, or the disk is full.
-    GGUFError : see `Plan`; at the end, rows are missing.
+    GGUFError : see `FileLayout`; at the end, rows are missing.
     """
 
     def __init__(
@@ -330,18 +330,18 @@ class Writer:
         temp: str | os.PathLike[str] | None = None,
         reserved: bool = False,
     ):
-        self.plan = Plan(metadata, tensors, alignment=alignment, byteorder=byteorder, pad_header=pad_header)
+        self.layout = FileLayout(metadata, tensors, alignment=alignment, byteorder=byteorder, pad_header=pad_header)
         self._lock = threading.Lock()
-        self._missing = {name: info.nbytes for name, info in self.plan.infos.items() if info.nbytes}
+        self._missing = {name: info.nbytes for name, info in self.layout.infos.items() if info.nbytes}
         self._output = AtomicFile(path, force, temp)
         try:
             with os_errors(path, "write"):
                 # The gaps between tensors are never written: they read as zeros.
                 if reserved:
-                    reserve(self.fileno(), self.plan.size)
+                    reserve(self.fileno(), self.layout.size)
                 else:
-                    self._output.file.truncate(self.plan.size)
-                self.write_at(0, self.plan.header)
+                    self._output.file.truncate(self.layout.size)
+                self.write_at(0, self.layout.header)
         except BaseException:
             self._output.discard()
             raise
@@ -365,7 +365,7 @@ class Writer:
         ------
         GGUFError : no such tensor, or the rows are not inside it.
         """
-        if (info := self.plan.infos.get(name)) is None:
+        if (info := self.layout.infos.get(name)) is None:
             raise GGUFError(f"no tensor {printable(name)} was planned", self.path)
         rows = prod(info.shape[:-1])
         row_bytes = info.nbytes // rows if rows else 0
@@ -377,7 +377,7 @@ class Writer:
                 self.path,
             )
         if data.nbytes:
-            self.write_at(self.plan.file_offset(name) + row * row_bytes, data.cast("B"))
+            self.write_at(self.layout.file_offset(name) + row * row_bytes, data.cast("B"))
             self.wrote(name, data.nbytes)
 
     def write_at(self, offset: int, data: bytes | memoryview) -> None:

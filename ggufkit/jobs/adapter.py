@@ -20,15 +20,17 @@ from typing import TYPE_CHECKING, Any
 from ggufkit.arch.card import read_card
 from ggufkit.arch.registry import architecture_of
 from ggufkit.arch.spec import Architecture
+from ggufkit.checkpoint.checkpoint import Checkpoint, read_json
 from ggufkit.checkpoint.config import Config
-from ggufkit.checkpoint.folder import Checkpoint, open_checkpoint, read_json
+from ggufkit.checkpoint.folder import open_checkpoint
 from ggufkit.checkpoint.pytorch import read_pytorch
 from ggufkit.checkpoint.safetensors import read_safetensors
 from ggufkit.errors import CheckpointError, FileError, UsageError, printable
 from ggufkit.formats.table import FORMATS, Format
 from ggufkit.gguf.header import Value, ValueType
-from ggufkit.jobs.plan import Job, OutputPlan
-from ggufkit.jobs.stream import Planned
+from ggufkit.jobs.job import Job
+from ggufkit.jobs.plan import Plan, planned_tensor
+from ggufkit.policy.decision import Decision
 from ggufkit.tensors.tensor import Tensor
 from ggufkit.tensors.views import LastMatrices, stacked, transposed
 
@@ -107,10 +109,10 @@ def adapter_conversion(
             pairs["adapter.type"] = Value(ValueType.STRING, "lora")
     pairs.update(_settings(settings, tensors))
     pairs["general.quantization_version"] = Value(ValueType.UINT32, 2)
-    planned = [_planned(tensor, type) for tensor in tensors]
+    planned = [planned_tensor(tensor, _decided(tensor, type)) for tensor in tensors]
     target = folder / card.file_name(type, "LoRA") if path is None else Path(path)
-    job = Job(target, OutputPlan(((pairs, planned),)), identity, "converting")
-    job.spare(file for file in folder.iterdir() if file.suffix != ".gguf")
+    job = Job(target, Plan(((pairs, planned),)), identity, "converting")
+    job.protect(file for file in folder.iterdir() if file.suffix != ".gguf")
     return job
 
 
@@ -154,13 +156,13 @@ def _settings(settings: Mapping[str, Any], tensors: list[Tensor]) -> Iterator[tu
         yield "adapter.alora.invocation_tokens", Value(ValueType.ARRAY, tokens, ValueType.UINT32)
 
 
-def _planned(tensor: Tensor, type: str) -> Planned:
+def _decided(tensor: Tensor, type: str) -> Decision:
     half = tensor.name.endswith((".lora_a", ".lora_b"))
     if not half:
-        return Planned(tensor, FORMATS["F32"], "a norm")
+        return Decision(FORMATS["F32"], "a norm")
     if tensor.cols % FORMATS[type].block_size:
-        return Planned(tensor, FORMATS["F16"], f"rows of {tensor.cols} are not a multiple of {type}'s block")
-    return Planned(tensor, FORMATS[type], f"{type} for both halves of every weight")
+        return Decision(FORMATS["F16"], f"rows of {tensor.cols} are not a multiple of {type}'s block")
+    return Decision(FORMATS[type], f"{type} for both halves of every weight")
 
 
 # ---- halves -----------------------------------------------------------------------------------------------------

@@ -20,20 +20,21 @@ from ggufkit.arch.card import VOCABULARY, Card, read_card
 from ggufkit.arch.registry import architecture_of
 from ggufkit.arch.shapes import check_shapes
 from ggufkit.arch.spec import Architecture
+from ggufkit.checkpoint.checkpoint import Checkpoint
 from ggufkit.checkpoint.config import Config
-from ggufkit.checkpoint.folder import Checkpoint, open_checkpoint
+from ggufkit.checkpoint.folder import open_checkpoint
 from ggufkit.checkpoint.packed.fp8 import read_fp8
 from ggufkit.checkpoint.packed.mlx import QUANTIZATION_KEY, read_mlx
 from ggufkit.errors import CheckpointError, printable
 from ggufkit.formats.table import FORMATS
 from ggufkit.gguf.checks.planned import check_planned
 from ggufkit.gguf.header import Value, ValueType
-from ggufkit.jobs.plan import Job, OutputPlan
-from ggufkit.jobs.quantize import Request, plan_quantize
-from ggufkit.jobs.stream import Planned
-from ggufkit.policy.custom import base_choices
+from ggufkit.jobs.job import Job
+from ggufkit.jobs.plan import Plan, PlannedTensor
+from ggufkit.jobs.quantize import plan_quantize
 from ggufkit.policy.outtype import OUTTYPES, outtype_decision
 from ggufkit.policy.presets import PRESETS, preset_by_name
+from ggufkit.policy.recipe import Recipe, recipe_of
 from ggufkit.storage.source import is_address
 from ggufkit.tensors.tensor import Tensor
 
@@ -185,7 +186,7 @@ def _as_f32(tensor: Tensor) -> Tensor:
     return replace(tensor, format=FORMATS["F32"], read=read)
 
 
-def plan_convert(model: CheckpointModel, type: str | Request = "auto") -> OutputPlan:
+def plan_convert(model: CheckpointModel, type: str | Recipe = "auto") -> Plan:
     """Plan the file of a checkpoint; see `convert` for the types.
 
     Raises
@@ -196,7 +197,7 @@ def plan_convert(model: CheckpointModel, type: str | Request = "auto") -> Output
         name = model.source_type if type.lower() == "auto" else type.upper()
         if name in OUTTYPES:
             return _as_converted(model, name)
-        type = Request(base_choices(type))
+        type = recipe_of(type)
     source = _as_converted(model, model.source_type)
     metadata, planned = source.shards[0]
     # What the converter would only copy needs no step of its own.
@@ -204,7 +205,7 @@ def plan_convert(model: CheckpointModel, type: str | Request = "auto") -> Output
     return plan_quantize(metadata, tensors, type)
 
 
-def _as_converted(model: CheckpointModel, outtype: str) -> OutputPlan:
+def _as_converted(model: CheckpointModel, outtype: str) -> Plan:
     """The file that llama.cpp's converter writes."""
     metadata = dict(model.metadata)
     if "general.file_type" in metadata:
@@ -212,11 +213,11 @@ def _as_converted(model: CheckpointModel, outtype: str) -> OutputPlan:
     planned = []
     for tensor in model.tensors.values():
         if tensor.format.is_quantized:
-            planned.append(Planned(tensor, tensor.format, "as the checkpoint has it"))
+            planned.append(PlannedTensor(tensor, tensor.format, "as the checkpoint has it"))
             continue
         decision = outtype_decision(tensor.name, tensor.shape, outtype)
-        planned.append(Planned(tensor, decision.format, decision.reason))
-    return OutputPlan(((metadata, planned),), model.notes)
+        planned.append(PlannedTensor(tensor, decision.format, decision.reason))
+    return Plan(((metadata, planned),), model.notes)
 
 
 def _file_type(model: CheckpointModel, outtype: str) -> int:
@@ -232,7 +233,7 @@ def _file_type(model: CheckpointModel, outtype: str) -> int:
 def conversion(
     folder: str | Path,
     path: str | Path | None = None,
-    type: str | Request = "auto",
+    type: str | Recipe = "auto",
     *,
     split_max_size: int = 0,
     split_max_tensors: int = 0,
@@ -247,7 +248,7 @@ def conversion(
         path = (local or Path()) / model.card.file_name(name)
     job = Job(Path(_filled(str(path), name)), plan, model.identity, "converting")
     if local is not None:
-        job.spare(file for file in local.iterdir() if file.suffix != ".gguf")
+        job.protect(file for file in local.iterdir() if file.suffix != ".gguf")
     return job
 
 
@@ -258,12 +259,12 @@ def _filled(path: str, type: str) -> str:
     return path
 
 
-def _type_name(model: CheckpointModel, type: str | Request) -> str:
+def _type_name(model: CheckpointModel, type: str | Recipe) -> str:
     """The type as file names have it."""
     if not model.tensors:
         return VOCABULARY
-    if isinstance(type, Request):
-        return model.source_type if type.choices.copy else type.choices.preset.name
+    if isinstance(type, Recipe):
+        return model.source_type if type.copy else type.preset.name
     if type.lower() == "auto":
         return model.quantized_to or model.source_type
     return type.upper() if type.upper() in OUTTYPES else preset_by_name(type).name
@@ -272,7 +273,7 @@ def _type_name(model: CheckpointModel, type: str | Request) -> str:
 def convert(
     folder: str | Path,
     path: str | Path | None = None,
-    type: str | Request = "auto",
+    type: str | Recipe = "auto",
     *,
     split_max_size: int = 0,
     split_max_tensors: int = 0,
@@ -290,11 +291,11 @@ def convert(
     path : the file to write; default a name by llama.cpp's convention in the checkpoint's folder, of one on the hub
         in this folder. ``{ftype}`` in it becomes the type's name, ``{FTYPE}`` that in capitals.
     type : F32, F16, BF16, Q8_0, TQ1_0 or TQ2_0, as llama.cpp's converter writes them; or any preset of `quantize`, or
-        a `Request` with rules: then the bytes are those of the converter's ``"auto"`` file after llama-quantize.
+        a `Recipe` with rules: then the bytes are those of the converter's ``"auto"`` file after llama-quantize.
         ``"auto"`` is BF16 for a checkpoint in bfloat16 and F16 for any other.
-    split_max_size, split_max_tensors : see `output.OutputPlan.split`.
+    split_max_size, split_max_tensors : see `Plan.split`.
     pre, metadata, model_name, vocab_only : see `as_gguf`.
-    options : ``force``, ``threads``, ``memory`` and ``report`` of `output.Job.write`.
+    options : ``force``, ``threads``, ``memory`` and ``report`` of `Job.write`.
 
     Returns
     -------

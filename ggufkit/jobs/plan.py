@@ -1,34 +1,196 @@
-"""Everything about the output before a weight is read: the plan that is shown by `plan` and written by the others.
+"""Everything about the output before a weight is read: what each tensor, each file and the whole model become.
 
 plan.size                                # bytes of the file to come, exactly
 plan = plan.split(max_size=4_000_000_000)
-write_plan("model.gguf", plan)           # model-00001-of-00003.gguf, …
+Job(Path("model.gguf"), plan, …).write()    # model-00001-of-00003.gguf, …
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ggufkit.errors import UsageError
+from ggufkit.errors import CodecError, PolicyError, UsageError, printable
+from ggufkit.formats.table import Format
 from ggufkit.gguf.header import Value, ValueType
 from ggufkit.gguf.shards import MAX_SHARDS, SPLIT_KEYS, split_names
-from ggufkit.gguf.writer import Plan
-from ggufkit.jobs.stream import MEMORY, OutputFile, Planned, Reporter, silent, write_models
-from ggufkit.storage.files import refuse_same_file
+from ggufkit.gguf.writer import FileLayout
+from ggufkit.policy.decision import Decision
+from ggufkit.policy.facts import Role, role_of
+from ggufkit.tensors.tensor import Tensor
 
-__all__ = ["Job", "OutputPlan", "sharded"]
+if TYPE_CHECKING:
+    import numpy as np
 
-# Metadata and tensors of one file, in file order.
-Shard = tuple[dict[str, Any], list[Planned]]
+    from ggufkit.importance.imatrix_file import Imatrix
+
+__all__ = ["Plan", "PlannedFile", "PlannedTensor", "importance_of", "planned_tensor", "sharded"]
 
 
 @dataclass(frozen=True)
-class OutputPlan:
+class PlannedTensor:
+    """A tensor and what becomes of it.
+
+    Attributes
+    ----------
+    tensor : the tensor, under the name that it has in the output.
+    format : its format in the output.
+    reason : why that one, for people.
+    importance : array of shape (cols,), or (experts, cols) for a stack of experts; float32. How much an error in
+        each column matters.
+    """
+
+    tensor: Tensor
+    format: Format
+    reason: str = ""
+    importance: np.ndarray | None = None
+
+    @property
+    def copied(self) -> bool:
+        return self.tensor.format == self.format
+
+    @cached_property
+    def row_bytes(self) -> int:
+        return self.format.row_bytes(self.tensor.cols)
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Bytes in the output, without padding."""
+        return self.tensor.rows * self.row_bytes
+
+    @property
+    def result(self) -> Tensor:
+        """The tensor as it will be in the output, encoded when it is read: the source of a next step."""
+        return Tensor(self.tensor.name, self.tensor.shape, self.format, self.encode)
+
+    def encode(self, lo: int, hi: int) -> np.ndarray:
+        """Rows `lo:hi` as they are in the output: array of shape (hi - lo, row_bytes), uint8.
+
+        Raises
+        ------
+        CodecError : a weight is not finite, or the format cannot hold it.
+        """
+        return self.encode_blocks(self.tensor.read(lo, hi), lo)
+
+    def encode_blocks(self, source: np.ndarray, lo: int) -> np.ndarray:
+        """As `encode`, from the source's blocks of the rows from `lo` on."""
+        if self.copied:
+            self._check(source, lo)
+            return source
+        import numpy as np
+
+        from ggufkit.formats.codec import recode
+
+        out = np.empty((len(source), self.row_bytes), np.uint8)
+        for at, end, importance in self._parts(lo, lo + len(source)):
+            part, name = slice(at - lo, end - lo), printable(self.tensor.name)
+            recode(source[part], self.tensor.format, self.format, importance, out=out[part], name=name, first_row=at)
+        return out
+
+    def _parts(self, lo: int, hi: int) -> Iterator[tuple[int, int, np.ndarray | None]]:
+        """Rows `lo:hi` expert by expert: (from, to, importance)."""
+        if self.importance is None:
+            yield lo, hi, None
+            return
+        experts = self.importance.reshape(-1, self.tensor.cols)  # (experts, cols)
+        rows = self.tensor.rows // len(experts)
+        while lo < hi:
+            end = min(hi, lo - lo % rows + rows)
+            yield lo, end, experts[lo // rows]
+            lo = end
+
+    def _check(self, blocks: np.ndarray, lo: int) -> None:
+        from ggufkit.formats.codec import validate
+
+        if (bad := validate(blocks, self.format)) is not None:
+            row, block = divmod(bad, self.tensor.cols // self.format.block_size)
+            column = block * self.format.block_size
+            what = "the block's scale" if self.format.is_quantized else "the value"
+            raise CodecError(
+                f"{printable(self.tensor.name)}: row {lo + row}, column {column}: {what} is not finite; "
+                f"the source is damaged or overflowed {self.format.name}"
+            )
+
+
+def planned_tensor(
+    tensor: Tensor, decision: Decision, imatrix: Imatrix | None = None, name: str | None = None
+) -> PlannedTensor:
+    """What becomes of a tensor that is to have the format that was decided.
+
+    Parameters
+    ----------
+    imatrix : where to look for the importance of its columns.
+    name : its name there, which a model with fewer layers may have renumbered.
+
+    Raises
+    ------
+    PolicyError : it holds no floats, so that nothing can be encoded; or the matrix is another model's.
+    """
+    source, target = tensor.format, decision.format
+    if source == target:
+        return PlannedTensor(tensor, target, decision.reason)
+    if not (source.is_quantized or source.name in ("F32", "F16", "BF16")):
+        raise PolicyError(f"{printable(tensor.name)} is {source.name}: only floats can become {target.name}")
+    importance = None if imatrix is None else importance_of(name or tensor.name, tensor, imatrix)
+    return PlannedTensor(tensor, target, decision.reason, importance)
+
+
+def importance_of(name: str, tensor: Tensor, imatrix: Imatrix) -> np.ndarray | None:
+    """The importance of a tensor's columns: array of shape (experts, cols), float32; None if the matrix has none.
+
+    Parameters
+    ----------
+    name : its name in the matrix, which a model with fewer layers may have renumbered.
+
+    Raises
+    ------
+    PolicyError : it has another number of values.
+    """
+    values = imatrix.values.get(name)
+    if values is None:
+        return None
+    matrices = tensor.shape[-3] if len(tensor.shape) >= 3 else 1
+    if values.size == matrices * tensor.cols:
+        return values.reshape(matrices, tensor.cols)
+    if role_of(name) is Role.TOKEN_EMBD:
+        return None  # llama-imatrix counts tokens there
+    raise PolicyError(
+        f"the importance matrix {printable(imatrix.path)} belongs to another model: it has {values.size} values for "
+        f"{printable(name)}, which needs {matrices * tensor.cols}"
+    )
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """One GGUF file to write: where, and its contents in file order."""
+
+    path: str | os.PathLike[str]
+    metadata: Mapping[str, Any]
+    planned: Sequence[PlannedTensor]
+
+    @property
+    def tensors(self) -> list[tuple[str, tuple[int, ...], Format]]:
+        return [(p.tensor.name, p.tensor.shape, p.format) for p in self.planned]
+
+    @cached_property
+    def layout(self) -> FileLayout:
+        return FileLayout(self.metadata, self.tensors)
+
+    @property
+    def partial(self) -> Path:
+        return Path(f"{os.path.realpath(self.path)}.partial")
+
+
+# Metadata and tensors of one file, in file order.
+Shard = tuple[dict[str, Any], list[PlannedTensor]]
+
+
+@dataclass(frozen=True)
+class Plan:
     """A model to write, in one file or several.
 
     Attributes
@@ -43,14 +205,14 @@ class OutputPlan:
     numbered: bool = False
 
     @property
-    def tensors(self) -> list[Planned]:
+    def tensors(self) -> list[PlannedTensor]:
         return [p for _, planned in self.shards for p in planned]
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
         """Exact bytes of each file."""
         return tuple(
-            Plan(metadata, [(p.tensor.name, p.tensor.shape, p.format) for p in planned]).size
+            FileLayout(metadata, [(p.tensor.name, p.tensor.shape, p.format) for p in planned]).size
             for metadata, planned in self.shards
         )
 
@@ -73,7 +235,7 @@ class OutputPlan:
         target = os.fspath(target)
         return split_names(target, len(self.shards)) if self.numbered else [target]
 
-    def split(self, max_size: int = 0, max_tensors: int = 0) -> OutputPlan:
+    def split(self, max_size: int = 0, max_tensors: int = 0) -> Plan:
         """The same model in files of at most `max_size` bytes of weights and `max_tensors` tensors; 0 for any number.
 
         A tensor is never divided. Source: `add_tensor_info` in gguf-py/gguf/gguf_writer.py of llama.cpp.
@@ -92,7 +254,7 @@ class OutputPlan:
         return replace(self, shards=sharded(metadata, planned, numbers), numbered=shard > 0)
 
 
-def sharded(metadata: dict[str, Any], planned: Sequence[Planned], shards: Sequence[int]) -> tuple[Shard, ...]:
+def sharded(metadata: dict[str, Any], planned: Sequence[PlannedTensor], shards: Sequence[int]) -> tuple[Shard, ...]:
     """Distribute tensors over files; only the first has the model's metadata.
 
     Parameters
@@ -110,67 +272,3 @@ def sharded(metadata: dict[str, Any], planned: Sequence[Planned], shards: Sequen
             values = (Value(ValueType.UINT16, i), Value(ValueType.UINT16, count), Value(ValueType.INT32, len(planned)))
             pairs.update(zip(SPLIT_KEYS, values, strict=True))
     return tuple(files)
-
-
-@dataclass(frozen=True)
-class Job:
-    """A plan and where it goes.
-
-    Attributes
-    ----------
-    target : the path of the output; of a split one without the number.
-    plan : its contents.
-    resume_key : the identity of the source; see `write_models`.
-    doing : what this is called while it runs: "converting".
-    """
-
-    target: Path
-    plan: OutputPlan
-    resume_key: bytes
-    doing: str
-
-    @property
-    def paths(self) -> list[Path]:
-        return [Path(name) for name in self.plan.names(self.target)]
-
-    def spare(self, inputs: Iterable[str | os.PathLike[str]]) -> None:
-        """Refuse to write over one of the inputs, also with ``force``.
-
-        Raises
-        ------
-        UsageError : a path of the output leads to one of them.
-        """
-        for source in inputs:
-            for path in self.paths:
-                refuse_same_file(source, path)
-
-    def write(
-        self,
-        *,
-        force: bool = False,
-        threads: int | None = None,
-        memory: int = MEMORY,
-        report: Reporter = silent,
-    ) -> list[Path]:
-        """Do it.
-
-        Parameters
-        ----------
-        force : replace existing files.
-        threads, memory : see `pipeline.stream`.
-        report : shows the progress, e.g. `cli.progress.progress_bar`.
-
-        Returns
-        -------
-        the paths of the files
-
-        Raises
-        ------
-        FileError, CodecError, Interrupted : see `pipeline.write_models`. No file appears.
-        """
-        files = [OutputFile(path, *shard) for path, shard in zip(self.paths, self.plan.shards, strict=True)]
-        with report(self.plan.tensors, self.doing) as progress:
-            write_models(
-                files, force=force, threads=threads, memory=memory, progress=progress, resume_key=self.resume_key
-            )
-        return self.paths

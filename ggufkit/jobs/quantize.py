@@ -20,7 +20,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,22 +31,20 @@ from ggufkit.gguf.reader import GGUF
 from ggufkit.gguf.reader import open as open_gguf
 from ggufkit.gguf.shards import SPLIT_KEYS
 from ggufkit.gguf.writer import as_value
-from ggufkit.jobs.plan import Job, OutputPlan, sharded
-from ggufkit.jobs.stream import Planned
-from ggufkit.policy.custom import base_choices
-from ggufkit.policy.decide import Choices, decide, requires_importance
+from ggufkit.jobs.job import Job
+from ggufkit.jobs.plan import Plan, PlannedTensor, planned_tensor, sharded
+from ggufkit.policy.decide import decide, requires_importance
 from ggufkit.policy.decision import Decision
 from ggufkit.policy.facts import Role, layer_of, model_facts, role_of, trimmed
 from ggufkit.policy.presets import PRESETS, preset_by_name
 from ggufkit.policy.prune import pruned_metadata, renumbered
+from ggufkit.policy.recipe import Recipe, recipe_of
 from ggufkit.tensors.tensor import Tensor
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ggufkit.importance.imatrix_file import Imatrix
 
-__all__ = ["Request", "importance_of", "plan_quantize", "quantization", "quantize", "source_key"]
+__all__ = ["plan_quantize", "quantization", "quantize", "source_key"]
 
 FILE_TYPE = "general.file_type"
 VERSION = "general.quantization_version"
@@ -61,39 +59,19 @@ _GUESSED = 1024
 _MAX_TEXT = 127
 
 
-@dataclass(frozen=True)
-class Request:
-    """What to do to a model.
-
-    Attributes
-    ----------
-    choices : preset and rules.
-    imatrix : importance of the columns.
-    allow_requantize : decode tensors that are quantized already, at the cost of quality.
-    prune_layers : numbers of layers to leave out.
-    overrides : metadata to set, in order.
-    """
-
-    choices: Choices
-    imatrix: Imatrix | None = None
-    allow_requantize: bool = False
-    prune_layers: tuple[int, ...] = ()
-    overrides: tuple[tuple[str, Value], ...] = ()
-
-
 def plan_quantize(
     fields: Mapping[str, Field | Value | Any],
     tensors: Mapping[str, Tensor],
-    request: Request,
+    recipe: Recipe,
     shard_of: Callable[[str], int] | None = None,
-) -> OutputPlan:
+) -> Plan:
     """Plan the output that llama-quantize would write.
 
     Parameters
     ----------
     fields : metadata of the source in file order.
     tensors : its tensors, in file order.
-    request : what to do.
+    recipe : what to do.
     shard_of : tensor name → number of the output file ; by default there is one.
 
     Raises
@@ -103,8 +81,8 @@ def plan_quantize(
     UsageError : a layer to leave out does not exist.
     """
     typed = {key: value if isinstance(value, Field) else as_value(value) for key, value in fields.items()}
-    overridden = {**typed, **dict(request.overrides)}
-    names = renumbered(tensors, request.prune_layers)  # name in the source → name in the output
+    overridden = {**typed, **dict(recipe.overrides)}
+    names = renumbered(tensors, recipe.prune_layers)  # name in the source → name in the output
     ordered = list(names) if shard_of else sorted(names, key=_by_layer)
     if shard_of:
         ordered.sort(key=shard_of)
@@ -112,17 +90,17 @@ def plan_quantize(
     facts = model_facts(
         {key: value.value for key, value in overridden.items() if _is_fact(key)},
         names.values(),
-        request.imatrix is not None,
+        recipe.imatrix is not None,
     )
-    decisions = decide([(t.name, t.shape, t.format) for t in shaped.values()], facts, request.choices)
-    planned = [_planned(old, t, decisions[t.name], request) for old, t in shaped.items()]
-    _check_imatrix_used(planned, request.imatrix)
+    decisions = decide([(t.name, t.shape, t.format) for t in shaped.values()], facts, recipe)
+    planned = [_planned(old, t, decisions[t.name], recipe) for old, t in shaped.items()]
+    _check_imatrix_used(planned, recipe.imatrix)
 
-    metadata = _output_metadata(typed, list(tensors.values()), request)
-    if request.prune_layers:
-        metadata = pruned_metadata(metadata, facts.architecture, request.prune_layers, len(_layers(names.values())))
+    metadata = _output_metadata(typed, list(tensors.values()), recipe)
+    if recipe.prune_layers:
+        metadata = pruned_metadata(metadata, facts.architecture, recipe.prune_layers, len(_layers(names.values())))
     shards = sharded(metadata, planned, [shard_of(old) if shard_of else 0 for old in shaped])
-    return OutputPlan(shards, tuple(_notes(planned, request)), numbered=shard_of is not None)
+    return Plan(shards, tuple(_notes(planned, recipe)), numbered=shard_of is not None)
 
 
 def _by_layer(name: str) -> tuple[int, bytes]:
@@ -142,52 +120,24 @@ def _is_fact(key: str) -> bool:
 # -- tensors ----------------------------------------------------------------------------------------------
 
 
-def _planned(old: str, tensor: Tensor, decision: Decision, request: Request) -> Planned:
-    if decision.format == tensor.format:
-        return Planned(tensor, decision.format, decision.reason)
+def _planned(old: str, tensor: Tensor, decision: Decision, recipe: Recipe) -> PlannedTensor:
     name, source = printable(tensor.name), tensor.format
-    if source.is_quantized and not request.allow_requantize:
+    if source.is_quantized and decision.format != source and not recipe.allow_requantize:
         raise PolicyError(
             f"{name} is quantized already, to {source.name}",
             Hint("start from the original weights", "give {allow_requantize=True} and lose quality"),
         )
-    if not (source.is_quantized or source.name in ("F32", "F16", "BF16")):
-        raise PolicyError(f"{name} is {source.name}: only floats can become {decision.format.name}")
-    importance = None if request.imatrix is None else importance_of(old, tensor, request.imatrix)
-    if importance is None and requires_importance(tensor.name, decision.format, request.choices.preset):
+    planned = planned_tensor(tensor, decision, recipe.imatrix, old)
+    poor = planned.importance is None and requires_importance(tensor.name, decision.format, recipe.preset)
+    if poor and not planned.copied:
         needed = f"{name} as {decision.format.name} needs importance weights to be of any use"
-        if request.imatrix is not None:
-            raise PolicyError(f"{needed}; {printable(request.imatrix.path)} has none for it")
+        if recipe.imatrix is not None:
+            raise PolicyError(f"{needed}; {printable(recipe.imatrix.path)} has none for it")
         raise PolicyError(needed, "make a matrix with `ggufkit imatrix` and give it as {imatrix}")
-    return Planned(tensor, decision.format, decision.reason, importance)
+    return planned
 
 
-def importance_of(name: str, tensor: Tensor, imatrix: Imatrix) -> np.ndarray | None:
-    """The importance of a tensor's columns: array of shape (experts, cols), float32; None if the matrix has none.
-
-    Parameters
-    ----------
-    name : its name in the matrix, which a model with fewer layers may have renumbered.
-
-    Raises
-    ------
-    PolicyError : it has another number of values.
-    """
-    values = imatrix.values.get(name)
-    if values is None:
-        return None
-    matrices = tensor.shape[-3] if len(tensor.shape) >= 3 else 1
-    if values.size == matrices * tensor.cols:
-        return values.reshape(matrices, tensor.cols)
-    if role_of(name) is Role.TOKEN_EMBD:
-        return None  # llama-imatrix counts tokens there
-    raise PolicyError(
-        f"the importance matrix {printable(imatrix.path)} belongs to another model: it has {values.size} values for "
-        f"{printable(name)}, which needs {matrices * tensor.cols}"
-    )
-
-
-def _check_imatrix_used(planned: Sequence[Planned], imatrix: Imatrix | None) -> None:
+def _check_imatrix_used(planned: Sequence[PlannedTensor], imatrix: Imatrix | None) -> None:
     encoded = [p for p in planned if not p.copied and p.format.is_quantized]
     if imatrix is not None and encoded and all(p.importance is None for p in encoded):
         raise PolicyError(
@@ -196,10 +146,10 @@ def _check_imatrix_used(planned: Sequence[Planned], imatrix: Imatrix | None) -> 
         )
 
 
-def _notes(planned: Sequence[Planned], request: Request) -> list[str]:
+def _notes(planned: Sequence[PlannedTensor], recipe: Recipe) -> list[str]:
     notes = []
     encoded = [p for p in planned if not p.copied and p.format.is_quantized]
-    if request.imatrix is not None:
+    if recipe.imatrix is not None:
         without = [p for p in encoded if p.importance is None and role_of(p.tensor.name) is not Role.TOKEN_EMBD]
         if without:
             notes.append(
@@ -218,18 +168,17 @@ def _notes(planned: Sequence[Planned], request: Request) -> list[str]:
 # -- metadata ---------------------------------------------------------------------------------------------
 
 
-def _output_metadata(fields: Mapping[str, Any], tensors: Sequence[Tensor], request: Request) -> dict[str, Any]:
+def _output_metadata(fields: Mapping[str, Any], tensors: Sequence[Tensor], recipe: Recipe) -> dict[str, Any]:
     """The source's pairs; then what llama-quantize sets, in its order. A key that is set again moves to the end."""
     metadata = dict(fields)
-    choices = request.choices
-    file_type = _file_type_of(fields, tensors) if choices.copy else choices.preset.file_type
+    file_type = _file_type_of(fields, tensors) if recipe.copy else recipe.preset.file_type
     changes = {VERSION: Value(ValueType.UINT32, _VERSION), FILE_TYPE: Value(ValueType.UINT32, file_type)}
     for key, value in changes.items():
         metadata.pop(key, None)
         metadata[key] = value
     for key in SPLIT_KEYS:
         metadata.pop(key, None)
-    for key, value in (*request.overrides, *_imatrix_fields(request.imatrix)):
+    for key, value in (*recipe.overrides, *_imatrix_fields(recipe.imatrix)):
         metadata.pop(key, None)
         metadata[key] = value
     return metadata
@@ -279,21 +228,21 @@ def source_key(model: GGUF) -> bytes:
     return digest.digest()
 
 
-def quantization(model: GGUF, target: str | os.PathLike[str], type: str | Request, *, keep_split: bool = False) -> Job:
+def quantization(model: GGUF, target: str | os.PathLike[str], type: str | Recipe, *, keep_split: bool = False) -> Job:
     """Plan to quantize an open model; see `quantize`."""
-    request = type if isinstance(type, Request) else Request(base_choices(type))
+    recipe = type if isinstance(type, Recipe) else recipe_of(type)
     shards = {id(part): i for i, part in enumerate(model.parts)}
     shard_of = (lambda name: shards[id(model.part_of(name))]) if keep_split else None
-    plan = plan_quantize(model.fields, model.tensors, request, shard_of)
+    plan = plan_quantize(model.fields, model.tensors, recipe, shard_of)
     job = Job(Path(target), plan, source_key(model), "quantizing")
-    job.spare(part.source.name for part in model.parts)
+    job.protect(part.source.name for part in model.parts)
     return job
 
 
 def quantize(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
-    type: str | Request,
+    type: str | Recipe,
     *,
     keep_split: bool = False,
     **options: Any,
@@ -303,9 +252,9 @@ def quantize(
     Parameters
     ----------
     source, target : the files.
-    type : a preset's name, COPY, or a `Request` with rules.
+    type : a preset's name, COPY, or a `Recipe` with rules.
     keep_split : write the parts of a split model one by one; `target` is their name without the number.
-    options : ``force``, ``threads``, ``memory`` and ``report`` of `output.Job.write`.
+    options : ``force``, ``threads``, ``memory`` and ``report`` of `Job.write`.
 
     Returns
     -------
@@ -313,7 +262,7 @@ def quantize(
 
     Raises
     ------
-    GgufkitError : the source or the request is wrong, or the file cannot be written. No file appears.
+    GgufkitError : the source or the recipe is wrong, or the file cannot be written. No file appears.
     """
     with open_gguf(source) as model:
         model.read_once()

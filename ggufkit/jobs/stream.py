@@ -1,6 +1,6 @@
 """Lazy tensors in, a GGUF file out: what `convert` and `quantize` have in common.
 
-    planned = [Planned(tensor, FORMATS["Q4_K"], "default of Q4_K_M"), …]
+    planned = [PlannedTensor(tensor, FORMATS["Q4_K"], "default of Q4_K_M"), …]
     write_model("out.gguf", metadata, planned)
 
 A tensor that has its format already is copied, every other one is decoded to float32 and encoded:
@@ -24,25 +24,18 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ggufkit.errors import CodecError, FileError, GgufkitError, printable
-from ggufkit.formats.table import Format
-from ggufkit.gguf.writer import Plan, Writer
-from ggufkit.jobs.journal import Journal
+from ggufkit.errors import FileError, GgufkitError, printable
+from ggufkit.gguf.writer import Writer
+from ggufkit.jobs.plan import PlannedFile, PlannedTensor
+from ggufkit.jobs.resume import ResumeLog
 from ggufkit.kernels.threads import for_each, thread_count
-from ggufkit.tensors.tensor import Tensor
-
-if TYPE_CHECKING:
-    import numpy as np
 
 __all__ = [
     "MEMORY",
     "Interrupted",
-    "OutputFile",
-    "Planned",
     "Progress",
     "Reporter",
     "silent",
@@ -60,13 +53,13 @@ _PIECE = 1 << 20
 # Workers that read or write while the others encode.
 _WAITING = 1
 
-Progress = Callable[["Planned", int], None]
+Progress = Callable[["PlannedTensor", int], None]
 
 # Shows the progress of streaming some tensors, given a word for what is done.
-Reporter = Callable[[Sequence["Planned"], str], AbstractContextManager[Progress | None]]
+Reporter = Callable[[Sequence["PlannedTensor"], str], AbstractContextManager[Progress | None]]
 
 
-def silent(planned: Sequence[Planned], doing: str) -> AbstractContextManager[None]:
+def silent(planned: Sequence[PlannedTensor], doing: str) -> AbstractContextManager[None]:
     """The reporter that shows nothing."""
     return nullcontext()
 
@@ -76,105 +69,20 @@ class Interrupted(KeyboardInterrupt):
 
 
 @dataclass(frozen=True)
-class Planned:
-    """A tensor and what becomes of it.
-
-    Attributes
-    ----------
-    tensor : the tensor, under the name that it has in the output.
-    format : its format in the output.
-    reason : why that one, for people.
-    importance : array of shape (cols,), or (experts, cols) for a stack of experts; float32. How much an error in
-        each column matters.
-    """
-
-    tensor: Tensor
-    format: Format
-    reason: str = ""
-    importance: np.ndarray | None = None
-
-    @property
-    def copied(self) -> bool:
-        return self.tensor.format == self.format
-
-    @cached_property
-    def row_bytes(self) -> int:
-        return self.format.row_bytes(self.tensor.cols)
-
-    @cached_property
-    def nbytes(self) -> int:
-        """Bytes in the output, without padding."""
-        return self.tensor.rows * self.row_bytes
-
-    @property
-    def result(self) -> Tensor:
-        """The tensor as it will be in the output, encoded when it is read: the source of a next step."""
-        return Tensor(self.tensor.name, self.tensor.shape, self.format, self.encode)
-
-    def encode(self, lo: int, hi: int) -> np.ndarray:
-        """Rows `lo:hi` as they are in the output: array of shape (hi - lo, row_bytes), uint8.
-
-        Raises
-        ------
-        CodecError : a weight is not finite, or the format cannot hold it.
-        """
-        return self.encode_blocks(self.tensor.read(lo, hi), lo)
-
-    def encode_blocks(self, source: np.ndarray, lo: int) -> np.ndarray:
-        """As `encode`, from the source's blocks of the rows from `lo` on."""
-        if self.copied:
-            self._check(source, lo)
-            return source
-        import numpy as np
-
-        from ggufkit.formats.codec import recode
-
-        out = np.empty((len(source), self.row_bytes), np.uint8)
-        for at, end, importance in self._parts(lo, lo + len(source)):
-            part, name = slice(at - lo, end - lo), printable(self.tensor.name)
-            recode(source[part], self.tensor.format, self.format, importance, out=out[part], name=name, first_row=at)
-        return out
-
-    def _parts(self, lo: int, hi: int) -> Iterator[tuple[int, int, np.ndarray | None]]:
-        """Rows `lo:hi` expert by expert: (from, to, importance)."""
-        if self.importance is None:
-            yield lo, hi, None
-            return
-        experts = self.importance.reshape(-1, self.tensor.cols)  # (experts, cols)
-        rows = self.tensor.rows // len(experts)
-        while lo < hi:
-            end = min(hi, lo - lo % rows + rows)
-            yield lo, end, experts[lo // rows]
-            lo = end
-
-    def _check(self, blocks: np.ndarray, lo: int) -> None:
-        from ggufkit.formats.codec import validate
-
-        if (bad := validate(blocks, self.format)) is not None:
-            row, block = divmod(bad, self.tensor.cols // self.format.block_size)
-            column = block * self.format.block_size
-            what = "the block's scale" if self.format.is_quantized else "the value"
-            raise CodecError(
-                f"{printable(self.tensor.name)}: row {lo + row}, column {column}: {what} is not finite; "
-                f"the source is damaged or overflowed {self.format.name}"
-            )
-
-
-@dataclass(frozen=True)
 class _Piece:
-    planned: Planned
+    planned: PlannedTensor
     lo: int
     hi: int
 
 
-def _pieces(planned: Sequence[Planned]) -> Iterator[_Piece]:
+def _pieces(planned: Sequence[PlannedTensor]) -> Iterator[_Piece]:
     for p in planned:
         step = max(1, _PIECE // max(p.tensor.cols, 1))
         for lo in range(0, p.tensor.rows, step):
             yield _Piece(p, lo, min(lo + step, p.tensor.rows))
 
 
-def _workers(planned: Sequence[Planned], threads: int, memory: int) -> int:
+def _workers(planned: Sequence[PlannedTensor], threads: int, memory: int) -> int:
     """As many workers as keep the threads busy and the buffers below `memory` bytes, at least one."""
     from ggufkit.formats.codec import CHUNK
 
@@ -188,13 +96,13 @@ def _workers(planned: Sequence[Planned], threads: int, memory: int) -> int:
 
 
 def stream(
-    planned: Sequence[Planned],
+    planned: Sequence[PlannedTensor],
     writer: Writer,
     *,
     threads: int | None = None,
     memory: int = MEMORY,
     progress: Progress | None = None,
-    journal: Journal | None = None,
+    log: ResumeLog | None = None,
 ) -> None:
     """Read, encode and write all tensors.
 
@@ -204,7 +112,7 @@ def stream(
     threads : how many encode; default GGUFKIT_THREADS or all CPUs, which one more worker shares.
     memory : bytes that the buffers may take (at least one row of one tensor is held).
     progress : called with a tensor and a number of its rows whenever these are done, never by two threads at once.
-    journal : records what is written, and knows what an earlier run wrote.
+    log : records what is written, and knows what an earlier run wrote.
 
     Raises
     ------
@@ -225,50 +133,29 @@ def stream(
     def work(piece: _Piece) -> None:
         p, name = piece.planned, piece.planned.tensor.name
         nbytes = (piece.hi - piece.lo) * p.row_bytes
-        if journal is not None and journal.has(name, piece.lo, nbytes):
+        if log is not None and log.has(name, piece.lo, nbytes):
             writer.wrote(name, nbytes)
             return done(piece)
         source = p.tensor.read(piece.lo, piece.hi)
         with encoding:
             blocks = p.encode_blocks(source, piece.lo)
         writer.write(name, piece.lo, blocks)
-        if journal is not None:
-            journal.record(name, piece.lo, nbytes)
+        if log is not None:
+            log.record(name, piece.lo, nbytes)
         return done(piece)
 
     for_each(work, _pieces(planned), _workers(planned, encode_at_once, memory))
 
 
-@dataclass(frozen=True)
-class OutputFile:
-    """One GGUF file to write: where, and its contents in file order."""
-
-    path: str | os.PathLike[str]
-    metadata: Mapping[str, Any]
-    planned: Sequence[Planned]
-
-    @property
-    def tensors(self) -> list[tuple[str, tuple[int, ...], Format]]:
-        return [(p.tensor.name, p.tensor.shape, p.format) for p in self.planned]
-
-    @cached_property
-    def plan(self) -> Plan:
-        return Plan(self.metadata, self.tensors)
-
-    @property
-    def partial(self) -> Path:
-        return Path(f"{os.path.realpath(self.path)}.partial")
-
-
 def write_model(
-    path: str | os.PathLike[str], metadata: Mapping[str, Any], planned: Sequence[Planned], **options: Any
+    path: str | os.PathLike[str], metadata: Mapping[str, Any], planned: Sequence[PlannedTensor], **options: Any
 ) -> None:
     """Write one GGUF file; see `write_models`."""
-    write_models([OutputFile(path, metadata, planned)], **options)
+    write_models([PlannedFile(path, metadata, planned)], **options)
 
 
 def write_models(
-    files: Sequence[OutputFile],
+    files: Sequence[PlannedFile],
     *,
     force: bool = False,
     threads: int | None = None,
@@ -284,7 +171,7 @@ def write_models(
     force : replace existing files.
     threads, memory, progress : see `stream`.
     resume_key : what the contents depend on, beyond headers and importance: the identity of the source. With it, a
-        run that was killed or ran out of disk leaves ``PATH.partial`` and its journal, and the next run with the
+        run that was killed or ran out of disk leaves ``PATH.partial`` and its log, and the next run with the
         same key continues there.
 
     Raises
@@ -305,26 +192,26 @@ def write_models(
                 stream(file.planned, stack.enter_context(writer), **options)
         return
     with ExitStack() as locks:
-        journals = [
-            locks.enter_context(Journal(file.partial, file.plan, contents_key(file, resume_key))) for file in files
+        logs = [
+            locks.enter_context(ResumeLog(file.partial, file.layout, contents_key(file, resume_key))) for file in files
         ]
-        with _explained(files, journals), ExitStack() as stack:
-            for file, journal in zip(files, journals, strict=True):
+        with _explained(files, logs), ExitStack() as stack:
+            for file, log in zip(files, logs, strict=True):
                 writer = Writer(file.path, file.metadata, file.tensors, force=force, temp=file.partial, reserved=True)
-                stream(file.planned, stack.enter_context(writer), journal=journal, **options)
-                journal.flush()
-        for journal in journals:
-            journal.remove()
+                stream(file.planned, stack.enter_context(writer), log=log, **options)
+                log.flush()
+        for log in logs:
+            log.remove()
 
 
-def _check_space(files: Sequence[OutputFile]) -> None:
+def _check_space(files: Sequence[PlannedFile]) -> None:
     """Refuse now what would fail after hours. The disk may still fill up meanwhile."""
     folder = os.path.dirname(os.path.realpath(files[0].path))
     try:
         disk = shutil.disk_usage(folder)
     except OSError:
         return  # opening the file says better why
-    needed = sum(file.plan.size - _allocated(file.partial) for file in files)
+    needed = sum(file.layout.size - _allocated(file.partial) for file in files)
     # Some network file systems do not know: a disk of no size.
     if disk.total and needed > disk.free:
         raise FileError(
@@ -343,7 +230,7 @@ def _allocated(partial: Path) -> int:
 
 
 @contextmanager
-def _explained(files: Sequence[OutputFile], journals: Sequence[Journal]) -> Iterator[None]:
+def _explained(files: Sequence[PlannedFile], logs: Sequence[ResumeLog]) -> Iterator[None]:
     """Say how to continue after what can be continued; clean up after the rest."""
     kept = ", ".join(printable(file.partial.name) for file in files)
     again = f"what is done is kept in {kept}; do the same again to continue"
@@ -352,23 +239,23 @@ def _explained(files: Sequence[OutputFile], journals: Sequence[Journal]) -> Iter
     except KeyboardInterrupt:
         raise Interrupted(again) from None
     except FileError as e:
-        if any(journal.useful for journal in journals):
+        if any(log.useful for log in logs):
             raise FileError(f"{e.message}; {again}", e.hint) from e
-        _forget(files, journals)
+        _forget(files, logs)
         raise
     except GgufkitError:
         # Continuing would fail at the same place.
-        _forget(files, journals)
+        _forget(files, logs)
         raise
 
 
-def _forget(files: Sequence[OutputFile], journals: Sequence[Journal]) -> None:
-    for file, journal in zip(files, journals, strict=True):
-        journal.remove()
+def _forget(files: Sequence[PlannedFile], logs: Sequence[ResumeLog]) -> None:
+    for file, log in zip(files, logs, strict=True):
+        log.remove()
         file.partial.unlink(missing_ok=True)
 
 
-def contents_key(file: OutputFile, key: bytes) -> bytes:
+def contents_key(file: PlannedFile, key: bytes) -> bytes:
     """Everything that the bytes of a file depend on and its header does not say."""
     digest = hashlib.sha256(key)
     for p in file.planned:

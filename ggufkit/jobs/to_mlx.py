@@ -65,7 +65,7 @@ class _Part:
 
 
 @dataclass(frozen=True)
-class _Planned:
+class _Repacked:
     """A tensor, the arrays it becomes, and how rows of blocks become rows of these."""
 
     tensor: Tensor
@@ -184,13 +184,13 @@ class _new_folder:  # noqa: N801 - reads like a function
 # -- plan -------------------------------------------------------------------------------------------------
 
 
-def _plan(model: GGUF, exported: Exported, dtype: str | None) -> list[_Planned]:
+def _plan(model: GGUF, exported: Exported, dtype: str | None) -> list[_Repacked]:
     origin = json.loads(model.metadata.get(QUANTIZATION_KEY, "{}"))
     known = DTYPES[dtype] if dtype else origin.get("dtype")
     if known is None:
         known = "F16" if all(map(_fits_halves, exported.tensors.values())) else "F32"
     settings = _Settings(known, DTYPES[dtype] if dtype else None, dtype is not None, origin)
-    return [_planned(tensor, settings) for tensor in exported.tensors.values()]
+    return [_repacked(tensor, settings) for tensor in exported.tensors.values()]
 
 
 def _fits_halves(tensor: Tensor) -> bool:
@@ -228,7 +228,7 @@ def _floats(stored: np.ndarray, dtype: str) -> np.ndarray:
     return stored.astype(np.float32) if dtype == "F16" else decode(stored, dtype)
 
 
-def _planned(tensor: Tensor, settings: _Settings) -> _Planned:
+def _repacked(tensor: Tensor, settings: _Settings) -> _Repacked:
     mode = QUANTIZED.get(tensor.format.name)
     base, _, ending = tensor.name.rpartition(".")
     if mode is None or ending != "weight":
@@ -239,7 +239,7 @@ def _planned(tensor: Tensor, settings: _Settings) -> _Planned:
         outer, cols = tensor.shape[:-1], tensor.cols
         codes = _Part(tensor.name, "U32", (*outer, cols * bits // 32))
         scales = _Part(f"{base}.scales", "U8", (*outer, cols // group))
-        return _Planned(tensor, (codes, scales), lambda blocks: _fp4(blocks, tensor), quantization)
+        return _Repacked(tensor, (codes, scales), lambda blocks: _fp4(blocks, tensor), quantization)
     bits, group = _original(tensor, base, settings) or (bits, group)
     parts = (
         _Part(tensor.name, "U32", (*tensor.shape[:-1], tensor.cols * bits // 32)),
@@ -247,10 +247,10 @@ def _planned(tensor: Tensor, settings: _Settings) -> _Planned:
         _Part(f"{base}.biases", settings.dtype, (*tensor.shape[:-1], tensor.cols // group)),
     )
     quantization = {"group_size": group, "bits": bits, "mode": "affine"}
-    return _Planned(tensor, parts, lambda blocks: _affine(blocks, tensor, bits, group, settings), quantization)
+    return _Repacked(tensor, parts, lambda blocks: _affine(blocks, tensor, bits, group, settings), quantization)
 
 
-def _dense(tensor: Tensor, settings: _Settings) -> _Planned:
+def _dense(tensor: Tensor, settings: _Settings) -> _Repacked:
     if len(tensor.shape) <= 1:
         dtype = settings.dtype
     elif settings.dense is not None:
@@ -263,7 +263,7 @@ def _dense(tensor: Tensor, settings: _Settings) -> _Planned:
 
         return [blocks if dtype == tensor.format.name else _cast(decode(blocks, tensor.format), dtype)]
 
-    return _Planned(tensor, (_Part(tensor.name, dtype, tensor.shape),), make)
+    return _Repacked(tensor, (_Part(tensor.name, dtype, tensor.shape),), make)
 
 
 def _fp4(blocks: np.ndarray, tensor: Tensor) -> list[np.ndarray]:
@@ -322,7 +322,7 @@ def _ranges(tensor: Tensor) -> Iterator[tuple[int, int]]:
         yield lo, min(lo + step, tensor.rows)
 
 
-def _quantization(planned: list[_Planned]) -> dict[str, Any]:
+def _quantization(planned: list[_Repacked]) -> dict[str, Any]:
     """The quantization that config.json names: the most frequent one, and the matrices that differ."""
     by_base = {p.tensor.name.removesuffix(".weight"): p.quantization for p in planned if p.quantization}
     if not by_base:
@@ -342,7 +342,7 @@ def _quantization(planned: list[_Planned]) -> dict[str, Any]:
     return {"quantization": whole, "quantization_config": whole}
 
 
-def _notes(planned: list[_Planned]) -> list[str]:
+def _notes(planned: list[_Repacked]) -> list[str]:
     rounded = [p for p in planned if p.quantization is None and p.tensor.format.is_quantized]
     if not rounded:
         return []
@@ -356,7 +356,7 @@ def _notes(planned: list[_Planned]) -> list[str]:
 # -- files ------------------------------------------------------------------------------------------------
 
 
-def _write_weights(folder: Path, planned: list[_Planned], progress: Progress) -> None:
+def _write_weights(folder: Path, planned: list[_Repacked], progress: Progress) -> None:
     shards = _shards(planned)
     weight_map: dict[str, str] = {}
     for i, shard in enumerate(shards):
@@ -376,8 +376,8 @@ def _write_weights(folder: Path, planned: list[_Planned], progress: Progress) ->
         _write_json(folder / "model.safetensors.index.json", index)
 
 
-def _shards(planned: list[_Planned]) -> list[list[_Planned]]:
-    shards: list[list[_Planned]] = [[]]
+def _shards(planned: list[_Repacked]) -> list[list[_Repacked]]:
+    shards: list[list[_Repacked]] = [[]]
     size = 0
     for p in planned:
         if shards[-1] and size + p.nbytes > _SHARD:

@@ -14,12 +14,10 @@ from pathlib import Path
 from ggufkit.errors import CodecError, PolicyError, os_errors, printable
 from ggufkit.formats.table import Format, format_by_name
 from ggufkit.gguf.header import Value, ValueType
-from ggufkit.policy.decide import Choices, UserRule
-from ggufkit.policy.presets import PRESETS, preset_by_name
+from ggufkit.policy.recipe import UserRule
 from ggufkit.policy.rules import Condition, Rule
 
 __all__ = [
-    "base_choices",
     "layer_numbers",
     "metadata_override",
     "name_condition",
@@ -34,18 +32,6 @@ _MAX_FILE = 4 << 20
 
 # llama.cpp holds the text of an override in 128 bytes, the last of them NUL.
 _MAX_TEXT = 127
-
-
-def base_choices(type: str) -> Choices:
-    """The choices that a preset's name stands for; ``COPY`` keeps every tensor as it is.
-
-    Raises
-    ------
-    PolicyError : there is no such preset.
-    """
-    if type.upper() == "COPY":
-        return Choices(PRESETS["F32"], copy=True)
-    return Choices(preset_by_name(type))
 
 
 def target_format(name: str, source: str) -> Format:

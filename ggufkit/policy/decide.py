@@ -12,47 +12,9 @@ from ggufkit.policy.decision import Decision
 from ggufkit.policy.facts import ATTN_VALUES, Model, Role, Subject, layer_of, role_of, trimmed
 from ggufkit.policy.keep import reason_to_keep
 from ggufkit.policy.presets import Preset
-from ggufkit.policy.rules import Rule
+from ggufkit.policy.recipe import Recipe, UserRule
 
-__all__ = ["Choices", "UserRule", "decide", "requires_importance"]
-
-
-@dataclass(frozen=True)
-class UserRule:
-    """A rule that the user wrote, and where; it must match something."""
-
-    rule: Rule
-    source: str
-
-
-@dataclass(frozen=True)
-class Choices:
-    """What the user asked for.
-
-    Attributes
-    ----------
-    preset : the base.
-    rules : tried before the preset's, in order; only for quantized presets, as in llama-quantize.
-    output, token_embd : formats of these tensors, before anything else.
-    leave_output : keep `output.weight` as it is.
-    pure : the preset's default for everything, without its rules.
-    copy : keep everything as it is.
-    default : in place of the preset's default format.
-    """
-
-    preset: Preset
-    rules: tuple[UserRule, ...] = ()
-    output: Format | None = None
-    token_embd: Format | None = None
-    leave_output: bool = False
-    pure: bool = False
-    copy: bool = False
-    default: Format | None = None
-
-    @property
-    def name(self) -> str:
-        """As names of files have it."""
-        return "COPY" if self.copy else self.preset.name
+__all__ = ["decide", "requires_importance"]
 
 
 @dataclass
@@ -80,9 +42,7 @@ def _kind(role: Role) -> Role:
     return Role.ATTN_V if role in ATTN_VALUES else role
 
 
-def decide(
-    tensors: Sequence[tuple[str, tuple[int, ...], Format]], model: Model, choices: Choices
-) -> dict[str, Decision]:
+def decide(tensors: Sequence[tuple[str, tuple[int, ...], Format]], model: Model, recipe: Recipe) -> dict[str, Decision]:
     """Choose a format for every tensor.
 
     Parameters
@@ -90,7 +50,7 @@ def decide(
     tensors : (name, shape in NumPy order, format in the source), in the order of the output file. Presets count
         tensors, so the order matters.
     model : the facts.
-    choices : what the user asked for.
+    recipe : what the user asked for.
 
     Returns
     -------
@@ -100,10 +60,10 @@ def decide(
     ------
     PolicyError : a rule of the user matches no tensor that can be quantized.
     """
-    default = choices.default or choices.preset.format
-    if choices.rules and not default.is_quantized:
+    default = recipe.default or recipe.preset.format
+    if recipe.rules and not default.is_quantized:
         raise PolicyError(
-            f"{choices.rules[0].source}: rules refine quantized types, and {default.name} is none; "
+            f"{recipe.rules[0].source}: rules refine quantized types, and {default.name} is none; "
             "name a quantized type such as Q8_0"
         )
     counter = _Counter(model)
@@ -111,18 +71,18 @@ def decide(
     decisions = {}
     for name, shape, format in tensors:
         subject = counter.subject(name, shape)
-        if (kept := _kept(subject, model, choices)) is not None:
+        if (kept := _kept(subject, model, recipe)) is not None:
             decisions[name] = Decision(format, f"kept: {kept}")
         else:
-            decisions[name] = _choose(subject, format, model, choices, default, counter, matched)
-    _check_all_matched(choices.rules, matched, tensors, model)
+            decisions[name] = _choose(subject, format, model, recipe, default, counter, matched)
+    _check_all_matched(recipe.rules, matched, tensors, model)
     return decisions
 
 
-def _kept(t: Subject, model: Model, choices: Choices) -> str | None:
-    if choices.copy:
+def _kept(t: Subject, model: Model, recipe: Recipe) -> str | None:
+    if recipe.copy:
         return "only copied"
-    if choices.leave_output and t.role is Role.OUTPUT:
+    if recipe.leave_output and t.role is Role.OUTPUT:
         return "the output tensor is left as it is"
     return reason_to_keep(t.name, t.shape, model.architecture)
 
@@ -131,41 +91,41 @@ def _choose(
     t: Subject,
     source: Format,
     model: Model,
-    choices: Choices,
+    recipe: Recipe,
     default: Format,
     counter: _Counter,
     matched: set[int],
 ) -> Decision:
     rule = None
-    for i, user in enumerate(choices.rules):
+    for i, user in enumerate(recipe.rules):
         if user.rule.matches(t, model):
             matched.add(i)
             rule = rule or user.rule
     # llama.cpp: a rule of the user may name the large per-layer table apart from the token embeddings.
     embd_by_rule = rule is not None and t.name == "per_layer_token_embd.weight"
-    if t.role is Role.TOKEN_EMBD and choices.token_embd is not None and not embd_by_rule:
-        return _fitting(Decision(choices.token_embd, "type asked for the token embeddings"), t)
-    if t.role is Role.OUTPUT and choices.output is not None:
-        return _fitting(Decision(choices.output, "type asked for the output tensor"), t)
+    if t.role is Role.TOKEN_EMBD and recipe.token_embd is not None and not embd_by_rule:
+        return _fitting(Decision(recipe.token_embd, "type asked for the token embeddings"), t)
+    if t.role is Role.OUTPUT and recipe.output is not None:
+        return _fitting(Decision(recipe.output, "type asked for the output tensor"), t)
     if not default.is_quantized:
-        return Decision(default, f"default of {choices.preset.name}")
+        return Decision(default, f"default of {recipe.preset.name}")
     if rule is not None:
         format = FORMATS[rule.format] if rule.format else source
         return _fitting(Decision(format, rule.reason(t, model)), t)
-    if choices.pure:
+    if recipe.pure:
         return _fitting(Decision(default, f"all tensors {default.name}"), t)
-    decision = _of_preset(t, model, choices, default)
+    decision = _of_preset(t, model, recipe, default)
     counter.decided(t)
     return _fitting(decision, t)
 
 
-def _of_preset(t: Subject, model: Model, choices: Choices, default: Format) -> Decision:
-    if t.role is Role.TOKEN_EMBD and model.tied and choices.output is not None:
-        return Decision(choices.output, "type asked for the output tensor; the embeddings serve as both")
-    for rule in choices.preset.rules:
+def _of_preset(t: Subject, model: Model, recipe: Recipe, default: Format) -> Decision:
+    if t.role is Role.TOKEN_EMBD and model.tied and recipe.output is not None:
+        return Decision(recipe.output, "type asked for the output tensor; the embeddings serve as both")
+    for rule in recipe.preset.rules:
         if rule.matches(t, model):
             return Decision(FORMATS[rule.format], rule.reason(t, model))
-    return Decision(default, f"default of {choices.preset.name}")
+    return Decision(default, f"default of {recipe.preset.name}")
 
 
 def _fitting(decision: Decision, t: Subject) -> Decision:

@@ -30,9 +30,9 @@ from typing import Any
 
 from ggufkit.errors import PolicyError, printable
 from ggufkit.policy.custom import name_condition, target_format, text_of
-from ggufkit.policy.decide import UserRule
 from ggufkit.policy.facts import Model, Role, Subject
 from ggufkit.policy.presets import Preset, preset_by_name
+from ggufkit.policy.recipe import UserRule
 from ggufkit.policy.rules import Condition, Rule
 
 if sys.version_info >= (3, 11):

@@ -42,9 +42,9 @@ def main() -> None:
     rows = int(args.gigabytes * 1e9 / 560 / q4_k.row_bytes(8192))
     tensors = [(f"blk.{i // 7}.{'abcdefg'[i % 7]}.weight", (rows, 8192), q4_k) for i in range(560)]
     with Writer(args.path, metadata(args.tokens), tensors, force=True) as out:
-        for name, info in out.plan.infos.items():
+        for name, info in out.layout.infos.items():
             out.wrote(name, info.nbytes)  # the data stays a hole
-    print(f"{args.path}: header {out.plan.data_offset} bytes, file {out.plan.size} bytes")
+    print(f"{args.path}: header {out.layout.data_offset} bytes, file {out.layout.size} bytes")
 
 
 if __name__ == "__main__":

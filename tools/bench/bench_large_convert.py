@@ -38,8 +38,9 @@ import numpy as np
 
 from ggufkit.gguf.writer import Writer
 from ggufkit.jobs.convert import conversion
-from ggufkit.jobs.plan import Job
-from ggufkit.jobs.stream import MEMORY, Planned, _Piece, _pieces, _workers
+from ggufkit.jobs.job import Job
+from ggufkit.jobs.plan import PlannedTensor
+from ggufkit.jobs.stream import MEMORY, _Piece, _pieces, _workers
 from ggufkit.kernels.threads import for_each, thread_count
 
 sys.path[:0] = [str(Path(__file__).parents[2] / place) for place in ("tests/oracles", "tests/models", "tools")]
@@ -110,7 +111,7 @@ def run(arguments: list[str]) -> tuple[float, float, int]:
     return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
 
 
-def sample(job: Job) -> list[Planned]:
+def sample(job: Job) -> list[PlannedTensor]:
     """Tensors of the first layers, PART bytes or a little more, in the mix that the model has."""
     chosen, nbytes = [], 0
     for p in job.plan.tensors:

@@ -150,7 +150,7 @@ def fill(folder: Path, times: int, layers: int) -> None:
             err = Path(f"{disk}.err").read_text()
             assert code == 1, (code, err)
             assert err.count("\n") == 1, err
-            assert ("no space left" in err and "run the same command again" in err) or "the disk has" in err, err
+            assert ("no space left" in err and "do the same again" in err) or "the disk has" in err, err
             assert not bench.check_untouched(old)
             print(f"full at {threshold / bench.size:.0%}: {err.strip()[:150]}", flush=True)
             (disk / "filler").unlink()

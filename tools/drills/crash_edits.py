@@ -88,8 +88,8 @@ def model(path: Path, kilobytes: int, tokens: int, spare: int = 0) -> None:
     rows = kilobytes * 1024 // 4 // q8_0.row_bytes(256) + 1
     tensors = [(f"blk.{i}.weight", (rows, 256), q8_0) for i in range(4)]
     with Writer(path, metadata, tensors) as out:
-        for name, info in out.plan.infos.items():
-            out.write_at(out.plan.file_offset(name), random.Random(name).randbytes(info.nbytes))
+        for name, info in out.layout.infos.items():
+            out.write_at(out.layout.file_offset(name), random.Random(name).randbytes(info.nbytes))
             out.wrote(name, info.nbytes)
     if spare:
         with ggufkit.edit(path, spare=spare):

@@ -82,7 +82,7 @@ def small_files() -> list[bytes]:
             for byteorder in ("little", "big"):
                 path = Path(folder) / "seed.gguf"
                 with Writer(path, metadata, shapes, byteorder=byteorder, force=True) as out:
-                    for name, info in out.plan.infos.items():
+                    for name, info in out.layout.infos.items():
                         out.wrote(name, info.nbytes)
                 files.append(path.read_bytes())
     return files

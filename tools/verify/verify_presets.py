@@ -18,13 +18,14 @@ import os
 import shutil
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from ggufkit.errors import PolicyError
 from ggufkit.importance.imatrix_file import read_imatrix
 from ggufkit.jobs.convert import convert
-from ggufkit.jobs.quantize import Request, quantize
-from ggufkit.policy.custom import base_choices
+from ggufkit.jobs.quantize import quantize
+from ggufkit.policy.recipe import Recipe, recipe_of
 
 
 def main() -> int:
@@ -48,10 +49,10 @@ def main() -> int:
             preset = expected["preset"]
             if preset == "NVFP4" or (chosen and preset not in chosen):  # llama-quantize does not offer that one
                 continue
-            request = Request(base_choices(preset), imatrix=imatrix if expected["imatrix"] else None)
+            recipe = replace(recipe_of(preset), imatrix=imatrix if expected["imatrix"] else None)
             for threads in map(int, options.threads.split(",")):
                 checked += 1
-                found = made(model, request, threads)
+                found = made(model, recipe, threads)
                 right = [None, None] if expected.get("refused") else [expected["file_sha256"]] * 2
                 wrong += found != right
                 print(f"{name:20} {threads} threads: {'right' if found == right else 'WRONG'}", flush=True)
@@ -59,12 +60,12 @@ def main() -> int:
     return int(wrong > 0)
 
 
-def made(model: Path, request: Request, threads: int) -> list[str | None]:
+def made(model: Path, recipe: Recipe, threads: int) -> list[str | None]:
     """SHA-256 of the file from GGUF and of the one from the checkpoint; None where it was refused."""
     found: list[str | None] = []
     for make, source in ((quantize, "bf16.gguf"), (convert, model)):
         try:
-            make(source, "out.gguf", request, force=True, threads=threads)
+            make(source, "out.gguf", recipe, force=True, threads=threads)
             found.append(hashlib.sha256(Path("out.gguf").read_bytes()).hexdigest())
         except PolicyError:
             found.append(None)

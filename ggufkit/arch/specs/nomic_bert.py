@@ -9,8 +9,8 @@ from ggufkit.arch.metadata import base, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.bert import CLEANED, ENCODER
 from ggufkit.arch.transforms import drop, rename, reshape, transpose
+from ggufkit.checkpoint.checkpoint import Checkpoint
 from ggufkit.checkpoint.config import Config
-from ggufkit.checkpoint.folder import Checkpoint
 from ggufkit.errors import ArchitectureError
 from ggufkit.gguf.header import Value
 from ggufkit.tokenizer.from_checkpoint.bpe import wordpiece

@@ -8,8 +8,8 @@ from ggufkit.arch.metadata import base, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.bert import CLEANED, DEFAULTS, ENCODER
 from ggufkit.arch.transforms import first_rows
+from ggufkit.checkpoint.checkpoint import Checkpoint
 from ggufkit.checkpoint.config import Config
-from ggufkit.checkpoint.folder import Checkpoint
 from ggufkit.gguf.header import Value, ValueType
 from ggufkit.tokenizer.from_checkpoint.bpe import bpe, wordpiece
 from ggufkit.tokenizer.from_checkpoint.tokens import first_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from ggufkit.checkpoint.folder import Checkpoint
+from ggufkit.checkpoint.checkpoint import Checkpoint
 from ggufkit.errors import CheckpointError, printable
 from ggufkit.tokenizer.from_checkpoint.tokens import NoTokenizer
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ggufkit.checkpoint.folder import Checkpoint
+from ggufkit.checkpoint.checkpoint import Checkpoint
 from ggufkit.errors import CheckpointError, os_errors, printable
 from ggufkit.gguf.header import Value, ValueType
 from ggufkit.tokenizer.from_checkpoint.postprocessor import read_post_processor

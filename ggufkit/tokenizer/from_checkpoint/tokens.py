@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from ggufkit.checkpoint.checkpoint import Checkpoint
 from ggufkit.checkpoint.config import Config
-from ggufkit.checkpoint.folder import Checkpoint
 from ggufkit.errors import CheckpointError, FileError, printable
 from ggufkit.gguf.header import Value, ValueType
 

@@ -1,12 +1,12 @@
 """Resume: what a run has written so far, beside the file that it writes.
 
     model.gguf.partial             the output to be, full size, zeros where nothing is written yet
-    model.gguf.partial.journal     b3f1…c2          the key: hash of header, source, options and version
+    model.gguf.partial.resume      b3f1…c2          the key: hash of header, source, options and version
                                    4096 589824      a piece: byte of the file, bytes
                                    593920 589824
 
 Once a second the output is flushed to the device, then the lines of what was written before are added. So every line
-is true, after a kill or a power loss; what is lost is at most the work of a second. A journal with another key is no
+is true, after a kill or a power loss; what is lost is at most the work of a second. A record with another key is no
 help and starts again from nothing.
 """
 
@@ -23,34 +23,34 @@ from types import TracebackType
 
 from ggufkit import __version__
 from ggufkit.errors import FileError, GgufkitError, os_errors, printable
-from ggufkit.gguf.writer import Plan
+from ggufkit.gguf.writer import FileLayout
 from ggufkit.storage.files import lock_file, sync_file
 
-__all__ = ["Journal"]
+__all__ = ["ResumeLog"]
 
 _LINE = re.compile(r"([0-9]{1,19}) ([0-9]{1,19})")
 
 _SECONDS = 1.0  # between two flushes
 
 
-class Journal:
-    """The journal of one partial output; holds a lock on it. Use as a context manager.
+class ResumeLog:
+    """The record of one partial output; holds a lock on it. Use as a context manager.
 
     Parameters
     ----------
     partial : the partial output. It is removed here when it is of no use.
-    plan : the output's plan.
-    key : what the contents depend on beyond the plan.
+    layout : the output's.
+    key : what the contents depend on beyond its header.
 
     Raises
     ------
     FileError : the folder is not writable, or another process is writing the same output.
     """
 
-    def __init__(self, partial: Path, plan: Plan, key: bytes):
+    def __init__(self, partial: Path, layout: FileLayout, key: bytes):
         self.partial = partial
-        self.path = Path(f"{partial}.journal")
-        self.plan = plan
+        self.path = Path(f"{partial}.resume")
+        self.layout = layout
         self._lock = threading.Lock()
         self._written: dict[int, int] = {}  # byte of the file → bytes, of an earlier run
         self._waiting: list[str] = []  # lines of what may not have reached the device yet
@@ -63,7 +63,7 @@ class Journal:
                 if not lock_file(self._handle):
                     target = printable(partial.with_suffix(""))
                     raise FileError(f"cannot write {target}: another process is writing it")
-                self._load(_digest(plan, key))
+                self._load(_digest(layout, key))
             except BaseException:
                 os.close(self._handle)
                 raise
@@ -129,7 +129,7 @@ class Journal:
         with suppress(FileNotFoundError):
             self.path.unlink()
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> ResumeLog:
         return self
 
     def __exit__(
@@ -144,12 +144,12 @@ class Journal:
                 os.close(self._output)
 
     def _at(self, name: str, row: int) -> int:
-        info = self.plan.infos[name]
-        return self.plan.file_offset(name) + row * info.format.row_bytes(info.shape[-1] if info.shape else 1)
+        info = self.layout.infos[name]
+        return self.layout.file_offset(name) + row * info.format.row_bytes(info.shape[-1] if info.shape else 1)
 
     def _load(self, key: str) -> None:
         head, *lines = os.pread(self._handle, os.fstat(self._handle).st_size, 0).decode("ascii", "replace").split("\n")
-        if head == key and self.partial.exists() and self.partial.stat().st_size == self.plan.size:
+        if head == key and self.partial.exists() and self.partial.stat().st_size == self.layout.size:
             # The last line is empty, or cut by a kill or a full disk.
             for line in lines[:-1]:
                 if found := _LINE.fullmatch(line):
@@ -162,8 +162,8 @@ class Journal:
         os.write(self._handle, f"{key}\n".encode())
 
 
-def _digest(plan: Plan, key: bytes) -> str:
+def _digest(layout: FileLayout, key: bytes) -> str:
     digest = hashlib.sha256()
-    for part in (__version__.encode(), plan.header, key):
+    for part in (__version__.encode(), layout.header, key):
         digest.update(len(part).to_bytes(8, "little") + part)
     return digest.hexdigest()
