@@ -17,7 +17,7 @@ FLOORS = [
     ["errors"],
     ["storage", "kernels"],
     ["formats"],
-    ["tensors", "turboquant"],
+    ["tensors", "turboquant", "numbers"],
     ["gguf"],
     ["checkpoint", "importance"],
     ["policy", "tokenizer"],

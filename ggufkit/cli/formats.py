@@ -25,6 +25,7 @@ __all__ = ["command"]
     help="With --measure: look at this many rows of each tensor, evenly spread; 0 for all.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Default: GGUFKIT_THREADS or all CPUs.")
+@click.option("--numbers", is_flag=True, help="Show the noise of FP8 and INT8 beside Q8_0, on data of four kinds.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @model_options
 def command(
@@ -33,6 +34,7 @@ def command(
     types: str | None,
     rows: int,
     threads: int | None,
+    numbers: bool,
     as_json: bool,
     how: dict[str, Any],
 ) -> None:
@@ -44,10 +46,15 @@ def command(
     \b
     ggufkit formats
     ggufkit formats --measure model-f16.gguf blk.0.ffn_down.weight
+    ggufkit formats --numbers
     ggufkit formats --measure model-f16.gguf --types Q4_K,Q5_K,Q6_K --json
     """
     chosen = [format_by_name(name.strip()) for name in types.split(",")] if types else formats()
-    if file is None:
+    if numbers:
+        if file is not None or types:
+            raise UsageError("the table of numbers is of random data; leave out --measure and --types")
+        noise(as_json)
+    elif file is None:
         if tensor is not None:
             raise UsageError(f"TENSOR {printable(tensor)} needs a model to be in: --measure FILE {printable(tensor)}")
         listing(chosen, as_json)
@@ -78,6 +85,18 @@ def listing(chosen: list[Format], as_json: bool) -> None:
         )
     head = ("type", "id", "bits per weight", "block", "bytes", "encodable", "needs imatrix", "error, normal")
     echo_table(rows, head, right=(1, 2, 3, 4, 7))
+
+
+def noise(as_json: bool) -> None:
+    """Decibels of signal over error for 512 × 4096 random numbers."""
+    from ggufkit.numbers.noise import NUMBERS, noise_table
+
+    table = noise_table()
+    if as_json:
+        echo_json(table)
+        return
+    rows = [(what, *(f"{value:.1f}" for value in row.values())) for what, row in table.items()]
+    echo_table(rows, ("dB", *NUMBERS), right=range(1, len(NUMBERS) + 1))
 
 
 def facts(format: Format) -> dict[str, Any]:
