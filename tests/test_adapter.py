@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -106,6 +107,10 @@ def change(**tensors: Any) -> Callable[[Path], None]:
 AT = "model__layers__0__self_attn__q_proj"
 
 
+def pair(at: str, rows: int, cols: int, name: str = "") -> dict[str, tuple[int, int]]:
+    return {f"{at}__lora_A{name}__weight": (4, cols), f"{at}__lora_B{name}__weight": (rows, 4)}
+
+
 @pytest.mark.parametrize(
     ("break_", "error", "message"),
     [
@@ -117,6 +122,12 @@ AT = "model__layers__0__self_attn__q_proj"
         (change(**{f"{AT}__lora_A__weight": (3, 32)}), CheckpointError, "different ranks"),
         (change(**{f"{AT}__lora_A__weight": (4, 32, 1)}), CheckpointError, "two dimensions"),
         (change(lm_head__weight=(276, 32)), CheckpointError, "modules_to_save"),
+        (change(**pair(AT, 32, 32, "__second")), CheckpointError, "two halves A, of the adapters  and second"),
+        (change(**pair("vision_tower__layers__0__q_proj", 32, 32)), CheckpointError, r"vision_tower.*would lose it"),
+        (change(**pair("visual__blocks__0__mlp__fc1", 64, 32)), CheckpointError, r"visual\.blocks"),
+        (change(**pair("model__vision_model__q_proj", 32, 32)), CheckpointError, "would lose it"),
+        (change(**pair("multi_modal_projector__linear_1", 32, 32)), CheckpointError, "multi_modal_projector"),
+        (change(audio_tower__norm__weight=(32,)), CheckpointError, r"audio_tower\.norm"),
         (change(mixer__lora_A__weight=(4, 8), mixer__lora_B__weight=(8, 4)), CheckpointError, r"mixer\.weight"),
     ],
 )
@@ -136,3 +147,35 @@ def test_adapter_of_whole_weights_is_refused(tmp_path: Path):
         adapter_conversion(adapter, tmp_path / "out.gguf", base=base)
     with pytest.raises(UsageError, match="F32, F16, BF16 or Q8_0"):
         adapter_conversion(adapter, tmp_path / "out.gguf", "Q4_0", base=base)
+
+
+@pytest.mark.parametrize("base", ["gemma", "gemma2", "cohere2", "command-r"])
+def test_adapter_of_a_head_that_the_gguf_has_not(base: str, tmp_path: Path):
+    """Their lm_head is the embedding, and llama.cpp's converter drops it."""
+    if base not in FAMILIES:
+        pytest.skip(f"there is no tiny {base}")
+    tiny = FAMILIES[base]()
+    width = tiny.config["hidden_size"]
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8}))
+    names = {f"base_model.model.{n.replace('__', '.')}": s for n, s in pair("lm_head", 64, width).items()}
+    save_file({name: np.zeros(shape, np.float32) for name, shape in names.items()}, adapter / WEIGHTS)
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight"):
+        adapter_conversion(adapter, tmp_path / "out.gguf", base=write(tiny, tmp_path / "base"))
+
+
+@pytest.mark.parametrize("name", ["default", "default_0", "my adapter"])
+def test_adapter_named_inside_its_keys(name: str, tmp_path: Path):
+    """What `torch.save(model.state_dict())` has, instead of `save_pretrained`."""
+    adapter, base = write_adapter("llama-embedding", tmp_path / "adapter"), base_of("llama-embedding", tmp_path)
+    (wanted,) = adapter_conversion(adapter, tmp_path / "plain.gguf", base=base).write()
+    found = {}
+    for key, value in load_file(adapter / WEIGHTS).items():
+        found[re.sub(r"(\.lora_(?:embedding_)?[AB])(?=\.|$)", rf"\1.{name}", key)] = value
+    save_file(found, adapter / WEIGHTS)
+    (path,) = adapter_conversion(adapter, tmp_path / "named.gguf", base=base).write()
+    with reader.open(wanted) as one, reader.open(path) as other:
+        assert {n: t.read(0, t.rows).tobytes() for n, t in one.tensors.items()} == {
+            n: t.read(0, t.rows).tobytes() for n, t in other.tensors.items()
+        }

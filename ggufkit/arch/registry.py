@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
 from ggufkit.arch.graph import Graph
-from ggufkit.arch.spec import Architecture
+from ggufkit.arch.spec import Architecture, Transform
 from ggufkit.checkpoint.config import Config, text_model
 from ggufkit.errors import ArchitectureError, printable
+from ggufkit.tensors.tensor import Tensor
 
 __all__ = ["architecture_of", "graph_of", "known_models", "register"]
 
@@ -81,6 +83,11 @@ def architecture_of(
     if not isinstance(names, list) or not names or not isinstance(names[0], str):
         raise ArchitectureError("config.json has no 'architectures', so the model's architecture is unknown")
     models = known_models()
+    if names[0] not in models and (whole := _whole_class(names[0])) in models:
+        # A model without its head, as sentence encoders are: the same tensors without the head's prefix.
+        values = {**values, "architectures": [whole]}
+        spec, found = architecture_of(values, text)
+        return replace(spec, transforms=(_under(_PREFIXES.get(names[0], "model.")), *spec.transforms)), found
     if names[0] not in models:
         near = get_close_matches(names[0], models, n=3)
         known = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(models))}"
@@ -90,6 +97,37 @@ def architecture_of(
         if spec.when(found):
             return spec, found
     raise ArchitectureError(f"config.json describes a {printable(names[0])} of a kind that is not known")
+
+
+# Under what the class with a head has its model, where that is not "model.".
+_PREFIXES = {
+    "GPT2Model": "transformer.",
+    "GPTBigCodeModel": "transformer.",
+    "GPTNeoXModel": "gpt_neox.",
+    "FalconModel": "transformer.",
+    "BloomModel": "transformer.",
+    "MptModel": "transformer.",
+    "MambaModel": "backbone.",
+    "Mamba2Model": "backbone.",
+}
+
+
+def _whole_class(name: str) -> str:
+    """The class with a language model's head of a bare one: LlamaModel → LlamaForCausalLM."""
+    stem = name.removesuffix("Model")
+    known = known_models()
+    return next((stem + end for end in ("ForCausalLM", "LMHeadModel") if stem + end in known), "")
+
+
+def _under(prefix: str) -> Transform:
+    """Tensors under the prefix, where they are not yet."""
+
+    def renamed(source: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
+        for tensor in source:
+            there = tensor.name.startswith((prefix, "lm_head."))
+            yield tensor if there else tensor.renamed(prefix + tensor.name)
+
+    return renamed
 
 
 def graph_of(name: str) -> Graph:

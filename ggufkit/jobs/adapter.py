@@ -12,6 +12,7 @@ which A belongs to a result, it converts stand-ins whose rows hold nothing but t
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,12 +41,9 @@ if TYPE_CHECKING:
 __all__ = ["adapter_conversion", "is_adapter"]
 
 _CONFIG = "adapter_config.json"
-_ENDINGS = {
-    ".lora_A.weight": "a",
-    ".lora_B.weight": "b",
-    ".lora_embedding_A": "embedding a",
-    ".lora_embedding_B": "embedding b",
-}
+# The end of a half's name; PEFT puts the adapter's own name into it where it saves a model as it is in memory:
+# …q_proj.lora_A.weight, …q_proj.lora_A.default.weight, …embed_tokens.lora_embedding_A, ….lora_embedding_A.default
+_HALF = re.compile(r"\.lora_(embedding_)?([AB])(?:\.(?!weight$)([^.]+))?(?:\.weight)?$")
 
 # A stand-in's rows: the number of the weight that it stands for.
 _NUMBERS = Format("weight's number", -1, 1, "x:i4", "raw", encodable=False)
@@ -171,36 +169,61 @@ def _decided(tensor: Tensor, type: str) -> Decision:
 def _converted(tensors: Iterable[Tensor], spec: Architecture, config: Config) -> Iterator[Tensor]:
     """The adapter's tensors under their GGUF names: norms, then a and b of each weight."""
     norms, pairs = _sorted(tensors)
-    yield from (tensor for tensor in spec.tensors(norms, config) if not _is_made(tensor))
+    for norm in norms:
+        results = [tensor for tensor in spec.tensors([norm], config) if not _is_made(tensor)]
+        if not results:
+            raise _no_place(norm.name)
+        yield from results
     stand_ins = [_stand_in(pair, number) for number, pair in enumerate(pairs)]
     bs = {t.name: t for t in spec.tensors([pair.b.renamed(pair.name) for pair in pairs], config)}
     cache = LastMatrices()
+    left = {pair.name: pair for pair in pairs}
     for result in spec.tensors(stand_ins, config):
         if _is_made(result):
             continue
         found = _pairs_of(result, pairs)
+        for pair in found:
+            left.pop(pair.name, None)
         if found[0].embedding:  # llama.cpp looks its rows up
             a, b = transposed(found[0].a, cache), found[0].b
         else:
             a, b = _half_a(result, found), bs[result.name]
         yield a.renamed(f"{result.name}.lora_a")
         yield b.renamed(f"{result.name}.lora_b")
+    for name in left:
+        raise _no_place(name)
+
+
+def _no_place(name: str) -> CheckpointError:
+    return CheckpointError(
+        f"{printable(name)} is changed by the adapter and is not a part of the GGUF of its base model (a head that is "
+        "tied to the embedding, a vision tower), so the adapter would lose it; merge the adapter into its base model "
+        "and convert that, or train one without it"
+    )
 
 
 def _sorted(tensors: Iterable[Tensor]) -> tuple[list[Tensor], list[Pair]]:
     """(norms, pairs) of an adapter, under the names that their weights have in a checkpoint."""
     norms: list[Tensor] = []
     halves: dict[str, dict[str, Tensor]] = {}
+    adapters: set[str] = set()
     for tensor in tensors:
         name = tensor.name.removeprefix("base_model.model.")
-        ending = next((ending for ending in _ENDINGS if name.endswith(ending)), None)
-        if ending is not None:
+        half = _HALF.search(name)
+        if half is not None:
             if len(tensor.shape) != 2:
                 raise CheckpointError(
                     f"{printable(tensor.name)} has the shape {list(tensor.shape)}, not two dimensions"
                 )
-            weight = name.removesuffix(ending) + ".weight"
-            halves.setdefault(weight, {})[_ENDINGS[ending]] = tensor
+            adapters.add(half[3] or "")
+            weight = name[: half.start()] + ".weight"
+            kind = ("embedding " if half[1] else "") + half[2].lower()
+            if kind in (found := halves.setdefault(weight, {})):
+                raise CheckpointError(
+                    f"{printable(weight)} has two halves {half[2]}, of the adapters "
+                    f"{printable(' and '.join(sorted(adapters)))}; save one adapter alone"
+                )
+            found[kind] = tensor
         elif ".base_layer." in name:
             continue
         elif "_layernorm" in name or ".norm" in name:

@@ -118,9 +118,9 @@ def as_gguf(
     _check_header(checkpoint, pairs, tensors)
     source_type = _source_type(checkpoint)
     if quantized is None:
-        return CheckpointModel(pairs, tensors, source_type, card, checkpoint.identity)
+        return CheckpointModel(pairs, tensors, source_type, card, checkpoint.identity, card.notes)
     pairs[QUANTIZATION_KEY] = Value(ValueType.STRING, quantized.settings)
-    return CheckpointModel(pairs, tensors, source_type, card, checkpoint.identity, quantized.notes)
+    return CheckpointModel(pairs, tensors, source_type, card, checkpoint.identity, (*card.notes, *quantized.notes))
 
 
 def _check_quantization(checkpoint: Checkpoint) -> None:

@@ -114,8 +114,8 @@ def read_special(checkpoint: Checkpoint, n_vocab: int | None = None, merges: boo
             special.merges = read_merges(checkpoint, tokenizer)
         special.normalizer = dict(sorted(dict(_normalizer(tokenizer.get("normalizer"))).items()))
         kinds += read_post_processor(tokenizer.get("post_processor"), settings, special.add)
+    special.templates = _chat_templates(checkpoint, settings)
     if settings:
-        special.templates = _chat_templates(checkpoint, settings)
         by_text = _added_tokens(tokenizer)
         if not by_text:
             by_text = _declared_tokens(checkpoint, settings)
