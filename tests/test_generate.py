@@ -26,7 +26,7 @@ class Parrot:
         self.computed: list[int] = []
 
     def new_cache(self, length=None):
-        return Cache([], length or self.context)
+        return Cache(lambda length: [], length or self.context)
 
     def forward(self, tokens, cache, logits="last"):
         cache.require(len(tokens))

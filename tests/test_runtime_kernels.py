@@ -13,7 +13,7 @@ from ggufkit.kernels.lanes import load, store
 from ggufkit.runtime.cpu import activations
 from ggufkit.runtime.cpu.cache import LayerCache, rotate
 from ggufkit.runtime.cpu.ops import CpuOps
-from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Norm
+from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Norm, Span
 
 RNG = np.random.default_rng(0)
 OPS = CpuOps(threads=2)
@@ -181,7 +181,7 @@ def test_attention_equals_its_twin(name, n):
         normal(n, spec.kv_heads * spec.head_v),
     )
     cache = LayerCache(spec, CacheSpec("F32", "F32"), n)
-    actual = OPS.attention(q.copy(), k.copy(), v.copy(), cache, 0, spec)
+    actual = OPS.attention(q.copy(), k.copy(), v.copy(), [Span(0, n, 0, cache)], spec)
     np.testing.assert_allclose(actual, slow_attention(q, k, v, 0, spec), rtol=1e-4, atol=1e-5)
 
 
@@ -195,7 +195,7 @@ def test_attention_in_pieces_is_the_same(name):
     )
     cache = LayerCache(spec, CacheSpec("F32", "F32"), n)
     pieces = [
-        OPS.attention(q[lo:hi].copy(), k[lo:hi].copy(), v[lo:hi].copy(), cache, lo, spec)
+        OPS.attention(q[lo:hi].copy(), k[lo:hi].copy(), v[lo:hi].copy(), [Span(0, hi - lo, lo, cache)], spec)
         for lo, hi in ((0, 1), (1, 18), (18, 64), (64, 70))
     ]
     np.testing.assert_allclose(np.concatenate(pieces), slow_attention(q, k, v, 0, spec), rtol=1e-4, atol=1e-5)
@@ -228,7 +228,7 @@ def test_cache_holds_what_the_format_holds(kind, head, sizes):
     q, k, v = normal(n, 4 * head), normal(n, 2 * head), normal(n, 2 * head)
     cache = LayerCache(spec, CacheSpec(kind, kind), n)
     assert (cache.key_rotation, cache.value_rotation) == sizes
-    actual = OPS.attention(q.copy(), k.copy(), v.copy(), cache, 0, spec)
+    actual = OPS.attention(q.copy(), k.copy(), v.copy(), [Span(0, n, 0, cache)], spec)
     expected = slow_attention(q, stored(k, kind, head, sizes[0]), stored(v, kind, head, sizes[1]), 0, spec)
     np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-4)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ggufkit.arch.hyperparameters import Hyper
 from ggufkit.runtime.blocks import Block, FeedForward, Weights
-from ggufkit.runtime.ops import Array, Experts, Ops
+from ggufkit.runtime.ops import Array, Experts, Ops, Span
 
 __all__ = ["hidden_states", "logits"]
 
@@ -28,17 +28,16 @@ def hidden_states(
     tokens: Any,
     positions: Any,
     angles: Angles,
-    caches: Sequence[Any],
-    start: int,
+    spans: Sequence[Span],
 ) -> Array:
     """What the last block gives for `tokens`, before the output norm: (n, width).
 
     Parameters
     ----------
     style : of rope.
-    tokens, positions : (n,) int32 each; the tokens follow those in the caches.
-    caches : one per layer, of `Ops.layer_cache`.
-    start : position of the first token.
+    tokens, positions : (n,) int32 each.
+    angles : of layers that see everything, and of those with a window: of each row, (n, pairs); None without rope.
+    spans : which rows belong to which conversation; they follow the tokens in its caches, a list of one per layer.
     """
     x = ops.embed(weights.embedding, tokens)  # (n, width)
     if weights.token_type is not None:
@@ -49,8 +48,9 @@ def hidden_states(
         x = ops.scale(x, hyper.embedding_scale)
     if weights.embedding_norm is not None:
         x = ops.norm(x, weights.embedding_norm)
-    for block, cache in zip(weights.blocks, caches, strict=True):
-        x = _block(ops, hyper, block, style if block.rope else None, x, angles[block.local], cache, start)
+    for layer, block in enumerate(weights.blocks):
+        own = [Span(span.lo, span.hi, span.start, span.cache[layer]) for span in spans]
+        x = _block(ops, hyper, block, style if block.rope else None, x, angles[block.local], own)
     return x
 
 
@@ -67,9 +67,9 @@ def logits(ops: Ops, hyper: Hyper, weights: Weights, x: Array) -> Array:
 
 
 def _block(
-    ops: Ops, hyper: Hyper, block: Block, style: str | None, x: Array, angles: Any, cache: Any, start: int
+    ops: Ops, hyper: Hyper, block: Block, style: str | None, x: Array, angles: Any, spans: Sequence[Span]
 ) -> Array:
-    attended = _attention(ops, block, style, _normed(ops, x, block.attention_norm), angles, cache, start)
+    attended = _attention(ops, block, style, _normed(ops, x, block.attention_norm), angles, spans)
     attended = _scaled(ops, hyper, _normed(ops, attended, block.attention_post_norm))
     if block.parallel:
         fed = _scaled(ops, hyper, _feed_forward(ops, block, _normed(ops, x, block.ffn_norm)))
@@ -88,7 +88,7 @@ def _scaled(ops: Ops, hyper: Hyper, x: Array) -> Array:
     return x if hyper.residual_scale == 1 else ops.scale(x, hyper.residual_scale)
 
 
-def _attention(ops: Ops, block: Block, style: str | None, x: Array, angles: Any, cache: Any, start: int) -> Array:
+def _attention(ops: Ops, block: Block, style: str | None, x: Array, angles: Any, spans: Sequence[Span]) -> Array:
     spec = block.attention
     q, k, v = ops.linear(
         x, block.q, block.k, block.v
@@ -96,7 +96,7 @@ def _attention(ops: Ops, block: Block, style: str | None, x: Array, angles: Any,
     q, k = _normed(ops, q, block.q_norm), _normed(ops, k, block.k_norm)
     if style is not None:
         q, k = ops.rope(q, spec.heads, style, angles), ops.rope(k, spec.kv_heads, style, angles)
-    found = ops.attention(q, k, v, cache, start, spec)  # (n, heads × head_v)
+    found = ops.attention(q, k, v, spans, spec)  # (n, heads × head_v)
     (out,) = ops.linear(_normed(ops, found, block.attention_sub_norm), block.out)
     return out
 

@@ -12,6 +12,7 @@ model.embed(tokens)                             # an encoder's vector of the tex
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,8 +26,8 @@ from ggufkit.errors import GGUFError, UsageError, printable
 from ggufkit.gguf.reader import GGUF
 from ggufkit.gguf.reader import open as open_gguf
 from ggufkit.runtime.backend import make_ops
+from ggufkit.runtime.batch import LIMIT, Piece, hidden, step
 from ggufkit.runtime.blocks import load_weights
-from ggufkit.runtime.forward import hidden_states, logits
 from ggufkit.runtime.kv.cache import Cache
 from ggufkit.runtime.ops import CacheSpec, Ops
 from ggufkit.runtime.rope import RopeTable
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Model", "load", "normalized"]
 
-# Tokens that go through the layers together: more fill memory with activations and are no faster.
-_BATCH = 512
 # Tokens of a context that nobody asked for: the cache of what large models were trained on fills the memory.
 _CONTEXT = 4096
 
@@ -94,11 +93,24 @@ class Model:
         if positions and length > positions:
             raise UsageError(f"the model has learned {positions} positions; a context of {length} tokens is too long")
         types = CacheSpec(keys, values)
+        kind = f"{self._fingerprint} {type(self.ops).__name__} {keys.upper()} {values.upper()}"
+        return Cache(functools.partial(self._layers, types), length, kind)
+
+    def _layers(self, types: CacheSpec, length: int) -> list[Any]:
+        """A cache's layers, empty."""
         try:
-            layers = [self.ops.layer_cache(block.attention, types, length) for block in self.weights.blocks]
+            return [self.ops.layer_cache(block.attention, types, length) for block in self.weights.blocks]
         except (MemoryError, ValueError):
             raise UsageError(f"there is no memory for a context of {length} tokens; take a shorter one") from None
-        return Cache(layers, length)
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
+        """Tells models apart whose caches have the same shape: a hash of names, shapes, types and first rows."""
+        digest = hashlib.sha256(repr(self.hyper).encode())
+        for tensor in self.gguf.tensors.values():
+            digest.update(f"{tensor.name} {tensor.shape} {tensor.format.name}".encode())
+            digest.update(tensor.read(0, min(1, tensor.rows)).tobytes())
+        return digest.hexdigest()
 
     def forward(
         self, tokens: Sequence[int] | np.ndarray, cache: Cache, logits: str | int | None = "last"
@@ -119,19 +131,12 @@ class Model:
         ------
         UsageError : there are no tokens, one is no token of this model, or they do not fit into the cache.
         """
+        return self.step([Piece(cache, tokens, logits)])[0]
+
+    def step(self, pieces: Sequence[Piece]) -> list[np.ndarray]:
+        """Run tokens of several conversations in one pass over the weights: see `runtime.batch.step`."""
         self._require_output()
-        ids = self._checked(tokens)
-        cache.require(len(ids))
-        wanted = logits if isinstance(logits, int) else {"last": 1, "all": len(ids), None: 0}[logits]
-        first = max(0, len(ids) - wanted)
-        pieces = [np.empty((0, self.vocabulary), np.float32)]
-        for lo in range(0, len(ids), _BATCH):
-            piece = ids[lo : lo + _BATCH]
-            x = self._hidden(piece, cache)
-            if first < lo + len(piece):
-                pieces.append(self._logits(self.ops.rows(x, max(0, first - lo), len(piece))))
-        found = pieces[1] if len(pieces) == 2 else np.concatenate(pieces)
-        return found[0] if logits == "last" else found
+        return step(self, pieces)
 
     # -- text -------------------------------------------------------------------------------------------------
 
@@ -208,14 +213,14 @@ class Model:
         kind = pooling or self.hyper.pooling
         if kind not in ("none", "mean", "cls", "last"):
             raise UsageError(f"pooling is by mean, cls, last or none, not by {printable(kind)}")
-        ids = self._checked(tokens)
+        ids = self.checked(tokens)
         if len(ids) > self.hyper.context_length:
             raise UsageError(f"the text has {len(ids)} tokens; the model reads {self.hyper.context_length} at most")
         cache = self.new_cache(len(ids), "F32", "F32")
         if self.hyper.causal:
-            states = [self._hidden(ids[lo : lo + _BATCH], cache) for lo in range(0, len(ids), _BATCH)]
+            states = [hidden(self, [(cache, ids[lo : lo + LIMIT])]) for lo in range(0, len(ids), LIMIT)]
         else:
-            states = [self._hidden(ids, cache)]
+            states = [hidden(self, [(cache, ids)])]
         norm = self.weights.output_norm
         rows = [self.ops.numpy(x if norm is None else self.ops.norm(x, norm)) for x in states]
         vectors = np.concatenate(rows)  # (n, width)
@@ -227,7 +232,8 @@ class Model:
         if self.weights.output is None:
             raise UsageError(f"{printable(self.gguf.path)} makes embeddings and no text; use embed")
 
-    def _checked(self, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
+    def checked(self, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Tokens as (n,) int32; at least one, and all of this model."""
         ids = np.asarray(tokens, np.int32)
         if ids.ndim != 1 or not ids.size:
             raise UsageError("there is no token to run; give a prompt that is not empty")
@@ -236,28 +242,7 @@ class Model:
             raise UsageError(f"{ids[bad.argmax()]} is no token of this model, which has {self.vocabulary}")
         return ids
 
-    def _hidden(self, ids: np.ndarray, cache: Cache) -> Any:
-        start, n = len(cache), len(ids)
-        positions = np.arange(start, start + n, dtype=np.int32)
-        angles = (self._angles(False, start, n, cache.length), self._angles(True, start, n, cache.length))
-        x = hidden_states(
-            self.ops,
-            self.hyper,
-            self.weights,
-            self.graph.rope,
-            ids,
-            positions,
-            angles,
-            cache.layers,
-            start,
-        )
-        cache.tokens.extend(ids.tolist())
-        return x
-
-    def _logits(self, x: Any) -> np.ndarray:
-        return self.ops.numpy(logits(self.ops, self.hyper, self.weights, x))
-
-    def _angles(self, local: bool, start: int, n: int, length: int) -> Any:
+    def angles(self, local: bool, start: int, n: int, length: int) -> Any:
         """Cosines and sines for the tokens from `start` on in a context of `length`; None without rope."""
         long = length > self.hyper.scaling.original
         if (local, long) not in self._tables:

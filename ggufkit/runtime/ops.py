@@ -6,7 +6,7 @@ float32 of shape (tokens, width); heads lie side by side in a row.
     weight vector numpy        a tensor of the file, a small array; an array back as NumPy's
     embed linear norm rope attention activate                what models are made of
     choose each mix                                          experts
-    add scale gated soft_cap rows                            glue
+    add scale gated soft_cap pick                            glue
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ggufkit.tensors.tensor import Tensor
 
-__all__ = ["Array", "AttentionSpec", "CacheSpec", "Experts", "Linear", "Norm", "Ops"]
+__all__ = ["Array", "AttentionSpec", "CacheSpec", "Experts", "Linear", "Norm", "Ops", "Span"]
 
 Array = Any
 
@@ -124,6 +124,23 @@ class CacheSpec:
     values: str = "F16"
 
 
+@dataclass(frozen=True)
+class Span:
+    """Consecutive rows of a pass that belong to one conversation.
+
+    Attributes
+    ----------
+    lo, hi : the rows.
+    start : position of the first in its conversation.
+    cache : what the conversation's earlier tokens left: of one layer, what `Ops.layer_cache` made; or a list of all.
+    """
+
+    lo: int
+    hi: int
+    start: int
+    cache: Any
+
+
 class Ops(Protocol):
     """What a backend provides."""
 
@@ -151,8 +168,8 @@ class Ops(Protocol):
     def rope(self, x: Array, heads: int, style: str, table: tuple[np.ndarray, np.ndarray]) -> Array:
         """Heads of `x` (n, heads × size) turned by the angles of a `RopeTable`'s rows. `x` itself may be used up."""
 
-    def attention(self, q: Array, k: Array, v: Array, cache: Any, start: int, spec: AttentionSpec) -> Array:
-        """Write `k` and `v` of tokens `start …` to the cache; (n, heads × head_v) of what `q` finds there."""
+    def attention(self, q: Array, k: Array, v: Array, spans: Sequence[Span], spec: AttentionSpec) -> Array:
+        """Write each span's `k` and `v` to its cache; (n, heads × head_v) of what its `q` finds there."""
 
     def activate(self, gate: Array | None, up: Array, activation: str) -> Array:
         """activation(gate) × up, or activation(up) without a gate."""
@@ -178,5 +195,5 @@ class Ops(Protocol):
     def soft_cap(self, x: Array, cap: float) -> Array:
         """cap × tanh(x / cap). `x` itself may be used up."""
 
-    def rows(self, x: Array, lo: int, hi: int) -> Array:
-        """Rows `lo:hi` of `x`."""
+    def pick(self, x: Array, rows: np.ndarray) -> Array:
+        """Some rows of `x`, by number."""

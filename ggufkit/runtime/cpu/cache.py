@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from ggufkit.runtime.ops import AttentionSpec, CacheSpec
 __all__ = ["STEP", "LayerCache", "rotate"]
 
 STEP = 32  # tokens that attention reads at once
+TILE = 16  # tokens of a tile of keys
 
 
 class LayerCache:
@@ -50,6 +52,20 @@ class LayerCache:
             rotate(v, self.value_rotation)
         write_keys(k, self.keys, self.heads, self.tokens, start, self.key_layout)
         write_values(v, self.values, self.heads, self.tokens, start, self.value_layout)
+
+    def prefix(self, n: int) -> list[np.ndarray]:
+        keys, values = self._by_token()
+        return [keys[:, : -(-n // TILE)], values[:, :n]]
+
+    def restore(self, n: int, arrays: Sequence[np.ndarray]) -> None:
+        for own, saved in zip(self._by_token(), arrays, strict=True):
+            if saved.dtype != own.dtype or saved.shape[1] > own.shape[1]:
+                raise ValueError("another cache's")
+            own[:, : saved.shape[1]] = saved
+
+    def _by_token(self) -> tuple[np.ndarray, np.ndarray]:
+        """Keys (kv_heads, tiles, bytes) and values (kv_heads, tokens, bytes)."""
+        return self.keys.reshape(self.heads, self.tokens // TILE, -1), self.values.reshape(self.heads, self.tokens, -1)
 
 
 def rotate(x: np.ndarray, size: int) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from ggufkit.runtime.cpu.attention import ROWS, Pass, attend
 from ggufkit.runtime.cpu.cache import LayerCache, rotate
 from ggufkit.runtime.cpu.products import rounded
 from ggufkit.runtime.cpu.weight import Activations, Weight, multiply_all
-from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Experts, Linear, Norm
+from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Experts, Linear, Norm, Span
 from ggufkit.tensors.tensor import Tensor
 
 __all__ = ["CpuOps"]
@@ -91,34 +92,31 @@ class CpuOps:
         return x
 
     def attention(
-        self, q: np.ndarray, k: np.ndarray, v: np.ndarray, cache: LayerCache, start: int, spec: AttentionSpec
+        self, q: np.ndarray, k: np.ndarray, v: np.ndarray, spans: Sequence[Span], spec: AttentionSpec
     ) -> np.ndarray:
-        n = len(q)
-        cache.write(k, v, start)
-        if cache.key_rotation:
-            rotate(q, cache.key_rotation)
-        call = Pass(
-            spec.heads,
-            spec.kv_heads,
-            spec.head_k,
-            spec.head_v,
-            cache.tokens,
-            cache.key_layout,
-            cache.value_layout,
-            start,
-            start + n,
-            spec.window,
-            spec.causal,
-            np.float32(spec.scale),
-            np.float32(spec.cap),
-        )
-        out = np.empty((n, spec.heads * spec.head_v), np.float32)
+        out = np.empty((len(q), spec.heads * spec.head_v), np.float32)
         sinks = _NONE if spec.sinks is None else spec.sinks
-        items = spec.kv_heads * -(-(n * spec.heads // spec.kv_heads) // ROWS)
-        work = n * spec.heads * (start + n) * (spec.head_k + spec.head_v)
-        self._ranges(lambda lo, hi: attend(q, cache.keys, cache.values, sinks, call, out, lo, hi), items, work)
-        if cache.value_rotation:
-            rotate(out, cache.value_rotation)
+        calls: list[Callable[[int, int], None]] = []
+        ends, work = [0], 0  # of each span's items among all
+        for span in spans:
+            cache, rows = span.cache, slice(span.lo, span.hi)
+            n, seen = span.hi - span.lo, span.start + span.hi - span.lo
+            cache.write(k[rows], v[rows], span.start)
+            if cache.key_rotation:
+                rotate(q[rows], cache.key_rotation)
+            calls.append(partial(_attend, q[rows], cache, sinks, _pass(spec, cache, span.start, seen), out[rows]))
+            ends.append(ends[-1] + spec.kv_heads * -(-(n * spec.heads // spec.kv_heads) // ROWS))
+            work += n * spec.heads * seen * (spec.head_k + spec.head_v)
+
+        def function(lo: int, hi: int) -> None:
+            for first, last, call in zip(ends, ends[1:], calls, strict=False):
+                if lo < last and first < hi:
+                    call(max(lo, first) - first, min(hi, last) - first)
+
+        self._ranges(function, ends[-1], work)
+        for span in spans:
+            if span.cache.value_rotation:
+                rotate(out[span.lo : span.hi], span.cache.value_rotation)
         return out
 
     def activate(self, gate: np.ndarray | None, up: np.ndarray, activation: str) -> np.ndarray:
@@ -165,8 +163,8 @@ class CpuOps:
         activations.soft_cap(x.reshape(-1), np.float32(cap))
         return x
 
-    def rows(self, x: np.ndarray, lo: int, hi: int) -> np.ndarray:
-        return x[lo:hi]
+    def pick(self, x: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        return x[rows]
 
     def _ranges(self, function: Callable[[int, int], None], items: int, work: int) -> None:
         """`function` over items, in as many threads as the work is worth."""
@@ -176,6 +174,28 @@ class CpuOps:
         else:
             # Several ranges a thread: later rows of a prompt see more tokens than earlier ones.
             for_ranges(function, items, -(-items // (4 * threads)), threads)
+
+
+def _pass(spec: AttentionSpec, cache: LayerCache, start: int, seen: int) -> Pass:
+    return Pass(
+        spec.heads,
+        spec.kv_heads,
+        spec.head_k,
+        spec.head_v,
+        cache.tokens,
+        cache.key_layout,
+        cache.value_layout,
+        start,
+        seen,
+        spec.window,
+        spec.causal,
+        np.float32(spec.scale),
+        np.float32(spec.cap),
+    )
+
+
+def _attend(q: np.ndarray, cache: LayerCache, sinks: np.ndarray, call: Pass, out: np.ndarray, lo: int, hi: int) -> None:
+    attend(q, cache.keys, cache.values, sinks, call, out, lo, hi)
 
 
 def _gelu(gate: np.ndarray, up: np.ndarray, out: np.ndarray) -> None:

@@ -1,27 +1,54 @@
-"""The cache of a conversation: keys and values of the tokens so far, and which tokens these are."""
+"""The cache of a conversation: what its layers remember of the tokens so far, and which tokens these are."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
 
 from ggufkit.errors import UsageError
 
-__all__ = ["Cache"]
+__all__ = ["Cache", "LayerMemory"]
+
+_MAGIC = b"ggufkit cache 1\n"
+
+
+class LayerMemory(Protocol):
+    """What one layer remembers; `Ops` make and fill it."""
+
+    def prefix(self, n: int) -> list[np.ndarray]:
+        """What it holds of the first `n` tokens."""
+
+    def restore(self, n: int, arrays: Sequence[np.ndarray]) -> None:
+        """Hold what `prefix(n)` of one that was made alike gave.
+
+        Raises
+        ------
+        ValueError : the arrays are others.
+        """
 
 
 class Cache:
     """Room for a number of tokens.
 
+    Parameters
+    ----------
+    make : makes the layers for a number of tokens.
+    length : how many tokens fit.
+    kind : what caches with the same bytes have in common: the model, the backend, the types.
+
     Attributes
     ----------
     layers : one entry per layer, of `Ops.layer_cache`.
-    length : how many tokens fit.
+    length : as given.
     tokens : those that are in it.
     """
 
-    def __init__(self, layers: Sequence[Any], length: int):
-        self.layers = layers
+    def __init__(self, make: Callable[[int], Sequence[Any]], length: int, kind: str = ""):
+        self._make, self.kind = make, kind
+        self.layers = make(length)
         self.length = length
         self.tokens: list[int] = []
 
@@ -53,10 +80,78 @@ class Cache:
 
         The last of `tokens` is always computed: its logits are wanted.
         """
-        kept = 0
-        for old, new in zip(self.tokens, tokens[:-1], strict=False):
-            if old != new:
-                break
-            kept += 1
-        self.truncate(kept)
-        return kept
+        self.truncate(self.common_prefix(tokens[:-1]))
+        return len(self)
+
+    def common_prefix(self, tokens: Sequence[int]) -> int:
+        """How many of `tokens` the cache begins with."""
+        pairs = zip(self.tokens, tokens, strict=False)
+        return next((i for i, (old, new) in enumerate(pairs) if old != new), min(len(self), len(tokens)))
+
+    def copy(self, n: int | None = None, length: int | None = None) -> Cache:
+        """Another cache that holds the first `n` tokens, default all, with room for `length`, default as many as here.
+
+        Raises
+        ------
+        UsageError : the tokens do not fit into `length`.
+        """
+        copied = Cache(self._make, self.length if length is None else length, self.kind)
+        kept = self.tokens[:n]
+        copied.require(len(kept))
+        for old, new in zip(self.layers, copied.layers, strict=True):
+            new.restore(len(kept), old.prefix(len(kept)))
+        copied.tokens = kept
+        return copied
+
+    def save(self) -> bytes:
+        """The cache's contents, for `load` of a cache of the same kind; they are as large as the tokens in it need."""
+        layers = [layer.prefix(len(self)) for layer in self.layers]
+        header = {
+            "kind": self.kind,
+            "tokens": self.tokens,
+            "layers": [[(array.dtype.str, array.shape) for array in arrays] for arrays in layers],
+        }
+        text = json.dumps(header).encode()
+        arrays = [np.ascontiguousarray(array).tobytes() for arrays in layers for array in arrays]
+        return b"".join([_MAGIC, len(text).to_bytes(8, "little"), text, *arrays])
+
+    def load(self, data: bytes) -> None:
+        """Hold what `save` gave; what was in the cache is forgotten.
+
+        Raises
+        ------
+        UsageError : the bytes are damaged, are of another model or of other types, or hold more tokens than fit.
+        """
+        try:
+            tokens, layers = self._parsed(data)
+            self.tokens = []
+            for layer, arrays in zip(self.layers, layers, strict=True):
+                layer.restore(len(tokens), arrays)
+        except (KeyError, TypeError, ValueError) as e:
+            raise UsageError("these bytes are not a saved cache, or not a whole one") from e
+        self.tokens = tokens
+
+    def _parsed(self, data: bytes) -> tuple[list[int], list[list[np.ndarray]]]:
+        start = len(_MAGIC) + 8
+        if not data.startswith(_MAGIC) or len(data) < start:
+            raise ValueError("no magic")
+        at = start + int.from_bytes(data[start - 8 : start], "little")
+        header = json.loads(data[start:at])
+        tokens = header["tokens"]
+        if header["kind"] != self.kind:
+            raise UsageError("the saved cache is of another model, backend or type of keys and values")
+        if not all(type(token) is int for token in tokens):
+            raise ValueError("tokens")
+        if len(tokens) > self.length:
+            raise UsageError(f"the context has room for {self.length} tokens, and the saved one holds {len(tokens)}")
+        layers = []
+        for described in header["layers"]:
+            arrays = []
+            for dtype, shape in described:
+                array = np.frombuffer(data, dtype, int(np.prod(shape)), at).reshape(shape)
+                at += array.nbytes
+                arrays.append(array)
+            layers.append(arrays)
+        if at != len(data):
+            raise ValueError("length")
+        return tokens, layers

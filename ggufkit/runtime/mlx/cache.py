@@ -7,8 +7,10 @@ numbers that the CPU's cache has.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import mlx.core as mx
+import numpy as np
 
 from ggufkit.runtime.kv.types import CacheType, cache_type
 from ggufkit.runtime.ops import AttentionSpec, CacheSpec
@@ -51,6 +53,16 @@ class Stored:
         """What is stored of tokens lo:hi: the numbers, or codes, scales and biases."""
         return [array[:, lo:hi] for array in self._arrays]
 
+    def restore(self, n: int, arrays: Sequence[np.ndarray]) -> None:
+        """Hold what was read of the first `n` tokens of another."""
+        if not n:
+            return
+        self._grow([mx.array(array) for array in arrays], n)
+        for own, saved in zip(self._arrays, arrays, strict=True):
+            if own[:, :n].shape != saved.shape:
+                raise ValueError("another cache's")
+            own[:, :n] = mx.array(saved)
+
     @property
     def arrays(self) -> list[mx.array]:
         return self._arrays
@@ -62,6 +74,14 @@ class LayerCache:
     def __init__(self, spec: AttentionSpec, types: CacheSpec):
         self.keys = Stored(types.keys, spec.kv_heads, spec.head_k, values=False)
         self.values = Stored(types.values, spec.kv_heads, spec.head_v, values=True)
+
+    def prefix(self, n: int) -> list[np.ndarray]:
+        return [np.array(array) for stored in (self.keys, self.values) for array in stored.read(0, n)]
+
+    def restore(self, n: int, arrays: Sequence[np.ndarray]) -> None:
+        half = len(arrays) if not n else 3 if self.keys.type.quantized else 1
+        self.keys.restore(n, arrays[:half])
+        self.values.restore(n, arrays[half:])
 
 
 def rotated(x: mx.array, length: int) -> mx.array:

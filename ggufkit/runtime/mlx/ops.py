@@ -15,7 +15,7 @@ import numpy as np
 from ggufkit.errors import ArchitectureError
 from ggufkit.runtime.mlx.cache import LayerCache, Stored, rotated
 from ggufkit.runtime.mlx.weight import Weight, load_weight
-from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Experts, Linear, Norm
+from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Experts, Linear, Norm, Span
 from ggufkit.tensors.tensor import Tensor
 
 __all__ = ["MlxOps"]
@@ -66,27 +66,11 @@ class MlxOps:
             self._angles = mx.array(table[0])[:, None], mx.array(table[1])[:, None]  # (n, 1, pairs) each
         return _rope(x.reshape(len(x), heads, -1), *self._angles, style == "neox").reshape(x.shape)
 
-    def attention(
-        self, q: mx.array, k: mx.array, v: mx.array, cache: LayerCache, start: int, spec: AttentionSpec
-    ) -> mx.array:
-        n, end = len(q), start + len(q)
-        cache.keys.write(_by_head(k, spec.kv_heads), start)
-        cache.values.write(_by_head(v, spec.kv_heads), start)
-        if n > 1:
-            mx.async_eval(cache.keys.arrays, cache.values.arrays)
-        # Earlier tokens than the first query's window are seen by none.
-        first = max(0, start - spec.window + 1) if spec.window else 0
-        mask = None if n == 1 or not (spec.causal or spec.window) else _mask(start, n, first, spec)
-        q = _by_head(q, spec.heads)
-        if cache.keys.rotation:
-            q = rotated(q, cache.keys.rotation)
-        if not (cache.keys.type.quantized or cache.values.type.quantized or spec.cap):
-            found = _fast_attention(q, cache, first, end, mask, spec)
-        else:
-            found = _slow_attention(q, cache, first, end, mask, spec)
-        if cache.values.rotation:
-            found = rotated(found, cache.values.rotation)
-        return mx.swapaxes(found, 0, 1).reshape(n, -1)
+    def attention(self, q: mx.array, k: mx.array, v: mx.array, spans: Sequence[Span], spec: AttentionSpec) -> mx.array:
+        if len(spans) == 1:
+            return _attention(q, k, v, spans[0], spec)
+        parts = [_attention(q[s.lo : s.hi], k[s.lo : s.hi], v[s.lo : s.hi], s, spec) for s in spans]
+        return mx.concatenate(parts)
 
     def activate(self, gate: mx.array | None, up: mx.array, activation: str) -> mx.array:
         function = _ACTIVATIONS.get(activation)
@@ -120,8 +104,8 @@ class MlxOps:
     def soft_cap(self, x: mx.array, cap: float) -> mx.array:
         return mx.tanh(x / cap) * cap
 
-    def rows(self, x: mx.array, lo: int, hi: int) -> mx.array:
-        return x[lo:hi]
+    def pick(self, x: mx.array, rows: np.ndarray) -> mx.array:
+        return x[mx.array(rows)]
 
 
 # -- rotary positions -------------------------------------------------------------------------------------
@@ -143,6 +127,29 @@ def _rope(x: mx.array, cos: mx.array, sin: mx.array, halves: bool) -> mx.array:
 
 
 # -- attention --------------------------------------------------------------------------------------------
+
+
+def _attention(q: mx.array, k: mx.array, v: mx.array, span: Span, spec: AttentionSpec) -> mx.array:
+    """Of one conversation: q, k, v are its rows."""
+    n, start, cache = len(q), span.start, span.cache
+    end = start + n
+    cache.keys.write(_by_head(k, spec.kv_heads), start)
+    cache.values.write(_by_head(v, spec.kv_heads), start)
+    if n > 1:
+        mx.async_eval(cache.keys.arrays, cache.values.arrays)
+    # Earlier tokens than the first query's window are seen by none.
+    first = max(0, start - spec.window + 1) if spec.window else 0
+    mask = None if n == 1 or not (spec.causal or spec.window) else _mask(start, n, first, spec)
+    q = _by_head(q, spec.heads)
+    if cache.keys.rotation:
+        q = rotated(q, cache.keys.rotation)
+    if not (cache.keys.type.quantized or cache.values.type.quantized or spec.cap):
+        found = _fast_attention(q, cache, first, end, mask, spec)
+    else:
+        found = _slow_attention(q, cache, first, end, mask, spec)
+    if cache.values.rotation:
+        found = rotated(found, cache.values.rotation)
+    return mx.swapaxes(found, 0, 1).reshape(n, -1)
 
 
 def _by_head(x: mx.array, heads: int) -> mx.array:

@@ -1,0 +1,147 @@
+"""Several conversations in one pass over the weights.
+
+    caches = [model.new_cache(512) for _ in prompts]
+    logits = model.step([Piece(cache, tokens) for cache, tokens in zip(caches, prompts)])      # of any length each
+    logits = model.step([Piece(cache, [token]) for cache, token in zip(caches, drawn)])        # a token of each
+    logits = model.step([Piece(caches[0], [token]), Piece(caches[1], more_of_its_prompt, None)])
+
+The rows of a pass are the pieces' tokens one after the other:
+
+    tokens      a a a a b c c c       matrices meet all rows at once
+    positions   0 1 2 3 9 4 5 6       rope turns each by its own
+    spans       └─────┘ ╵ └───┘       attention reads each one's own cache
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ggufkit.errors import UsageError
+from ggufkit.runtime.forward import hidden_states, logits
+from ggufkit.runtime.kv.cache import Cache
+from ggufkit.runtime.ops import Span
+
+if TYPE_CHECKING:
+    from ggufkit.runtime.model import Model
+
+__all__ = ["LIMIT", "Piece", "hidden", "step"]
+
+# Tokens that go through the layers together: more fill memory with activations and are no faster.
+LIMIT = 512
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Tokens of one conversation.
+
+    Attributes
+    ----------
+    cache : what they follow, and are put into.
+    tokens : (n,) whole numbers, at least one.
+    logits : of the ``"last"`` token, of ``"all"``, of the last so many, or of None.
+    """
+
+    cache: Cache
+    tokens: Sequence[int] | np.ndarray
+    logits: str | int | None = "last"
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A part of a piece in a pass: its tokens, and how many logits of the last of them are wanted."""
+
+    piece: int
+    cache: Cache
+    tokens: np.ndarray
+    wanted: int
+
+
+def step(model: Model, pieces: Sequence[Piece]) -> list[np.ndarray]:
+    """Run the pieces together, and put their tokens into their caches.
+
+    Returns
+    -------
+    of each piece an array of shape (vocabulary,) for ``"last"``, else (n, vocabulary), float32
+
+    Raises
+    ------
+    UsageError : there are no tokens, one is no token of this model, they do not fit into a cache, or two pieces share
+        one. Nothing is computed then.
+    """
+    checked = [model.checked(piece.tokens) for piece in pieces]
+    if len({id(piece.cache) for piece in pieces}) < len(pieces):
+        raise UsageError("two pieces of a batch have the same cache")
+    for piece, tokens in zip(pieces, checked, strict=True):
+        piece.cache.require(len(tokens))
+    found: list[list[np.ndarray]] = [[np.empty((0, model.vocabulary), np.float32)] for _ in pieces]
+    for runs in _passes(pieces, checked):
+        x = hidden(model, [(run.cache, run.tokens) for run in runs])
+        ends = np.cumsum([len(run.tokens) for run in runs])
+        rows = np.concatenate([np.arange(end - run.wanted, end) for run, end in zip(runs, ends, strict=True)])
+        if not rows.size:
+            continue
+        scores = model.ops.numpy(logits(model.ops, model.hyper, model.weights, model.ops.pick(x, rows)))
+        for run in runs:
+            found[run.piece].append(scores[: run.wanted])
+            scores = scores[run.wanted :]
+    results = [parts[1] if len(parts) == 2 else np.concatenate(parts) for parts in found]
+    return [x[0] if piece.logits == "last" else x for x, piece in zip(results, pieces, strict=True)]
+
+
+def _passes(pieces: Sequence[Piece], checked: Sequence[np.ndarray]) -> Iterator[list[_Run]]:
+    """The pieces cut into passes of at most `LIMIT` tokens."""
+    runs: list[_Run] = []
+    room = LIMIT
+    for number, (piece, tokens) in enumerate(zip(pieces, checked, strict=True)):
+        count = {"last": 1, "all": len(tokens), None: 0}.get(piece.logits, piece.logits)  # type: ignore[call-overload]
+        first, lo = max(0, len(tokens) - int(count)), 0
+        while lo < len(tokens):
+            hi = min(len(tokens), lo + room)
+            runs.append(_Run(number, piece.cache, tokens[lo:hi], hi - max(lo, min(first, hi))))
+            room -= hi - lo
+            if not room:
+                yield runs
+                runs, room = [], LIMIT
+            lo = hi
+    if runs:
+        yield runs
+
+
+def hidden(model: Model, runs: Sequence[tuple[Cache, np.ndarray]]) -> Any:
+    """What the last block gives for the tokens of each cache, and the tokens put into it: (n, width)."""
+    starts = [len(cache) for cache, _ in runs]
+    ends = np.cumsum([len(tokens) for _, tokens in runs]).tolist()
+    spans = [
+        Span(end - len(tokens), end, start, cache.layers)
+        for (cache, tokens), start, end in zip(runs, starts, ends, strict=True)
+    ]
+    positions = [np.arange(start, start + len(t), dtype=np.int32) for (_, t), start in zip(runs, starts, strict=True)]
+    x = hidden_states(
+        model.ops,
+        model.hyper,
+        model.weights,
+        model.graph.rope,
+        _joined([tokens for _, tokens in runs]),
+        _joined(positions),
+        (_angles(model, False, runs), _angles(model, True, runs)),
+        spans,
+    )
+    for cache, tokens in runs:
+        cache.tokens.extend(tokens.tolist())
+    return x
+
+
+def _angles(model: Model, local: bool, runs: Sequence[tuple[Cache, np.ndarray]]) -> Any:
+    """Cosines and sines for the rows of a pass, (n, pairs) each; None without rope."""
+    parts = [model.angles(local, len(cache), len(tokens), cache.length) for cache, tokens in runs]
+    if len(parts) == 1 or parts[0] is None:
+        return parts[0]
+    return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+
+
+def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
