@@ -10,7 +10,7 @@ Kernels release the GIL, follow IEEE 754 to the letter (no fast-math, NumPy's di
 Numba notices an edit of the file that defines a kernel but not of a helper inlined from another file, so the name
 of a module's cache folder carries a hash of the sources that it imports from, of the CPU and of Numba's version.
 
-Environment: NUMBA_CACHE_DIR overrides the folder; NUMBA_CPU_NAME and NUMBA_CPU_FEATURES choose another target.
+Environment: NUMBA_CACHE_DIR overrides the folder; `cpu` says what chooses another target.
 """
 
 from __future__ import annotations
@@ -31,9 +31,12 @@ from typing import Any, TypeVar
 import llvmlite.binding as llvm
 import numba
 from numba.core import config, event
+from numba.core.registry import cpu_target
 from numba.core.types.misc import unliteral
 
-__all__ = ["CPU_FEATURES", "cache_folder", "helper", "inlined", "kernel", "maker", "specialised"]
+from ggufkit.kernels.cpu import Cpu, this_cpu
+
+__all__ = ["CPU", "CPU_FEATURES", "cache_folder", "helper", "inlined", "kernel", "maker", "specialised"]
 
 _KERNEL: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 _MAKER: dict[str, Any] = {**_KERNEL, "no_cpython_wrapper": True}
@@ -51,17 +54,19 @@ _IMPORTS = re.compile(r"^\s*from ggufkit\.((?:evaluate|formats|kernels|runtime)[
 _PACKAGE = Path(__file__).parent.parent
 
 
-def _cpu_features() -> frozenset[str]:
-    """LLVM's names of what the target CPU can do ("avx2", "f16c", "dotprod", …)."""
-    if config.CPU_FEATURES is not None:
-        return frozenset(f[1:] for f in config.CPU_FEATURES.split(",") if f.startswith("+"))
-    if config.CPU_NAME is not None and llvm.get_host_cpu_name() != config.CPU_NAME:
-        # A named CPU: kernels choose their portable bodies, LLVM its instructions.
-        return frozenset()
-    return frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)
+def _tell_llvm(cpu: Cpu) -> frozenset[str]:
+    """Have LLVM use what it did not see of the CPU; gives what kernels may use."""
+    if not cpu.unseen:
+        return cpu.features
+    if "_toplevel_target_context" in vars(cpu_target):  # someone compiled already: too late
+        return cpu.features - cpu.unseen
+    seen = [llvm.get_host_cpu_features().flatten()] if llvm.get_host_cpu_features() else []
+    config.CPU_FEATURES = ",".join(seen + sorted(f"+{feature}" for feature in cpu.unseen))
+    return cpu.features
 
 
-CPU_FEATURES = _cpu_features()
+CPU = this_cpu(config.CPU_NAME, config.CPU_FEATURES)
+CPU_FEATURES = _tell_llvm(CPU)  # LLVM's names of what the target can do ("avx2", "f16c", "dotprod", …)
 
 
 def cache_folder(source: str) -> Path:
@@ -87,8 +92,8 @@ def _hash_of(source: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(sources):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    cpu = config.CPU_NAME or llvm.get_host_cpu_name()
-    for part in (numba.__version__, cpu, config.CPU_FEATURES or "", *sorted(CPU_FEATURES)):
+    bodies = os.environ.get("GGUFKIT_BODIES", "")
+    for part in (numba.__version__, CPU.name, config.CPU_FEATURES or "", *sorted(CPU_FEATURES), bodies):
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()[:16]
 
@@ -225,12 +230,7 @@ class _SayOnce(event.Listener):
     def on_start(self, event: event.Event) -> None:
         if _is_ours(event):
             numba.core.event.unregister("numba:compile", self)
-            cpu = config.CPU_NAME or llvm.get_host_cpu_name()
-            print(
-                f"ggufkit: compiling kernels for {cpu}, once; later runs load them",
-                file=sys.stderr,
-                flush=True,
-            )
+            print(f"ggufkit: compiling kernels for {CPU.name}, once; later runs load them", file=sys.stderr, flush=True)
 
     def on_end(self, event: event.Event) -> None:
         pass

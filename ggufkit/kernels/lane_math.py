@@ -1,4 +1,4 @@
-"""Functions of float32 lanes that need no fixed bits: multiply-add, exp, tanh; and floats at any byte.
+"""Functions of float32 lanes that need no fixed bits: exp, tanh; and floats at any byte.
 
 These are for running models, where the last bit is free; encoders use `lanes` alone.
 """
@@ -6,34 +6,14 @@ These are for running models, where the last bit is free; encoders use `lanes` a
 from __future__ import annotations
 
 import numpy as np
-from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import types
 from numba.extending import intrinsic
 
-from ggufkit.kernels.jit import CPU_FEATURES, inlined
-from ggufkit.kernels.lanes import LANES, bits_f32, f32x16, maximum, minimum, nearest_int, splat, to_i32
+from ggufkit.kernels.jit import inlined
+from ggufkit.kernels.lanes import bits_f32, f32x16, maximum, minimum, multiply_add, nearest_int, splat, to_i32
+from ggufkit.kernels.lanes.emit import address, read, write
 
-__all__ = ["exp", "load_float", "multiply_add", "store_float", "sum_lanes", "swap_neighbours", "tanh"]
-
-_FUSED = "fma" in CPU_FEATURES or "neon" in CPU_FEATURES or "fp-armv8" in CPU_FEATURES
-
-
-@intrinsic
-def multiply_add(typingctx, x, y, z):
-    """`x y + z`, in one rounding where the CPU has an instruction for it, else in two."""
-
-    def emit(ctx, b, sig, args):
-        if not _FUSED:
-            return b.fadd(b.fmul(args[0], args[1]), args[2])
-        kind = ir.FunctionType(f32x16.llvm, [f32x16.llvm] * 3)
-        return b.call(cgutils.get_or_insert_function(b.module, kind, "llvm.fma.v16f32"), args)
-
-    return f32x16(f32x16, f32x16, f32x16), emit
-
-
-def _pointer(ctx, b, array_type, array, index):
-    data = ctx.make_array(array_type)(ctx, b, array).data
-    return b.bitcast(b.gep(data, [index]), f32x16.llvm.as_pointer())
+__all__ = ["exp", "load_float", "store_float", "tanh"]
 
 
 @intrinsic
@@ -41,9 +21,7 @@ def load_float(typingctx, data, at):
     """Sixteen float32 from byte `at` of an array of bytes."""
 
     def emit(ctx, b, sig, args):
-        value = b.load(_pointer(ctx, b, sig.args[0], args[0], args[1]))
-        value.align = 1
-        return value
+        return read(b, address(ctx, b, sig.args[0], args[0], args[1], f32x16.llvm))
 
     return f32x16(data, types.intp), emit
 
@@ -53,36 +31,10 @@ def store_float(typingctx, data, at, value):
     """Write sixteen float32 from byte `at` of an array of bytes on."""
 
     def emit(ctx, b, sig, args):
-        b.store(args[2], _pointer(ctx, b, sig.args[0], args[0], args[1])).align = 1
+        write(b, args[2], address(ctx, b, sig.args[0], args[0], args[1], f32x16.llvm))
         return ctx.get_dummy_value()
 
     return types.void(data, types.intp, f32x16), emit
-
-
-@intrinsic
-def sum_lanes(typingctx, x):
-    """The sum of the lanes, a scalar: pairs first."""
-
-    def emit(ctx, b, sig, args):
-        value = args[0]
-        undefined = ir.Constant(f32x16.llvm, ir.Undefined)
-        for half in (8, 4, 2, 1):
-            order = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [(k + half) % LANES for k in range(LANES)])
-            value = b.fadd(value, b.shuffle_vector(value, undefined, order))
-        return b.extract_element(value, ir.Constant(ir.IntType(32), 0))
-
-    return types.float32(f32x16), emit
-
-
-@intrinsic
-def swap_neighbours(typingctx, x):
-    """Lanes 1, 0, 3, 2, …"""
-
-    def emit(ctx, b, sig, args):
-        order = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [k ^ 1 for k in range(LANES)])
-        return b.shuffle_vector(args[0], ir.Constant(f32x16.llvm, ir.Undefined), order)
-
-    return f32x16(f32x16), emit
 
 
 # eˣ = 2ⁿ eʳ with n the integer next to x / ln 2 and |r| ≤ ln 2 / 2. ln 2 is subtracted in two parts, of which the

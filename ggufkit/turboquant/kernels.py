@@ -14,8 +14,20 @@ import numpy as np
 from ggufkit.kernels.blocks import read_half, write_half
 from ggufkit.kernels.hadamard import transform
 from ggufkit.kernels.jit import inlined, kernel, specialised
-from ggufkit.kernels.lane_math import multiply_add, sum_lanes
-from ggufkit.kernels.lanes import fabs, flat, gather, load, permute, select, splat, store, to_i32, view
+from ggufkit.kernels.lanes import (
+    fabs,
+    flat,
+    gather,
+    load,
+    multiply_add,
+    permute,
+    select,
+    splat,
+    store,
+    sum_lanes,
+    to_i32,
+    view,
+)
 from ggufkit.turboquant.planes import pack, unpack
 
 __all__ = ["Code", "Kernels", "encode_row", "kernels_of", "level_of", "turn"]

@@ -20,8 +20,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ggufkit.kernels.jit import inlined, kernel
-from ggufkit.kernels.lane_math import exp, multiply_add, sum_lanes, tanh
-from ggufkit.kernels.lanes import highest, lane_numbers, load, maximum, select, splat, store
+from ggufkit.kernels.lane_math import exp, tanh
+from ggufkit.kernels.lanes import highest, lane_numbers, load, maximum, multiply_add, select, splat, store, sum_lanes
 from ggufkit.runtime.cpu.planes import read_keys, read_values
 
 __all__ = ["ROWS", "Pass", "attend"]

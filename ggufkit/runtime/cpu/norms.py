@@ -8,8 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from ggufkit.kernels.jit import kernel
-from ggufkit.kernels.lane_math import multiply_add, swap_neighbours
-from ggufkit.kernels.lanes import load, splat, store
+from ggufkit.kernels.lanes import load, multiply_add, splat, store, swap_neighbours
 
 __all__ = ["layer_norm", "rms_norm", "rope_neox", "rope_norm"]
 

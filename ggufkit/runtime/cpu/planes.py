@@ -23,8 +23,8 @@ import numpy as np
 
 from ggufkit.kernels.blocks import read_half_lanes, write_half
 from ggufkit.kernels.jit import helper, inlined, kernel
-from ggufkit.kernels.lane_math import load_float, multiply_add
-from ggufkit.kernels.lanes import lane_numbers, load, load_half, splat, store, to_f32
+from ggufkit.kernels.lane_math import load_float
+from ggufkit.kernels.lanes import lane_numbers, load, load_half, multiply_add, splat, store, to_f32
 from ggufkit.runtime.kv.types import CacheType
 
 __all__ = ["key_bytes", "layout_of", "read_keys", "read_values", "value_bytes", "write_keys", "write_values"]

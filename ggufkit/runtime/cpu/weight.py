@@ -60,7 +60,7 @@ class Activations:
         if key not in self._planes:
             self._planes[key] = quantize(self.x, *key)
         planes = self._planes[key]
-        if product.offset is None or alone:
+        if not product.offset or alone:
             return planes.levels, planes.scales, planes.sums
         return planes.levels, planes.scales, self._starts(planes, (*key, product.offset))
 

@@ -20,7 +20,7 @@ import numpy as np
 from ggufkit.formats.codec import frozen
 from ggufkit.formats.tiles import nearest_wrapped
 from ggufkit.kernels.blocks import finite_level
-from ggufkit.kernels.dot import TOKENS, sum_lanes
+from ggufkit.kernels.dot import TOKENS
 from ggufkit.kernels.jit import helper, kernel
 from ggufkit.kernels.lanes import (
     LANES,
@@ -35,6 +35,7 @@ from ggufkit.kernels.lanes import (
     nearest_int,
     splat,
     store,
+    sum_lanes,
     to_i32,
     total,
 )

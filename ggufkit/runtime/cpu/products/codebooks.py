@@ -6,14 +6,24 @@ import numpy as np
 
 from ggufkit.formats.iquants.iq4 import LEVELS
 from ggufkit.formats.microscale import DOUBLED
-from ggufkit.kernels.dot import half_at, load_exponents, load_halves, load_nibbles, lookup_bytes, store_bytes, word_at
+from ggufkit.kernels.dot import (
+    MIDDLE,
+    WIDE,
+    half_at,
+    load_exponents,
+    load_halves,
+    load_nibbles,
+    lookup_bytes,
+    store_bytes,
+    word_at,
+)
 from ggufkit.kernels.jit import inlined
 from ggufkit.kernels.lanes import lane_numbers, splat, to_f32
 from ggufkit.runtime.cpu.products.loops import products_of
 
-_OFFSET = 128
-_IQ4 = (LEVELS + _OFFSET).astype(np.uint8)
-_E2M1 = (DOUBLED + _OFFSET).astype(np.uint8)
+_IQ4 = (LEVELS + MIDDLE).astype(np.uint8)
+_LARGEST = 12  # of E2M1, doubled
+_E2M1 = (DOUBLED + _LARGEST).astype(np.uint8)
 
 
 @inlined
@@ -45,7 +55,7 @@ def mxfp4_unpack(data, at, last, U):
 
 
 PRODUCTS = {
-    "IQ4_NL": products_of("IQ4_NL", __file__, iq4_nl_unpack, form="Q8_0", offset=_OFFSET),
-    "IQ4_XS": products_of("IQ4_XS", __file__, iq4_xs_unpack, form="Q8_K", offset=_OFFSET),
-    "MXFP4": products_of("MXFP4", __file__, mxfp4_unpack, form="Q8_0", offset=_OFFSET),
+    "IQ4_NL": products_of("IQ4_NL", __file__, iq4_nl_unpack, form="Q8_0", top=WIDE, offset=MIDDLE),
+    "IQ4_XS": products_of("IQ4_XS", __file__, iq4_xs_unpack, form="Q8_K", top=WIDE, offset=MIDDLE),
+    "MXFP4": products_of("MXFP4", __file__, mxfp4_unpack, form="Q8_0", top=2 * _LARGEST, offset=_LARGEST),
 }

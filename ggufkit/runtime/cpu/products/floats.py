@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ggufkit.kernels.dot import PANELS, TOKENS, add_products, fma, prefetch, sum_lanes, zero_tile
+from ggufkit.kernels.dot import PANELS, TOKENS, add_products, prefetch, zero_tile
 from ggufkit.kernels.jit import inlined, specialised
 from ggufkit.kernels.lanes import (
     LANES,
@@ -20,8 +20,10 @@ from ggufkit.kernels.lanes import (
     lane,
     load,
     load_half,
+    multiply_add,
     splat,
     store,
+    sum_lanes,
     transpose,
 )
 from ggufkit.kernels.shares import take
@@ -51,10 +53,10 @@ def vector(turn, data, rows, x, out):
             for i in range(0, whole, 64):
                 for k in range(0, 64 * weights.itemsize, 64):
                     prefetch(data, (at + i) * weights.itemsize + AHEAD + k)
-                a = fma(lanes_at(weights, at + i), load(values, i), a)
-                b = fma(lanes_at(weights, at + i + 16), load(values, i + 16), b)
-                c = fma(lanes_at(weights, at + i + 32), load(values, i + 32), c)
-                d = fma(lanes_at(weights, at + i + 48), load(values, i + 48), d)
+                a = multiply_add(lanes_at(weights, at + i), load(values, i), a)
+                b = multiply_add(lanes_at(weights, at + i + 16), load(values, i + 16), b)
+                c = multiply_add(lanes_at(weights, at + i + 32), load(values, i + 32), c)
+                d = multiply_add(lanes_at(weights, at + i + 48), load(values, i + 48), d)
             rest = _ZERO
             for i in range(whole, cols):
                 rest += one_at(weights, at + i) * values[i]

@@ -95,9 +95,9 @@ def q6_k_unpack(data, at, last, U):
 
 
 PRODUCTS = {
-    "Q2_K": products_of("Q2_K", __file__, q2_k_unpack, form="Q8_K", group=16),
-    "Q3_K": products_of("Q3_K", __file__, q3_k_unpack, form="Q8_K", group=16, offset=4),
-    "Q4_K": products_of("Q4_K", __file__, q4_k_unpack, form="Q8_K"),
-    "Q5_K": products_of("Q5_K", __file__, q5_k_unpack, form="Q8_K"),
-    "Q6_K": products_of("Q6_K", __file__, q6_k_unpack, form="Q8_K", group=16, offset=32),
+    "Q2_K": products_of("Q2_K", __file__, q2_k_unpack, form="Q8_K", top=3, group=16),
+    "Q3_K": products_of("Q3_K", __file__, q3_k_unpack, form="Q8_K", top=7, group=16, offset=4),
+    "Q4_K": products_of("Q4_K", __file__, q4_k_unpack, form="Q8_K", top=15),
+    "Q5_K": products_of("Q5_K", __file__, q5_k_unpack, form="Q8_K", top=31),
+    "Q6_K": products_of("Q6_K", __file__, q6_k_unpack, form="Q8_K", top=63, group=16, offset=32),
 }

@@ -7,7 +7,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from ggufkit.kernels.dot import bits_bytes, load_halves, load_nibbles, load_pair, store_bytes, word_at
+from ggufkit.kernels.dot import (
+    MIDDLE,
+    WIDE,
+    bits_bytes,
+    flip,
+    load_halves,
+    load_nibbles,
+    load_pair,
+    store_bytes,
+    word_at,
+)
 from ggufkit.kernels.jit import inlined
 from ggufkit.kernels.lanes import splat
 from ggufkit.runtime.cpu.products.loops import products_of
@@ -55,18 +65,16 @@ def q5_1_unpack(data, at, last, U):
 
 @inlined
 def q8_0_unpack(data, at, last, U):
-    """The sign bit flipped: level + 128."""
-    flip = splat(np.int32(-0x7F7F7F80))
     for j in range(0, 8, 2):
         first, second = min(at + 34 * j, last), min(at + 34 * (j + 1), last)
-        store_bytes(U, 32 * j, load_pair(data, first + 2, second + 2) ^ flip)
+        store_bytes(U, 32 * j, flip(load_pair(data, first + 2, second + 2)))
     return load_halves(data, at, 34, last), splat(np.float32(0))
 
 
 PRODUCTS = {
-    "Q4_0": products_of("Q4_0", __file__, q4_0_unpack, form="Q8_0", offset=8),
-    "Q4_1": products_of("Q4_1", __file__, q4_1_unpack, form="Q8_0"),
-    "Q5_0": products_of("Q5_0", __file__, q5_0_unpack, form="Q8_0", offset=16),
-    "Q5_1": products_of("Q5_1", __file__, q5_1_unpack, form="Q8_0"),
-    "Q8_0": products_of("Q8_0", __file__, q8_0_unpack, form="Q8_0", offset=128),
+    "Q4_0": products_of("Q4_0", __file__, q4_0_unpack, form="Q8_0", top=15, offset=8),
+    "Q4_1": products_of("Q4_1", __file__, q4_1_unpack, form="Q8_0", top=15),
+    "Q5_0": products_of("Q5_0", __file__, q5_0_unpack, form="Q8_0", top=31, offset=16),
+    "Q5_1": products_of("Q5_1", __file__, q5_1_unpack, form="Q8_0", top=31),
+    "Q8_0": products_of("Q8_0", __file__, q8_0_unpack, form="Q8_0", top=WIDE, offset=MIDDLE),
 }

@@ -1,12 +1,14 @@
 """The loops around `unpack`: one row of activations, or many, times rows of blocks.
 
-Names in capitals, `unpack` and `dot_tile` are given by the format (see `specialised`):
+Names in capitals and those below are given by the format (see `specialised`):
 
     unpack(data, at, last, U)    a unit from byte `at` on: levels to U, scales and mins in lanes.
                                  `last` is where the row's last block starts
     BLOCK, BYTES     columns and bytes of a block of the format
     GROUP            weights that share a scale: 16 or 32
     OFFSET           the level that means zero, or -1 if groups have mins
+    begin            what sums of products start with: what OFFSET takes off, or nothing
+    dot, tile        products of weights of its range (see `kernels.dot.bodies`)
 
 Threads that call a kernel with the same `turn` share its rows: each takes some when it has done its last (see
 `kernels.threads`). Every output is made by one thread from start to end, so the bytes do not depend on who
@@ -31,22 +33,21 @@ from ggufkit.formats.table import format_by_name
 from ggufkit.kernels.dot import (
     PANELS,
     TOKENS,
+    WIDE,
     add_scaled,
     dot_bytes,
-    dot_tile_16,
-    dot_tile_32,
-    fma,
+    dot_tile,
+    dot_wide,
     load_bytes,
     prefetch,
     spread_2,
     spread_4,
     store_tile,
     subtract_scaled,
-    sum_lanes,
     zero_tile,
 )
 from ggufkit.kernels.jit import helper, inlined, specialised
-from ggufkit.kernels.lanes import LANES, load, splat, store, to_f32, transpose
+from ggufkit.kernels.lanes import LANES, load, multiply_add, splat, store, sum_lanes, to_f32, transpose
 from ggufkit.kernels.shares import take
 from ggufkit.runtime.cpu.products import UNIT, Product
 
@@ -60,7 +61,9 @@ _ZERO = np.float32(0)
 # Bound by each format.
 BLOCK = BYTES = GROUP = OFFSET = 0
 unpack: Any = None
-dot_tile: Any = None
+begin: Any = None
+dot: Any = None
+tile: Any = None
 
 
 @inlined
@@ -82,7 +85,8 @@ def vector(turn, data, rows, levels, scales, sums, out):
     x, result, groups = levels.reshape(-1), out.reshape(-1), UNIT // GROUP
     U = np.zeros(UNIT, np.uint8)
     start = np.empty(x.size // 4, np.int32)
-    _start_lanes(x, max(OFFSET, 0), start)
+    if OFFSET > 0:
+        _start_lanes(x, OFFSET, start)
     grain = share(turn, rows, blocks * BYTES)
     first = take(turn, grain)
     while first < rows:
@@ -91,17 +95,22 @@ def vector(turn, data, rows, levels, scales, sums, out):
             a = b = c = d = low = splat(_ZERO)
             for u in range(units):
                 at, last = (r * blocks + u * (UNIT // BLOCK)) * BYTES, (r * blocks + blocks - 1) * BYTES
-                for i in range(0, UNIT // BLOCK * BYTES, 64):
-                    prefetch(data, at + AHEAD + i)
+                for k in range(0, UNIT // BLOCK * BYTES, 64):
+                    prefetch(data, at + AHEAD + k)
                 scale, least = unpack(data, at, last, U)
                 scale = scale * load(scales, u * groups)
                 quarters = spread_2(scale) if GROUP == 32 else spread_4(scale)
-                a = _add_dots(U, 0, x, u * UNIT, start, quarters[0], a)
-                b = _add_dots(U, 64, x, u * UNIT, start, quarters[1], b)
-                c = _add_dots(U, 128, x, u * UNIT, start, quarters[2], c)
-                d = _add_dots(U, 192, x, u * UNIT, start, quarters[3], d)
+                i, q = u * UNIT, u * QUADS
+                dots = dot(begin(start, q), load_bytes(U, 0), load_bytes(x, i))
+                a = multiply_add(to_f32(dots), quarters[0], a)
+                dots = dot(begin(start, q + 16), load_bytes(U, 64), load_bytes(x, i + 64))
+                b = multiply_add(to_f32(dots), quarters[1], b)
+                dots = dot(begin(start, q + 32), load_bytes(U, 128), load_bytes(x, i + 128))
+                c = multiply_add(to_f32(dots), quarters[2], c)
+                dots = dot(begin(start, q + 48), load_bytes(U, 192), load_bytes(x, i + 192))
+                d = multiply_add(to_f32(dots), quarters[3], d)
                 if OFFSET < 0:
-                    low = fma(least, load(sums, u * groups), low)
+                    low = multiply_add(least, load(sums, u * groups), low)
             result[r] = sum_lanes((a + b) + (c + d)) - sum_lanes(low)
         grain = share(turn, rows, blocks * BYTES)
         first = take(turn, grain)
@@ -116,17 +125,20 @@ def _start_lanes(x, offset, start):
 
 
 @inlined
-def _add_dots(U, i, x, at, start, scale, total):
-    """Columns i … i + 63 of a unit: each lane's dot product with its group's scale."""
-    dots = dot_bytes(load(start, (at + i) // 4), load_bytes(U, i), load_bytes(x, at + i))
-    return fma(to_f32(dots), scale, total)
+def _start_at(start, at):
+    return load(start, at)
+
+
+@inlined
+def _start_none(start, at):
+    return splat(np.int32(0))
 
 
 def matrix(turn, data, rows, levels, scales, sums, out):
     """out[t, r] = row r · x[t]. levels: (tokens, cols) int8, tokens a multiple of TOKENS; out: (n, rows) float32.
 
-    scales: float32 as in `vector`; sums: float32 (scale · sum of levels) if groups have mins, otherwise int32
-    (-OFFSET · sum of levels).
+    scales: float32 as in `vector`; sums: float32 (scale · sum of levels) if groups have mins, int32 (-OFFSET · sum of
+    levels) if OFFSET is above 0, and not read if it is 0.
     """
     units, blocks = levels.shape[1] // UNIT, data.size // (rows * BYTES)
     stride = units * (UNIT // GROUP)  # groups of a row
@@ -135,7 +147,6 @@ def matrix(turn, data, rows, levels, scales, sums, out):
     W = np.empty(grain * units * QUADS, np.int32)
     scales_of, mins_of = np.empty(grain * units * LANES, np.float32), np.empty(grain * units * LANES, np.float32)
     U, S, M = np.zeros(LANES * UNIT, np.uint8), np.zeros(LANES * LANES, np.float32), np.zeros(LANES * LANES, np.float32)
-    none = np.zeros(TOKENS, np.int32)
     x, edge = levels.reshape(-1).view(np.int32), np.empty(TOKENS * panel_rows, np.float32)
     first = take(turn, grain)
     while first < rows:
@@ -165,10 +176,7 @@ def matrix(turn, data, rows, levels, scales, sums, out):
                         s = (p * units + u) * LANES * LANES + g * LANES
                         xw = (t * units + u) * QUADS + g * (GROUP // 4)
                         xs = t * stride + u * (UNIT // GROUP) + g
-                        if OFFSET < 0:
-                            dots = dot_tile(W, w, units * QUADS * LANES, x, xw, units * QUADS, none, 0, 1)
-                        else:
-                            dots = dot_tile(W, w, units * QUADS * LANES, x, xw, units * QUADS, sums, xs, stride)
+                        dots = tile(W, w, units * QUADS * LANES, x, xw, units * QUADS, sums, xs, stride)
                         totals = add_scaled(totals, dots, scales_of, s, units * LANES * LANES, scales, xs, stride)
                         if OFFSET < 0:
                             totals = subtract_scaled(totals, mins_of, s, units * LANES * LANES, sums, xs, stride)
@@ -190,13 +198,22 @@ def put_tile(totals, t, r, edge, out):
 
 
 def products_of(
-    name: str, source: str, unpack: Callable[..., Any], *, form: str, group: int = 32, offset: int | None = None
+    name: str,
+    source: str,
+    unpack: Callable[..., Any],
+    *,
+    form: str,
+    top: int,
+    group: int = 32,
+    offset: int | None = None,
 ) -> Product:
-    """The kernels of a format."""
+    """The kernels of a format; `top` is the highest level, or WIDE."""
     format = format_by_name(name)
     names = {
         "unpack": unpack,
-        "dot_tile": dot_tile_16 if group == 16 else dot_tile_32,
+        "begin": _start_at if offset else _start_none,
+        "dot": dot_wide if top == WIDE else dot_bytes,
+        "tile": dot_tile(group, top, bool(offset)),
         "BLOCK": format.block_size,
         "BYTES": format.type_size,
         "GROUP": group,

@@ -17,9 +17,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ggufkit.kernels.dot import fma, sum_lanes
 from ggufkit.kernels.jit import inlined, specialised
-from ggufkit.kernels.lanes import LANES, bits_f32, load, load_half, splat
+from ggufkit.kernels.lanes import LANES, bits_f32, fma, load, load_half, splat, sum_lanes
 from ggufkit.kernels.shares import take
 from ggufkit.runtime.cpu.products import Product
 

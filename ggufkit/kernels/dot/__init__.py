@@ -1,0 +1,68 @@
+"""Products of bytes: how quantized weights meet quantized activations.
+
+Sixty-four bytes travel as an i32x16, four to a lane. `bodies` has one way to multiply them for each kind of CPU, of
+which one is compiled, `bytes` what unpacks blocks, `tiles` the sums of many rows and many activations.
+"""
+
+from __future__ import annotations
+
+from ggufkit.kernels.dot.bodies import MIDDLE, WIDE
+from ggufkit.kernels.dot.bytes import (
+    bits_bytes,
+    flip,
+    half_at,
+    load_bits,
+    load_bytes,
+    load_exponents,
+    load_halves,
+    load_nibbles,
+    load_pair,
+    lookup_bytes,
+    prefetch,
+    store_bytes,
+    word_at,
+)
+from ggufkit.kernels.dot.tiles import (
+    PANELS,
+    TOKENS,
+    add_products,
+    add_scaled,
+    dot_bytes,
+    dot_tile,
+    dot_wide,
+    spread_2,
+    spread_4,
+    store_tile,
+    subtract_scaled,
+    zero_tile,
+)
+
+__all__ = [
+    "MIDDLE",
+    "PANELS",
+    "TOKENS",
+    "WIDE",
+    "add_products",
+    "add_scaled",
+    "bits_bytes",
+    "dot_bytes",
+    "dot_tile",
+    "dot_wide",
+    "flip",
+    "half_at",
+    "load_bits",
+    "load_bytes",
+    "load_exponents",
+    "load_halves",
+    "load_nibbles",
+    "load_pair",
+    "lookup_bytes",
+    "prefetch",
+    "spread_2",
+    "spread_4",
+    "store_bytes",
+    "store_tile",
+    "subtract_scaled",
+    "word_at",
+    "zero_tile",
+]

@@ -1,0 +1,215 @@
+"""Tiles: TOKENS × PANELS vectors of running sums, sixteen rows of weights to a panel, a row of activations to a token.
+
+A tile is a tuple of vectors, that of token t and panel p at PANELS t + p. Its operands lie like this:
+
+    weights   int32 or float32, a panel after `panel` elements; 16 rows side by side at every step
+    x         a token after `stride` elements
+
+`at` is the index of the first of them. See `runtime.cpu.products` for who uses what.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from ggufkit.kernels.dot.bodies import DOT, WIDE, Dots
+from ggufkit.kernels.lanes.arithmetic import emit_multiply_add
+from ggufkit.kernels.lanes.emit import F32, I32, I64, LANES, broadcast, read, shuffle, write
+from ggufkit.kernels.lanes.types import f32x16, i32x16
+
+__all__ = [
+    "PANELS",
+    "TOKENS",
+    "add_products",
+    "add_scaled",
+    "dot_bytes",
+    "dot_tile",
+    "dot_wide",
+    "spread_2",
+    "spread_4",
+    "store_tile",
+    "subtract_scaled",
+    "zero_tile",
+]
+
+TOKENS, PANELS = DOT.tokens, DOT.panels
+
+
+def _dot(top: int) -> Any:
+    @intrinsic
+    def function(typingctx, sums, w, x):
+        def emit(ctx, b, sig, args):
+            dots = Dots(b, top, lambda: args[0])
+            dots.add(args[1], args[2])
+            return dots.total()
+
+        return i32x16(i32x16, i32x16, i32x16), emit
+
+    return function
+
+
+dot_bytes, dot_wide = _dot(127), _dot(WIDE)
+dot_bytes.__doc__ = "`sums + Σ w · x` of the four bytes in each lane; narrow weights (see `bodies`)."
+dot_wide.__doc__ = "The same with wide weights."
+
+
+def _spread(count: int) -> Any:
+    four = types.containers.UniTuple(f32x16, 4)
+
+    @intrinsic
+    def function(typingctx, vector):
+        def emit(ctx, b, sig, args):
+            orders = [[count * q + k * count // LANES for k in range(LANES)] for q in range(4)]
+            return cgutils.pack_array(b, [shuffle(b, args[0], args[0], order) for order in orders])
+
+        return four(f32x16), emit
+
+    function.__doc__ = f"The first {4 * count} lanes as four vectors: {count} of them each, in {LANES // count} lanes."
+    return function
+
+
+spread_2, spread_4 = _spread(2), _spread(4)
+
+
+_SIZE = TOKENS * PANELS
+f32_tile, i32_tile = (types.containers.UniTuple(kind, _SIZE) for kind in (f32x16, i32x16))
+
+
+class _Operand:
+    """Addresses of a tile's operand: an array, the index of its first element, and a stride."""
+
+    def __init__(self, ctx: Any, b: ir.IRBuilder, array_type: Any, array: ir.Value, at: ir.Value, stride: ir.Value):
+        self.b, self.at, self.stride = b, at, stride
+        self.data = ctx.make_array(array_type)(ctx, b, array).data
+
+    def pointer(self, which: int, step: int, kind: ir.Type) -> ir.Value:
+        b = self.b
+        index = b.add(self.at, b.mul(self.stride, ir.Constant(I64, which)))
+        if step:
+            index = b.add(index, ir.Constant(I64, step))
+        return b.bitcast(b.gep(self.data, [index]), kind.as_pointer())
+
+    def vector(self, which: int, step: int, kind: Any) -> ir.Value:
+        return read(self.b, self.pointer(which, step * LANES, kind.llvm))
+
+    def splat(self, which: int, step: int, element: ir.Type) -> ir.Value:
+        return broadcast(self.b, read(self.b, self.pointer(which, step, element)))
+
+
+def _tile(b: ir.IRBuilder, kind: Any, vectors: list[ir.Value]) -> ir.Value:
+    tile = ir.Constant(ir.ArrayType(kind.dtype.llvm, _SIZE), ir.Undefined)
+    for i, vector in enumerate(vectors):
+        tile = b.insert_value(tile, vector, i)
+    return tile
+
+
+@intrinsic
+def zero_tile(typingctx):
+    """A tile of zeros."""
+    return f32_tile(), lambda ctx, b, sig, args: _tile(b, f32_tile, [ir.Constant(f32x16.llvm, None)] * _SIZE)
+
+
+@functools.cache
+def dot_tile(group: int, top: int, starts: bool) -> Any:
+    """Sums of products over a group of columns, as an intrinsic.
+
+    Parameters
+    ----------
+    group : columns, 16 or 32.
+    top : of the weights, see `bodies`.
+    starts : whether the sums of token t begin with `start[t]`, or with 0 and the last three arguments are not read.
+    """
+
+    @intrinsic
+    def function(typingctx, weights, at, panel, x, x_at, x_stride, start, start_at, start_stride):
+        """`start[t] + weights · x` over the columns. Packed bytes in int32; start: int32, one for each token."""
+        i = types.intp
+
+        def emit(ctx, b, sig, args):
+            w = _Operand(ctx, b, sig.args[0], *args[0:3])
+            x = _Operand(ctx, b, sig.args[3], *args[3:6])
+            start = _Operand(ctx, b, sig.args[6], *args[6:9])
+            begin = [(lambda t=t: start.splat(t, 0, I32)) if starts else None for t in range(TOKENS)]
+            sums = [[Dots(b, top, begin[t]) for _ in range(PANELS)] for t in range(TOKENS)]
+            for step in range(group // 4):
+                levels = [w.vector(p, step, i32x16) for p in range(PANELS)]
+                for t in range(TOKENS):
+                    four = x.splat(t, step, I32)
+                    for p in range(PANELS):
+                        sums[t][p].add(levels[p], four)
+            return _tile(b, i32_tile, [sums[t][p].total() for t in range(TOKENS) for p in range(PANELS)])
+
+        return i32_tile(weights, i, i, x, i, i, start, i, i), emit
+
+    return function
+
+
+@intrinsic
+def add_scaled(typingctx, totals, dots, scales, at, panel, x, x_at, x_stride):
+    """`totals + dots · (scales · x[t])`, with the scales of 16 rows a panel and the scale of each token."""
+    i = types.intp
+
+    def emit(ctx, b, sig, args):
+        s = _Operand(ctx, b, sig.args[2], *args[2:5])
+        x = _Operand(ctx, b, sig.args[5], *args[5:8])
+        rows = [s.vector(p, 0, f32x16) for p in range(PANELS)]
+        sums = []
+        for t in range(TOKENS):
+            scale = x.splat(t, 0, F32)
+            for p in range(PANELS):
+                k = PANELS * t + p
+                dots = b.sitofp(b.extract_value(args[1], k), f32x16.llvm)
+                sums.append(emit_multiply_add(b, dots, b.fmul(rows[p], scale), b.extract_value(args[0], k)))
+        return _tile(b, f32_tile, sums)
+
+    return f32_tile(f32_tile, i32_tile, scales, i, i, x, i, i), emit
+
+
+def _multiply_add(negative: bool, steps: int) -> Any:
+    @intrinsic
+    def function(typingctx, totals, weights, at, panel, x, x_at, x_stride):
+        i = types.intp
+
+        def emit(ctx, b, sig, args):
+            w = _Operand(ctx, b, sig.args[1], *args[1:4])
+            x = _Operand(ctx, b, sig.args[4], *args[4:7])
+            sums = [b.extract_value(args[0], k) for k in range(_SIZE)]
+            for step in range(steps):
+                rows = [w.vector(p, step, f32x16) for p in range(PANELS)]
+                rows = [b.fneg(row) for row in rows] if negative else rows
+                for t in range(TOKENS):
+                    one = x.splat(t, step, F32)
+                    for p in range(PANELS):
+                        k = PANELS * t + p
+                        sums[k] = emit_multiply_add(b, rows[p], one, sums[k])
+            return _tile(b, f32_tile, sums)
+
+        return f32_tile(f32_tile, weights, i, i, x, i, i), emit
+
+    sign = "-" if negative else "+"
+    function.__doc__ = f"`totals {sign} weights · x[t]` over {steps} columns; float32 weights of 16 rows a panel."
+    return function
+
+
+subtract_scaled = _multiply_add(negative=True, steps=1)
+add_products = _multiply_add(negative=False, steps=4)
+
+
+@intrinsic
+def store_tile(typingctx, array, at, stride, tile):
+    """Write a tile to a float32 array: token t, panel p to the 16 elements from `array[at + stride t + 16 p]` on."""
+
+    def emit(ctx, b, sig, args):
+        out = _Operand(ctx, b, sig.args[0], *args[:3])
+        for t in range(TOKENS):
+            for p in range(PANELS):
+                value = b.extract_value(args[3], PANELS * t + p)
+                write(b, value, out.pointer(t, p * LANES, f32x16.llvm))
+        return ctx.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp, f32_tile), emit
