@@ -13,7 +13,7 @@ import re
 from typing import Any
 
 from ggufkit.checkpoint.config import Config
-from ggufkit.checkpoint.folder import Checkpoint
+from ggufkit.checkpoint.checkpoint import Checkpoint
 from ggufkit.errors import printable
 from ggufkit.tokenizer.from_checkpoint.fast import FastTokenizer
 from ggufkit.tokenizer.from_checkpoint.special import read_merges
