@@ -14,7 +14,7 @@ PACKAGE = ROOT / "ggufkit"
 
 # From the ground up. A module may import from its own floor and from those below.
 FLOORS = [
-    ["errors"],
+    ["arrays", "errors"],
     ["storage", "kernels"],
     ["formats"],
     ["tensors", "turboquant", "numbers"],
@@ -26,6 +26,7 @@ FLOORS = [
     ["jobs"],
     ["evaluate"],
     ["calibrate"],
+    ["verbs"],
     ["cli"],
     ["__init__", "__main__"],
 ]

@@ -13,7 +13,7 @@ from verify_runtime import log_softmax
 
 import ggufkit
 from ggufkit.calibrate.imatrix import collect
-from ggufkit.cli.text import text_windows
+from ggufkit.cli.text import file_windows
 from ggufkit.errors import FileError, GGUFError, UsageError
 from ggufkit.evaluate.perplexity import BaseFile, BaseWriter, divergence, mean_and_error, perplexity
 from ggufkit.evaluate.windows import Windows
@@ -155,7 +155,7 @@ def test_imatrix_sums_are_those_of_llama_cpp(fixtures, tmp_path, windows):
 def test_imatrix_is_that_of_llama_imatrix(fixtures, shared, tmp_path):
     path = convert(fixtures / "pylib-llama", tmp_path / "bf16.gguf", "BF16")
     with ggufkit.load(path) as model:
-        windows = text_windows(model, shared / "text" / "calib.txt", 256, 64)
+        windows = file_windows(model, shared / "text" / "calib.txt", 256, 64)
     assert apart(read_imatrix(shared / "golden" / "imatrix.gguf").values, own_means(str(path), windows))[0] < 1e-4
 
 

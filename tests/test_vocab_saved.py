@@ -8,8 +8,8 @@ import tiny_checkpoints
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ggufkit.checkpoint.config import Config
 from ggufkit.checkpoint.checkpoint import Checkpoint
+from ggufkit.checkpoint.config import Config
 from ggufkit.errors import CheckpointError
 from ggufkit.gguf.checks.planned import check_planned
 from ggufkit.gguf.header import Value, ValueType

@@ -7,6 +7,7 @@ the same words whichever converter made it.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from datetime import date
@@ -74,7 +75,7 @@ class Card:
 def read_card(
     checkpoint: Checkpoint,
     tensors: Iterable[Tensor],
-    override: str | Path | None = None,
+    override: str | os.PathLike[str] | None = None,
     model_name: str | None = None,
 ) -> Card:
     """The card of a checkpoint whose tensors have their GGUF names already.

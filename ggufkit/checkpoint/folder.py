@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def is_checkpoint(path: str | Path) -> bool:
     return Path(path).is_dir()
 
 
-def open_checkpoint(folder: str | Path, *, weights: bool = True) -> Checkpoint:
+def open_checkpoint(folder: str | os.PathLike[str], *, weights: bool = True) -> Checkpoint:
     """Open a checkpoint folder and index its weights; no weight is read yet.
 
     Parameters

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ggufkit.cli.prompt import runtime_options
-from ggufkit.cli.text import text_windows
+from ggufkit.cli.text import file_windows
 from ggufkit.errors import UsageError, printable
 
 __all__ = ["command"]
@@ -65,7 +65,7 @@ def command(
     if output.exists() and not force:
         raise UsageError(f"{printable(output)} exists already; give --force to replace it")
     with load(model, **on, as_ggml=True) as loaded:
-        windows = text_windows(loaded, text, context, chunks, parse_special)
+        windows = file_windows(loaded, text, context, chunks, parse_special)
         with token_bar(windows.tokens.size, "importance") as advance:
             sums = collect(loaded, windows, lambda tokens: advance(tokens, ""), output=process_output)
     legacy = output_format == "dat" or (output_format is None and output.suffix == ".dat")

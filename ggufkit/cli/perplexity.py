@@ -9,7 +9,7 @@ import click
 
 from ggufkit.cli.common import echo_json
 from ggufkit.cli.prompt import runtime_options
-from ggufkit.cli.text import cache_options, text_windows
+from ggufkit.cli.text import cache_options, file_windows
 from ggufkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def command(
         if kl_divergence and base is not None:
             _compare(loaded, base, chunks, types, as_json)
         else:
-            windows = text_windows(loaded, text, context, chunks)
+            windows = file_windows(loaded, text, context, chunks)
             _measure(loaded, windows, base, types, force, as_json)
 
 
@@ -104,11 +104,11 @@ def _measure(
 
 def _compare(model: Model, path: Path, chunks: int | None, types: tuple[str, str], as_json: bool) -> None:
     from ggufkit.cli.progress import token_bar
-    from ggufkit.cli.text import bos_of
     from ggufkit.evaluate.perplexity import BaseFile, divergence
+    from ggufkit.evaluate.windows import bos_of
 
     base = BaseFile(path)
-    windows = base.windows(chunks, bos_of(model))
+    windows = base.windows(chunks, bos_of(model.tokenizer))
     with token_bar(windows.tokens.size, "KL divergence") as advance:
         found = divergence(
             model,

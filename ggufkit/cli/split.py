@@ -8,11 +8,9 @@ import click
 
 from ggufkit.cli.common import SIZE, human_bytes, open_model
 from ggufkit.errors import printable
-from ggufkit.gguf.shards import Shard, split_names, split_tensors
+from ggufkit.gguf.shards import DEFAULT_TENSORS, Shard, split_names, split_tensors
 
 __all__ = ["command"]
-
-DEFAULT_TENSORS = 128
 
 
 @click.command()

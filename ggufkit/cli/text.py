@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ggufkit.evaluate.windows import Windows
     from ggufkit.runtime.model import Model
 
-__all__ = ["bos_of", "cache_options", "text_windows"]
+__all__ = ["cache_options", "file_windows"]
 
 _TYPES = click.Choice([name.lower() for name in TYPES], case_sensitive=False)
 
@@ -33,19 +33,10 @@ def cache_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def bos_of(model: Model) -> int | None:
-    """The token that begins every window, or None for vocabularies that add none."""
-    vocab = model.tokenizer.vocab
-    return vocab.bos if vocab.add_bos else None
-
-
-def text_windows(model: Model, path: Path, context: int, chunks: int | None, parse_special: bool = False) -> Windows:
+def file_windows(model: Model, path: Path, context: int, chunks: int | None, parse_special: bool = False) -> Windows:
     """Windows of a text file; bytes that are no UTF-8 become what the tokenizer makes of them."""
-    import numpy as np
-
-    from ggufkit.evaluate.windows import Windows
+    from ggufkit.evaluate.windows import text_windows
 
     with os_errors(path, "read"):
         text = path.read_bytes().decode("utf-8", "surrogateescape")
-    tokens = np.array(model.tokenizer.encode(text, parse_special=parse_special), np.int32)
-    return Windows(tokens, context, chunks, bos_of(model))
+    return text_windows(model.tokenizer, text, context, chunks, parse_special=parse_special)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ggufkit.errors import Hint, UsageError
 
-__all__ = ["Windows"]
+if TYPE_CHECKING:
+    from ggufkit.tokenizer.run.tokenizer import Tokenizer
+
+__all__ = ["Windows", "bos_of", "text_windows"]
 
 
 class Windows:
@@ -52,3 +56,21 @@ class Windows:
             if self.bos is not None:
                 seen[0] = self.bos
             yield seen, window
+
+
+def bos_of(tokenizer: Tokenizer) -> int | None:
+    """The token that begins every window, or None for vocabularies that add none."""
+    return tokenizer.vocab.bos if tokenizer.vocab.add_bos else None
+
+
+def text_windows(
+    tokenizer: Tokenizer, text: str, length: int, count: int | None = None, *, parse_special: bool = False
+) -> Windows:
+    """Windows of a text; see `Windows`.
+
+    Parameters
+    ----------
+    parse_special : read control tokens in the text as what they are.
+    """
+    tokens = np.array(tokenizer.encode(text, parse_special=parse_special), np.int32)
+    return Windows(tokens, length, count, bos_of(tokenizer))

@@ -20,7 +20,7 @@ import importlib
 from collections.abc import Callable
 from functools import cache
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -28,6 +28,9 @@ from numpy.typing import ArrayLike
 from ggufkit.errors import CodecError
 from ggufkit.formats.table import Format, format_by_name
 from ggufkit.kernels.threads import for_ranges, thread_count
+
+if TYPE_CHECKING:
+    from ggufkit.arrays import ByteArray, FloatArray
 
 __all__ = ["CHUNK", "decode", "decoder", "encode", "frozen", "recode", "validate"]
 
@@ -65,11 +68,11 @@ def encode(
     format: Format | str,
     importance: ArrayLike | None = None,
     *,
-    out: np.ndarray | None = None,
+    out: ByteArray | None = None,
     threads: int | None = None,
     name: str = "",
     first_row: int = 0,
-) -> np.ndarray:
+) -> ByteArray:
     """Encode rows of weights as `ggml_quantize_chunk` does.
 
     Parameters
@@ -167,9 +170,9 @@ def decode(
     blocks: ArrayLike,
     format: Format | str,
     *,
-    out: np.ndarray | None = None,
+    out: FloatArray | None = None,
     threads: int | None = None,
-) -> np.ndarray:
+) -> FloatArray:
     """Decode blocks to float32, bit-exact with GGML's `to_float`; any bytes decode to something.
 
     Parameters

@@ -54,7 +54,7 @@ class ShardedWriter:
     def __init__(
         self,
         target: str | os.PathLike[str],
-        metadata: Mapping[str, Any],
+        metadata: Mapping[str, object],
         tensors: Iterable[tuple[str, tuple[int, ...], Format]],
         *,
         max_tensors: int | None = None,

@@ -21,6 +21,8 @@ from ggufkit.errors import GGUFError, Hint, UsageError, printable
 from ggufkit.gguf.header import Field, Header, TensorInfo, Value, ValueType, padded
 
 __all__ = [
+    "DEFAULT_TENSORS",
+    "MAX_SHARDS",
     "SPLIT_KEYS",
     "Shard",
     "check_shards",
@@ -32,6 +34,7 @@ __all__ = [
 ]
 
 SPLIT_NO, SPLIT_COUNT, SPLIT_TENSORS = SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
+DEFAULT_TENSORS = 128  # per file, as llama-gguf-split has them
 MAX_SHARDS = 65535  # split.count is u16
 
 _NAME = re.compile(r"-(\d{5})-of-(\d{5})\.gguf(?=\?|$)")

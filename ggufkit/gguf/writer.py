@@ -228,7 +228,7 @@ class FileLayout:
 
     def __init__(
         self,
-        metadata: Mapping[str, Any],
+        metadata: Mapping[str, object],
         tensors: Iterable[tuple[str, tuple[int, ...], Format]],
         *,
         alignment: int | None = None,
@@ -259,7 +259,7 @@ class FileLayout:
         return self.data_offset + self.infos[name].offset
 
 
-def with_alignment(metadata: Mapping[str, Any], alignment: int | None) -> tuple[int, Mapping[str, Any]]:
+def with_alignment(metadata: Mapping[str, object], alignment: int | None) -> tuple[int, Mapping[str, Any]]:
     """The alignment to use, and the metadata that says so."""
     given: int | None = None
     if ALIGNMENT_KEY in metadata:
@@ -320,7 +320,7 @@ class Writer:
     def __init__(
         self,
         path: str | os.PathLike[str],
-        metadata: Mapping[str, Any],
+        metadata: Mapping[str, object],
         tensors: Iterable[tuple[str, tuple[int, ...], Format]],
         *,
         alignment: int | None = None,

@@ -15,6 +15,7 @@ import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,6 +26,9 @@ from ggufkit.gguf.reader import GGUF
 from ggufkit.gguf.reader import open as open_gguf
 from ggufkit.gguf.writer import Writer
 from ggufkit.storage.files import AtomicFile
+
+if TYPE_CHECKING:
+    from ggufkit.arrays import FloatArray
 
 __all__ = ["Imatrix", "Sums", "read_imatrix", "write_imatrix"]
 
@@ -42,7 +46,7 @@ class Imatrix:
     """
 
     path: str
-    values: Mapping[str, np.ndarray]
+    values: Mapping[str, FloatArray]
     chunks: int = 0
     datasets: tuple[str, ...] = ()
 

@@ -12,6 +12,7 @@ which A belongs to a result, it converts stand-ins whose rows hold nothing but t
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -69,8 +70,8 @@ def adapter_conversion(
     path: str | Path | None = None,
     type: str = "F32",
     *,
-    base: str | Path | None = None,
-    metadata: str | Path | None = None,
+    base: str | os.PathLike[str] | None = None,
+    metadata: str | os.PathLike[str] | None = None,
     model_name: str | None = None,
 ) -> Job:
     """Plan to convert a LoRA adapter.
@@ -114,7 +115,7 @@ def adapter_conversion(
     return job
 
 
-def _base(settings: Mapping[str, Any], base: str | Path | None, folder: Path) -> str | Path:
+def _base(settings: Mapping[str, Any], base: str | os.PathLike[str] | None, folder: Path) -> str | os.PathLike[str]:
     if base is not None:
         return base
     name = settings.get("base_model_name_or_path")

@@ -10,11 +10,12 @@ converter, followed by llama-quantize where a mix is asked for.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ggufkit.arch.card import VOCABULARY, Card, read_card
 from ggufkit.arch.registry import architecture_of
@@ -25,13 +26,14 @@ from ggufkit.checkpoint.config import Config
 from ggufkit.checkpoint.folder import open_checkpoint
 from ggufkit.checkpoint.packed.fp8 import read_fp8
 from ggufkit.checkpoint.packed.mlx import QUANTIZATION_KEY, read_mlx
-from ggufkit.errors import CheckpointError, printable
+from ggufkit.errors import CheckpointError, UsageError, printable
 from ggufkit.formats.table import FORMATS
 from ggufkit.gguf.checks.planned import check_planned
 from ggufkit.gguf.header import Value, ValueType
 from ggufkit.jobs.job import Job
 from ggufkit.jobs.plan import Plan, PlannedTensor
-from ggufkit.jobs.quantize import plan_quantize
+from ggufkit.jobs.quantize import plan_quantize, with_imatrix
+from ggufkit.jobs.stream import MEMORY, Reporter, silent
 from ggufkit.policy.outtype import OUTTYPES, outtype_decision
 from ggufkit.policy.presets import PRESETS, preset_by_name
 from ggufkit.policy.recipe import Recipe, recipe_of
@@ -41,7 +43,9 @@ from ggufkit.tensors.tensor import Tensor
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["CheckpointModel", "as_gguf", "conversion", "convert", "plan_convert"]
+    from ggufkit.importance.imatrix_file import Imatrix
+
+__all__ = ["CheckpointModel", "as_gguf", "conversion", "convert", "converted_tensors", "plan_convert"]
 
 # `general.quantization_version`: the generation of the block formats.
 _QUANTIZATION_VERSION = 2
@@ -83,7 +87,7 @@ def as_gguf(
     folder: str | Path,
     *,
     pre: str | None = None,
-    metadata: str | Path | None = None,
+    metadata: str | os.PathLike[str] | None = None,
     model_name: str | None = None,
     vocab_only: bool = False,
 ) -> CheckpointModel:
@@ -237,10 +241,13 @@ def conversion(
     *,
     split_max_size: int = 0,
     split_max_tensors: int = 0,
-    **source: Any,
+    pre: str | None = None,
+    metadata: str | os.PathLike[str] | None = None,
+    model_name: str | None = None,
+    vocab_only: bool = False,
 ) -> Job:
-    """Plan to convert a checkpoint; see `convert` and, for `source`, `as_gguf`."""
-    model = as_gguf(folder, **source)
+    """Plan to convert a checkpoint; see `convert`."""
+    model = as_gguf(folder, pre=pre, metadata=metadata, model_name=model_name, vocab_only=vocab_only)
     plan = plan_convert(model, type).split(split_max_size, split_max_tensors)
     local = None if is_address(str(folder)) else Path(folder)
     name = _type_name(model, type)
@@ -270,32 +277,51 @@ def _type_name(model: CheckpointModel, type: str | Recipe) -> str:
     return type.upper() if type.upper() in OUTTYPES else preset_by_name(type).name
 
 
+def converted_tensors(folder: str | Path) -> list[Mapping[str, Tensor]]:
+    """The tensors of a checkpoint by their GGUF names, in the ways that they may come into a quantized file.
+
+    llama-quantize encodes what the converter's 16 bits are; the converter itself, Q8_0 from the weights.
+    """
+    model = as_gguf(folder)
+    return [{p.tensor.name: p.result for p in plan_convert(model).tensors}, model.tensors]
+
+
 def convert(
-    folder: str | Path,
-    path: str | Path | None = None,
+    folder: str | os.PathLike[str],
+    path: str | os.PathLike[str] | None = None,
     type: str | Recipe = "auto",
     *,
+    imatrix: str | os.PathLike[str] | Imatrix | None = None,
+    base: str | os.PathLike[str] | None = None,
     split_max_size: int = 0,
     split_max_tensors: int = 0,
     pre: str | None = None,
-    metadata: str | Path | None = None,
+    metadata: str | os.PathLike[str] | None = None,
     model_name: str | None = None,
     vocab_only: bool = False,
-    **options: Any,
+    force: bool = False,
+    threads: int | None = None,
+    memory: int = MEMORY,
+    report: Reporter = silent,
 ) -> Path:
-    """Convert a checkpoint folder to GGUF.
+    """Convert a checkpoint, or a LoRA adapter of PEFT, to GGUF.
 
     Parameters
     ----------
-    folder : the checkpoint.
+    folder : the checkpoint; ``hf://owner/repo`` for one on the Hugging Face hub.
     path : the file to write; default a name by llama.cpp's convention in the checkpoint's folder, of one on the hub
         in this folder. ``{ftype}`` in it becomes the type's name, ``{FTYPE}`` that in capitals.
     type : F32, F16, BF16, Q8_0, TQ1_0 or TQ2_0, as llama.cpp's converter writes them; or any preset of `quantize`, or
         a `Recipe` with rules: then the bytes are those of the converter's ``"auto"`` file after llama-quantize.
-        ``"auto"`` is BF16 for a checkpoint in bfloat16 and F16 for any other.
-    split_max_size, split_max_tensors : see `Plan.split`.
-    pre, metadata, model_name, vocab_only : see `as_gguf`.
-    options : ``force``, ``threads``, ``memory`` and ``report`` of `Job.write`.
+        ``"auto"`` is BF16 for a checkpoint in bfloat16 and F16 for any other; F32 for an adapter.
+    imatrix : an importance matrix, or its file.
+    base : of an adapter: its base model's checkpoint, of which the config is read.
+    split_max_size, split_max_tensors : write files of at most so many bytes and tensors; 0 for any number.
+    pre : llama.cpp's name of the pre-tokenizer, where it cannot be recognised.
+    metadata : a JSON file of `general.*` keys that win over the model card's.
+    model_name : `general.name`.
+    vocab_only : without the tensors, which the folder need not have then.
+    force, threads, memory, report : see `jobs.job.Job.write`.
 
     Returns
     -------
@@ -305,15 +331,26 @@ def convert(
     ------
     GgufkitError : the checkpoint or the type is wrong, or the file cannot be written. No file appears.
     """
-    job = conversion(
-        folder,
-        path,
-        type,
-        split_max_size=split_max_size,
-        split_max_tensors=split_max_tensors,
-        pre=pre,
-        metadata=metadata,
-        model_name=model_name,
-        vocab_only=vocab_only,
-    )
-    return job.write(**options)[0]
+    from ggufkit.jobs.adapter import adapter_conversion, is_adapter
+
+    folder, path = os.fspath(folder), None if path is None else Path(path)
+    if is_adapter(folder):
+        if not isinstance(type, str) or imatrix or pre or vocab_only or split_max_size or split_max_tensors:
+            raise UsageError("of an adapter only the type, the base, the metadata and the name can be chosen")
+        type = "F32" if type == "auto" else type
+        job = adapter_conversion(folder, path, type, base=base, metadata=metadata, model_name=model_name)
+    elif base is not None:
+        raise UsageError("a base is for adapters, folders with an adapter_config.json")
+    else:
+        job = conversion(
+            folder,
+            path,
+            type if imatrix is None else with_imatrix(type, imatrix),
+            split_max_size=split_max_size,
+            split_max_tensors=split_max_tensors,
+            pre=pre,
+            metadata=metadata,
+            model_name=model_name,
+            vocab_only=vocab_only,
+        )
+    return job.write(force=force, threads=threads, memory=memory, report=report)[0]

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ggufkit.errors import CodecError, PolicyError, UsageError, printable
 from ggufkit.formats.table import Format
@@ -26,6 +26,7 @@ from ggufkit.tensors.tensor import Tensor
 if TYPE_CHECKING:
     import numpy as np
 
+    from ggufkit.arrays import FloatArray
     from ggufkit.importance.imatrix_file import Imatrix
 
 __all__ = ["Plan", "PlannedFile", "PlannedTensor", "importance_of", "planned_tensor", "sharded"]
@@ -47,7 +48,7 @@ class PlannedTensor:
     tensor: Tensor
     format: Format
     reason: str = ""
-    importance: np.ndarray | None = None
+    importance: FloatArray | None = None
 
     @property
     def copied(self) -> bool:
@@ -139,7 +140,7 @@ def planned_tensor(
     return PlannedTensor(tensor, target, decision.reason, importance)
 
 
-def importance_of(name: str, tensor: Tensor, imatrix: Imatrix) -> np.ndarray | None:
+def importance_of(name: str, tensor: Tensor, imatrix: Imatrix) -> FloatArray | None:
     """The importance of a tensor's columns: array of shape (experts, cols), float32; None if the matrix has none.
 
     Parameters
@@ -169,7 +170,7 @@ class PlannedFile:
     """One GGUF file to write: where, and its contents in file order."""
 
     path: str | os.PathLike[str]
-    metadata: Mapping[str, Any]
+    metadata: Mapping[str, object]
     planned: Sequence[PlannedTensor]
 
     @property
@@ -186,7 +187,7 @@ class PlannedFile:
 
 
 # Metadata and tensors of one file, in file order.
-Shard = tuple[dict[str, Any], list[PlannedTensor]]
+Shard = tuple[Mapping[str, object], list[PlannedTensor]]
 
 
 @dataclass(frozen=True)
@@ -254,7 +255,9 @@ class Plan:
         return replace(self, shards=sharded(metadata, planned, numbers), numbered=shard > 0)
 
 
-def sharded(metadata: dict[str, Any], planned: Sequence[PlannedTensor], shards: Sequence[int]) -> tuple[Shard, ...]:
+def sharded(
+    metadata: Mapping[str, object], planned: Sequence[PlannedTensor], shards: Sequence[int]
+) -> tuple[Shard, ...]:
     """Distribute tensors over files; only the first has the model's metadata.
 
     Parameters
@@ -264,7 +267,9 @@ def sharded(metadata: dict[str, Any], planned: Sequence[PlannedTensor], shards: 
     count = max(shards, default=0) + 1
     if count > MAX_SHARDS:
         raise UsageError(f"the model would be split into {count} files, the limit is {MAX_SHARDS}; allow more in each")
-    files: list[Shard] = [({} if i else dict(metadata), []) for i in range(count)]
+    files: list[tuple[dict[str, object], list[PlannedTensor]]] = [
+        ({} if i else dict(metadata), []) for i in range(count)
+    ]
     for p, shard in zip(planned, shards, strict=True):
         files[shard][1].append(p)
     if count > 1:

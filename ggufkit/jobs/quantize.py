@@ -33,6 +33,7 @@ from ggufkit.gguf.shards import SPLIT_KEYS
 from ggufkit.gguf.writer import as_value
 from ggufkit.jobs.job import Job
 from ggufkit.jobs.plan import Plan, PlannedTensor, planned_tensor, sharded
+from ggufkit.jobs.stream import MEMORY, Reporter, silent
 from ggufkit.policy.decide import decide, requires_importance
 from ggufkit.policy.decision import Decision
 from ggufkit.policy.facts import Role, layer_of, model_facts, role_of, trimmed
@@ -44,7 +45,7 @@ from ggufkit.tensors.tensor import Tensor
 if TYPE_CHECKING:
     from ggufkit.importance.imatrix_file import Imatrix
 
-__all__ = ["plan_quantize", "quantization", "quantize", "source_key"]
+__all__ = ["plan_quantize", "quantization", "quantize", "source_key", "with_imatrix"]
 
 FILE_TYPE = "general.file_type"
 VERSION = "general.quantization_version"
@@ -239,22 +240,37 @@ def quantization(model: GGUF, target: str | os.PathLike[str], type: str | Recipe
     return job
 
 
+def with_imatrix(type: str | Recipe, imatrix: str | os.PathLike[str] | Imatrix) -> Recipe:
+    """A recipe with an importance matrix."""
+    from ggufkit.importance.imatrix_file import Imatrix, read_imatrix
+
+    read = imatrix if isinstance(imatrix, Imatrix) else read_imatrix(imatrix)
+    return replace(type if isinstance(type, Recipe) else recipe_of(type), imatrix=read)
+
+
 def quantize(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
     type: str | Recipe,
     *,
+    imatrix: str | os.PathLike[str] | Imatrix | None = None,
+    allow_requantize: bool = False,
     keep_split: bool = False,
-    **options: Any,
+    force: bool = False,
+    threads: int | None = None,
+    memory: int = MEMORY,
+    report: Reporter = silent,
 ) -> Path:
-    """Quantize a GGUF file.
+    """Quantize a GGUF file: the bytes that llama-quantize writes.
 
     Parameters
     ----------
     source, target : the files.
     type : a preset's name, COPY, or a `Recipe` with rules.
+    imatrix : an importance matrix, or its file.
+    allow_requantize : decode tensors that are quantized already, at the cost of quality.
     keep_split : write the parts of a split model one by one; `target` is their name without the number.
-    options : ``force``, ``threads``, ``memory`` and ``report`` of `Job.write`.
+    force, threads, memory, report : see `jobs.job.Job.write`.
 
     Returns
     -------
@@ -264,6 +280,12 @@ def quantize(
     ------
     GgufkitError : the source or the recipe is wrong, or the file cannot be written. No file appears.
     """
+    recipe = type if isinstance(type, Recipe) else recipe_of(type)
+    if imatrix is not None:
+        recipe = with_imatrix(recipe, imatrix)
+    if allow_requantize:
+        recipe = replace(recipe, allow_requantize=True)
     with open_gguf(source) as model:
         model.read_once()
-        return quantization(model, target, type, keep_split=keep_split).write(**options)[0]
+        job = quantization(model, target, recipe, keep_split=keep_split)
+        return job.write(force=force, threads=threads, memory=memory, report=report)[0]

@@ -97,8 +97,8 @@ class _Settings:
 
 
 def export_mlx(
-    path: str | Path,
-    folder: str | Path,
+    path: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
     *,
     dtype: str | None = None,
     force: bool = False,

@@ -64,7 +64,7 @@ class Observed:
 def observed(model: Model, see: See, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[None]:
     """What runs through the model meanwhile is shown to `see`."""
     before = model.ops
-    model.ops = Observed(before, see, wanted)  # type: ignore[assignment]
+    model.ops = Observed(before, see, wanted)
     try:
         yield
     finally:

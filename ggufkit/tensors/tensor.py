@@ -13,6 +13,8 @@ from ggufkit.formats.table import Format
 if TYPE_CHECKING:
     import numpy as np
 
+    from ggufkit.arrays import ByteArray, FloatArray
+
 __all__ = ["Tensor"]
 
 
@@ -34,7 +36,7 @@ class Tensor:
     name: str
     shape: tuple[int, ...]
     format: Format
-    read: Callable[[int, int], np.ndarray]
+    read: Callable[[int, int], ByteArray]
 
     @cached_property
     def rows(self) -> int:
@@ -67,7 +69,7 @@ class Tensor:
         blocks = self.read(lo, self.rows if hi is None else hi)
         return blocks.view(self.format.dtype) if self.row_bytes else blocks.reshape(len(blocks), 0).view("u1")
 
-    def floats(self, lo: int = 0, hi: int | None = None) -> np.ndarray:
+    def floats(self, lo: int = 0, hi: int | None = None) -> FloatArray:
         """Rows `lo:hi` decoded: array of shape (hi - lo, cols), float32."""
         from ggufkit.formats.codec import decode
 

@@ -20,7 +20,7 @@ import numpy as np
 
 import ggufkit
 from ggufkit.calibrate.imatrix import collect
-from ggufkit.cli.text import text_windows
+from ggufkit.cli.text import file_windows
 from ggufkit.evaluate.windows import Windows
 from ggufkit.importance.imatrix_file import read_imatrix
 
@@ -66,7 +66,7 @@ def main() -> None:
     options = parser.parse_args()
     for path in options.models:
         with ggufkit.load(path) as model:
-            windows = text_windows(model, options.text, options.length, options.chunks)
+            windows = file_windows(model, options.text, options.length, options.chunks)
         own, reference = own_means(path, windows), reference_means(path, windows)
         print("{}: {:.2e} from llama.cpp ({})".format(path, *apart(reference, own)), flush=True)
         if options.golden and path == options.models[0]:

@@ -12,8 +12,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ggufkit.checkpoint.config import Config
 from ggufkit.checkpoint.checkpoint import Checkpoint
+from ggufkit.checkpoint.config import Config
 from ggufkit.errors import printable
 from ggufkit.tokenizer.from_checkpoint.fast import FastTokenizer
 from ggufkit.tokenizer.from_checkpoint.special import read_merges
