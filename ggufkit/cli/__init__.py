@@ -29,6 +29,7 @@ VERBS: dict[str, str] = {
     "chat": "Talk to a model.",
     "convert": "Convert a Hugging Face checkpoint to GGUF.",
     "diff": "Compare two models.",
+    "doctor": "Show what ggufkit sees of this machine, for a report.",
     "embed": "Turn texts into vectors.",
     "endian": "Write a model in the other byte order.",
     "export-mlx": "Write a model as a folder for mlx-lm.",

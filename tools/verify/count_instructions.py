@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def triple_of(cpu: str) -> str:
-    return TRIPLES.get(cpu.split("-")[0], "x86_64-unknown-linux-gnu")
+    return TRIPLES.get(cpu.split("-", maxsplit=1)[0], "x86_64-unknown-linux-gnu")
 
 
 def count(cpu: str, show: str | None) -> None:
@@ -92,9 +92,7 @@ def assembly(function, arguments: tuple, cpu: str, features: str) -> list[str]:
     function.compile(arguments)
     found = function.overloads[arguments]
     module = llvm.parse_assembly(str(found.library._final_module))
-    machine = llvm.Target.from_triple(triple_of(cpu)).create_target_machine(
-        cpu=cpu, features=features, opt=3
-    )
+    machine = llvm.Target.from_triple(triple_of(cpu)).create_target_machine(cpu=cpu, features=features, opt=3)
     module.triple, module.data_layout = triple_of(cpu), str(machine.target_data)
     options = llvm.create_pipeline_tuning_options(speed_level=3)
     options.slp_vectorization = True
