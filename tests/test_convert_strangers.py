@@ -8,6 +8,7 @@ import tiny_checkpoints
 from safetensors.numpy import load_file, save_file
 from tiny_families import FAMILIES
 
+from ggufkit.errors import CheckpointError
 from ggufkit.gguf import reader
 from ggufkit.jobs.convert import as_gguf, conversion, convert
 
@@ -39,6 +40,43 @@ def test_bare_classes_convert_as_those_with_a_head(tmp_path, family, prefix):
     first, second = (convert(c, tmp_path / f"{c.name}.gguf", "F32", pre="gpt-2") for c in (whole, lone))
     assert tensors_of(second)
     assert tensors_of(first) == tensors_of(second)
+
+
+RAW = ["BOOL", "U8", "U16", "U32", "U64", "F8_E8M0"]
+
+
+@pytest.mark.parametrize("dtype", RAW)
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("llama-linear", "model.layers.0.self_attn.v_proj.weight"),
+        ("llama-linear", "model.layers.1.input_layernorm.weight"),
+        ("gemma3", "model.layers.0.input_layernorm.weight"),  # one is added
+        ("gemma3", "model.embed_tokens.weight"),
+    ],
+)
+def test_a_dtype_without_a_meaning_is_refused_by_name(tmp_path, dtype, family, name):
+    folder = tiny_checkpoints.write(replace(FAMILIES[family](), dtype="F32"), tmp_path / "m")
+    path = folder / "model.safetensors"
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header, body = json.loads(data[8 : 8 + length]), data[8 + length :]
+    shape = header[name]["shape"]
+    # The same bytes as more numbers, or fewer, in the last dimension; then cut to the shape.
+    size = {"U16": 2, "U32": 4, "U64": 8}.get(dtype, 1)
+    begin, end = header[name]["data_offsets"]
+    need = size * (end - begin) // 4
+    body = body[:begin] + bytes(need) + body[end:]
+    for entry in header.values():
+        if entry["data_offsets"][0] >= end:
+            entry["data_offsets"] = [at + need - (end - begin) for at in entry["data_offsets"]]
+    header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, begin + need]}
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + body)
+    target = tmp_path / "out.gguf"
+    with pytest.raises(CheckpointError, match=dtype):
+        convert(folder, target, "F32", pre="gpt-2")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m"]
 
 
 CARDS = {

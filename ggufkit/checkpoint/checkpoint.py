@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ggufkit.errors import CheckpointError, os_errors, printable
+from ggufkit.storage.regular import read_small
 from ggufkit.tensors.tensor import Tensor
 
 __all__ = ["Checkpoint", "gather", "read_index", "read_json"]
@@ -71,10 +73,10 @@ def _read_text(path: Path) -> str | None:
             return None
         if path.stat().st_size > _MAX_JSON:
             raise CheckpointError(f"{printable(path)} has {path.stat().st_size} bytes, the limit is {_MAX_JSON}")
-        try:
-            return path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as e:
-            raise CheckpointError(f"{printable(path)} is not valid UTF-8 (byte {e.start})") from None
+    try:
+        return io.TextIOWrapper(io.BytesIO(read_small(path, _MAX_JSON)), "utf-8").read()  # any line ends
+    except UnicodeDecodeError as e:
+        raise CheckpointError(f"{printable(path)} is not valid UTF-8 (byte {e.start})") from None
 
 
 def gather(

@@ -11,6 +11,7 @@ from ggufkit.checkpoint.hub import is_repository, open_hub
 from ggufkit.checkpoint.pytorch import read_pytorch
 from ggufkit.checkpoint.safetensors import read_safetensors
 from ggufkit.errors import CheckpointError, FileError, os_errors, printable
+from ggufkit.storage.regular import kind_of_file
 from ggufkit.tensors.tensor import Tensor
 
 __all__ = ["is_checkpoint", "open_checkpoint"]
@@ -43,6 +44,10 @@ def open_checkpoint(folder: str | os.PathLike[str], *, weights: bool = True) -> 
     folder = Path(folder)
     with os_errors(folder, "open the checkpoint"):
         entries = sorted((entry.name, entry.stat()) for entry in folder.iterdir())
+    for name, found_stat in entries:
+        kind = kind_of_file(found_stat.st_mode)
+        if kind not in (None, "a directory"):
+            raise FileError(f"{printable(folder / name)} is {kind}, which has no place in a checkpoint folder")
     found = [name for name, _ in entries]
     # Outputs may lie here, too: an interrupted run must find its checkpoint unchanged.
     inputs = [(name, stat) for name, stat in entries if not name.endswith(_OUTPUTS)]

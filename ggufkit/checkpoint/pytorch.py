@@ -29,6 +29,7 @@ from ggufkit.checkpoint.shard import ShardFile
 from ggufkit.checkpoint.unpickle import MAX_PICKLE, Name, read_pickle
 from ggufkit.errors import CheckpointError, GGUFError, os_errors, printable
 from ggufkit.formats.table import Format
+from ggufkit.storage.regular import open_regular
 from ggufkit.tensors.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def read_pytorch(path: Path) -> Iterator[Tensor]:
     CheckpointError : it is malformed, or would run code.
     """
     try:
-        with os_errors(path, "read"), open(path, "rb") as file:
+        with os_errors(path, "read"), os.fdopen(open_regular(path), "rb") as file:
             state = _read_zip(file) if zipfile.is_zipfile(file) else _read_legacy(file)
         views = {name: value for name, value in state.items() if isinstance(value, _View)}
         for name, view in views.items():
@@ -272,11 +273,12 @@ def _rebuild_from_type(function: Any, kind: Any, arguments: Any, state: Any) -> 
 def _check(name: str, view: _View) -> None:
     """All elements lie inside the storage, and the storage is as large as its tensors say."""
     where = f"tensor {printable(name)}"
+    for numbers in (view.shape, view.stride):
+        if isinstance(numbers, tuple) and len(numbers) > _MAX_DIMS:
+            raise CheckpointError(f"{where} has {len(numbers)} dimensions, the limit is {_MAX_DIMS}")
     for numbers in (view.shape, view.stride, (view.offset,)):
         if not isinstance(numbers, tuple) or any(type(n) is not int or not 0 <= n < 1 << 62 for n in numbers):
             raise CheckpointError(f"{where} has a shape, stride or offset that is not a whole number of at least 0")
-    if len(view.shape) > _MAX_DIMS:
-        raise CheckpointError(f"{where} has {len(view.shape)} dimensions, the limit is {_MAX_DIMS}")
     if len(view.shape) != len(view.stride):
         raise CheckpointError(f"{where} has {len(view.shape)} dimensions and {len(view.stride)} strides")
     count = view.storage.nbytes // view.format.type_size

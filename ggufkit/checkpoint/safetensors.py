@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["DTYPES", "MAX_HEADER", "RAW_DTYPES", "read_safetensors"]
 
 MAX_HEADER = 100_000_000  # bytes
+
+_MAX_DIMS = 8  # GGUF has 4
 
 # safetensors' names of the dtypes that GGML has too.
 DTYPES = {
@@ -102,9 +105,8 @@ def _read_header(source: Source) -> tuple[dict[str, Any], int]:
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice!r} occurs twice")
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"{printable(repr(twice), 100)} occurs twice")
     return result
 
 
@@ -112,6 +114,8 @@ def _parse_entry(path: str, name: str, entry: Any) -> tuple[Format, tuple[int, .
     where = f"{printable(path)}: tensor {printable(name)}"
     try:
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        if len(shape) > _MAX_DIMS:
+            raise CheckpointError(f"{where} has {len(shape)} dimensions, the limit is {_MAX_DIMS}")
         numbers = [*shape, begin, end]
     except (KeyError, TypeError, ValueError):
         raise CheckpointError(f"{where} needs dtype, shape and two data_offsets") from None

@@ -13,7 +13,8 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ggufkit.errors import os_errors
+from ggufkit.errors import FileError, os_errors, printable
+from ggufkit.storage.regular import kind_of_file
 from ggufkit.storage.source import FileSource
 
 if TYPE_CHECKING:
@@ -36,7 +37,10 @@ class ShardFile:
         self._file: FileSource | None = None
         self.name = str(path)
         with os_errors(path, "read"):
-            self.size = os.stat(path).st_size
+            found = os.stat(path)
+        if (kind := kind_of_file(found.st_mode)) is not None:
+            raise FileError(f"cannot read {printable(path)}: it is {kind}, not a file")
+        self.size = found.st_size
 
     def read(self, offset: int, n: int) -> bytes:
         return self._opened().read(offset, n)

@@ -36,6 +36,11 @@ class _Limited:
         self._file = file
         self._left = MAX_PICKLE
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes read so far."""
+        return MAX_PICKLE - self._left
+
     def read(self, n: int) -> bytes:
         return self._counted(self._file.read(min(max(n, 0), self._left)))
 
@@ -67,18 +72,29 @@ def read_pickle(
     CheckpointError : the pickle is malformed, or names a callable that is not among `constructors`.
     """
     machine = _Machine(constructors, persistent)
+    limited = _Limited(file)
     try:
-        for opcode, argument, _ in pickletools.genops(cast("IO[bytes]", _Limited(file))):
+        for opcode, argument, _ in pickletools.genops(cast("IO[bytes]", limited)):
             if opcode.name == "STOP":
                 return machine.stack.pop()
+            machine.nbytes = limited.nbytes
             machine.run(opcode.name, argument)
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError) as e:
         raise CheckpointError(f"the pickle is malformed: {printable(e)}") from None
     raise CheckpointError("the pickle is malformed: it has no end")
 
 
+# What a pickle may make by naming again what it has: so many items, beyond a few for each byte of it.
+_FREE, _PER_BYTE = 100_000, 4
+_MAX_NAME = 500  # characters of a global's name
+
+
 class _Machine:
-    """The stack, the marks in it, and the memo."""
+    """The stack, the marks in it, and the memo.
+
+    A container that was put into the memo is named with two bytes, and a constructor that copies it makes it again:
+    what constructors are given is counted, against the bytes that were read.
+    """
 
     def __init__(self, constructors: Mapping[str, Callable[..., Any]], persistent: Callable[[Any], Any]):
         self.stack: list[Any] = []
@@ -86,6 +102,8 @@ class _Machine:
         self._memo: dict[int, Any] = {}
         self._constructors = constructors
         self._persistent = persistent
+        self.nbytes = 0  # of the pickle, so far
+        self._given = 0  # items that constructors got
 
     def run(self, opcode: str, argument: Any) -> None:
         stack = self.stack
@@ -127,6 +145,8 @@ class _Machine:
             stack.append(Name(argument.replace(" ", ".", 1)))
         elif opcode == "STACK_GLOBAL":
             name, module = _expect(stack.pop(), str), _expect(stack.pop(), str)
+            if len(name) + len(module) > _MAX_NAME:
+                raise ValueError(f"the name of a global has {len(name) + len(module)} characters")
             stack.append(Name(f"{module}.{name}"))
         elif opcode == "BINPERSID":
             stack.append(self._persistent(stack.pop()))
@@ -153,6 +173,11 @@ class _Machine:
             raise CheckpointError(
                 f"the pickle would call {printable(name)}, which is not needed to read weights; "
                 "nothing was run. Do not load this file with torch"
+            )
+        self._given += sum(len(value) for value in arguments if isinstance(value, (list, tuple, dict, set, str, bytes)))
+        if self._given > _FREE + _PER_BYTE * self.nbytes:
+            raise CheckpointError(
+                f"the pickle makes {self._given} items of {self.nbytes} bytes by repeating them; no checkpoint does"
             )
         return self._constructors[name](*arguments)
 

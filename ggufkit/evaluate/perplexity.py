@@ -29,6 +29,7 @@ from ggufkit.errors import GGUFError, UsageError, os_errors, printable
 from ggufkit.evaluate.windows import Windows
 from ggufkit.kernels.jit import helper, kernel
 from ggufkit.kernels.threads import for_ranges
+from ggufkit.storage.regular import open_regular
 
 if TYPE_CHECKING:
     from ggufkit.runtime.model import Model
@@ -212,7 +213,7 @@ class BaseFile:
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = os.fspath(path)
-        with os_errors(path, "read"), open(path, "rb") as file:
+        with os_errors(path, "read"), os.fdopen(open_regular(path), "rb") as file:
             size = os.fstat(file.fileno()).st_size
             head = file.read(20)
             if len(head) < 20 or head[:8] != _MAGIC:

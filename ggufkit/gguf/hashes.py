@@ -20,11 +20,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ggufkit.errors import FileError, GgufkitError, os_errors, printable
+from ggufkit.errors import FileError, GgufkitError, printable
 from ggufkit.gguf.copy import Advance, nothing
 from ggufkit.gguf.reader import GGUF
 from ggufkit.gguf.summary import layer_of
 from ggufkit.kernels.threads import for_each, thread_count
+from ggufkit.storage.regular import read_small
 
 __all__ = [
     "KINDS",
@@ -36,6 +37,8 @@ __all__ = [
     "missing_labels",
     "read_manifest",
 ]
+
+_MAX_MANIFEST = 64 << 20  # bytes; a line has a hundred
 
 # In the order of llama-gguf-hash's lines.
 KINDS = ("xxh64", "sha1", "sha256", "uuid")
@@ -172,11 +175,10 @@ def read_manifest(path: str) -> Manifest:
     FileError : it cannot be read, is no text.
     GgufkitError : it has no hash of a known kind.
     """
-    with os_errors(path, "read"), open(path, encoding="utf-8") as file:
-        try:
-            lines = file.read().splitlines()
-        except UnicodeDecodeError:
-            raise FileError(f"cannot read {printable(path)}: it is no text") from None
+    try:
+        lines = read_small(path, _MAX_MANIFEST).decode().splitlines()
+    except UnicodeDecodeError:
+        raise FileError(f"cannot read {printable(path)}: it is no text") from None
     found: Manifest = {}
     for line in lines:
         words = line.split(None, 2)

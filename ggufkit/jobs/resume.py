@@ -25,8 +25,12 @@ from ggufkit import __version__
 from ggufkit.errors import FileError, GgufkitError, os_errors, printable
 from ggufkit.gguf.writer import FileLayout
 from ggufkit.storage.files import lock_file, sync_file
+from ggufkit.storage.regular import kind_of_file
 
 __all__ = ["ResumeLog"]
+
+# Bytes of a log that are looked at: 30 a line, and a line for at least a megabyte of the model.
+_MAX_LOG = 64 << 20
 
 _LINE = re.compile(r"([0-9]{1,19}) ([0-9]{1,19})")
 
@@ -58,8 +62,10 @@ class ResumeLog:
         self._failed = False
         self._due = time.monotonic() + _SECONDS
         with os_errors(self.path, "write"):
-            self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o644)
             try:
+                if (kind := kind_of_file(os.fstat(self._handle).st_mode)) is not None:
+                    raise FileError(f"{printable(self.path)} is {kind}, in the way of notes on what is written")
                 if not lock_file(self._handle):
                     target = printable(partial.with_suffix(""))
                     raise FileError(f"cannot write {target}: another process is writing it")
@@ -148,7 +154,9 @@ class ResumeLog:
         return self.layout.file_offset(name) + row * info.format.row_bytes(info.shape[-1] if info.shape else 1)
 
     def _load(self, key: str) -> None:
-        head, *lines = os.pread(self._handle, os.fstat(self._handle).st_size, 0).decode("ascii", "replace").split("\n")
+        # A line for each piece of work: hundreds of times those of the largest models fit.
+        size = min(os.fstat(self._handle).st_size, _MAX_LOG)
+        head, *lines = os.pread(self._handle, size, 0).decode("ascii", "replace").split("\n")
         if head == key and self.partial.exists() and self.partial.stat().st_size == self.layout.size:
             # The last line is empty, or cut by a kill or a full disk.
             for line in lines[:-1]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from ggufkit.errors import CodecError, PolicyError, os_errors, printable
 from ggufkit.formats.table import Format, format_by_name
 from ggufkit.gguf.header import Value, ValueType
+from ggufkit.policy.pattern import Pattern
 from ggufkit.policy.recipe import UserRule
 from ggufkit.policy.rules import Condition, Rule
 
@@ -58,10 +59,12 @@ def name_condition(pattern: str, source: str) -> Condition:
     PolicyError : it is no regular expression.
     """
     try:
-        regex = re.compile(pattern, re.IGNORECASE)
+        regex = Pattern(pattern)
     except (re.error, RecursionError, OverflowError) as e:
         raise PolicyError(f"{source}: {printable(repr(pattern))} is no regular expression: {e}") from None
-    return Condition("", lambda t, m: regex.search(t.name) is not None)
+    except PolicyError as e:
+        raise PolicyError(f"{source}: {printable(repr(pattern))}: {e}") from None
+    return Condition("", lambda t, m: regex.search(t.name))
 
 
 def tensor_type_rule(text: str, source: str) -> UserRule:

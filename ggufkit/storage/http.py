@@ -15,6 +15,7 @@ Source: RFC 9110, sections 14 (ranges) and 15 (status codes).
 from __future__ import annotations
 
 import http.client
+import io
 import os
 import re
 import socket
@@ -24,7 +25,7 @@ import time
 import urllib.request
 from contextlib import suppress
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from ggufkit import __version__
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
 
 __all__ = ["NoSuchFile", "RemoteSource", "hub_address"]
 
-_TIMEOUT = 30.0  # seconds without a byte
+_TIMEOUT = 30.0  # seconds without a byte, and for the head of an answer
+_GRACE, _FLOOR = 20.0, 8 << 10  # seconds, and then bytes a second, below which a server is given up
+_PIECE = 1 << 20  # bytes over which that is measured
 _TRIES = 4
 _PAUSE = 0.5  # seconds before the second try; doubles
 _MAX_REDIRECTS = 10
@@ -44,7 +47,7 @@ _REDIRECTS = {301, 302, 303, 307, 308}
 _PASSING = {408, 425, 429, 500, 502, 503, 504}  # may be gone at the next try
 _EXPIRED = {400, 401, 403, 404, 410}  # what a storage says of an address that was signed for some minutes only
 _HUB_PATH = re.compile(r"hf://([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)")
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
 
 
 class NoSuchFile(FileError):
@@ -116,6 +119,7 @@ class RemoteSource:
     def _fetch(self, offset: int, n: int) -> bytes:
         """`n` bytes from `offset`, less at the end of the file; tries again what may pass."""
         pause = _PAUSE
+        give_up = time.monotonic() + 2 * (_TIMEOUT + n / _FLOOR)  # of all tries
         for attempt in range(1, _TRIES + 1):
             try:
                 return self._follow(offset, n)
@@ -126,20 +130,21 @@ class RemoteSource:
             except http.client.InvalidURL as e:
                 raise self._fail(printable(e)) from e
             except (socket.gaierror, ConnectionRefusedError) as e:
-                host = printable(urlsplit(self._location).netloc)
+                host = printable(self._split(self._location).netloc)
                 raise self._fail(f"{host}: {(e.strerror or str(e)).lower()}") from e
             except (OSError, http.client.HTTPException) as e:
                 reason, wait = printable(e) or type(e).__name__, None
             self._drop()
-            if attempt < _TRIES:
-                time.sleep(min(pause if wait is None else wait, _TIMEOUT))
-                pause *= 2
-        raise self._fail(f"{reason}, {_TRIES} times in a row")
+            if attempt == _TRIES or time.monotonic() > give_up:
+                break
+            time.sleep(min(pause if wait is None else wait, _TIMEOUT))
+            pause *= 2
+        raise self._fail(f"{reason}, {attempt} times in a row")
 
     def _follow(self, offset: int, n: int) -> bytes:
         """One try, along redirects. An expired storage address is asked for again, once."""
         for _ in range(_MAX_REDIRECTS):
-            url = urlsplit(self._location)
+            url = self._split(self._location)
             response = self._get(url, offset, n)
             if response.status in _REDIRECTS:
                 self._redirect(url, response)
@@ -150,17 +155,26 @@ class RemoteSource:
                 return self._accept(response, offset, n)
         raise self._fail(f"more than {_MAX_REDIRECTS} redirects")
 
-    def _redirect(self, url: SplitResult, response: http.client.HTTPResponse) -> None:
+    def _split(self, address: str) -> SplitResult:
+        try:
+            return urlsplit(address)
+        except ValueError as e:
+            raise self._fail(printable(e)) from e
+
+    def _redirect(self, url: SplitResult, response: _TimedResponse) -> None:
         location = response.headers.get("Location")
         self._drop()
         if not location:
             raise self._fail(f"HTTP {response.status} without the address to go on to")
-        target = urlsplit(urljoin(url.geturl(), location))
+        try:
+            target = urlsplit(urljoin(url.geturl(), location))
+        except ValueError as e:
+            raise self._fail(f"the server redirects to {printable(repr(location), 100)}: {printable(e)}") from e
         if target.scheme not in ("https", "http") or (url.scheme == "https" and target.scheme == "http"):
             raise self._fail(f"the server redirects from {url.scheme} to {printable(target.scheme)}, which is not safe")
         self._location = target.geturl()
 
-    def _accept(self, response: http.client.HTTPResponse, offset: int, n: int) -> bytes:
+    def _accept(self, response: _TimedResponse, offset: int, n: int) -> bytes:
         """The bytes of a final answer."""
         status = response.status
         if status == 416 and self.size < 0 and (response.headers.get("Content-Range") or "").endswith("*/0"):
@@ -176,20 +190,33 @@ class RemoteSource:
             raise self._fail("the server's answer does not say which bytes of how many it holds")
         self._check_unchanged(response, int(match[3]))
         length = min(n, int(match[2]) + 1 - offset)
-        data = response.read(length)
-        if len(data) < length:
-            raise http.client.IncompleteRead(data, length - len(data))
+        data = self._body(response, length)
         if not response.isclosed():
             self._drop()  # more bytes than asked for
         return data
 
-    def _refusal(self, response: http.client.HTTPResponse) -> Exception:
+    def _body(self, response: _TimedResponse, length: int) -> bytes:
+        """`length` bytes of an answer, as fast as `_FLOOR` at least."""
+        parts, left = [], length
+        while left:
+            piece = min(left, _PIECE)
+            response.allow(_GRACE + piece / _FLOOR)
+            try:
+                parts.append(response.read(piece))
+            except (ValueError, OverflowError) as e:  # a chunk's length is no length
+                raise http.client.HTTPException(f"the server's answer is malformed: {printable(e)}") from e
+            if len(parts[-1]) < piece:
+                raise http.client.IncompleteRead(b"", left - len(parts[-1]))
+            left -= piece
+        return b"".join(parts)
+
+    def _refusal(self, response: _TimedResponse) -> Exception:
         status = response.status
         detail = response.headers.get("X-Error-Message") or response.reason
         said = f"HTTP {status} {printable(detail)}".strip()
         if status in _PASSING:
             wait = response.headers.get("Retry-After") or ""
-            return _PassingError(f"the server answers {said}", int(wait) if wait.isdecimal() else None)
+            return _PassingError(f"the server answers {said}", int(wait) if re.fullmatch("[0-9]{1,6}", wait) else None)
         if status == 200:
             return self._fail("the server does not serve parts of files (byte ranges); download it first")
         if status in (401, 403):
@@ -198,7 +225,7 @@ class RemoteSource:
             return NoSuchFile(str(self._fail(f"does not exist ({said})")))
         return self._fail(f"the server answers {said}")
 
-    def _check_unchanged(self, response: http.client.HTTPResponse, size: int) -> None:
+    def _check_unchanged(self, response: _TimedResponse, size: int) -> None:
         # A storage behind a hub has marks of its own: compare those of one address only.
         version = f"{self._location} {response.headers.get('ETag') or response.headers.get('Last-Modified')}"
         same_place = self._version is not None and self._version.split(" ")[0] == self._location
@@ -208,7 +235,7 @@ class RemoteSource:
 
     # -- connections --------------------------------------------------------------------------------------
 
-    def _get(self, url: SplitResult, offset: int, n: int) -> http.client.HTTPResponse:
+    def _get(self, url: SplitResult, offset: int, n: int) -> _TimedResponse:
         headers = {
             "Range": f"bytes={offset}-{offset + n - 1}",
             "Accept-Encoding": "identity",
@@ -223,7 +250,9 @@ class RemoteSource:
             path = f"http://{url.netloc}{path}"
         try:
             connection.request("GET", path, headers=headers)
-            return connection.getresponse()
+            response = connection.getresponse()
+            assert isinstance(response, _TimedResponse)
+            return response
         except ssl.SSLError:  # which is a ValueError, too
             raise
         except ValueError as e:  # a header or an address with characters that are not allowed
@@ -256,6 +285,43 @@ class RemoteSource:
             self._local.place = None
 
 
+class _TimedResponse(http.client.HTTPResponse):
+    """An answer that must come in time, not just byte after byte: its head within `_TIMEOUT`."""
+
+    def __init__(self, sock: socket.socket, *arguments: Any, **more: Any):
+        super().__init__(sock, *arguments, **more)
+        self._timed = _TimedReader(self.fp.detach(), sock)
+        self.fp = io.BufferedReader(self._timed)
+        self.allow(_TIMEOUT)
+
+    def allow(self, seconds: float) -> None:
+        """What is read next must be there so many seconds from now."""
+        self._timed.deadline = time.monotonic() + seconds
+
+
+class _TimedReader(io.RawIOBase):
+    """A socket's file that stops at a deadline."""
+
+    deadline = 0.0
+
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket):
+        self._raw, self._socket = raw, sock
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the server is too slow")
+        self._socket.settimeout(min(left, _TIMEOUT))
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
 class _PassingError(Exception):
     """The server asks to try again later."""
 
@@ -286,9 +352,13 @@ def hub_address(address: str) -> str:
 
 def _connection(scheme: str, host: str, port: int | None, proxy: str | None) -> http.client.HTTPConnection:
     def connect(host: str, port: int | None) -> http.client.HTTPConnection:
-        if scheme == "https":
-            return http.client.HTTPSConnection(host, port, timeout=_TIMEOUT, context=_tls())
-        return http.client.HTTPConnection(host, port, timeout=_TIMEOUT)
+        made = (
+            http.client.HTTPSConnection(host, port, timeout=_TIMEOUT, context=_tls())
+            if scheme == "https"
+            else http.client.HTTPConnection(host, port, timeout=_TIMEOUT)
+        )
+        made.response_class = _TimedResponse
+        return made
 
     if proxy is None:
         return connect(host, port)

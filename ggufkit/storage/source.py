@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from ggufkit.errors import FileError, GGUFError, os_errors, printable
 from ggufkit.storage.files import lock_file
 from ggufkit.storage.once import OnceReader
+from ggufkit.storage.regular import open_regular
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,11 +102,9 @@ class FileSource:
         self._once: OnceReader | None = None
         with os_errors(path, "change" if writable else "read"):
             mode = os.O_RDWR if writable else os.O_RDONLY
-            self._handle = os.open(path, mode | getattr(os, "O_CLOEXEC", 0))
+            self._handle = open_regular(path, mode, "change" if writable else "read")
             try:
                 self.size = os.lseek(self._handle, 0, os.SEEK_END)
-                if os.path.isdir(path):
-                    raise FileError(f"cannot read {printable(self.name)}: is a directory")
                 self.overlay = self._locked(settle or _nothing_to_settle)
             except BaseException:
                 self.close()

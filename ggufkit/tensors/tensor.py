@@ -8,6 +8,7 @@ from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING
 
+from ggufkit.errors import CheckpointError, printable
 from ggufkit.formats.table import Format
 
 if TYPE_CHECKING:
@@ -70,10 +71,24 @@ class Tensor:
         return blocks.view(self.format.dtype) if self.row_bytes else blocks.reshape(len(blocks), 0).view("u1")
 
     def floats(self, lo: int = 0, hi: int | None = None) -> FloatArray:
-        """Rows `lo:hi` decoded: array of shape (hi - lo, cols), float32."""
+        """Rows `lo:hi` decoded: array of shape (hi - lo, cols), float32.
+
+        Raises
+        ------
+        CheckpointError : it is stored in a dtype of a checkpoint that GGUF has not.
+        """
         from ggufkit.formats.codec import decode
 
+        self.require_numbers()
         return decode(self.read(lo, self.rows if hi is None else hi), self.format)
+
+    def require_numbers(self) -> None:
+        """Refuse a dtype that only the layout of a quantized checkpoint gives a meaning, before somebody computes."""
+        if self.format.family == "raw":
+            raise CheckpointError(
+                f"{printable(self.name)} is stored as {self.format.name}, which says nothing by itself; F32, F16 or "
+                "BF16 is expected here"
+            )
 
     def renamed(self, name: str) -> Tensor:
         """The same tensor under another name."""

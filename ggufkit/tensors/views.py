@@ -184,6 +184,7 @@ def computed(tensor: Tensor, function: Callable[[np.ndarray], np.ndarray]) -> Te
 
     The result is F16 when the tensor is and F32 otherwise: the precisions that the reference computes in.
     """
+    tensor.require_numbers()
     half = tensor.format.name == "F16"
 
     def read(lo: int, hi: int) -> np.ndarray:

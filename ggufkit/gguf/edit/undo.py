@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from ggufkit.errors import FileError, os_errors, printable
 from ggufkit.storage.files import AtomicFile, lock_file, sync_file, sync_folder
+from ggufkit.storage.regular import kind_of_file, open_regular, read_small
 
 __all__ = [
     "Move",
@@ -35,6 +36,9 @@ __all__ = [
 ]
 
 _MAGIC = b"ggufkit undo 1\n"
+
+# Bytes: a record holds the header of a model, for which readers have half of this as their limit.
+MAX_RECORD = 256 << 20
 
 # (from, to, bytes): a piece of data that a new file takes over from the old one.
 Move = tuple[int, int, int]
@@ -100,14 +104,9 @@ def read_record(path: str) -> Record | None:
     ------
     FileError : it cannot be read, or is damaged.
     """
-    with os_errors(path, "read"):
-        try:
-            with open(path, "rb") as file:
-                data = file.read()
-        except FileNotFoundError:
-            return None
-    if not data.startswith(_MAGIC):
+    if not _is_record(path):
         return None
+    data = read_small(path, MAX_RECORD)
     import json
 
     try:
@@ -119,7 +118,7 @@ def read_record(path: str) -> Record | None:
         for offset, n in head["ranges"]:
             ranges.append((offset, data[at : at + n]))
             at += n
-    except (ValueError, KeyError, struct.error):
+    except (ValueError, KeyError, TypeError, RecursionError, struct.error):
         raise FileError(
             f"{printable(path)} is damaged: it cannot take back an edit; remove it if the model is as it should be"
         ) from None
@@ -139,8 +138,15 @@ def refuse_stranger(path: str) -> None:
 
 
 def _is_record(path: str) -> bool:
-    with os_errors(path, "read"), open(path, "rb") as file:
-        return file.read(len(_MAGIC)) == _MAGIC
+    """Whether a file is there that begins like a record; a FIFO or a device does not."""
+    with os_errors(path, "read"):
+        try:
+            if kind_of_file(os.stat(path).st_mode) is not None:
+                return False
+            with os.fdopen(open_regular(path), "rb") as file:
+                return file.read(len(_MAGIC)) == _MAGIC
+        except FileNotFoundError:
+            return False
 
 
 def remove_record(path: str) -> None:

@@ -12,11 +12,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ggufkit.checkpoint.checkpoint import Checkpoint
 from ggufkit.errors import CheckpointError, os_errors, printable
 from ggufkit.gguf.header import Value, ValueType
+from ggufkit.storage.regular import read_small
 from ggufkit.tokenizer.from_checkpoint.postprocessor import read_post_processor
 
 __all__ = ["SpecialTokens", "read_merges", "read_special", "special_tokens"]
@@ -36,6 +38,8 @@ _KEYS = {
     "mask": "mask",
 }
 _ADDED = ("bos", "eos", "sep")
+
+_MAX_TEMPLATE = 16 << 20  # bytes
 
 
 @dataclass
@@ -235,6 +239,13 @@ def _chat_templates(checkpoint: Checkpoint, settings: dict[str, Any]) -> dict[st
     return templates
 
 
+def _template_text(path: Path) -> str:
+    try:
+        return read_small(path, _MAX_TEMPLATE).decode()
+    except UnicodeDecodeError as e:
+        raise CheckpointError(f"{printable(path)} is not valid UTF-8 (byte {e.start})") from None
+
+
 def _template_files(checkpoint: Checkpoint) -> Any:
     """A template that lies in a file of its own: text, or a list of {name, template}, or None."""
     if (text := checkpoint.text("chat_template.jinja")) is not None:
@@ -243,6 +254,6 @@ def _template_files(checkpoint: Checkpoint) -> Any:
             paths = sorted(more.glob("*.jinja"))
         if not paths:
             return text
-        named = [{"name": path.stem, "template": path.read_text(encoding="utf-8")} for path in paths]
+        named = [{"name": path.stem, "template": _template_text(path)} for path in paths]
         return [{"name": "default", "template": text}, *named]
     return (checkpoint.json("chat_template.json") or {}).get("chat_template")

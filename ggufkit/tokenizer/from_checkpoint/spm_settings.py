@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ggufkit.errors import CheckpointError, os_errors, printable
+from ggufkit.errors import CheckpointError, printable
+from ggufkit.storage.regular import read_small
 
 __all__ = ["BPE", "UNIGRAM", "SpmSettings", "read_settings"]
 
 # `model_type`
 UNIGRAM, BPE = 1, 2
+
+MAX_MODEL = 200_000_000  # bytes; the largest of today have 5 MB
 
 
 @dataclass
@@ -37,8 +40,7 @@ def read_settings(path: Path) -> SpmSettings:
     -----
     Source: sentencepiece_model.proto (field numbers, defaults).
     """
-    with os_errors(path, "read"):
-        data = memoryview(path.read_bytes())
+    data = memoryview(read_small(path, MAX_MODEL))
     settings = SpmSettings()
     try:
         for field, value in _protobuf(data):
