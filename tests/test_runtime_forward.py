@@ -47,7 +47,21 @@ def test_tokens_one_by_one_give_the_same(model, reference):
 
 
 @pytest.mark.parametrize(
-    ("kind", "limit"), [("F16", 1e-6), ("Q8_0", 1e-3), ("Q5_1", 0.05), ("Q5_0", 0.05), ("Q4_1", 0.1), ("Q4_0", 0.1)]
+    ("kind", "limit"),
+    [
+        ("F16", 1e-6),
+        ("BF16", 1e-4),
+        ("Q8_0", 1e-3),
+        ("Q5_1", 0.05),
+        ("Q5_0", 0.05),
+        ("Q4_1", 0.1),
+        ("Q4_0", 0.1),
+        ("IQ4_NL", 0.1),
+        ("tq8", 1e-3),
+        ("tq6", 0.02),
+        ("tq5", 0.05),
+        ("tq4", 0.1),
+    ],
 )
 def test_cache_of_every_type_stays_near(model, reference, kind, limit):
     tokens, expected = reference
@@ -90,5 +104,5 @@ def test_tokens_that_are_none_are_refused(model, tokens, text):
 
 
 def test_cache_type_must_be_known(model):
-    with pytest.raises(UsageError, match=r"F32, F16, .*Q4_0, not Q5_K"):
+    with pytest.raises(UsageError, match=r"F32, F16, .*tq2, not Q5_K"):
         model.new_cache(8, keys="Q5_K")

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import ggml
 import numpy as np
 import pytest
 
+from ggufkit import turboquant
 from ggufkit.errors import UsageError
 from ggufkit.formats.codec import decode, encode
+from ggufkit.formats.table import FORMATS
 from ggufkit.kernels.jit import kernel
 from ggufkit.kernels.lane_math import exp, tanh
 from ggufkit.kernels.lanes import load, store
 from ggufkit.runtime.cpu import activations
-from ggufkit.runtime.cpu.cache import LayerCache, rotate
+from ggufkit.runtime.cpu.cache import LayerCache, Turn
 from ggufkit.runtime.cpu.ops import CpuOps
+from ggufkit.runtime.kv.types import TYPES, Rotation, cache_type
 from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Norm, Span
 
 RNG = np.random.default_rng(0)
@@ -201,12 +205,20 @@ def test_attention_in_pieces_is_the_same(name):
     np.testing.assert_allclose(np.concatenate(pieces), slow_attention(q, k, v, 0, spec), rtol=1e-4, atol=1e-5)
 
 
+def rotate(x: np.ndarray, size: int) -> None:
+    Turn(Rotation(size, random=False)).forward(x)
+
+
 def stored(x: np.ndarray, kind: str, head: int, size: int) -> np.ndarray:
-    """What comes back from a cache of this type, by the codec of the format."""
+    """What comes back from a cache of this type: by the codec of the format, or by TurboQuant's."""
     x = x.copy()
+    if kind.startswith("tq"):
+        return turboquant.decode(turboquant.encode(x.reshape(-1, head), int(kind[2:]))).reshape(x.shape)
     if size:
         rotate(x, size)
-    x = decode(encode(x.reshape(-1, head), kind), kind).reshape(x.shape)
+    rows = x.reshape(-1, head)
+    blocks = ggml.from_float(rows, FORMATS[kind].id) if kind == "IQ4_NL" else encode(rows, kind)
+    x = decode(blocks, kind).reshape(x.shape)
     if size:
         rotate(x, size)
     return x
@@ -222,15 +234,55 @@ def stored(x: np.ndarray, kind: str, head: int, size: int) -> np.ndarray:
     ("Q4_1", 64, (64, 64)),
     ("Q5_0", 32, (0, 0)),
     ("Q5_1", 128, (128, 64)),
+    ("BF16", 80, (0, 0)),
+    ("IQ4_NL", 32, (0, 0)),
+    ("IQ4_NL", 128, (128, 64)),
+    ("tq8", 64, (64, 64)),
+    ("tq6", 80, (80, 80)),
+    ("tq5", 112, (112, 112)),
+    ("tq4", 128, (128, 128)),
+    ("tq4", 576, (576, 576)),
+    ("tq3", 96, (96, 96)),
+    ("tq2", 192, (192, 192)),
 ])  # fmt: skip
 def test_cache_holds_what_the_format_holds(kind, head, sizes):
     spec, n = AttentionSpec(4, 2, head, head, 0.1), 50
     q, k, v = normal(n, 4 * head), normal(n, 2 * head), normal(n, 2 * head)
     cache = LayerCache(spec, CacheSpec(kind, kind), n)
-    assert (cache.key_rotation, cache.value_rotation) == sizes
+    rotations = (cache_type(kind, head).rotation(head, values) for values in (False, True))
+    assert tuple(0 if rotation is None else rotation.size for rotation in rotations) == sizes
     actual = OPS.attention(q.copy(), k.copy(), v.copy(), [Span(0, n, 0, cache)], spec)
     expected = slow_attention(q, stored(k, kind, head, sizes[0]), stored(v, kind, head, sizes[1]), 0, spec)
     np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize(("head_k", "head_v"), [(64, 64), (80, 112), (128, 96), (192, 128), (256, 512)])
+def test_cache_has_the_bytes_of_the_formula(kind, head_k, head_v):
+    spec = AttentionSpec(4, 2, head_k, head_v, 0.1)
+    if TYPES[kind].bits not in (16, 32) and not kind.startswith("tq") and (head_k % 32 or head_v % 32):
+        with pytest.raises(UsageError, match="not a multiple of 32"):
+            LayerCache(spec, CacheSpec(kind, kind), 64)
+        return
+    cache = LayerCache(spec, CacheSpec(kind, kind), 64)
+    bits, overhead = TYPES[kind].bits, {"tq": lambda head: 2}.get(kind[:2])
+    if overhead is None:
+        per_block = {"Q4_1": 4, "Q5_1": 4}.get(kind, 2 if bits < 16 else 0)
+        overhead = lambda head: head // 32 * per_block  # noqa: E731
+    wide = -(-head_v // 32) * 32 if bits >= 16 else head_v  # rows of numbers are filled up
+    expected = 2 * 64 * (head_k * bits // 8 + overhead(head_k) + wide * bits // 8 + overhead(head_v))
+    assert cache.nbytes == expected
+
+
+@pytest.mark.parametrize("kind", ["IQ4_NL", "tq3"])
+def test_zeros_and_one_outlier_are_kept(kind):
+    spec = AttentionSpec(1, 1, 64, 64, 0.1)
+    k, v = np.zeros((3, 64), np.float32), np.zeros((3, 64), np.float32)
+    v[2, 5] = 100
+    cache = LayerCache(spec, CacheSpec(kind, kind), 3)
+    out = OPS.attention(np.ones((3, 64), np.float32), k, v, [Span(0, 3, 0, cache)], spec)
+    assert (out[:2] == 0).all()
+    assert out[2, 5] == pytest.approx(100 / 3, rel=0.05)
 
 
 def test_rotation_is_its_own_inverse_and_keeps_lengths():

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ggufkit.errors import os_errors
-from ggufkit.runtime.kv.types import TYPES
+from ggufkit.errors import UsageError, os_errors
+from ggufkit.runtime.kv.types import PRESETS, TYPES
 
 if TYPE_CHECKING:
     from ggufkit.evaluate.windows import Windows
@@ -22,13 +22,22 @@ _TYPES = click.Choice([name.lower() for name in TYPES], case_sensitive=False)
 
 
 def cache_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add -ctk and -ctv; the command gets both as `types`."""
+    """Add -ctk, -ctv and --cache; the command gets the types of keys and values as `types`."""
 
-    @click.option("-ctk", "--cache-type-k", "keys", type=_TYPES, default="f16", show_default=True, help="Type of keys.")
-    @click.option("-ctv", "--cache-type-v", "values", type=_TYPES, default="f16", show_default=True, help="Of values.")
+    @click.option("-ctk", "--cache-type-k", "keys", type=_TYPES, help="Type of keys in the cache; default f16.")
+    @click.option("-ctv", "--cache-type-v", "values", type=_TYPES, help="Type of values in the cache; default f16.")
+    @click.option(
+        "--cache",
+        "preset",
+        type=click.Choice(list(PRESETS)),
+        help="Both: exact (f32), small (tq6, tq4: a third of f16), smallest (tq5, tq3: a quarter).",
+    )
     @functools.wraps(command)
-    def wrapped(keys: str, values: str, **arguments: Any) -> Any:
-        return command(types=(keys.upper(), values.upper()), **arguments)
+    def wrapped(keys: str | None, values: str | None, preset: str | None, **arguments: Any) -> Any:
+        if preset and (keys or values):
+            raise UsageError("--cache chooses both types; leave out --cache-type-k and --cache-type-v")
+        types = PRESETS[preset] if preset else ((keys or "f16").upper(), (values or "f16").upper())
+        return command(types=types, **arguments)
 
     return wrapped
 

@@ -131,18 +131,17 @@ def _nearest(y, code, bits):
 
 
 @inlined
-def level_of(index, levels, bits):
-    """The levels of these numbers: one look-up in a register for up to 16 of them, two for 32, four for 64."""
+def level_of(index, levels, base, bits):
+    """`levels[base + index]`: one look-up in a register for up to 16 levels, two for 32, four for 64."""
     if bits <= 4:
-        return permute(load(levels, 0), index)
+        return permute(load(levels, base), index)
     if bits > 6:
-        return gather(levels, index)
-    within = index & splat(np.int32(15))
-    found = select(index > splat(np.int32(15)), permute(load(levels, 16), within), permute(load(levels, 0), within))
+        return gather(levels, index + splat(np.int32(base)))
+    within, above = index & splat(np.int32(15)), index > splat(np.int32(15))
+    found = select(above, permute(load(levels, base + 16), within), permute(load(levels, base), within))
     if bits == 6:
-        upper = select(
-            index > splat(np.int32(47)), permute(load(levels, 48), within), permute(load(levels, 32), within)
-        )
+        above = index > splat(np.int32(47))
+        upper = select(above, permute(load(levels, base + 48), within), permute(load(levels, base + 32), within))
         found = select(index > splat(np.int32(31)), upper, found)
     return found
 
@@ -151,10 +150,10 @@ def level_of(index, levels, bits):
 
 
 @inlined
-def encode_row(x, begin, code, bits, y, spare, codes):
+def encode_row(x, begin, code, bits, y, spare, codes, to):
     """Codes of the row `x[begin : begin + d]`, one byte each, and its scale.
 
-    `y` (d,) float32 and `spare` are room to work in; `codes` (d,) uint8.
+    `y` (d,) float32 and `spare` are room to work in; the codes go to `codes[to : to + d]`, uint8.
     """
     size = code.signs.shape[0]
     squares = splat(ZERO)
@@ -169,10 +168,10 @@ def encode_row(x, begin, code, bits, y, spare, codes):
     for i in range(0, size, 16):
         value = load(y, i) * splat(inverse)
         index = _nearest(value, code, bits)
-        level = level_of(index, code.levels, bits)
+        level = level_of(index, code.levels, 0, bits)
         own = own + level * level
         both = both + value * level
-        store(codes, i, index)
+        store(codes, to + i, index)
     c2, yc = sum_lanes(own), sum_lanes(both)
     if norm == ZERO:
         return ZERO
@@ -194,12 +193,21 @@ def _encode_rows(rows, code, out, lo, hi):
     letters = view(codes, np.uint8)
     for r in range(lo, hi):
         at = r * wide
-        write_half(data, at, encode_row(x, r * size, code, BITS, y, spare, letters))
+        write_half(data, at, encode_row(x, r * size, code, BITS, y, spare, letters, 0))
         at += 2
         for i in range(0, size - 31, 32):
             at = pack(codes, i // 8, 32, BITS, data, at)
         if size % 32:
             pack(codes, size // 8 - 2, 16, BITS, data, at)
+
+
+def _encode_codes(rows, code, codes, scales, lo, hi):
+    """Codes of rows `lo:hi`, one byte each (n, d), and their scales (n,)."""
+    size = rows.shape[1]
+    x, all_codes = flat(rows), flat(codes)
+    y, spare = np.empty(size, np.float32), np.empty(16 * code.mix.shape[0], np.float32)
+    for r in range(lo, hi):
+        scales[r] = encode_row(x, r * size, code, BITS, y, spare, all_codes, r * size)
 
 
 def _decode_rows(packed, code, out, lo, hi):
@@ -221,11 +229,11 @@ def _levels(data, at, code, bits, scale, y):
     """The levels of the codes from byte `at` on, times `scale`."""
     size = y.shape[0]
     for i in range(0, size - 31, 32):
-        store(y, i, level_of(unpack(data, at, 32, 0, bits), code.levels, bits) * splat(scale))
-        store(y, i + 16, level_of(unpack(data, at, 32, 1, bits), code.levels, bits) * splat(scale))
+        store(y, i, level_of(unpack(data, at, 32, 0, bits), code.levels, 0, bits) * splat(scale))
+        store(y, i + 16, level_of(unpack(data, at, 32, 1, bits), code.levels, 0, bits) * splat(scale))
         at += 4 * bits
     if size % 32:
-        store(y, size - 16, level_of(unpack(data, at, 16, 0, bits), code.levels, bits) * splat(scale))
+        store(y, size - 16, level_of(unpack(data, at, 16, 0, bits), code.levels, 0, bits) * splat(scale))
 
 
 def _products(packed, query, code, out, lo, hi):
@@ -235,11 +243,11 @@ def _products(packed, query, code, out, lo, hi):
     for r in range(lo, hi):
         a, b, at = splat(ZERO), splat(ZERO), r * wide + 2
         for i in range(0, size - 31, 32):
-            a = multiply_add(level_of(unpack(data, at, 32, 0, BITS), code.levels, BITS), load(query, i), a)
-            b = multiply_add(level_of(unpack(data, at, 32, 1, BITS), code.levels, BITS), load(query, i + 16), b)
+            a = multiply_add(level_of(unpack(data, at, 32, 0, BITS), code.levels, 0, BITS), load(query, i), a)
+            b = multiply_add(level_of(unpack(data, at, 32, 1, BITS), code.levels, 0, BITS), load(query, i + 16), b)
             at += 4 * BITS
         if size % 32:
-            a = multiply_add(level_of(unpack(data, at, 16, 0, BITS), code.levels, BITS), load(query, size - 16), a)
+            a = multiply_add(level_of(unpack(data, at, 16, 0, BITS), code.levels, 0, BITS), load(query, size - 16), a)
         out[r] = sum_lanes(a + b) * read_half(data, r * wide)
 
 
@@ -247,6 +255,7 @@ class Kernels(NamedTuple):
     """The kernels of one width: machine code in which the number of bits is a constant."""
 
     encode_rows: Any
+    encode_codes: Any
     decode_rows: Any
     products: Any
 
@@ -256,6 +265,6 @@ def kernels_of(bits: int) -> Kernels:
     """The kernels for codes of `bits` bits."""
     made = [
         specialised(loop, f"turboquant_{bits}{loop.__name__}", __file__, BITS=bits)
-        for loop in (_encode_rows, _decode_rows, _products)
+        for loop in (_encode_rows, _encode_codes, _decode_rows, _products)
     ]
     return Kernels(*made)

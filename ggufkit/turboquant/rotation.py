@@ -22,7 +22,7 @@ from ggufkit.errors import UsageError
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["MIXED", "SMALLEST", "Dense", "Hadamard", "Rotation", "hartley", "signs_of"]
+__all__ = ["MIXED", "SMALLEST", "Dense", "Hadamard", "Rotation", "hartley", "part_of", "signs_of"]
 
 SMALLEST = 16  # coordinates that are transformed together at least: those of a vector register
 MIXED = 64  # parts of a vector that are mixed at most
@@ -53,7 +53,7 @@ class Hadamard:
 
     def __init__(self, length: int, seed: int = 0):
         self.length = length
-        self.part = _part(length)
+        self.part = part_of(length)
         self.signs = signs_of(length, seed)
 
     def forward(self, x: np.ndarray) -> np.ndarray:
@@ -98,8 +98,13 @@ class Dense:
         return y @ self.matrix
 
 
-def _part(length: int) -> int:
-    """The largest power of two that divides a length."""
+def part_of(length: int) -> int:
+    """The largest power of two that divides a length.
+
+    Raises
+    ------
+    UsageError : see `Hadamard`.
+    """
     part = length & -length
     if length < 1 or part < SMALLEST or length // part > MIXED:
         raise UsageError(

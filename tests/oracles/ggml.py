@@ -106,6 +106,15 @@ def cpu_traits(type_id: int) -> _CpuTraits:
     return library().ggml_get_type_traits_cpu(type_id).contents
 
 
+def from_float(rows: np.ndarray, type_id: int) -> np.ndarray:
+    """(rows, cols) float32 → (rows, row_bytes) uint8, as the CPU backend rounds caches and activations."""
+    rows = np.ascontiguousarray(rows, np.float32)
+    out = np.zeros((len(rows), library().ggml_row_size(type_id, rows.shape[1])), np.uint8)
+    for row, to in zip(rows, out, strict=True):
+        cpu_traits(type_id).from_float(row.ctypes.data, to.ctypes.data, row.size)
+    return out
+
+
 def vec_dots(blocks: np.ndarray, type_id: int, x: np.ndarray) -> Callable[[], np.ndarray]:
     """A call that gives `vec_dot` of each row of blocks with x, as llama.cpp quantizes it: (rows,) float32.
 

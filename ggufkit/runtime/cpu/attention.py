@@ -15,19 +15,25 @@ Source: Milakov, Gimelshein, "Online normalizer calculation for softmax", 2018; 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 
-from ggufkit.kernels.jit import inlined, kernel
+from ggufkit.kernels.jit import inlined, specialised
 from ggufkit.kernels.lane_math import exp, tanh
 from ggufkit.kernels.lanes import highest, lane_numbers, load, maximum, multiply_add, select, splat, store, sum_lanes
-from ggufkit.runtime.cpu.planes import read_keys, read_values
+from ggufkit.runtime.cpu.planes import Reader, key_reader, read_float_keys, read_float_values, value_reader
+from ggufkit.runtime.kv.types import CacheType
 
-__all__ = ["ROWS", "Pass", "attend"]
+__all__ = ["ROWS", "Pass", "attention_of"]
 
 ROWS = 32
 ZERO, ONE = np.float32(0), np.float32(1)
+# `attention_of` binds these anew for each pair of types.
+read_keys, KEY_LOW, KEY_HIGH = read_float_keys, 0, 0
+read_values, VALUE_LOW, VALUE_HIGH = read_float_values, 0, 0
 _LEAST = np.float32(-1e30)  # the score of what is not seen: finite, so that differences are numbers
 
 
@@ -52,8 +58,7 @@ class Pass(NamedTuple):
     cap: np.float32
 
 
-@kernel
-def attend(q, keys, values, sinks, call, out, lo, hi):
+def _attend(q, keys, values, sinks, call, out, lo, hi):
     """Items `lo:hi` of (kv_head, block of 32 rows).
 
     Parameters
@@ -71,6 +76,9 @@ def attend(q, keys, values, sinks, call, out, lo, hi):
     padded = (call.head_v + 31) // 32 * 32
     queries = np.empty(ROWS * call.head_k, np.float32)
     tile = np.empty(2 * 16 * call.head_k, np.float32)
+    second = tile[16 * call.head_k :]
+    key_bytes = keys.shape[0] // (call.kv_heads * call.tokens)
+    value_bytes = values.shape[0] // (call.kv_heads * call.tokens)
     rows_v = np.empty(32 * padded, np.float32)
     found = np.empty(ROWS * padded, np.float32)
     scores = np.empty(ROWS * 32, np.float32)
@@ -92,7 +100,28 @@ def attend(q, keys, values, sinks, call, out, lo, hi):
         begin = max(0, first_token - call.window + 1) // 32 * 32 if call.window else 0
         end = last_token + 1 if call.causal else call.seen
         for at in range(begin, end, 32):
-            _read_step(keys, values, call, kv_head, at, min(32, call.seen - at), padded, tile, rows_v)
+            count = min(32, call.seen - at)
+            first = kv_head * call.tokens + at
+            read_keys(keys, first * key_bytes, call.head_k, call.key_layout, KEY_LOW, KEY_HIGH, tile)
+            if count > 16:
+                after = (first + 16) * key_bytes
+                read_keys(keys, after, call.head_k, call.key_layout, KEY_LOW, KEY_HIGH, second)
+            else:
+                second[:] = ZERO
+            read_values(
+                values,
+                first * value_bytes,
+                value_bytes,
+                count,
+                call.head_v,
+                call.value_layout,
+                VALUE_LOW,
+                VALUE_HIGH,
+                rows_v,
+                padded,
+            )
+            for i in range(count * padded, 32 * padded):
+                rows_v[i] = ZERO
             _score(queries, tile, call.head_k, fours, scores)
             for r in range(rows):
                 position = call.start + (first_row + r) // group
@@ -116,6 +145,26 @@ def attend(q, keys, values, sinks, call, out, lo, hi):
                 out[row // group, head * call.head_v + d] = found[r * padded + d] * factor
 
 
+def attention_of(keys: CacheType, values: CacheType) -> Callable[..., None]:
+    """The kernel for keys and values of these types, see `_attend`; types that are read alike share one."""
+    return _attention_with(key_reader(keys), value_reader(values))
+
+
+@cache
+def _attention_with(key: Reader, value: Reader) -> Callable[..., None]:
+    return specialised(
+        _attend,
+        f"attend_{key.name}_{value.name}",
+        __file__,
+        read_keys=key.function,
+        KEY_LOW=key.low,
+        KEY_HIGH=key.high,
+        read_values=value.function,
+        VALUE_LOW=value.low,
+        VALUE_HIGH=value.high,
+    )
+
+
 @inlined
 def _gather_queries(q, call, kv_head, first_row, rows, fours, queries):
     """The rows of one block, scaled; filled up with zeros to a multiple of four."""
@@ -127,23 +176,6 @@ def _gather_queries(q, call, kv_head, first_row, rows, fours, queries):
             queries[r * call.head_k + d] = q[row // group, at + d] * call.scale
     for i in range(rows * call.head_k, fours * call.head_k):
         queries[i] = ZERO
-
-
-@inlined
-def _read_step(keys, values, call, kv_head, at, count, padded, tile, rows_v):
-    """32 tokens from `at` on as float32: keys (2, head_k, 16), values (32, padded)."""
-    key_bytes = keys.shape[0] // (call.kv_heads * call.tokens)
-    value_bytes = values.shape[0] // (call.kv_heads * call.tokens)
-    first = kv_head * call.tokens + at
-    read_keys(keys, first * key_bytes, call.head_k, call.key_layout, tile)
-    if count > 16:
-        read_keys(keys, (first + 16) * key_bytes, call.head_k, call.key_layout, tile[16 * call.head_k :])
-    else:
-        for i in range(16 * call.head_k, 32 * call.head_k):
-            tile[i] = ZERO
-    read_values(values, first * value_bytes, value_bytes, count, call.head_v, call.value_layout, rows_v, padded)
-    for i in range(count * padded, 32 * padded):
-        rows_v[i] = ZERO
 
 
 @inlined

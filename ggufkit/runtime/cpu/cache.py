@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from ggufkit.kernels.jit import kernel
-from ggufkit.runtime.cpu.planes import key_bytes, layout_of, value_bytes, write_keys, write_values
-from ggufkit.runtime.kv.types import cache_type
+from ggufkit.runtime.cpu.attention import attention_of
+from ggufkit.runtime.cpu.levels import find_codes
+from ggufkit.runtime.cpu.planes import key_bytes, layout_of, place_codes, value_bytes, write_keys, write_values
+from ggufkit.runtime.kv.types import Rotation, cache_type
 from ggufkit.runtime.ops import AttentionSpec, CacheSpec
+from ggufkit.turboquant.kernels import turn
+from ggufkit.turboquant.rotation import hartley, part_of, signs_of
 
-__all__ = ["STEP", "LayerCache", "rotate"]
+__all__ = ["STEP", "LayerCache", "Turn"]
 
 STEP = 32  # tokens that attention reads at once
 TILE = 16  # tokens of a tile of keys
@@ -24,21 +26,24 @@ class LayerCache:
     Attributes
     ----------
     keys, values : arrays of bytes; see `planes`.
-    key_layout, value_layout : their types.
+    key_type, value_type : their types; key_layout, value_layout : the same for kernels.
     tokens : how many fit, a multiple of 32.
-    key_rotation, value_rotation : length of the transform, a power of two; 0 for none.
+    attend : the kernel that reads these types.
+    key_turn, value_turn : how heads are rotated.
     """
 
     def __init__(self, spec: AttentionSpec, types: CacheSpec, length: int):
         keys, values = cache_type(types.keys, spec.head_k), cache_type(types.values, spec.head_v)
         self.heads = spec.kv_heads
-        self.key_layout, self.value_layout = layout_of(keys), layout_of(values)
+        self.key_type, self.value_type = keys, values
+        self.key_layout, self.value_layout = layout_of(keys, spec.head_k), layout_of(values, spec.head_v)
+        self.attend = attention_of(keys, values)
         self.tokens = -(-length // STEP) * STEP
         # Pages are given by the system when they are first written.
         self.keys = np.zeros(spec.kv_heads * self.tokens * key_bytes(keys, spec.head_k), np.uint8)
         self.values = np.zeros(spec.kv_heads * self.tokens * value_bytes(values, spec.head_v), np.uint8)
-        self.key_rotation = keys.rotation(spec.head_k, values=False)
-        self.value_rotation = values.rotation(spec.head_v, values=True)
+        self.key_turn = Turn(keys.rotation(spec.head_k, values=False))
+        self.value_turn = Turn(values.rotation(spec.head_v, values=True))
 
     @property
     def nbytes(self) -> int:
@@ -46,12 +51,18 @@ class LayerCache:
 
     def write(self, k: np.ndarray, v: np.ndarray, start: int) -> None:
         """Keys (n, kv_heads × head_k) and values (n, kv_heads × head_v) of tokens `start …`; rotates them in place."""
-        if self.key_rotation:
-            rotate(k, self.key_rotation)
-        if self.value_rotation:
-            rotate(v, self.value_rotation)
-        write_keys(k, self.keys, self.heads, self.tokens, start, self.key_layout)
-        write_values(v, self.values, self.heads, self.tokens, start, self.value_layout)
+        self._write(k, self.keys, start, keys=True)
+        self._write(v, self.values, start, keys=False)
+
+    def _write(self, x: np.ndarray, data: np.ndarray, start: int, *, keys: bool) -> None:
+        kind, layout = (self.key_type, self.key_layout) if keys else (self.value_type, self.value_layout)
+        if kind.rule != "turbo":  # whose encoder rotates
+            (self.key_turn if keys else self.value_turn).forward(x)
+        if kind.leveled:
+            codes, scales = find_codes(kind, x, self.heads)
+            place_codes(codes, scales, data, self.tokens, start, layout, keys)
+        else:
+            (write_keys if keys else write_values)(x, data, self.heads, self.tokens, start, layout)
 
     def prefix(self, n: int) -> list[np.ndarray]:
         keys, values = self._by_token()
@@ -68,21 +79,22 @@ class LayerCache:
         return self.keys.reshape(self.heads, self.tokens // TILE, -1), self.values.reshape(self.heads, self.tokens, -1)
 
 
-def rotate(x: np.ndarray, size: int) -> None:
-    """Walsh–Hadamard transform of each `size` consecutive numbers of `x`, in place."""
-    _rotate(x.reshape(-1, size), np.float32(1 / math.sqrt(size)))
+class Turn:
+    """A rotation of heads, in their place; None turns nothing."""
 
+    def __init__(self, rotation: Rotation | None):
+        self._size = 0 if rotation is None else rotation.size
+        if rotation is not None:
+            self._part = part_of(rotation.size)
+            self._mix = hartley(rotation.size // self._part)
+            self._signs = signs_of(rotation.size, 0) if rotation.random else np.ones(rotation.size, np.float32)
 
-@kernel
-def _rotate(x, factor):
-    rows, size = x.shape
-    for row in range(rows):
-        half = 1
-        while half < size:
-            for lo in range(0, size, 2 * half):
-                for i in range(lo, lo + half):
-                    a, b = x[row, i], x[row, i + half]
-                    x[row, i], x[row, i + half] = a + b, a - b
-            half *= 2
-        for i in range(size):
-            x[row, i] *= factor
+    def forward(self, x: np.ndarray) -> None:
+        """Rotate each run of numbers of `x`, contiguous rows of heads."""
+        if self._size:
+            turn(x.reshape(-1, self._size), self._signs, self._mix, self._part, True)
+
+    def back(self, x: np.ndarray) -> None:
+        """Undo it."""
+        if self._size:
+            turn(x.reshape(-1, self._size), self._signs, self._mix, self._part, False)

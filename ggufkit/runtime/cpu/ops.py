@@ -10,8 +10,8 @@ import numpy as np
 from ggufkit.errors import ArchitectureError
 from ggufkit.kernels.threads import for_ranges, thread_count
 from ggufkit.runtime.cpu import activations, norms
-from ggufkit.runtime.cpu.attention import ROWS, Pass, attend
-from ggufkit.runtime.cpu.cache import LayerCache, rotate
+from ggufkit.runtime.cpu.attention import ROWS, Pass
+from ggufkit.runtime.cpu.cache import LayerCache
 from ggufkit.runtime.cpu.products import rounded
 from ggufkit.runtime.cpu.weight import Activations, Weight, multiply_all
 from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Experts, Linear, Norm, Span
@@ -102,8 +102,7 @@ class CpuOps:
             cache, rows = span.cache, slice(span.lo, span.hi)
             n, seen = span.hi - span.lo, span.start + span.hi - span.lo
             cache.write(k[rows], v[rows], span.start)
-            if cache.key_rotation:
-                rotate(q[rows], cache.key_rotation)
+            cache.key_turn.forward(q[rows])
             calls.append(partial(_attend, q[rows], cache, sinks, _pass(spec, cache, span.start, seen), out[rows]))
             ends.append(ends[-1] + spec.kv_heads * -(-(n * spec.heads // spec.kv_heads) // ROWS))
             work += n * spec.heads * seen * (spec.head_k + spec.head_v)
@@ -115,8 +114,7 @@ class CpuOps:
 
         self._ranges(function, ends[-1], work)
         for span in spans:
-            if span.cache.value_rotation:
-                rotate(out[span.lo : span.hi], span.cache.value_rotation)
+            span.cache.value_turn.back(out[span.lo : span.hi])
         return out
 
     def activate(self, gate: np.ndarray | None, up: np.ndarray, activation: str) -> np.ndarray:
@@ -195,7 +193,7 @@ def _pass(spec: AttentionSpec, cache: LayerCache, start: int, seen: int) -> Pass
 
 
 def _attend(q: np.ndarray, cache: LayerCache, sinks: np.ndarray, call: Pass, out: np.ndarray, lo: int, hi: int) -> None:
-    attend(q, cache.keys, cache.values, sinks, call, out, lo, hi)
+    cache.attend(q, cache.keys, cache.values, sinks, call, out, lo, hi)
 
 
 def _gelu(gate: np.ndarray, up: np.ndarray, out: np.ndarray) -> None:

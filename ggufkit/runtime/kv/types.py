@@ -4,15 +4,22 @@ A head of a token is kept as numbers, or as codes of a few bits and a scale (and
 
     x = scale · (code − zero)                zero = 2^(bits − 1)        rules "absolute" and "largest"
     x = scale · code + minimum                                          rule "range"
+    x = scale · level[code]                  a table of levels          rules "fitted" and "turbo"
 
 How codes are found (`rule`), x a block:
 
     absolute   scale = max |x| / (2^(bits − 1) − 1), codes rounded, ties away from zero           Q8_0
     largest    scale = the x farthest from 0 / −2^(bits − 1), so that it is met exactly            Q4_0 Q5_0
     range      scale = (max x − min x) / (2^bits − 1), minimum = min x                             Q4_1 Q5_1
+    fitted     codes for the scale at which the x farthest from 0 meets its level, then the scale
+               of least error for these codes, squares weighing as x² does                         IQ4_NL
+    turbo      TurboQuant: levels of a Gaussian, the scale keeps the norm; a whole head is a block  tq2 … tq8
 
-Quantized keys and values are rotated by a Walsh–Hadamard transform first: outliers spread over the head. The transform
-is its own inverse and keeps products, so queries are rotated too, and what attention finds is rotated back.
+Quantized keys and values are rotated first: outliers spread over the head. A rotation keeps products, so queries are
+rotated too, and what attention finds is rotated back. GGML's types have a Walsh–Hadamard transform; TurboQuant's have
+random signs before it, the same for all layers, and mix the parts of heads that are no power of two.
+
+A bit more is worth seven times as much to keys as to values: `PRESETS` give them two bits more.
 
 Source: ggml/src/ggml-quants.c, and `llama_kv_cache` in src/llama-kv-cache.cpp of llama.cpp (when it rotates, by which
 sizes).
@@ -23,11 +30,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ggufkit.errors import UsageError, printable
+from ggufkit.turboquant.rotation import part_of
 
-__all__ = ["TYPES", "CacheType", "cache_type"]
+__all__ = ["PRESETS", "TYPES", "WHOLE", "CacheType", "Rotation", "cache_type"]
 
-# Where a row does not say otherwise, the whole of a head is rotated as far as powers of two go.
-_WHOLE = 1 << 30
+# Of a head, all of it: as far as powers of two go where it is rotated.
+WHOLE = 1 << 30
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """A rotation of each `size` consecutive numbers, of which the largest power of two goes through the transform.
+
+    Attributes
+    ----------
+    size : numbers that are rotated together.
+    random : with signs in front, see `turboquant.rotation`; else the size is a power of two.
+    """
+
+    size: int
+    random: bool
 
 
 @dataclass(frozen=True)
@@ -38,8 +60,8 @@ class CacheType:
     ----------
     name : GGML's.
     bits : of a code, 8, 6, 5, 4, 3 or 2; of a number, 32 or 16.
-    block : numbers that share a scale, a multiple of 32; 0 where numbers stay numbers.
-    rule : how scales and codes are found; see above.
+    block : numbers that share a scale, a multiple of 32, or `WHOLE` for a head; 0 where numbers stay numbers.
+    rule : how scales and codes are found, see above; of numbers "bfloat" for BF16.
     key_run, value_run : numbers of a head that are rotated together at most; 0 for no rotation.
     least_run : a power of two that must divide the head, or it is not rotated.
     """
@@ -48,7 +70,7 @@ class CacheType:
     bits: int
     block: int = 0
     rule: str = ""
-    key_run: int = _WHOLE
+    key_run: int = WHOLE
     value_run: int = 64
     least_run: int = 64
 
@@ -62,8 +84,23 @@ class CacheType:
         return self.rule == "range"
 
     @property
+    def leveled(self) -> bool:
+        """Whether codes are numbers of levels in a table."""
+        return self.rule in ("fitted", "turbo")
+
+    @property
     def zero(self) -> int:
-        return 0 if self.minimum else 1 << (self.bits - 1)
+        return 0 if self.minimum or self.leveled else 1 << (self.bits - 1)
+
+    def blocks(self, head: int) -> int:
+        """How many scales a head has."""
+        return max(head // self.block, 1)
+
+    def nbytes(self, head: int) -> int:
+        """Bytes of a head of one token."""
+        if not self.quantized:
+            return head * self.bits // 8
+        return head * self.bits // 8 + self.blocks(head) * (4 if self.minimum else 2)
 
     @property
     def planes(self) -> tuple[int, int]:
@@ -71,24 +108,37 @@ class CacheType:
         low = max(width for width in (8, 4, 2, 1) if width <= self.bits)
         return low, self.bits - low
 
-    def rotation(self, head: int, values: bool) -> int:
-        """How many numbers of a head are rotated together: a power of two, or 0 for none."""
+    def rotation(self, head: int, values: bool) -> Rotation | None:
+        """How heads are rotated, or None."""
+        if self.rule == "turbo":
+            return Rotation(head, random=True)
         size = head & -head
         if not self.quantized or size < self.least_run:
-            return 0
-        return min(size, self.value_run if values else self.key_run)
+            return None
+        return Rotation(min(size, self.value_run if values else self.key_run), random=False)
 
 
 TYPES = {row.name: row for row in (
     #         name   bits block  rule
     CacheType("F32",  32),
     CacheType("F16",  16),
+    CacheType("BF16", 16,   0,  "bfloat"),
     CacheType("Q8_0",  8,  32,  "absolute"),
     CacheType("Q5_1",  5,  32,  "range"),
     CacheType("Q5_0",  5,  32,  "largest"),
     CacheType("Q4_1",  4,  32,  "range"),
     CacheType("Q4_0",  4,  32,  "largest"),
+    CacheType("IQ4_NL", 4, 32,  "fitted"),
+    CacheType("tq8",   8, WHOLE, "turbo"),
+    CacheType("tq6",   6, WHOLE, "turbo"),
+    CacheType("tq5",   5, WHOLE, "turbo"),
+    CacheType("tq4",   4, WHOLE, "turbo"),
+    CacheType("tq3",   3, WHOLE, "turbo"),
+    CacheType("tq2",   2, WHOLE, "turbo"),
 )}  # fmt: skip
+
+# Types of keys and values that are worth choosing, by what one wants.
+PRESETS = {"exact": ("F32", "F32"), "small": ("tq6", "tq4"), "smallest": ("tq5", "tq3")}
 
 _NAMES = {name.lower(): name for name in TYPES}
 
@@ -98,12 +148,14 @@ def cache_type(name: str, head: int) -> CacheType:
 
     Raises
     ------
-    UsageError : there is no such type, or the heads do not divide into its blocks.
+    UsageError : there is no such type, or the heads do not divide into its blocks or cannot be rotated.
     """
     if (found := _NAMES.get(name.lower())) is None:
         raise UsageError(f"the cache can be {', '.join(TYPES)}, not {printable(name)}")
     kind = TYPES[found]
-    if kind.quantized and head % kind.block:
+    if kind.rule == "turbo":
+        part_of(head)
+    elif kind.quantized and head % kind.block:
         raise UsageError(
             f"the cache cannot be {found}: heads of {head} numbers are not a multiple of {kind.block}; take F16"
         )

@@ -6,19 +6,19 @@ numbers that the CPU's cache has.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import mlx.core as mx
 import numpy as np
 
 from ggufkit.runtime.kv.types import CacheType, cache_type
+from ggufkit.runtime.mlx.levels import planes, turned
 from ggufkit.runtime.ops import AttentionSpec, CacheSpec
 
-__all__ = ["LayerCache", "Stored", "rotated"]
+__all__ = ["LayerCache", "Stored"]
 
 _STEP = 256  # tokens
-_NUMBERS = {32: mx.float32, 16: mx.float16}
+_NUMBERS = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}
 
 
 class Stored:
@@ -31,9 +31,13 @@ class Stored:
 
     def write(self, x: mx.array, start: int) -> None:
         """x (kv_heads, n, head) float32, for the tokens from `start` on."""
-        if self.rotation:
-            x = rotated(x, self.rotation)
-        parts = _quantized(x, self.type) if self.type.quantized else [x.astype(_NUMBERS[self.type.bits])]
+        x = turned(x, self.rotation)
+        if self.type.leveled:
+            parts = planes(x, self.type)
+        elif self.type.quantized:
+            parts = _quantized(x, self.type)
+        else:
+            parts = [x.astype(_NUMBERS[self.type.name])]
         end = start + x.shape[1]
         self._grow(parts, end)
         for array, part in zip(self._arrays, parts, strict=True):
@@ -50,18 +54,28 @@ class Stored:
         self._arrays = rooms
 
     def read(self, lo: int, hi: int) -> list[mx.array]:
-        """What is stored of tokens lo:hi: the numbers, or codes, scales and biases."""
+        """What is stored of tokens lo:hi: the numbers, or codes, scales and biases, or what `levels.planes` gives."""
         return [array[:, lo:hi] for array in self._arrays]
 
     def restore(self, n: int, arrays: Sequence[np.ndarray]) -> None:
         """Hold what was read of the first `n` tokens of another."""
         if not n:
             return
-        self._grow([mx.array(array) for array in arrays], n)
-        for own, saved in zip(self._arrays, arrays, strict=True):
-            if own[:, :n].shape != saved.shape:
+        saved = [mx.array(array) for array in arrays]
+        if self.type.name == "BF16":
+            saved = [array.view(mx.bfloat16) for array in saved]
+        self._grow(saved, n)
+        for own, array in zip(self._arrays, saved, strict=True):
+            if own[:, :n].shape != array.shape:
                 raise ValueError("another cache's")
-            own[:, :n] = mx.array(saved)
+            own[:, :n] = array
+
+    @property
+    def parts(self) -> int:
+        """How many arrays hold what is stored."""
+        if self.type.leveled:
+            return 3 if self.type.planes[1] else 2
+        return 3 if self.type.quantized else 1
 
     @property
     def arrays(self) -> list[mx.array]:
@@ -76,18 +90,13 @@ class LayerCache:
         self.values = Stored(types.values, spec.kv_heads, spec.head_v, values=True)
 
     def prefix(self, n: int) -> list[np.ndarray]:
-        return [np.array(array) for stored in (self.keys, self.values) for array in stored.read(0, n)]
+        arrays = [array for stored in (self.keys, self.values) for array in stored.read(0, n)]
+        return [np.array(array.view(mx.uint16) if array.dtype == mx.bfloat16 else array) for array in arrays]
 
     def restore(self, n: int, arrays: Sequence[np.ndarray]) -> None:
-        half = len(arrays) if not n else 3 if self.keys.type.quantized else 1
+        half = len(arrays) if not n else self.keys.parts
         self.keys.restore(n, arrays[:half])
         self.values.restore(n, arrays[half:])
-
-
-def rotated(x: mx.array, length: int) -> mx.array:
-    """Runs of `length` numbers of the last dimension through a Walsh–Hadamard transform; its own inverse."""
-    runs = x.reshape(*x.shape[:-1], -1, length)
-    return mx.hadamard_transform(runs, scale=1 / math.sqrt(length)).reshape(x.shape)
 
 
 def _quantized(x: mx.array, kind: CacheType) -> list[mx.array]:

@@ -13,7 +13,8 @@ import mlx.core as mx
 import numpy as np
 
 from ggufkit.errors import ArchitectureError
-from ggufkit.runtime.mlx.cache import LayerCache, Stored, rotated
+from ggufkit.runtime.mlx.cache import LayerCache, Stored
+from ggufkit.runtime.mlx.levels import numbers, turned, turned_back
 from ggufkit.runtime.mlx.weight import Weight, load_weight
 from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Experts, Linear, Norm, Span
 from ggufkit.tensors.tensor import Tensor
@@ -118,12 +119,12 @@ def _rope(x: mx.array, cos: mx.array, sin: mx.array, halves: bool) -> mx.array:
     turning, rest = x[..., : 2 * pairs], x[..., 2 * pairs :]
     if halves:
         a, b = turning[..., :pairs], turning[..., pairs:]
-        turned = mx.concatenate([a * cos - b * sin, a * sin + b * cos, rest], axis=-1)
+        result = mx.concatenate([a * cos - b * sin, a * sin + b * cos, rest], axis=-1)
     else:
         a, b = turning[..., 0::2], turning[..., 1::2]
         both = mx.stack([a * cos - b * sin, a * sin + b * cos], axis=-1).reshape(turning.shape)
-        turned = mx.concatenate([both, rest], axis=-1)
-    return turned
+        result = mx.concatenate([both, rest], axis=-1)
+    return result
 
 
 # -- attention --------------------------------------------------------------------------------------------
@@ -141,14 +142,12 @@ def _attention(q: mx.array, k: mx.array, v: mx.array, span: Span, spec: Attentio
     first = max(0, start - spec.window + 1) if spec.window else 0
     mask = None if n == 1 or not (spec.causal or spec.window) else _mask(start, n, first, spec)
     q = _by_head(q, spec.heads)
-    if cache.keys.rotation:
-        q = rotated(q, cache.keys.rotation)
+    q = turned(q, cache.keys.rotation)
     if not (cache.keys.type.quantized or cache.values.type.quantized or spec.cap):
         found = _fast_attention(q, cache, first, end, mask, spec)
     else:
         found = _slow_attention(q, cache, first, end, mask, spec)
-    if cache.values.rotation:
-        found = rotated(found, cache.values.rotation)
+    found = turned_back(found, cache.values.rotation)
     return mx.swapaxes(found, 0, 1).reshape(n, -1)
 
 
@@ -205,8 +204,8 @@ def _slow_attention(
 def _times_stored(x: mx.array, stored: Stored, first: int, end: int, transpose: bool) -> mx.array:
     """x times what is stored of each head, or its transpose."""
     arrays = stored.read(first, end)
-    if not stored.type.quantized:
-        matrix = arrays[0].astype(mx.float32)
+    if stored.type.leveled or not stored.type.quantized:
+        matrix = numbers(arrays, stored.type) if stored.type.leveled else arrays[0].astype(mx.float32)
         return x @ (mx.swapaxes(matrix, -1, -2) if transpose else matrix)
     codes, scales, biases = arrays
     kind = stored.type

@@ -1,0 +1,82 @@
+"""Cache types whose codes are numbers of levels: the levels, and how codes are found.
+
+Source: `quantize_row_iq4_nl_ref` in ggml/src/ggml-quants.c of llama.cpp; `ggufkit.turboquant`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ggufkit.formats.iquants import iq4
+from ggufkit.kernels.jit import kernel
+from ggufkit.runtime.kv.types import TYPES, CacheType
+from ggufkit.turboquant.kernels import kernels_of
+from ggufkit.turboquant.vectors import code_of
+
+__all__ = ["LEVELS", "find_codes", "first_level"]
+
+ZERO, ONE = np.float32(0), np.float32(1)
+_LEAST = np.float32(1e-15)
+
+
+def _levels_of(kind: CacheType) -> np.ndarray:
+    """A multiple of sixteen float32."""
+    if kind.rule == "fitted":
+        return iq4.LEVELS
+    return code_of(kind.bits, 64).levels
+
+
+_TABLES = {kind.name: _levels_of(kind) for kind in TYPES.values() if kind.leveled}
+_FIRST = dict(zip(_TABLES, np.cumsum([0, *map(len, _TABLES.values())]).tolist(), strict=False))
+
+LEVELS = np.concatenate(list(_TABLES.values()))  # of all types, one after the other
+
+
+def first_level(kind: CacheType) -> int:
+    """Where a type's levels begin in `LEVELS`, a multiple of sixteen; 0 for one without."""
+    return _FIRST.get(kind.name, 0)
+
+
+def find_codes(kind: CacheType, x: np.ndarray, heads: int) -> tuple[np.ndarray, np.ndarray]:
+    """Codes of keys or values (n, heads × head) float32, contiguous, and the scales that go with them.
+
+    Returns
+    -------
+    codes : array of shape (n, heads, head), uint8.
+    scales : array of shape (n, heads, blocks), float32.
+    """
+    n, head = len(x), x.shape[1] // heads
+    codes = np.empty((n, heads, head), np.uint8)
+    scales = np.empty((n, heads, kind.blocks(head)), np.float32)
+    if kind.rule == "turbo":
+        rows = x.reshape(-1, head)
+        kernels_of(kind.bits).encode_codes(
+            rows, code_of(kind.bits, head), codes.reshape(-1, head), scales.reshape(-1), 0, len(rows)
+        )
+    else:
+        _fit_codes(x.reshape(-1, kind.block), codes.reshape(-1, kind.block), scales.reshape(-1), first_level(kind))
+    return codes, scales
+
+
+@kernel
+def _fit_codes(blocks, codes, scales, base):
+    """The rule "fitted", for rows of one block."""
+    n, size = blocks.shape
+    for b in range(n):
+        most, signed = ZERO, ZERO
+        for i in range(size):
+            if abs(blocks[b, i]) > most:
+                most, signed = abs(blocks[b, i]), blocks[b, i]
+        inverse = LEVELS[base] / signed if most >= _LEAST else ZERO
+        both, squares = ZERO, ZERO
+        for i in range(size):
+            value = blocks[b, i]
+            scaled = value * inverse
+            code = 0
+            while code < 15 and scaled - LEVELS[base + code] >= LEVELS[base + code + 1] - scaled:
+                code += 1
+            level, weight = LEVELS[base + code], value * value
+            both += weight * level * value
+            squares += weight * level * level
+            codes[b, i] = np.uint8(code)
+        scales[b] = both / squares if squares > ZERO else ZERO
