@@ -12,7 +12,7 @@ import gc
 import importlib
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,39 +20,58 @@ from ggufkit import __version__
 from ggufkit.cli.hints import in_flags
 from ggufkit.errors import GgufkitError, UsageError
 
-__all__ = ["main"]
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
-# verb → the one line that `ggufkit --help` shows. Its module is `ggufkit.cli.<verb>` and defines
-# `command`, a `click.Command`; "-" in a verb is "_" in the module's name.
-VERBS: dict[str, str] = {
-    "bench": "Measure how fast a model runs, in tokens per second.",
-    "chat": "Talk to a model.",
-    "convert": "Convert a Hugging Face checkpoint to GGUF.",
-    "diff": "Compare two models.",
-    "doctor": "Show what ggufkit sees of this machine, for a report.",
-    "embed": "Turn texts into vectors.",
-    "endian": "Write a model in the other byte order.",
-    "export-mlx": "Write a model as a folder for mlx-lm.",
-    "formats": "List the tensor types, or measure what each would do to a model's weights.",
-    "get": "Print one metadata value.",
-    "hash": "Hash a model's tensors, layers and all of it, or check a manifest.",
-    "imatrix": "Make an importance matrix: which weights matter when a model reads a text.",
-    "inspect": "Show what is in a model.",
-    "merge": "Merge the files of a split model into one.",
-    "new-metadata": "Copy a model with other metadata.",
-    "perplexity": "Measure how well a model predicts a text, or how far it is from another.",
-    "plan": "Show which type each tensor would get, why, and how large the file would be.",
-    "quantize": "Make a model smaller, with llama-quantize's presets and bytes.",
-    "rename": "Give a metadata key or a tensor another name.",
-    "rm": "Remove metadata or tensors.",
-    "run": "Let a model continue a text.",
-    "set": "Change metadata, tokens and special tokens.",
-    "split": "Split a model into several files.",
-    "tokenize": "Show the tokens of a text as a model sees it.",
-    "undo": "Take back the last edit of a file.",
-    "validate": "Look for everything that is wrong with a model.",
-    "verify": "Check that a quantized model is exactly what its source gives.",
+__all__ = ["ALIASES", "GROUPS", "VERBS", "cli", "main"]
+
+# What `ggufkit --help` shows: the verbs by what they are for, each with its one line. A verb's module is
+# `ggufkit.cli.<verb>` and defines `command`, a `click.Command`; "-" in a verb is "_" in the module's name.
+GROUPS: dict[str, dict[str, str]] = {
+    "Make": {
+        "convert": "Convert a Hugging Face checkpoint to GGUF.",
+        "quantize": "Make a model smaller, with llama-quantize's presets and bytes.",
+        "imatrix": "Make an importance matrix: which weights matter when a model reads a text.",
+        "export-mlx": "Write a model as a folder for mlx-lm.",
+    },
+    "Look": {
+        "inspect": "Show what is in a model.",
+        "get": "Print one metadata value.",
+        "validate": "Look for everything that is wrong with a model.",
+        "diff": "Compare two models.",
+        "hash": "Hash a model's tensors, layers and all of it, or check a manifest.",
+        "plan": "Show which type each tensor would get, why, and how large the file would be.",
+        "tokenize": "Show the tokens of a text as a model sees it.",
+    },
+    "Change": {
+        "set": "Change metadata, tokens and special tokens.",
+        "rm": "Remove metadata or tensors.",
+        "rename": "Give a metadata key or a tensor another name.",
+        "undo": "Take back the last edit of a file.",
+        "new-metadata": "Copy a model with other metadata.",
+        "split": "Split a model into several files.",
+        "merge": "Merge the files of a split model into one.",
+        "endian": "Write a model in the other byte order.",
+    },
+    "Run": {
+        "run": "Let a model continue a text.",
+        "chat": "Talk to a model.",
+        "embed": "Turn texts into vectors.",
+    },
+    "Measure": {
+        "bench": "Measure how fast a model runs, in tokens per second.",
+        "perplexity": "Measure how well a model predicts a text, or how far it is from another.",
+        "formats": "List the tensor types, or measure what each would do to a model's weights.",
+        "verify": "Check that a quantized model is exactly what its source gives.",
+    },
+    "Help": {
+        "help": "Read the manual: help lists its topics.",
+        "completion": "Print what completes verbs, options and files in a shell.",
+        "doctor": "Show what ggufkit sees of this machine, for a report.",
+    },
 }
+VERBS = {verb: line for verbs in GROUPS.values() for verb, line in verbs.items()}
+ALIASES = {"info": "inspect", "show": "inspect", "ls": "inspect"}
 
 
 class _Verbs(click.Group):
@@ -69,13 +88,18 @@ class _Verbs(click.Group):
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in VERBS:
+        verb = ALIASES.get(name, name)
+        if verb not in VERBS:
             return None
-        return importlib.import_module(f"ggufkit.cli.{name.replace('-', '_')}").command
+        command: click.Command = importlib.import_module(f"ggufkit.cli.{verb.replace('-', '_')}").command
+        command.name = verb
+        return with_common_options(command)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(VERBS.items()))
+        width = max(map(len, VERBS))
+        for group, verbs in GROUPS.items():
+            with formatter.section(group):
+                formatter.write_dl([(verb.ljust(width), line) for verb, line in verbs.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -86,19 +110,61 @@ class _Verbs(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in VERBS and not args[0].startswith("-"):
+        if args and args[0] not in VERBS and args[0] not in ALIASES and not args[0].startswith("-"):
             from difflib import get_close_matches
 
             near = get_close_matches(args[0], VERBS, n=2)
-            hint = f" Did you mean {' or '.join(near)}?" if near else f" Verbs: {', '.join(VERBS)}."
+            hint = f" Did you mean {' or '.join(near)}?" if near else " `ggufkit --help` lists the verbs."
             ctx.fail(f"No such command {args[0]!r}.{hint}")
         return super().resolve_command(ctx, args)
+
+
+def _be_quiet(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        ctx.find_root().meta["ggufkit.quiet"] = True
+
+
+def _quiet_option() -> click.Option:
+    return click.Option(
+        ["-q", "--quiet"],
+        is_flag=True,
+        expose_value=False,
+        callback=_be_quiet,
+        help="Nothing on stderr but errors: no progress, no notes.",
+    )
+
+
+def with_common_options(command: click.Command) -> click.Command:
+    """The command with what every verb has: --quiet, and file names where a shell completes an argument."""
+    if any("--quiet" in option.opts for option in command.params):
+        return command
+    short = any("-q" in option.opts for option in command.params)
+    quiet = _quiet_option()
+    if short:
+        quiet.opts = ["--quiet"]
+    command.params.append(quiet)
+    for parameter in command.params:
+        if isinstance(parameter, click.Argument) and parameter.type is click.STRING:
+            parameter._custom_shell_complete = parameter._custom_shell_complete or _file_names
+    return command
+
+
+def _file_names(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="file")]
 
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="ggufkit")
 def cli() -> None:
-    """Convert, inspect, patch and run GGUF models."""
+    """Convert, inspect, patch and run GGUF models.
+
+    `ggufkit VERB --help` tells about a verb, `ggufkit help` lists the topics of the manual.
+    """
+
+
+cli.params.append(_quiet_option())
 
 
 def main(args: list[str] | None = None) -> Any:

@@ -38,12 +38,45 @@ class _Numbers(click.ParamType):
 @click.command()
 @click.argument("model")
 @click.option(
-    "-p", "--n-prompt", "prompts", type=_Numbers(), default="512", show_default=True, help="Prompts; 0: none."
+    "-p",
+    "--n-prompt",
+    "prompts",
+    type=_Numbers(),
+    default="512",
+    show_default=True,
+    help="Lengths of prompts to read; 0: no such test.",
 )
-@click.option("-n", "--n-gen", "lengths", type=_Numbers(), default="128", show_default=True, help="Generated; 0: none.")
-@click.option("-d", "--n-depth", "depths", type=_Numbers(), default="0", show_default=True, help="Tokens before them.")
-@click.option("-r", "--repetitions", type=click.IntRange(min=1), default=5, show_default=True, help="Of each test.")
-@click.option("--no-warmup", is_flag=True, help="Without a run before, which reads the file and loads the kernels.")
+@click.option(
+    "-n",
+    "--n-gen",
+    "lengths",
+    type=_Numbers(),
+    default="128",
+    show_default=True,
+    help="Numbers of tokens to generate; 0: no such test.",
+)
+@click.option(
+    "-d",
+    "--n-depth",
+    "depths",
+    type=_Numbers(),
+    default="0",
+    show_default=True,
+    help="Tokens in the context before each test.",
+)
+@click.option(
+    "-r",
+    "--repetitions",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="How often each test is repeated.",
+)
+@click.option(
+    "--no-warmup",
+    is_flag=True,
+    help="Leave out the run before the measurement, which reads the file and loads the kernels.",
+)
 @cache_options
 @runtime_options
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")

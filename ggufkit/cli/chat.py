@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ggufkit.cli.hints import in_flags
+from ggufkit.cli.progress import note
 from ggufkit.cli.prompt import generation_options, say, speed
 from ggufkit.errors import GGUFError, GgufkitError, UsageError, os_errors
 
@@ -26,12 +27,14 @@ HELP = "/reset starts anew, /exit or Ctrl-D ends; Ctrl-C ends an answer"
 @click.argument("model")
 @click.option("-sys", "--system", "--system-prompt", metavar="TEXT", help="What the model is told first.")
 @click.option("-p", "--prompt", metavar="TEXT", help="The first message.")
-@click.option("--chat-template", metavar="NAME", help="Of several templates in the file, this one.")
+@click.option("--chat-template", metavar="NAME", help="Use this one of several templates in the file.")
 @click.option(
-    "--chat-template-file", type=click.Path(path_type=Path), help="A Jinja template, instead of the one in the file."
+    "--chat-template-file",
+    type=click.Path(path_type=Path),
+    help="Use the Jinja template in this file, instead of the model's own.",
 )
 @generation_options
-@click.option("--no-perf", is_flag=True, help="Nothing about speed on stderr.")
+@click.option("--no-perf", is_flag=True, help="Say nothing about speed.")
 def command(
     model: str,
     system: str | None,
@@ -65,7 +68,7 @@ def command(
             template = read_template(loaded.gguf, vocab, chat_template)
         chat = Chat(loaded, template, system, context, how, not no_perf)
         if sys.stdin.isatty():
-            click.echo(f"ggufkit: {HELP}", err=True)
+            note(HELP)
         chat.run(prompt)
 
 
@@ -105,9 +108,9 @@ class Chat:
                 return
             if message.strip() == "/reset":
                 self.messages = list(self.start)
-                click.echo("ggufkit: a new conversation", err=True)
+                note("a new conversation")
             elif message.strip() in ("/help", "/?"):
-                click.echo(f"ggufkit: {HELP}", err=True)
+                note(HELP)
             elif message.strip():
                 self.answer(message)
             message = None
@@ -133,9 +136,9 @@ class Chat:
         self.messages.append({"role": "assistant", "content": "".join(pieces)})
         if generation.reason == "context":
             size = self.cache.length
-            click.echo(f"ggufkit: the context of {size} tokens is full; /reset, or a larger one with -c", err=True)
+            note(f"the context of {size} tokens is full; /reset, or a larger one with -c")
         if self.perf:
-            click.echo(f"ggufkit: {speed(generation)}", err=True)
+            note(speed(generation))
 
 
 def read_message() -> str | None:

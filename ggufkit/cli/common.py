@@ -55,7 +55,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say how to open a model; the command gets them as one dict, `how`."""
 
     @click.option("--allow-v1", is_flag=True, help="Also read files of version 1 (2023), which llama.cpp refuses.")
-    @click.option("--one-shard", is_flag=True, help="Of a split model, look into this file alone.")
+    @click.option("--one-shard", is_flag=True, help="Look into this file alone where it is a part of a split model.")
     @click.option("--offset", type=click.IntRange(min=0), default=0, help="Byte where the GGUF starts in the file.")
     @click.option("--max-header", type=SIZE, help="Refuse a larger header; default 134M.")
     @functools.wraps(command)

@@ -38,16 +38,34 @@ def _echo_known(context: click.Context, option: click.Parameter, wanted: bool) -
     "--outtype",
     "type_",
     metavar="TYPE",
-    help="F32, F16, BF16, Q8_0, Q4_K_M and all of quantize's. Default: auto, 16 bits as the checkpoint has them.",
+    help="The type to write: F32, F16, BF16, Q8_0, Q4_K_M and all of quantize's. "
+    "Default: auto, 16 bits as the checkpoint has them.",
 )
 @precision_options
 @click.option("--pre", metavar="NAME", help="The pre-tokenizer, by llama.cpp's name, where it is not recognised.")
-@click.option("--metadata", type=click.Path(path_type=Path), metavar="FILE", help="JSON of general.* keys that win.")
+@click.option(
+    "--metadata",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="JSON file of general.* keys, which win over the model card.",
+)
 @click.option("--model-name", metavar="NAME", help="The model's name.")
-@click.option("--base", metavar="CHECKPOINT", help="Of an adapter: its base model, of which the config is read.")
-@click.option("--vocab-only", is_flag=True, help="Only the vocabulary and the hyperparameters.")
-@click.option("--split-max-size", type=SIZE, default=0, metavar="SIZE", help="Write files of at most 2G, 500M, …")
-@click.option("--split-max-tensors", type=click.IntRange(min=0), default=0, metavar="N", help="… or N tensors each.")
+@click.option("--base", metavar="CHECKPOINT", help="The base model of a LoRA adapter; its config is read.")
+@click.option("--vocab-only", is_flag=True, help="Write only the vocabulary and the hyperparameters.")
+@click.option(
+    "--split-max-size",
+    type=SIZE,
+    default=0,
+    metavar="SIZE",
+    help="Write several files of at most this size, such as 2G or 500M.",
+)
+@click.option(
+    "--split-max-tensors",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Write several files of at most N tensors each.",
+)
 @output_options
 @click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_echo_known, help=_LIST)
 def command(

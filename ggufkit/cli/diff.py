@@ -21,8 +21,11 @@ __all__ = ["command"]
 @click.argument("b")
 @click.option("--no-data", is_flag=True, help="Compare the headers alone, not the tensors' contents.")
 @click.option("--all", "all_tensors", is_flag=True, help="List identical tensors, too.")
+@click.option("--summary", is_flag=True, help="Show only how many keys and tensors differ, and the largest errors.")
 @click.option("--exit-code", is_flag=True, help="Exit with 1 when the models differ.")
-@click.option("--threads", type=click.IntRange(min=1), help="Default: GGUFKIT_THREADS or all CPUs.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="How many threads work. Default: GGUFKIT_THREADS or all CPUs."
+)
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @model_options
 def command(
@@ -30,6 +33,7 @@ def command(
     b: str,
     no_data: bool,
     all_tensors: bool,
+    summary: bool,
     exit_code: bool,
     threads: int | None,
     as_json: bool,
@@ -42,6 +46,7 @@ def command(
 
     \b
     ggufkit diff model-f16.gguf model-Q4_K_M.gguf
+    ggufkit diff --summary model-f16.gguf model-Q4_K_M.gguf
     """
     from ggufkit.cli.progress import byte_bar
 
@@ -56,10 +61,35 @@ def command(
         else:
             click.echo(f"A  {printable(a, 4096)}")
             click.echo(f"B  {printable(b, 4096)}")
-            echo_fields(fields)
-            echo_tensors(tensors, all_tensors)
+            if summary:
+                echo_summary(fields, tensors)
+            else:
+                echo_fields(fields)
+                echo_tensors(tensors, all_tensors)
     if exit_code and (fields or any(t.status not in ("identical", "same type") for t in tensors)):
         sys.exit(1)
+
+
+def echo_summary(fields: list[FieldDiff], tensors: list[TensorDiff]) -> None:
+    """How many differ, and of each pair of types the mean and the largest error."""
+    kinds = Counter("added" if f.a is None else "removed" if f.b is None else "changed" for f in fields)
+    click.echo(f"  metadata  {', '.join(f'{n} {kind}' for kind, n in kinds.items()) or 'the same'}")
+    counts = Counter(tensor.status for tensor in tensors)
+    click.echo(f"  tensors   {', '.join(f'{n} {status}' for status, n in counts.items()) or 'none'}")
+    by_type: dict[str, list[TensorDiff]] = {}
+    for t in tensors:
+        if t.a is not None and t.b is not None and t.status in ("differs", "requantized"):
+            by_type.setdefault(f"{t.a.format.name} → {t.b.format.name}", []).append(t)
+    if by_type:
+        rows = [(types, len(some), *_errors(some)) for types, some in by_type.items()]
+        click.echo()
+        echo_table(rows, ("types", "tensors", "of rms, mean", "greatest", "tensor"), right=(1, 2, 3))
+
+
+def _errors(tensors: list[TensorDiff]) -> tuple[str, str, str]:
+    worst = max(tensors, key=lambda t: t.relative)
+    mean = sum(t.relative for t in tensors) / len(tensors)
+    return f"{100 * mean:.3g} %", f"{100 * worst.relative:.3g} %", printable(worst.name)
 
 
 def echo_fields(fields: list[FieldDiff]) -> None:

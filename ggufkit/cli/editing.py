@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from ggufkit.cli.common import Size, show_item, show_value
+from ggufkit.cli.progress import note
 from ggufkit.errors import UsageError, os_errors, printable
 from ggufkit.gguf.edit.draft import is_pad
 from ggufkit.gguf.edit.session import Edit, edit
@@ -38,11 +39,11 @@ def edit_options(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="BYTES",
         help="Have this much room for later edits (4000, 64K, …), in a filler key; 0 removes it.",
     )
-    @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+    @click.option("--dry-run", is_flag=True, help="Write nothing; say what would be done.")
     @click.option(
         "--force",
         is_flag=True,
-        help="Also what most likely breaks the model, a FILE that is open elsewhere, an OUT that exists.",
+        help="Also make changes that most likely break the model, change a FILE that is open elsewhere, replace OUT.",
     )
     @functools.wraps(command)
     def wrapped(output: str | None, spare: int | None, dry_run: bool, force: bool, **arguments: Any) -> Any:
@@ -67,7 +68,7 @@ def editing(file: str, how: dict[str, Any]) -> Iterator[Edit]:
     target = printable(how["output"] or file, 4096)
     click.echo(f"{target}: {'would be ' if how['dry_run'] else ''}{result}")
     if result.copied > _LARGE and how["output"] is how["spare"] is None and not any(map(is_pad, e.fields)):
-        click.echo("ggufkit: with --spare 64K later edits need no copy", err=True)
+        note("with --spare 64K later edits need no copy")
 
 
 def echo_changes(e: Edit) -> None:

@@ -16,19 +16,19 @@ __all__ = ["command"]
 
 @click.command()
 @click.argument("model")
-@click.option("-p", "--prompt", metavar="TEXT", help="The text.")
+@click.option("-p", "--prompt", metavar="TEXT", help="The text to read.")
 @click.option("-f", "--file", "path", type=click.Path(path_type=Path), help="Take the text of a file.")
 @click.option(
     "--embd-separator",
     "separator",
     default="\n",
     show_default="newline",
-    help="What texts are separated by.",
+    help="What separates the texts of -p, -f or stdin.",
 )
 @click.option(
     "--pooling",
     type=click.Choice(["none", "mean", "cls", "last"]),
-    help="How tokens' vectors make the text's; default the model's own way.",
+    help="How the vectors of tokens become that of the text; default the model's own way.",
 )
 @click.option(
     "--embd-normalize",
@@ -36,7 +36,8 @@ __all__ = ["command"]
     type=int,
     default=2,
     show_default=True,
-    help="-1 not at all, 0 greatest to 32760, 1 sum, 2 length, above: that norm.",
+    help="Divide each vector by a norm: 2 its length, 1 the sum of absolute values, p the p-norm; "
+    "0 makes the greatest number 32760, -1 leaves vectors as they are.",
 )
 @runtime_options
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")

@@ -15,7 +15,7 @@ __all__ = ["command"]
 @click.option(
     "--dtype",
     type=click.Choice(["float16", "bfloat16", "float32"]),
-    help="Of scales, norms and unquantized matrices. Default: float16 where it rounds none of them, else float32.",
+    help="Type of scales, norms and unquantized matrices. Default: float16 where it rounds none of them, else float32.",
 )
 @click.option("--force", is_flag=True, help="Replace FOLDER if it exists.")
 def command(model: str, folder: Path, dtype: str | None, force: bool) -> None:
@@ -27,9 +27,9 @@ def command(model: str, folder: Path, dtype: str | None, force: bool) -> None:
     \b
     ggufkit export-mlx model-Q4_K_M.gguf model-mlx && mlx_lm.generate --model model-mlx
     """
-    from ggufkit.cli.progress import byte_bar
+    from ggufkit.cli.progress import byte_bar, note
     from ggufkit.jobs.to_mlx import export_mlx
 
-    for note in export_mlx(model, folder, dtype=dtype, force=force, report=byte_bar):
-        click.echo(f"ggufkit: {note}", err=True)
+    for remark in export_mlx(model, folder, dtype=dtype, force=force, report=byte_bar):
+        note(remark)
     click.echo(folder)

@@ -16,7 +16,7 @@ __all__ = ["command"]
 @click.command()
 @click.option("--measure", "file", metavar="FILE", help="Encode the weights of a model to each type and compare.")
 @click.argument("tensor", required=False)
-@click.option("--types", metavar="A,B,…", help="Only these types.")
+@click.option("--types", metavar="A,B,…", help="Look at these types alone.")
 @click.option(
     "--rows",
     type=click.IntRange(min=0),
@@ -24,7 +24,7 @@ __all__ = ["command"]
     show_default=True,
     help="With --measure: look at this many rows of each tensor, evenly spread; 0 for all.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="Default: GGUFKIT_THREADS or all CPUs.")
+@click.option("--threads", type=click.IntRange(min=1), help="How many threads work. Default: GGUFKIT_THREADS or all CPUs.")
 @click.option("--numbers", is_flag=True, help="Show the noise of FP8 and INT8 beside Q8_0, on data of four kinds.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @model_options

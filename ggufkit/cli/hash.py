@@ -15,15 +15,23 @@ __all__ = ["command"]
 
 @click.command()
 @click.argument("file")
-@click.option("--xxh64", is_flag=True, help="XXH64, fast; the default.")
-@click.option("--sha1", is_flag=True, help="SHA-1.")
-@click.option("--sha256", is_flag=True, help="SHA-256.")
-@click.option("--all", "all_kinds", is_flag=True, help="All three of them.")
-@click.option("--uuid", is_flag=True, help="A UUID of version 5, of the model.")
-@click.option("--no-layer", is_flag=True, help="The whole model alone, not each tensor.")
-@click.option("--layers", is_flag=True, help="Also each layer: its tensors one after the other.")
-@click.option("-c", "--check", "manifest", metavar="MANIFEST", help="Compare with the lines of an earlier run.")
-@click.option("--threads", type=click.IntRange(min=1), help="Default: GGUFKIT_THREADS or all CPUs.")
+@click.option("--xxh64", is_flag=True, help="Hash with XXH64, which is fast; the default.")
+@click.option("--sha1", is_flag=True, help="Hash with SHA-1.")
+@click.option("--sha256", is_flag=True, help="Hash with SHA-256.")
+@click.option("--all", "all_kinds", is_flag=True, help="XXH64, SHA-1 and SHA-256.")
+@click.option("--uuid", is_flag=True, help="Print a UUID (version 5) of the model.")
+@click.option("--no-layer", is_flag=True, help="Hash the whole model alone, not each tensor.")
+@click.option("--layers", is_flag=True, help="Hash each layer, too: its tensors one after the other.")
+@click.option(
+    "-c",
+    "--check",
+    "manifest",
+    metavar="MANIFEST",
+    help="Compare with the hashes that an earlier run printed to this file.",
+)
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="How many threads work. Default: GGUFKIT_THREADS or all CPUs."
+)
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @model_options
 def command(

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ggufkit.cli.progress import note
 from ggufkit.cli.prompt import runtime_options
 from ggufkit.cli.text import file_windows
 from ggufkit.errors import UsageError, printable
@@ -16,7 +17,7 @@ __all__ = ["command"]
 
 @click.command()
 @click.argument("model")
-@click.option("-f", "--file", "text", required=True, type=click.Path(path_type=Path), help="The text.")
+@click.option("-f", "--file", "text", required=True, type=click.Path(path_type=Path), help="The text to read.")
 @click.option(
     "-o",
     "--output-file",
@@ -29,11 +30,11 @@ __all__ = ["command"]
 @click.option(
     "--output-format",
     type=click.Choice(["gguf", "dat"]),
-    help="Default: dat for a file that is called so, else gguf.",
+    help="File format of the matrix. Default: dat for a file that is called so, else gguf.",
 )
-@click.option("-c", "--ctx-size", "context", type=int, default=512, show_default=True, help="Tokens a window.")
-@click.option("--chunks", type=int, help="Look at so many windows; default all.")
-@click.option("--process-output", is_flag=True, help="Also collect for the output matrix.")
+@click.option("-c", "--ctx-size", "context", type=int, default=512, show_default=True, help="Tokens per window.")
+@click.option("--chunks", type=int, help="Look at no more than this many windows; default all.")
+@click.option("--process-output", is_flag=True, help="Collect importance for the output matrix, too.")
 @click.option("--parse-special", is_flag=True, help="Read control tokens in the text as what they are.")
 @runtime_options
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
@@ -72,5 +73,5 @@ def command(
     write_imatrix(output, sums, [str(text)], len(windows), context, legacy=legacy, force=force)
     idle = sum(int((found.counts == 0).sum()) for found in sums.values())
     if idle:
-        click.echo(f"ggufkit: {idle} matrices of experts were never used; a longer text might reach them", err=True)
+        note(f"{idle} matrices of experts were never used; a longer text might reach them")
     click.echo(output)

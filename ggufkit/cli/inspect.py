@@ -29,11 +29,11 @@ __all__ = ["command"]
 
 @click.command()
 @click.argument("file")
-@click.option("--summary", "only_summary", is_flag=True, help="Show the summary.")
+@click.option("--summary", "only_summary", is_flag=True, help="Show the summary alone.")
 @click.option("--kv", metavar="GLOB", help="Show the metadata whose keys match, e.g. 'tokenizer.*'.")
 @click.option("--tensors", "only_tensors", is_flag=True, help="Show the table of all tensors.")
 @click.option("--json", "as_json", is_flag=True, help="Everything as JSON, arrays without their items.")
-@click.option("--json-array", is_flag=True, help="The same, with the items.")
+@click.option("--json-array", is_flag=True, help="Everything as JSON, arrays with their items.")
 @model_options
 def command(
     file: str,

@@ -24,13 +24,25 @@ TEMPLATE = "tokenizer.chat_template"
 @click.option("--general-name", metavar="TEXT", help="Set general.name.")
 @click.option("--general-description", metavar="TEXT", help="Set general.description.")
 @click.option("--chat-template", metavar="TEXT", help="Set the chat template.")
-@click.option("--chat-template-file", metavar="PATH", help="The same, from a file.")
-@click.option("--chat-template-config", metavar="PATH", help="The same, from a tokenizer_config.json.")
+@click.option("--chat-template-file", metavar="PATH", help="Set the chat template from a file.")
+@click.option("--chat-template-config", metavar="PATH", help="Set the chat template from a tokenizer_config.json.")
 @click.option("--pre-tokenizer", metavar="NAME", help="Set tokenizer.ggml.pre.")
 @click.option("--set", "pairs", multiple=True, metavar="KEY=TYPE:VALUE", help="Set any key, as `ggufkit set` does.")
 @click.option("--remove-metadata", "--rm", "removed", multiple=True, metavar="KEY", help="Leave a key out.")
-@click.option("--special-token", nargs=2, multiple=True, metavar="NAME TEXT", help="Set the bos, eos, … token.")
-@click.option("--special-token-by-id", nargs=2, multiple=True, metavar="NAME ID", help="The same, by its ID.")
+@click.option(
+    "--special-token",
+    nargs=2,
+    multiple=True,
+    metavar="NAME TEXT",
+    help="Set a special token (bos, eos, …) by its text.",
+)
+@click.option(
+    "--special-token-by-id",
+    nargs=2,
+    multiple=True,
+    metavar="NAME ID",
+    help="Set a special token (bos, eos, …) by its ID.",
+)
 @click.option("--force", is_flag=True, help="Replace GGUF_OUT if it exists.")
 @model_options
 def command(

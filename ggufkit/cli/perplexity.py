@@ -24,9 +24,9 @@ __all__ = ["command"]
 
 @click.command()
 @click.argument("model")
-@click.option("-f", "--file", "text", required=True, type=click.Path(path_type=Path), help="The text.")
-@click.option("-c", "--ctx-size", "context", type=int, default=512, show_default=True, help="Tokens a window.")
-@click.option("--chunks", type=int, help="Look at so many windows; default all.")
+@click.option("-f", "--file", "text", required=True, type=click.Path(path_type=Path), help="The text to read.")
+@click.option("-c", "--ctx-size", "context", type=int, default=512, show_default=True, help="Tokens per window.")
+@click.option("--chunks", type=int, help="Look at no more than this many windows; default all.")
 @click.option(
     "--kl-divergence-base",
     "--save-all-logits",

@@ -17,8 +17,9 @@ __all__ = ["command"]
 @click.argument("source")
 @click.argument("type_", metavar="[TYPE]", required=False)
 @precision_options
+@click.option("--summary", is_flag=True, help="Show only the totals of each type and the size, without the tensors.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def command(source: str, type_: str | None, precision: dict[str, Any], as_json: bool) -> None:
+def command(source: str, type_: str | None, precision: dict[str, Any], summary: bool, as_json: bool) -> None:
     """Show which type each tensor of SOURCE gets as TYPE, why, and the exact size of the file, without writing it.
 
     SOURCE is a GGUF file, as for quantize, or a checkpoint's folder or hf://owner/repo, as for convert.
@@ -32,8 +33,8 @@ def command(source: str, type_: str | None, precision: dict[str, Any], as_json: 
     from ggufkit.jobs.quantize import quantization
 
     if is_checkpoint(source):
-        echo_plan(conversion(source, type=checkpoint_type(type_, precision)), as_json)
+        echo_plan(conversion(source, type=checkpoint_type(type_, precision)), as_json, summary)
         return
     recipe = recipe_from(type_, precision)
     with open_model(source) as model:
-        echo_plan(quantization(model, target_beside(source, recipe), recipe), as_json)
+        echo_plan(quantization(model, target_beside(source, recipe), recipe), as_json, summary)

@@ -35,16 +35,16 @@ __all__ = [
 _FILE = click.Path(path_type=Path)
 
 _IMPORTANCE = [
-    click.option("--imatrix", type=_FILE, metavar="FILE", help="Importance matrix of llama-imatrix, GGUF or .dat."),
+    click.option("--imatrix", type=_FILE, metavar="FILE", help="Importance matrix, GGUF or .dat; `ggufkit imatrix` makes one."),
     click.option(
-        "--include-weights", multiple=True, metavar="NAME", help="Use it only for tensors with NAME in theirs."
+        "--include-weights", multiple=True, metavar="NAME", help="Use the importance matrix only for tensors whose names contain NAME."
     ),
-    click.option("--exclude-weights", multiple=True, metavar="NAME", help="Do not use it for these."),
+    click.option("--exclude-weights", multiple=True, metavar="NAME", help="Do not use the importance matrix for tensors whose names contain NAME."),
 ]
 
 _PRECISION = [
     *_IMPORTANCE,
-    click.option("--policy", type=_FILE, metavar="FILE", help="Rules in TOML; see the README."),
+    click.option("--policy", type=_FILE, metavar="FILE", help="Rules in a TOML file; see `ggufkit help policy-files`."),
     click.option(
         "--tensor-type", multiple=True, metavar="REGEX=TYPE", help="Type of the tensors whose names match: attn_q=Q8_0."
     ),
@@ -53,7 +53,7 @@ _PRECISION = [
         multiple=True,
         type=_FILE,
         metavar="FILE",
-        help="Many of these, separated by spaces or lines; tried after --tensor-type.",
+        help="A file of REGEX=TYPE, separated by spaces or lines; tried after --tensor-type.",
     ),
     click.option("--output-tensor-type", metavar="TYPE", help="Type of output.weight."),
     click.option("--token-embedding-type", metavar="TYPE", help="Type of the token embeddings."),
@@ -63,14 +63,14 @@ _PRECISION = [
         "--allow-requantize", is_flag=True, help="Accept tensors that are quantized already; quality suffers."
     ),
     click.option("--prune-layers", metavar="L0,L1,…", help="Leave these layers out."),
-    click.option("--override-kv", multiple=True, metavar="KEY=TYPE:VALUE", help="Set metadata: int, float, bool, str."),
+    click.option("--override-kv", multiple=True, metavar="KEY=TYPE:VALUE", help="Set a key of the metadata; TYPE is int, float, bool or str."),
 ]
 
 _OUTPUT = [
     click.option("--force", is_flag=True, help="Replace the output if it exists."),
-    click.option("--threads", type=click.IntRange(min=1), help="Default: GGUFKIT_THREADS or all CPUs."),
+    click.option("--threads", type=click.IntRange(min=1), help="How many threads work. Default: GGUFKIT_THREADS or all CPUs."),
     click.option(
-        "--memory", type=SIZE, default="512M", show_default=True, metavar="SIZE", help="What buffers may take."
+        "--memory", type=SIZE, default="512M", show_default=True, metavar="SIZE", help="Memory that buffers may take."
     ),
     click.option("--dry-run", is_flag=True, help="Write nothing; show the plan as `ggufkit plan` does."),
     click.option("--json", "as_json", is_flag=True, help="The plan as JSON."),
@@ -203,13 +203,13 @@ def imatrix_of(precision: dict[str, Any]) -> Imatrix | None:
 
 def run(job: Job, *, dry_run: bool, as_json: bool, force: bool, threads: int | None, memory: int) -> None:
     """Write the output, or show its plan, as the options of `output_options` say."""
-    from ggufkit.cli.progress import progress_bar
+    from ggufkit.cli.progress import note, progress_bar
     from ggufkit.cli.show_plan import echo_plan
 
     if dry_run:
         return echo_plan(job, as_json)
-    for note in job.plan.notes:
-        click.echo(f"note: {note}", err=True)
+    for remark in job.plan.notes:
+        note(remark)
     paths = job.write(force=force, threads=threads, memory=memory, report=progress_bar)
     if as_json:
         return echo_plan(job, as_json)

@@ -71,7 +71,12 @@ def unescape(text: str) -> str:
 def runtime_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --threads and --backend; the command gets them as `on`, the arguments of `runtime.model.load`."""
 
-    @click.option("-t", "--threads", type=click.IntRange(min=1), help="Default: GGUFKIT_THREADS or all CPUs.")
+    @click.option(
+        "-t",
+        "--threads",
+        type=click.IntRange(min=1),
+        help="How many threads work. Default: GGUFKIT_THREADS or all CPUs.",
+    )
     @click.option(
         "--backend",
         type=click.Choice(["auto", "cpu", "mlx"]),
@@ -89,26 +94,54 @@ def runtime_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def generation_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of generation; the command gets `context`, `how` for `Model.generate`, and `on` for `load`."""
 
-    @click.option("-n", "--predict", "--n-predict", type=int, default=-1, help="At most so many tokens; -1: no limit.")
     @click.option(
-        "-c", "--ctx-size", type=int, default=0, help="Room for so many tokens. Default: the model's, up to 4096."
+        "-n", "--predict", "--n-predict", type=int, default=-1, help="Generate at most this many tokens; -1: no limit."
+    )
+    @click.option(
+        "-c",
+        "--ctx-size",
+        type=int,
+        default=0,
+        help="How many tokens the context holds. Default: the model's, up to 4096.",
     )
     @runtime_options
     @click.option(
         "-s", "--seed", type=int, default=-1, help="The same seed gives the same text; -1: another each time."
     )
-    @click.option("--temp", "--temperature", type=float, help="0 takes the best token always. Default: 0.8.")
-    @click.option("--top-k", type=int, help="Of how many best tokens; 0: all. Default: 40.")
-    @click.option("--top-p", type=float, help="Of the fewest tokens with this probability; 1: all. Default: 0.95.")
-    @click.option("--min-p", type=float, help="Of tokens with this share of the best one's; 0: all. Default: 0.05.")
-    @click.option("--repeat-penalty", type=float, help="Make recent tokens unlikelier; 1: do not. Default: 1.")
-    @click.option("--repeat-last-n", type=int, help="How many tokens are recent; -1: all. Default: 64.")
-    @click.option("--presence-penalty", type=float, help="Off the logit of recent tokens, once. Default: 0.")
-    @click.option("--frequency-penalty", type=float, help="… for each time. Default: 0.")
     @click.option(
-        "-r", "--reverse-prompt", "--stop", "stop", multiple=True, metavar="TEXT", help="End before this text."
+        "--temp", "--temperature", type=float, help="Temperature; 0 takes the best token always. Default: 0.8."
     )
-    @click.option("--special", is_flag=True, help="Show control tokens.")
+    @click.option("--top-k", type=int, help="Choose among this many best tokens; 0: all. Default: 40.")
+    @click.option(
+        "--top-p",
+        type=float,
+        help="Choose among the fewest tokens that have this probability together; 1: all. Default: 0.95.",
+    )
+    @click.option(
+        "--min-p",
+        type=float,
+        help="Choose among tokens with at least this share of the best one's probability; 0: all. Default: 0.05.",
+    )
+    @click.option("--repeat-penalty", type=float, help="Make recent tokens unlikelier; 1: do not. Default: 1.")
+    @click.option(
+        "--repeat-last-n", type=int, help="How many tokens the penalties take as recent; -1: all. Default: 64."
+    )
+    @click.option("--presence-penalty", type=float, help="Taken off the logit of recent tokens, once. Default: 0.")
+    @click.option(
+        "--frequency-penalty",
+        type=float,
+        help="Taken off the logit of recent tokens, for each time they occur. Default: 0.",
+    )
+    @click.option(
+        "-r",
+        "--reverse-prompt",
+        "--stop",
+        "stop",
+        multiple=True,
+        metavar="TEXT",
+        help="End the generation before this text.",
+    )
+    @click.option("--special", is_flag=True, help="Show control tokens in the text.")
     @functools.wraps(command)
     def wrapped(predict: int, ctx_size: int, seed: int, stop: tuple[str, ...], special: bool, **rest: Any) -> Any:
         sampling = {

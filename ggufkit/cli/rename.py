@@ -15,14 +15,14 @@ __all__ = ["command"]
 @click.argument("file")
 @click.argument("old")
 @click.argument("new")
-@click.option("--tensor", is_flag=True, help="The names are those of tensors.")
+@click.option("--tensor", is_flag=True, help="The names given are those of tensors, not of keys.")
 @edit_options
 def command(file: str, old: str, new: str, tensor: bool, how: dict[str, Any]) -> None:
     """Give the metadata key OLD, or a tensor, of FILE the name NEW.
 
     \b
     ggufkit rename model.gguf llama.rope.scale llama.rope.scale_linear
-    ggufkit rename model.gguf --tensor out.weight output.weight
+    ggufkit rename model.gguf --tensor output.weight out.weight --force
     """
     with editing(file, how) as e:
         (e.rename_tensor if tensor else e.rename)(old, new)

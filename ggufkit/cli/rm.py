@@ -14,7 +14,7 @@ __all__ = ["command"]
 @click.command()
 @click.argument("file")
 @click.argument("names", nargs=-1, required=True, metavar="KEY…")
-@click.option("--tensor", is_flag=True, help="The names are those of tensors.")
+@click.option("--tensor", is_flag=True, help="The names given are those of tensors, not of keys.")
 @edit_options
 def command(file: str, names: tuple[str, ...], tensor: bool, how: dict[str, Any]) -> None:
     """Remove the metadata KEYs, or tensors, from FILE.

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from ggufkit.cli.progress import note
 from ggufkit.cli.prompt import generation_options, prompt_options, read_stdin, say, speed
 from ggufkit.errors import UsageError
 
@@ -16,9 +17,9 @@ __all__ = ["command"]
 @click.argument("model")
 @prompt_options
 @generation_options
-@click.option("--no-display-prompt", is_flag=True, help="Only what the model writes, without the prompt.")
+@click.option("--no-display-prompt", is_flag=True, help="Print only what the model writes, without the prompt.")
 @click.option("--ignore-eos", is_flag=True, help="Go on after the model's end of text.")
-@click.option("--no-perf", is_flag=True, help="Nothing about speed on stderr.")
+@click.option("--no-perf", is_flag=True, help="Say nothing about speed.")
 def command(
     model: str,
     prompt: str | None,
@@ -54,6 +55,6 @@ def command(
             click.echo()
     if generation.reason == "context":
         size = generation.cache.length
-        click.echo(f"ggufkit: the context of {size} tokens is full; give a larger one with -c", err=True)
+        note(f"the context of {size} tokens is full; give a larger one with -c")
     if not no_perf:
-        click.echo(f"ggufkit: {speed(generation)}", err=True)
+        note(speed(generation))

@@ -17,13 +17,27 @@ _TEMPLATE = "tokenizer.chat_template"
 @click.command()
 @click.argument("file")
 @click.argument("pairs", nargs=-1, metavar="[KEY=TYPE:VALUE]…")
-@click.option("--from-file", nargs=2, multiple=True, metavar="KEY PATH", help="Take a text or array from a file.")
+@click.option(
+    "--from-file", nargs=2, multiple=True, metavar="KEY PATH", help="Set KEY to the text, or the array, in a file."
+)
 @click.option("--token", nargs=2, multiple=True, metavar="ID TEXT", help="Change the text of a token.")
 @click.option(
-    "--special", multiple=True, metavar="NAME=TOKEN", help="Make a token, given by text or ID, the bos, eos, …"
+    "--special", multiple=True, metavar="NAME=TOKEN", help="Make a token, given by text or ID, a special one: bos, eos and others."
 )
-@click.option("--special-token", nargs=2, multiple=True, metavar="NAME TEXT", help="The same, by its text.")
-@click.option("--special-token-by-id", nargs=2, multiple=True, metavar="NAME ID", help="The same, by its ID.")
+@click.option(
+    "--special-token",
+    nargs=2,
+    multiple=True,
+    metavar="NAME TEXT",
+    help="Set a special token (bos, eos, …) by its text.",
+)
+@click.option(
+    "--special-token-by-id",
+    nargs=2,
+    multiple=True,
+    metavar="NAME ID",
+    help="Set a special token (bos, eos, …) by its ID.",
+)
 @click.option("--chat-template", metavar="TEXT", help="Set the chat template.")
 @click.option("--chat-template-file", metavar="PATH", help="Set the chat template from a file.")
 @edit_options
@@ -47,7 +61,7 @@ def command(
     \b
     ggufkit set model.gguf general.name=Tiny llama.context_length=8192 my.note=str:hello
     ggufkit set model.gguf --from-file tokenizer.chat_template template.jinja --spare 64K
-    ggufkit set model.gguf --special eos='<|im_end|>' --token 5 '<|tool|>'
+    ggufkit set model.gguf --special eos='<|im_end|>' --token 301 '<|tool|>' --force
     """
     assignments = [split(pair) for pair in pairs]
     specials = [(name, number_or_text(text)) for name, text in map(split, special)]

@@ -16,8 +16,13 @@ if TYPE_CHECKING:
 __all__ = ["echo_plan"]
 
 
-def echo_plan(job: Job, as_json: bool) -> None:
-    """Show each tensor's type, the reason for it and its bytes; then totals, and the files to come."""
+def echo_plan(job: Job, as_json: bool, summary: bool = False) -> None:
+    """Show each tensor's type, the reason for it and its bytes; then totals, and the files to come.
+
+    Parameters
+    ----------
+    summary : leave the tensors out.
+    """
     plan = job.plan
     files = list(zip(map(str, job.paths), plan.sizes, strict=True))
     bits = 8 * plan.nbytes / plan.weights if plan.weights else 0.0
@@ -34,10 +39,26 @@ def echo_plan(job: Job, as_json: bool) -> None:
                     for name, p in _by_type(plan).items()
                 },
                 "notes": plan.notes,
-                "tensors": [_as_dict(p) for p in plan.tensors],
+                **({} if summary else {"tensors": [_as_dict(p) for p in plan.tensors]}),
             }
         )
         return
+    if not summary:
+        _echo_tensors(plan)
+    shares = [
+        (name, len(p), human_count(_weights(p)), human_bytes(_bytes(p)), f"{_bytes(p) / max(plan.nbytes, 1):.1%}")
+        for name, p in _by_type(plan).items()
+    ]
+    echo_table(shares, ("type", "tensors", "weights", "bytes", "share"), right=range(1, 5))
+    click.echo()
+    for note in plan.notes:
+        click.echo(f"  note: {note}")
+    for path, size in files:
+        click.echo(f"  {printable(path, 4096)}: {size} bytes ({human_bytes(size)})")
+    click.echo(f"  {len(plan.tensors)} tensors, {human_count(plan.weights)} weights, {bits:.3f} bits per weight")
+
+
+def _echo_tensors(plan: Plan) -> None:
     rows = [
         (
             printable(p.tensor.name),
@@ -51,17 +72,6 @@ def echo_plan(job: Job, as_json: bool) -> None:
     ]
     echo_table(rows, ("tensor", "shape", "from", "to", "bytes", "reason"), right=(4,))
     click.echo()
-    shares = [
-        (name, len(p), human_count(_weights(p)), human_bytes(_bytes(p)), f"{_bytes(p) / max(plan.nbytes, 1):.1%}")
-        for name, p in _by_type(plan).items()
-    ]
-    echo_table(shares, ("type", "tensors", "weights", "bytes", "share"), right=range(1, 5))
-    click.echo()
-    for note in plan.notes:
-        click.echo(f"  note: {note}")
-    for path, size in files:
-        click.echo(f"  {printable(path, 4096)}: {size} bytes ({human_bytes(size)})")
-    click.echo(f"  {len(plan.tensors)} tensors, {human_count(plan.weights)} weights, {bits:.3f} bits per weight")
 
 
 def _by_type(plan: Plan) -> dict[str, list[PlannedTensor]]:

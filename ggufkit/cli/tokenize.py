@@ -16,10 +16,10 @@ __all__ = ["command"]
 @click.command()
 @click.argument("model")
 @prompt_options
-@click.option("--ids", is_flag=True, help="Only the ids, as [1, 2, 3].")
-@click.option("--no-bos", is_flag=True, help="Without the BOS, EOS or separator that the model wants.")
+@click.option("--ids", is_flag=True, help="Print only the ids, as [1, 2, 3].")
+@click.option("--no-bos", is_flag=True, help="Leave out the BOS, EOS or separator that the model wants.")
 @click.option("--no-parse-special", is_flag=True, help="Read control tokens in the text (<|im_start|>) as letters.")
-@click.option("--show-count", is_flag=True, help="Also how many tokens there are.")
+@click.option("--show-count", is_flag=True, help="Print the number of tokens, too.")
 @click.option("--json", "as_json", is_flag=True, help="Ids and texts as JSON.")
 @model_options
 def command(
@@ -32,12 +32,12 @@ def command(
     as_json: bool,
     how: dict[str, Any],
 ) -> None:
-    r"""Show the tokens of a text as MODEL sees it: the ids and texts that llama-tokenize shows.
+    """Show the tokens of a text as MODEL sees it: the ids and texts that llama-tokenize shows.
 
     The text is that of -p or -f, or else comes from stdin. Only the file's header is read.
 
     \b
-    ggufkit tokenize model.gguf -p 'def main():\n'
+    ggufkit tokenize model.gguf -p 'def main():\\n'
     ggufkit tokenize model.gguf -f prompt.txt --ids
     """
     from ggufkit.tokenizer import load_tokenizer

@@ -13,7 +13,7 @@ __all__ = ["command"]
 
 @click.command()
 @click.argument("file")
-@click.option("--force", is_flag=True, help="Also when FILE is open elsewhere.")
+@click.option("--force", is_flag=True, help="Change FILE even if another program has it open.")
 def command(file: str, force: bool) -> None:
     """Take back the last edit of FILE: set, rm or rename.
 

@@ -17,7 +17,9 @@ __all__ = ["command"]
 @click.argument("file")
 @click.option("--strict", is_flag=True, help="Warnings make the exit code 1, too.")
 @click.option("--no-data", is_flag=True, help="Look at the header alone, not at the tensors' numbers.")
-@click.option("--threads", type=click.IntRange(min=1), help="Default: GGUFKIT_THREADS or all CPUs.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="How many threads work. Default: GGUFKIT_THREADS or all CPUs."
+)
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @model_options
 def command(file: str, strict: bool, no_data: bool, threads: int | None, as_json: bool, how: dict[str, Any]) -> None:

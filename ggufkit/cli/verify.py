@@ -22,7 +22,9 @@ __all__ = ["command"]
 @click.argument("quantized", metavar="QUANT")
 @imatrix_options
 @click.option("--sample", is_flag=True, help="Look at a few rows of each tensor only.")
-@click.option("--threads", type=click.IntRange(min=1), help="Default: GGUFKIT_THREADS or all CPUs.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="How many threads work. Default: GGUFKIT_THREADS or all CPUs."
+)
 @click.option("--json", "as_json", is_flag=True, help="As JSON, with the tensors that are exact.")
 def command(
     source: str,
