@@ -12,6 +12,7 @@ The fences of a page say what a test does with them:
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+import make_manual
 import pytest
 from manual_files import copy_of, stock
 from test_gguf_remote import serve, server  # noqa: F401
@@ -37,6 +39,15 @@ LANGUAGES = {"sh", "python", "toml", "json", "text"}
 
 # Verbs that write a file which the folder of the examples has already.
 WRITERS = {"convert", "quantize", "merge", "split", "endian", "export-mlx", "new-metadata", "imatrix"}
+# What a test adds so that an example is quick.
+QUICKLY = {
+    "bench": ["-r", "1", "-n", "4"],
+    "run": ["-n", "8"],
+    "chat": ["-n", "8"],
+    "perplexity": ["--chunks", "1"],
+    "imatrix": ["--chunks", "1"],
+    "formats": ["--rows", "16"],
+}
 # What the examples call besides, and no test: they would install something, or never end.
 NOT_RUN = re.compile(r"(python3? -m (venv|pip)|pip|\.venv/bin|mlx_lm\.|git|cd|curl|source) ?|ggufkit serve\b")
 
@@ -98,7 +109,9 @@ class Shell:
                 words, *target = parts(piece, ">")
                 piped = self._command(words, piped, wanted)
                 if target:
-                    Path(target[0][0]).write_bytes(piped)
+                    path = Path(target[0][0].replace("~", "home"))
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(piped)
                     piped = b""
             out += piped
         return out.decode()
@@ -106,13 +119,17 @@ class Shell:
     def _command(self, words: list[str], stdin: bytes, wanted: int) -> bytes:
         if NOT_RUN.match(" ".join(words)):
             return b""
+        if words[0] == "eval":  # "$(ggufkit completion bash)"
+            return self._command(shlex.split(words[1][2:-1]), stdin, wanted)
         if words[0] != "ggufkit":
             done = subprocess.run(words, input=stdin, stdout=subprocess.PIPE, check=False)
             assert done.returncode == wanted, words
             return done.stdout
-        arguments = words[1:]
-        if arguments and arguments[0] in WRITERS and "--list" not in arguments:
+        verb, arguments = words[1], words[1:]
+        if verb in WRITERS and "--list" not in arguments:
             arguments.append("--force")
+        if verb in QUICKLY and (verb != "formats" or "--measure" in arguments):
+            arguments += QUICKLY[verb]
         return ggufkit(arguments, stdin, wanted)
 
 
@@ -154,6 +171,7 @@ def run_page(page: str, shell: Shell) -> None:
     said, names = "", {"__name__": "manual"}
     for block in blocks(page):
         where = f"line {block.line}"
+        gc.collect()  # closes what a command before left open
         assert block.language in LANGUAGES, where
         if block.language == "sh":
             said = "".join(shell.run(line) for line in lines(block.text))
@@ -171,9 +189,21 @@ def run_page(page: str, shell: Shell) -> None:
                 Path(block.argument).write_text(block.text)
 
 
-@pytest.mark.parametrize("topic", topics())
+@pytest.mark.parametrize("topic", [topic for topic in topics() if topic != "verbs"])
 def test_manual_page_runs(topic: str, shell: Shell):
     run_page(topics()[topic].read_text("utf-8"), shell)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_examples_of_verb_run(verb: str, shell: Shell):
+    section = re.search(rf"^### {verb}\n(?:(?!##).*\n)*", topics()["verbs"].read_text("utf-8"), re.MULTILINE)
+    assert section is not None
+    run_page(section[0], shell)
+
+
+def test_manual_says_what_the_code_says():
+    changed = [path.name for path, text in make_manual.pages().items() if path.read_text("utf-8") != text]
+    assert changed == [], "run python tools/generate/make_manual.py"
 
 
 def test_readme_runs(shell: Shell):
@@ -249,7 +279,7 @@ def test_help_says_what_it_means():
         assert command is not None
         for parameter in command.params:
             text = getattr(parameter, "help", None) or "Help."
-            assert not text.startswith(("…", "The same", "Of ", "Many of", "Only ", "Without ")), (
+            assert not text.startswith(("…", "The same,", "Of ", "Many of", "Only ", "Without ")), (
                 verb,
                 parameter.name,
             )

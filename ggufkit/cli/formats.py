@@ -24,7 +24,9 @@ __all__ = ["command"]
     show_default=True,
     help="With --measure: look at this many rows of each tensor, evenly spread; 0 for all.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="How many threads work. Default: GGUFKIT_THREADS or all CPUs.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="How many threads work. Default: GGUFKIT_THREADS or all CPUs."
+)
 @click.option("--numbers", is_flag=True, help="Show the noise of FP8 and INT8 beside Q8_0, on data of four kinds.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @model_options

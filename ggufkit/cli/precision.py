@@ -35,11 +35,21 @@ __all__ = [
 _FILE = click.Path(path_type=Path)
 
 _IMPORTANCE = [
-    click.option("--imatrix", type=_FILE, metavar="FILE", help="Importance matrix, GGUF or .dat; `ggufkit imatrix` makes one."),
     click.option(
-        "--include-weights", multiple=True, metavar="NAME", help="Use the importance matrix only for tensors whose names contain NAME."
+        "--imatrix", type=_FILE, metavar="FILE", help="Importance matrix, GGUF or .dat; `ggufkit imatrix` makes one."
     ),
-    click.option("--exclude-weights", multiple=True, metavar="NAME", help="Do not use the importance matrix for tensors whose names contain NAME."),
+    click.option(
+        "--include-weights",
+        multiple=True,
+        metavar="NAME",
+        help="Use the importance matrix only for tensors whose names contain NAME.",
+    ),
+    click.option(
+        "--exclude-weights",
+        multiple=True,
+        metavar="NAME",
+        help="Do not use the importance matrix for tensors whose names contain NAME.",
+    ),
 ]
 
 _PRECISION = [
@@ -63,12 +73,19 @@ _PRECISION = [
         "--allow-requantize", is_flag=True, help="Accept tensors that are quantized already; quality suffers."
     ),
     click.option("--prune-layers", metavar="L0,L1,…", help="Leave these layers out."),
-    click.option("--override-kv", multiple=True, metavar="KEY=TYPE:VALUE", help="Set a key of the metadata; TYPE is int, float, bool or str."),
+    click.option(
+        "--override-kv",
+        multiple=True,
+        metavar="KEY=TYPE:VALUE",
+        help="Set a key of the metadata; TYPE is int, float, bool or str.",
+    ),
 ]
 
 _OUTPUT = [
     click.option("--force", is_flag=True, help="Replace the output if it exists."),
-    click.option("--threads", type=click.IntRange(min=1), help="How many threads work. Default: GGUFKIT_THREADS or all CPUs."),
+    click.option(
+        "--threads", type=click.IntRange(min=1), help="How many threads work. Default: GGUFKIT_THREADS or all CPUs."
+    ),
     click.option(
         "--memory", type=SIZE, default="512M", show_default=True, metavar="SIZE", help="Memory that buffers may take."
     ),

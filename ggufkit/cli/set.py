@@ -22,7 +22,10 @@ _TEMPLATE = "tokenizer.chat_template"
 )
 @click.option("--token", nargs=2, multiple=True, metavar="ID TEXT", help="Change the text of a token.")
 @click.option(
-    "--special", multiple=True, metavar="NAME=TOKEN", help="Make a token, given by text or ID, a special one: bos, eos and others."
+    "--special",
+    multiple=True,
+    metavar="NAME=TOKEN",
+    help="Make a token, given by text or ID, a special one: bos, eos and others.",
 )
 @click.option(
     "--special-token",
