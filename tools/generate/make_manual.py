@@ -161,18 +161,35 @@ def signature(value: Any) -> str:
     except (TypeError, ValueError):
         return ""
     kept = [p for p in found.parameters.values() if p.name != "self"]
-    found = found.replace(parameters=[p.replace(default=...) if type(p.default) is object else p for p in kept])
-    text = re.sub(r"'([^']*)'", r"\1", str(found)) if "'" in str(found) and "=" not in str(found) else str(found)
-    text = re.sub(r"(: |-> )'([^']*)'", r"\1\2", text)
-    if len(text) <= 100:
-        return text
-    parameters = [re.sub(r"(: )'([^']*)'", r"\1\2", str(p)) for p in found.parameters.values()]
+    found = found.replace(
+        parameters=[p if p.default is p.empty else p.replace(default=_Shown(p.default)) for p in kept]
+    )
+    parameters = [_unquoted(str(p)) for p in found.parameters.values()]
     kinds = [p.kind for p in found.parameters.values()]
     if inspect.Parameter.KEYWORD_ONLY in kinds and inspect.Parameter.VAR_POSITIONAL not in kinds:
         parameters.insert(kinds.index(inspect.Parameter.KEYWORD_ONLY), "*")
-    end = text[text.rindex(")") :] if "->" in text else ")"
-    end = ")" + (text.partition(") -> ")[2] and f" -> {text.rpartition(') -> ')[2]}")
-    return "(\n" + "".join(f"    {p},\n" for p in parameters) + end
+    given = found.return_annotation
+    result = (
+        "" if given is found.empty else f" -> {given if isinstance(given, str) else inspect.formatannotation(given)}"
+    )
+    if (line := f"({', '.join(parameters)}){result}") and len(line) <= 100:
+        return line
+    return "(\n" + "".join(f"    {p},\n" for p in parameters) + f"){result}"
+
+
+def _unquoted(parameter: str) -> str:
+    """`name: type = default` of an annotation that is kept as text."""
+    return re.sub(r"^(\**\w+: )'(.*?)'( = |$)", r"\1\2\3", parameter)
+
+
+class _Shown:
+    """A default as a reader wants it: functions by name, no addresses."""
+
+    def __init__(self, value: Any):
+        self.text = value.__name__ if inspect.isroutine(value) else re.sub(r"<.* at 0x\w+>", "…", repr(value))
+
+    def __repr__(self) -> str:
+        return self.text
 
 
 def members(value: type) -> Iterator[str]:
