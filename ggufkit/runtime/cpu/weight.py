@@ -19,7 +19,7 @@ from ggufkit.errors import CodecError, printable
 from ggufkit.formats.codec import decode, decoder, frozen
 from ggufkit.kernels.shares import take_share
 from ggufkit.kernels.threads import SHARES, in_all_threads, unshared
-from ggufkit.runtime.cpu.products import Product, floats, product_of
+from ggufkit.runtime.cpu.products import FEW, Product, floats, product_of
 from ggufkit.runtime.cpu.products.activations import Planes, padded, quantize, rounded
 from ggufkit.tensors.tensor import Tensor
 
@@ -60,7 +60,7 @@ class Activations:
         if key not in self._planes:
             self._planes[key] = quantize(self.x, *key)
         planes = self._planes[key]
-        if not product.offset or alone:
+        if not product.offset or len(self.x) <= FEW:
             return planes.levels, planes.scales, planes.sums
         return planes.levels, planes.scales, self._starts(planes, (*key, product.offset))
 
@@ -138,7 +138,7 @@ class Weight:
             return lambda turn: None
         if self._product is None:
             return self._decoding_job(x, blocks, out)
-        run = self._product.vector if n == 1 else self._product.matrix
+        run = _loop_for(n, self._product)
         form, data, rows = x.form(self._product), blocks.reshape(-1), self._rows
         return lambda turn: run(turn, data, rows, *form, out)
 
@@ -146,7 +146,7 @@ class Weight:
         """Rows are decoded, a few at a time, and multiplied as F32."""
         form, read = x.form(floats.F32), decoder(self.format)
         n, cols, step = len(out), self.shape[-1], max(1, _TILE // self.shape[-1])
-        run = floats.F32.vector if n == 1 else floats.F32.matrix
+        run = _loop_for(n, floats.F32)
 
         def work(turn: np.ndarray) -> None:
             while (lo := take_share(turn, step)) < self._rows:
@@ -186,6 +186,11 @@ def multiply_all(weights: Sequence[Weight], x: np.ndarray | Activations) -> list
     jobs = [weight._job(x, out) for weight, out in zip(weights, outs, strict=True)]
     _work_off(jobs, weights[0].threads if weights else 1)
     return outs
+
+
+def _loop_for(n: int, product: Product) -> Callable[..., object]:
+    """The loop for n rows of activations."""
+    return product.vector if n == 1 else product.few if n <= FEW else product.matrix
 
 
 def _work_off(jobs: list[_Job], threads: int | None) -> None:

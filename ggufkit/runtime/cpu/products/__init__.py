@@ -20,9 +20,12 @@ from typing import Any
 
 from ggufkit.formats.table import Format
 
-__all__ = ["UNIT", "Product", "product_of"]
+__all__ = ["FEW", "UNIT", "Product", "product_of"]
 
 UNIT = 256
+
+# Rows of activations up to which it is faster to unpack weights as they come than to lay out tiles of them.
+FEW = 8
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Product:
 
     Attributes
     ----------
-    vector, matrix : for one row of activations, and for many.
+    vector, few, matrix : for one row of activations, for up to `FEW`, and for many.
     form : how the activations are quantized, ``"Q8_0"`` or ``"Q8_K"``, or rounded, ``"F16"`` or ``"BF16"``; None if
         they stay float32.
     group : weights that share a scale.
@@ -39,6 +42,7 @@ class Product:
     """
 
     vector: Callable[..., Any]
+    few: Callable[..., Any]
     matrix: Callable[..., Any]
     form: str | None = None
     group: int = 32

@@ -4,6 +4,7 @@
 `loops`, with columns in place of units:
 
     vector    64 columns at a time in four sums of 16 lanes
+    few       the same for a few rows of x
     matrix    weights (cols, 16) float32 for each panel of 16 rows
 """
 
@@ -61,6 +62,41 @@ def vector(turn, data, rows, x, out):
             for i in range(whole, cols):
                 rest += one_at(weights, at + i) * values[i]
             result[r] = sum_lanes((a + b) + (c + d)) + rest
+        grain = share(turn, rows, cols * weights.itemsize)
+        first = take(turn, grain)
+
+
+def few(turn, data, rows, x, out):
+    """As `vector` for the n rows of `out`, four at a time; x as in `matrix`."""
+    weights, values, columns, n = data.view(DTYPE), x.reshape(-1), x.shape[1], out.shape[0]
+    cols = weights.size // rows
+    whole = cols - cols % 32
+    grain = share(turn, rows, cols * weights.itemsize)
+    first = take(turn, grain)
+    while first < rows:
+        end = min(first + grain, rows)
+        for r in range(first, end):
+            at = r * cols
+            for t in range(0, n, 4):
+                # Of fewer than four the last is taken again.
+                p, q = t * columns, min(t + 1, n - 1) * columns
+                v, w = min(t + 2, n - 1) * columns, min(t + 3, n - 1) * columns
+                a = b = c = d = e = f = g = h = splat(_ZERO)
+                for i in range(0, whole, 32):
+                    if i % 64 == 0:
+                        for k in range(0, 64 * weights.itemsize, 64):
+                            prefetch(data, (at + i) * weights.itemsize + AHEAD + k)
+                    low, high = lanes_at(weights, at + i), lanes_at(weights, at + i + 16)
+                    a, b = multiply_add(low, load(values, p + i), a), multiply_add(high, load(values, p + i + 16), b)
+                    c, d = multiply_add(low, load(values, q + i), c), multiply_add(high, load(values, q + i + 16), d)
+                    e, f = multiply_add(low, load(values, v + i), e), multiply_add(high, load(values, v + i + 16), f)
+                    g, h = multiply_add(low, load(values, w + i), g), multiply_add(high, load(values, w + i + 16), h)
+                for k, total in enumerate((a + b, c + d, e + f, g + h)):
+                    if t + k < n:
+                        rest = _ZERO
+                        for i in range(whole, cols):
+                            rest += one_at(weights, at + i) * values[(t + k) * columns + i]
+                        out[t + k, r] = sum_lanes(total) + rest
         grain = share(turn, rows, cols * weights.itemsize)
         first = take(turn, grain)
 
@@ -126,6 +162,7 @@ def _products_of(name: str, dtype: type, lanes: object, one: object) -> Product:
     prefix = name.lower()
     return Product(
         specialised(vector, f"{prefix}_vector", __file__, **names),
+        specialised(few, f"{prefix}_few", __file__, **names),
         specialised(matrix, f"{prefix}_matrix", __file__, **names),
     )
 

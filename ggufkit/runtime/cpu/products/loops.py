@@ -9,6 +9,7 @@ Names in capitals and those below are given by the format (see `specialised`):
     OFFSET           the level that means zero, or -1 if groups have mins
     begin            what sums of products start with: what OFFSET takes off, or nothing
     dot, tile        products of weights of its range (see `kernels.dot.bodies`)
+    ALIKE            whether the groups of a unit of activations have one scale
 
 Threads that call a kernel with the same `turn` share its rows: each takes some when it has done its last (see
 `kernels.threads`). Every output is made by one thread from start to end, so the bytes do not depend on who
@@ -16,6 +17,7 @@ takes what.
 
     vector    a row of weights at a time. 64 columns meet in the 16 lanes of a sum of int32, which is exact; a fused
               multiply-add brings each lane to its group's scale; lanes are added at the end.
+    few       the same for a few rows of activations, as a batch of conversations has: a unit is unpacked once for all.
     matrix    sixteen rows of weights in lanes. A block of rows is unpacked once, transposed, and stays in the core's
               cache while all activations pass by.
 
@@ -59,7 +61,7 @@ _PACKED = 1 << 19  # levels that stay in a core's cache
 _ZERO = np.float32(0)
 
 # Bound by each format.
-BLOCK = BYTES = GROUP = OFFSET = 0
+BLOCK = BYTES = GROUP = OFFSET = ALIKE = 0
 unpack: Any = None
 begin: Any = None
 dot: Any = None
@@ -132,6 +134,57 @@ def _start_at(start, at):
 @inlined
 def _start_none(start, at):
     return splat(np.int32(0))
+
+
+def few(turn, data, rows, levels, scales, sums, out):
+    """As `vector` for the n rows of `out`: a unit is unpacked once and meets them all. levels: (≥ n, cols) int8.
+
+    Where activations have one scale for a unit (`ALIKE`), only the weights' are spread over the lanes.
+    """
+    n, width, groups = out.shape[0], levels.shape[1], UNIT // GROUP
+    units, blocks = width // UNIT, data.size // (rows * BYTES)
+    x, stride = levels.reshape(-1), units * groups  # groups of a row of x
+    U = np.zeros(UNIT, np.uint8)
+    start = np.empty(n * width // 4, np.int32)
+    if OFFSET > 0:
+        _start_lanes(x[: n * width], OFFSET, start)
+    totals, lows = np.empty(n * LANES, np.float32), np.empty(n * LANES, np.float32)
+    grain = share(turn, rows, blocks * BYTES)
+    first = take(turn, grain)
+    while first < rows:
+        end = min(first + grain, rows)
+        for r in range(first, end):
+            for t in range(n):
+                store(totals, t * LANES, splat(_ZERO))
+                store(lows, t * LANES, splat(_ZERO))
+            for u in range(units):
+                at, last = (r * blocks + u * (UNIT // BLOCK)) * BYTES, (r * blocks + blocks - 1) * BYTES
+                for i in range(0, UNIT // BLOCK * BYTES, 64):
+                    prefetch(data, at + AHEAD + i)
+                weight_scale, least = unpack(data, at, last, U)
+                quarters = spread_2(weight_scale) if GROUP == 32 else spread_4(weight_scale)
+                for t in range(n):
+                    group, column, quad = t * stride + u * groups, t * width + u * UNIT, (t * units + u) * QUADS
+                    before = load(totals, t * LANES)
+                    total = splat(_ZERO) if ALIKE else before
+                    if not ALIKE:
+                        scale = weight_scale * load(scales, group)
+                        quarters = spread_2(scale) if GROUP == 32 else spread_4(scale)
+                    dots = dot(begin(start, quad), load_bytes(U, 0), load_bytes(x, column))
+                    total = multiply_add(to_f32(dots), quarters[0], total)
+                    dots = dot(begin(start, quad + 16), load_bytes(U, 64), load_bytes(x, column + 64))
+                    total = multiply_add(to_f32(dots), quarters[1], total)
+                    dots = dot(begin(start, quad + 32), load_bytes(U, 128), load_bytes(x, column + 128))
+                    total = multiply_add(to_f32(dots), quarters[2], total)
+                    dots = dot(begin(start, quad + 48), load_bytes(U, 192), load_bytes(x, column + 192))
+                    total = multiply_add(to_f32(dots), quarters[3], total)
+                    store(totals, t * LANES, multiply_add(total, splat(scales[group]), before) if ALIKE else total)
+                    if OFFSET < 0:
+                        store(lows, t * LANES, multiply_add(least, load(sums, group), load(lows, t * LANES)))
+            for t in range(n):
+                out[t, r] = sum_lanes(load(totals, t * LANES)) - sum_lanes(load(lows, t * LANES))
+        grain = share(turn, rows, blocks * BYTES)
+        first = take(turn, grain)
 
 
 def matrix(turn, data, rows, levels, scales, sums, out):
@@ -217,11 +270,13 @@ def products_of(
         "BLOCK": format.block_size,
         "BYTES": format.type_size,
         "GROUP": group,
+        "ALIKE": int(form == "Q8_K"),
         "OFFSET": -1 if offset is None else offset,
     }
     prefix = name.lower()
     return Product(
         specialised(vector, f"{prefix}_vector", source, **names),
+        specialised(few, f"{prefix}_few", source, **names),
         specialised(matrix, f"{prefix}_matrix", source, **names),
         form,
         group,

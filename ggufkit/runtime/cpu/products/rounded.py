@@ -79,7 +79,7 @@ def _bf16_pair(weights, at):
 
 def _product_of(name: str, dtype: type, pair: object) -> Product:
     run = specialised(matrix, f"{name.lower()}_matrix", __file__, DTYPE=dtype, pair_at=pair)
-    return Product(run, run, name)
+    return Product(run, run, run, name)
 
 
 PRODUCTS = {
