@@ -5,9 +5,13 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+
+from ggufkit.arch.registry import known_models
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "ggufkit"
@@ -39,38 +43,121 @@ def modules() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
 
 
+def name_of(path: Path) -> str:
+    """A module's name without ``ggufkit.``; of a package's ``__init__`` the package's."""
+    return path.relative_to(PACKAGE).as_posix().removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+NAMES = {name_of(path): path for path in modules()}
+
+
 def room_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return name_of(path).split(".")[0]
 
 
-def imported_rooms(path: Path) -> set[str]:
-    """Rooms of ggufkit that a module imports at run time, inside functions too."""
-    tree = ast.parse(path.read_text())
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
+def imported(path: Path) -> frozenset[str]:
+    """Names of the modules of ggufkit that a module imports at run time, inside functions and by their names, too."""
+    tree = tree_of(path)
     typing_only = {
         child
         for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         for child in ast.walk(node)
     }
-    names: set[str] = set()
+    found: set[str] = set()
     for node in ast.walk(tree):
         if node in typing_only:
             continue
         if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
+            found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    rooms = {name.split(".")[1] for name in names if name.startswith("ggufkit.")}
-    return {room for room in rooms if (PACKAGE / room).is_dir() or (PACKAGE / f"{room}.py").is_file()}
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            # of a name that is put together, what it begins with: "ggufkit.formats.{family}"
+            text = ast.unparse(node.args[0]).strip("f'\"").split("{")[0]
+            found.add(text if text.startswith("ggufkit.") else "")
+    return frozenset(filter(None, (_module(name) for name in found if name.startswith("ggufkit."))))
+
+
+def _module(name: str) -> str | None:
+    """The module that a dotted name is of or in."""
+    parts = name.split(".")[1:]
+    for n in range(len(parts), 0, -1):
+        if ".".join(parts[:n]) in NAMES:
+            return ".".join(parts[:n])
+    return None
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_point_down(path):
     here = room_of(path)
     assert here in FLOOR, f"{here} has no floor: add it to FLOORS where it belongs"
-    above = {room for room in imported_rooms(path) if FLOOR[room] > FLOOR[here]}
+    above = {name for name in imported(path) if FLOOR[name.split(".")[0]] > FLOOR[here]}
     assert above == set()
+
+
+def test_every_room_is_on_one_floor_and_in_the_architecture_page():
+    rooms = [room for floor in FLOORS for room in floor]
+    assert sorted(rooms) == sorted({room_of(path) for path in modules()})
+    page = (PACKAGE / "ARCHITECTURE.md").read_text()
+    missing = [room for room in rooms if f"`{room}/`" not in page and f"`{room}.py`" not in page]
+    assert missing == ["__init__", "__main__"]
+
+
+def test_no_two_files_import_each_other():
+    """No circle, however long, imports inside functions included."""
+    waiting = {name: set(imported(path)) - {name} for name, path in NAMES.items()}
+    while free := [name for name, needed in waiting.items() if not needed & waiting.keys()]:
+        for name in free:
+            del waiting[name]
+    # What is left is in a circle, or needs one.
+    circle = {name: sorted(needed & waiting.keys()) for name, needed in waiting.items()}
+    assert circle == {}
+
+
+def test_files_are_short():
+    long = {name: lines for name, path in NAMES.items() if (lines := len(path.read_text().splitlines())) > 500}
+    assert long == {}
+
+
+# Where names of architectures are spelled: the specs, what belongs to one architecture alone, and other things' names.
+ARCHITECTURE_NAMES = {spec.name for specs in known_models().values() for spec in specs} - {"bert", "t5"}
+NOT_ARCHITECTURES = {
+    "tokenizer": "tokenizers and their pre-tokenizers are called after the models that had them first",
+    "cli": "examples in help",
+}
+
+
+def texts_of(path: Path) -> Iterator[str]:
+    """The texts of a module, without its docstrings."""
+    docs = {
+        id(node.body[0].value)
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+            yield node.value
+
+
+def test_architectures_are_named_in_arch_alone():
+    named = {
+        f"{name}: {text}"
+        for name, path in NAMES.items()
+        if room_of(path) not in ("arch", *NOT_ARCHITECTURES)
+        for text in texts_of(path)
+        if text in ARCHITECTURE_NAMES or text.split(".")[0] in ARCHITECTURE_NAMES
+    }
+    assert named == set()
 
 
 def test_top_level_holds_what_it_should():

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ggml
+import gguf
 import numpy as np
 import pytest
 
 from ggufkit.formats import codec
+from ggufkit.formats.iquants.codebooks import LEVELS
+from ggufkit.formats.iquants.grids import codebook
 from ggufkit.formats.table import FORMATS, formats
 
 IQ = [format for format in formats() if format.family == "iquants"]
@@ -187,3 +190,11 @@ def test_error_of_a_normal_row_shrinks_with_the_bits():
     assert list(errors.values()) == sorted(errors.values(), reverse=True)
     assert errors["IQ4_NL"] < 0.006
     assert errors["IQ1_S"] < 0.25
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_codebooks_equal_the_gguf_packages(name):
+    source = getattr(gguf.quants, name)
+    source.init_grid()
+    assert np.array_equal(codebook(name), source.grid[0, 0])
+    assert codebook(name).dtype == np.int8

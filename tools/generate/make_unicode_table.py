@@ -1,6 +1,6 @@
-"""Make ggufkit/runtime/tokenizer/unicode_data.py: the categories that llama.cpp's tokenizers see.
+"""Make ggufkit/tokenizer/run/unicode_data.py: the categories that llama.cpp's tokenizers see.
 
-python tools/generate/make_unicode_table.py > ggufkit/runtime/tokenizer/unicode_data.py
+python tools/generate/make_unicode_table.py > ggufkit/tokenizer/run/unicode_data.py
 
 llama.cpp carries a table of its own (Unicode 15.1); Python's changes with its version. The table is asked of the
 library inside `xllamacpp`, character by character.

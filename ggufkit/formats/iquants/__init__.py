@@ -5,16 +5,11 @@
     IQ2_S   IQ2_XS   IQ2_XXS       eight magnitudes at a time from a codebook, signs apart
     IQ1_S   IQ1_M                  eight of -1, 0, 1 at a time from a codebook, all moved by ±1/8
 
-One file for each number of bits; `grids` has the codebooks, `search` what their encoders share.
+One file for each number of bits, of one bit two; `grids` has the codebooks, `search` what their encoders share.
 """
 
-from ggufkit.formats.iquants.iq1 import (
-    iq1_m_decode,
-    iq1_m_encode,
-    iq1_m_encode_weighted,
-    iq1_s_decode,
-    iq1_s_encode_weighted,
-)
+from ggufkit.formats.iquants.iq1 import iq1_m_decode, iq1_s_decode
+from ggufkit.formats.iquants.iq1_encode import iq1_m_encode, iq1_m_encode_weighted, iq1_s_encode_weighted
 from ggufkit.formats.iquants.iq2 import (
     iq2_s_decode,
     iq2_s_encode,

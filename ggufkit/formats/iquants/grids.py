@@ -1,20 +1,21 @@
-"""The codebooks of the IQ formats, from the gguf package, and which of their rows are near which point.
+"""The codebooks of the IQ formats, and which of their rows are near which point.
 
 A codebook ("grid") has rows of four or eight small numbers; a block stores row numbers. Only some of the possible
 rows are in it, so an encoder rounds its weights to a point, a "cell", and where the cell has no row of its own it
 tries the rows around it. Which rows those are is derived here, once a process: 30 milliseconds for the largest.
 
-Source: the tables `iq2xxs_grid` … `iq1s_grid` of ggml/src/ggml-common.h, as gguf-py carries them;
-iq2xs_init_impl and iq3xs_init_impl of ggml-quants.c.
+Source: iq2xs_init_impl and iq3xs_init_impl of ggml-quants.c; the tables are in `codebooks`.
 """
 
 from __future__ import annotations
 
+from base64 import b64decode
 from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 
+from ggufkit.formats.iquants.codebooks import LEVELS, ROWS
 from ggufkit.kernels.lanes import LANES
 
 __all__ = ["OFF_GRID", "ROW", "SIGNS", "Neighbours", "codebook", "neighbours", "words"]
@@ -32,11 +33,10 @@ _DISTANCES = {"IQ3_XXS": 2, "IQ3_S": 3, "IQ2_XXS": 2, "IQ2_XS": 2, "IQ2_S": 1, "
 @cache
 def codebook(name: str) -> np.ndarray:
     """The rows of a format's codebook: array of shape (rows, 4 or 8), int8. IQ1_M uses IQ1_S's."""
-    from gguf import quants
-
-    source = getattr(quants, name)
-    source.init_grid()
-    return np.ascontiguousarray(source.grid[0, 0], dtype=np.int8)
+    levels = np.array(LEVELS[name], np.int8)
+    rows = np.frombuffer(b64decode(ROWS[name]), "<u2").astype(np.int64)  # (rows,)
+    dims = 8 if len(levels) == 3 else 4
+    return levels[rows[:, None] // len(levels) ** np.arange(dims) % len(levels)]
 
 
 @cache
