@@ -14,7 +14,7 @@ from ggufkit.policy.custom import (
     tensor_type_rule,
 )
 from ggufkit.policy.decide import decide
-from ggufkit.policy.facts import Model
+from ggufkit.policy.hyperparameters import Hyperparameters
 from ggufkit.policy.policy_file import parse_policy, read_policy
 from ggufkit.policy.presets import PRESETS
 from ggufkit.policy.recipe import Recipe, recipe_of
@@ -30,8 +30,8 @@ SHAPES = {
 def types(rules, preset: str = "Q4_0") -> dict[str, str]:
     """The types of the tensors that the rules decide; the last part of a reason says which are."""
     tensors = [(name, shape, FORMATS["F16"]) for name, shape in SHAPES.items()]
-    found = decide(tensors, Model("llama", layers=6), Recipe(PRESETS[preset], tuple(rules)))
-    plain = decide(tensors, Model("llama", layers=6), Recipe(PRESETS[preset]))
+    found = decide(tensors, Hyperparameters("llama", layers=6), Recipe(PRESETS[preset], tuple(rules)))
+    plain = decide(tensors, Hyperparameters("llama", layers=6), Recipe(PRESETS[preset]))
     return {name: d.format.name for name, d in found.items() if d != plain[name]}
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from ggufkit.arch.registry import traits_of
 from ggufkit.errors import PolicyError
 from ggufkit.formats.table import FORMATS
 from ggufkit.policy.decide import decide, requires_importance
-from ggufkit.policy.facts import Model, Role, Subject, layer_of, model_facts, role_of, trimmed
+from ggufkit.policy.hyperparameters import Hyperparameters, hyperparameters_of
 from ggufkit.policy.presets import ALIASES, PRESETS, preset_by_name
 from ggufkit.policy.recipe import Recipe, UserRule
-from ggufkit.policy.rules import MORE_BITS, Rule, name_has
+from ggufkit.policy.roles import Role, TensorRole, layer_of, role_of, trimmed
+from ggufkit.policy.rules import MORE_BITS, Condition, Rule
 
 F16, F32 = FORMATS["F16"], FORMATS["F32"]
 
@@ -49,21 +51,27 @@ def test_facts_take_the_first_layer_of_arrays_and_know_tied_embeddings():
         "llama.attention.head_count_kv": [8, 0],
     }
     names = ["token_embd.weight", "blk.0.attn_v.weight", "blk.1.attn_qkv.weight"]
-    model = model_facts(metadata, names, imatrix=True)
-    assert Model("llama", 80, 64, 8, 0, 2, tied=True, imatrix=True) == model
+    model = hyperparameters_of(metadata, names, traits_of("llama"), imatrix=True)
+    assert Hyperparameters("llama", 80, 64, 8, 0, 2, tied=True, imatrix=True, traits=traits_of("llama")) == model
     assert (model.gqa, model.is_70b) == (8, True)
-    assert not model_facts({**metadata, "llama.attention.head_count_kv": 64}, names).is_70b
+    assert not hyperparameters_of({**metadata, "llama.attention.head_count_kv": 64}, names, traits_of("llama")).is_70b
 
 
 def test_more_bits_are_the_ends_and_every_third_layer():
-    chosen = [i for i in range(32) if MORE_BITS.holds(Subject("", Role.FFN_DOWN, (), position=i, count=32), Model())]
+    chosen = [
+        i
+        for i in range(32)
+        if MORE_BITS.holds(TensorRole("", Role.FFN_DOWN, (), position=i, count=32), Hyperparameters())
+    ]
     assert chosen == [0, 1, 2, 3, 6, 9, 12, 15, 18, 21, 24, 27, 28, 29, 30, 31]
 
 
-def decisions(preset: str, shapes: dict[str, tuple[int, ...]], model: Model | None = None, **options) -> dict:
+def decisions(preset: str, shapes: dict[str, tuple[int, ...]], model: Hyperparameters | None = None, **options) -> dict:
     tensors = [(name, shape, F16 if len(shape) > 1 else F32) for name, shape in shapes.items()]
-    facts = model or model_facts({"general.architecture": "llama", "llama.block_count": 8}, shapes)
-    return decide(tensors, facts, Recipe(PRESETS[preset], **options))
+    metadata = {"general.architecture": "llama", "llama.block_count": 8}
+    return decide(
+        tensors, model or hyperparameters_of(metadata, shapes, traits_of("llama")), Recipe(PRESETS[preset], **options)
+    )
 
 
 SMALL = {
@@ -121,7 +129,8 @@ def test_row_of_ones_counts_as_one_dimension():
 
 
 def user_rule(format: str, *parts: str) -> UserRule:
-    return UserRule(Rule(format, when=(name_has(*parts),), why="mine"), f"--tensor-type {parts[0]}={format}")
+    has = Condition("", lambda t, m: any(part in t.name for part in parts))
+    return UserRule(Rule(format, when=(has,), why="mine"), f"--tensor-type {parts[0]}={format}")
 
 
 def test_rules_of_the_user_come_first_and_do_not_count():

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from ggufkit.arch.registry import traits_of
 from ggufkit.formats.table import FORMATS, Format, format_by_name
 from ggufkit.policy.decide import decide
-from ggufkit.policy.facts import model_facts
+from ggufkit.policy.hyperparameters import hyperparameters_of
 from ggufkit.policy.presets import PRESETS
 from ggufkit.policy.recipe import Recipe
 
@@ -50,7 +51,8 @@ def model(architecture: str, layers: int, layer: dict[str, tuple[int, ...]], n_e
     tensors += [(f"blk.{i}.{name}", shape, F32) for i in range(layers) for name, shape in layer.items()]
     metadata = {f"{architecture}.{key.replace('__', '.')}": value for key, value in keys.items()}
     metadata |= {"general.architecture": architecture, f"{architecture}.block_count": layers}
-    return model_facts(metadata, [name for name, *_ in tensors]), tensors
+    names = [name for name, *_ in tensors]
+    return hyperparameters_of(metadata, names, traits_of(architecture)), tensors
 
 
 MODELS = {

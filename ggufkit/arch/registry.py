@@ -14,9 +14,10 @@ from ggufkit.arch.graph import Graph
 from ggufkit.arch.spec import Architecture, Transform
 from ggufkit.checkpoint.config import Config, text_model
 from ggufkit.errors import ArchitectureError, printable
+from ggufkit.policy.traits import PLAIN, Traits
 from ggufkit.tensors.tensor import Tensor
 
-__all__ = ["architecture_of", "graph_of", "known_models", "register"]
+__all__ = ["architecture_of", "graph_of", "known_models", "register", "traits_of"]
 
 _registered: list[Architecture] = []
 
@@ -145,3 +146,12 @@ def graph_of(name: str) -> Graph:
     raise ArchitectureError(
         f"the architecture {printable(name)} {known} cannot be run; those that can: {', '.join(runnable)}"
     )
+
+
+def traits_of(name: str) -> Traits:
+    """What llama-quantize knows of the architecture that a GGUF calls `name`."""
+    from ggufkit.arch.specs.unconverted import TRAITS
+
+    if name in TRAITS:
+        return TRAITS[name]
+    return next((spec.traits for spec in _likely_first(name) if spec.name == name), PLAIN)

@@ -23,6 +23,7 @@ from ggufkit.arch.metadata import Metadata, Row
 from ggufkit.checkpoint.checkpoint import Checkpoint
 from ggufkit.checkpoint.config import Config, Default
 from ggufkit.errors import CheckpointError, printable
+from ggufkit.policy.traits import PLAIN, Traits
 from ggufkit.tensors.tensor import Tensor
 
 __all__ = ["Architecture", "Transform", "Vocabulary"]
@@ -59,6 +60,7 @@ class Architecture:
     preamble : metadata that comes before `general.type`.
     when : tells the variants of a class apart: which of its configs are of this architecture.
     graph : how it computes; None for one that is only converted.
+    traits : what is special about quantizing it.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Architecture:
     preamble: tuple[Row, ...] = ()
     when: Callable[[Config], bool] = lambda config: True
     graph: Graph | None = None
+    traits: Traits = PLAIN
 
     def tensors(self, source: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
         """The checkpoint's tensors, transformed, with their GGUF names and in the checkpoint's order."""

@@ -24,7 +24,7 @@ from ggufkit.jobs.plan import PlannedTensor, planned_tensor
 from ggufkit.jobs.stream import Reporter, silent
 from ggufkit.kernels.threads import for_each, thread_count
 from ggufkit.policy.decision import Decision
-from ggufkit.policy.facts import trimmed
+from ggufkit.policy.roles import trimmed
 from ggufkit.tensors.tensor import Tensor
 
 __all__ = ["Verdict", "verify"]

@@ -20,7 +20,7 @@ from ggufkit.gguf.header import Value, ValueType
 from ggufkit.gguf.shards import MAX_SHARDS, SPLIT_KEYS, split_names
 from ggufkit.gguf.writer import FileLayout
 from ggufkit.policy.decision import Decision
-from ggufkit.policy.facts import Role, role_of
+from ggufkit.policy.roles import Role, role_of
 from ggufkit.tensors.tensor import Tensor
 
 if TYPE_CHECKING:

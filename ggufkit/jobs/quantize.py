@@ -24,6 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ggufkit.arch.registry import traits_of
 from ggufkit.errors import Hint, PolicyError, printable
 from ggufkit.formats.table import Format
 from ggufkit.gguf.header import Field, Value, ValueType
@@ -36,10 +37,11 @@ from ggufkit.jobs.plan import Plan, PlannedTensor, planned_tensor, sharded
 from ggufkit.jobs.stream import MEMORY, Reporter, silent
 from ggufkit.policy.decide import decide, requires_importance
 from ggufkit.policy.decision import Decision
-from ggufkit.policy.facts import Role, layer_of, model_facts, role_of, trimmed
+from ggufkit.policy.hyperparameters import hyperparameters_of
 from ggufkit.policy.presets import PRESETS, preset_by_name
 from ggufkit.policy.prune import pruned_metadata, renumbered
 from ggufkit.policy.recipe import Recipe, recipe_of
+from ggufkit.policy.roles import Role, layer_of, role_of, trimmed
 from ggufkit.tensors.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -88,18 +90,16 @@ def plan_quantize(
     if shard_of:
         ordered.sort(key=shard_of)
     shaped = {old: replace(tensors[old], name=names[old], shape=trimmed(tensors[old].shape) or (1,)) for old in ordered}
-    facts = model_facts(
-        {key: value.value for key, value in overridden.items() if _is_fact(key)},
-        names.values(),
-        recipe.imatrix is not None,
-    )
-    decisions = decide([(t.name, t.shape, t.format) for t in shaped.values()], facts, recipe)
+    values = {key: value.value for key, value in overridden.items() if _decides(key)}
+    traits = traits_of(str(values.get("general.architecture", "")))
+    model = hyperparameters_of(values, names.values(), traits, recipe.imatrix is not None)
+    decisions = decide([(t.name, t.shape, t.format) for t in shaped.values()], model, recipe)
     planned = [_planned(old, t, decisions[t.name], recipe) for old, t in shaped.items()]
     _check_imatrix_used(planned, recipe.imatrix)
 
     metadata = _output_metadata(typed, list(tensors.values()), recipe)
     if recipe.prune_layers:
-        metadata = pruned_metadata(metadata, facts.architecture, recipe.prune_layers, len(_layers(names.values())))
+        metadata = pruned_metadata(metadata, model.architecture, recipe.prune_layers, len(_layers(names.values())))
     shards = sharded(metadata, planned, [shard_of(old) if shard_of else 0 for old in shaped])
     return Plan(shards, tuple(_notes(planned, recipe)), numbered=shard_of is not None)
 
@@ -113,7 +113,7 @@ def _layers(names: Any) -> set[int]:
     return {layer for name in names if (layer := layer_of(name)) is not None}
 
 
-def _is_fact(key: str) -> bool:
+def _decides(key: str) -> bool:
     # Vocabularies are long and decide nothing.
     return not key.startswith("tokenizer.")
 

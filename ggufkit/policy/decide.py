@@ -9,22 +9,26 @@ from dataclasses import dataclass, field
 from ggufkit.errors import PolicyError, printable
 from ggufkit.formats.table import FORMATS, Format
 from ggufkit.policy.decision import Decision
-from ggufkit.policy.facts import ATTN_VALUES, Model, Role, Subject, layer_of, role_of, trimmed
+from ggufkit.policy.hyperparameters import Hyperparameters
 from ggufkit.policy.keep import reason_to_keep
 from ggufkit.policy.presets import Preset
 from ggufkit.policy.recipe import Recipe, UserRule
+from ggufkit.policy.roles import ATTN_VALUES, Role, TensorRole, layer_of, role_of, trimmed
 
 __all__ = ["decide", "requires_importance"]
+
+# A tensor's name, shape in NumPy order, and format in the source.
+Named = tuple[str, tuple[int, ...], Format]
 
 
 @dataclass
 class _Counter:
     """Places of tensors among their like. A preset counts the tensors that it decides on."""
 
-    model: Model
+    model: Hyperparameters
     seen: Counter[Role] = field(default_factory=Counter)
 
-    def subject(self, name: str, shape: tuple[int, ...]) -> Subject:
+    def subject(self, name: str, shape: tuple[int, ...]) -> TensorRole:
         role, layer = role_of(name), layer_of(name)
         ordinal = self.seen[_kind(role)]
         count = self.model.value_tensors if role in ATTN_VALUES else self.model.layers
@@ -32,9 +36,9 @@ class _Counter:
         # A layer of a mixture of experts may have several tensors of a role: their number would mislead.
         if role in (Role.FFN_UP, Role.FFN_GATE, Role.FFN_DOWN) and self.model.experts > 1 and layer is not None:
             position = layer
-        return Subject(name, role, trimmed(shape), layer, ordinal, position, count)
+        return TensorRole(name, role, trimmed(shape), layer, ordinal, position, count)
 
-    def decided(self, subject: Subject) -> None:
+    def decided(self, subject: TensorRole) -> None:
         self.seen[_kind(subject.role)] += 1
 
 
@@ -42,14 +46,16 @@ def _kind(role: Role) -> Role:
     return Role.ATTN_V if role in ATTN_VALUES else role
 
 
-def decide(tensors: Sequence[tuple[str, tuple[int, ...], Format]], model: Model, recipe: Recipe) -> dict[str, Decision]:
+def decide(
+    tensors: Sequence[tuple[str, tuple[int, ...], Format]], model: Hyperparameters, recipe: Recipe
+) -> dict[str, Decision]:
     """Choose a format for every tensor.
 
     Parameters
     ----------
     tensors : (name, shape in NumPy order, format in the source), in the order of the output file. Presets count
         tensors, so the order matters.
-    model : the facts.
+    model : its hyperparameters.
     recipe : what the user asked for.
 
     Returns
@@ -79,18 +85,18 @@ def decide(tensors: Sequence[tuple[str, tuple[int, ...], Format]], model: Model,
     return decisions
 
 
-def _kept(t: Subject, model: Model, recipe: Recipe) -> str | None:
+def _kept(t: TensorRole, model: Hyperparameters, recipe: Recipe) -> str | None:
     if recipe.copy:
         return "only copied"
     if recipe.leave_output and t.role is Role.OUTPUT:
         return "the output tensor is left as it is"
-    return reason_to_keep(t.name, t.shape, model.architecture)
+    return reason_to_keep(t.name, t.shape, model)
 
 
 def _choose(
-    t: Subject,
+    t: TensorRole,
     source: Format,
-    model: Model,
+    model: Hyperparameters,
     recipe: Recipe,
     default: Format,
     counter: _Counter,
@@ -119,7 +125,7 @@ def _choose(
     return _fitting(decision, t)
 
 
-def _of_preset(t: Subject, model: Model, recipe: Recipe, default: Format) -> Decision:
+def _of_preset(t: TensorRole, model: Hyperparameters, recipe: Recipe, default: Format) -> Decision:
     if t.role is Role.TOKEN_EMBD and model.tied and recipe.output is not None:
         return Decision(recipe.output, "type asked for the output tensor; the embeddings serve as both")
     for rule in recipe.preset.rules:
@@ -128,7 +134,7 @@ def _of_preset(t: Subject, model: Model, recipe: Recipe, default: Format) -> Dec
     return Decision(default, f"default of {recipe.preset.name}")
 
 
-def _fitting(decision: Decision, t: Subject) -> Decision:
+def _fitting(decision: Decision, t: TensorRole) -> Decision:
     """`decision`, or the fallback where a row is not a whole number of blocks."""
     wanted = decision.format
     if t.cols % wanted.block_size == 0:
@@ -141,7 +147,10 @@ def _fitting(decision: Decision, t: Subject) -> Decision:
 
 
 def _check_all_matched(
-    rules: Sequence[UserRule], matched: set[int], tensors: Iterable[tuple[str, tuple[int, ...], Format]], model: Model
+    rules: Sequence[UserRule],
+    matched: set[int],
+    tensors: Iterable[tuple[str, tuple[int, ...], Format]],
+    model: Hyperparameters,
 ) -> None:
     counter = _Counter(model)
     for i, user in enumerate(rules):

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain
 
-from ggufkit.policy.facts import trimmed
+from ggufkit.policy.hyperparameters import Hyperparameters
+from ggufkit.policy.roles import trimmed
 
 __all__ = ["reason_to_keep"]
 
@@ -41,27 +42,8 @@ _PARTS: dict[str, tuple[str, ...]] = {
 
 _NAMES = {"position_embd.weight": "position embeddings", "token_types.weight": "token type embeddings"}
 
-_PARTS_OF_ARCHITECTURE: dict[str, tuple[str, ...]] = {
-    "glm5-next": (
-        "hc_",
-        "indexer.attn_q_b",
-        "indexer.attn_k",
-        "indexer.proj",
-        "indexer_compressor_gate",
-        "indexer_compressor_ape",
-        "ssm_f_a.weight",
-        "ssm_f_b.weight",
-        "ssm_g_a.weight",
-        "ssm_g_b.weight",
-        "ssm_beta.weight",
-        "attn_kv_a_mqa.weight",
-        "attn_k_b.weight",
-        "attn_v_b.weight",
-    ),
-}
 
-
-def reason_to_keep(name: str, shape: tuple[int, ...], architecture: str) -> str | None:
+def reason_to_keep(name: str, shape: tuple[int, ...], model: Hyperparameters) -> str | None:
     """Why a tensor is never quantized, or None if it may be."""
     if len(trimmed(shape)) < 2:
         return "one dimension"
@@ -69,7 +51,7 @@ def reason_to_keep(name: str, shape: tuple[int, ...], architecture: str) -> str 
         return "no weight matrix"
     if name in _NAMES:
         return _NAMES[name]
-    for part, reason in chain(_by_part(), ((p, f"sensitive in {architecture}") for p in _extra(architecture))):
+    for part, reason in chain(_by_part(), ((part, f"sensitive in {model.architecture}") for part in model.traits.kept)):
         if part in name:
             return reason
     return None
@@ -79,7 +61,3 @@ def _by_part() -> Iterator[tuple[str, str]]:
     for reason, parts in _PARTS.items():
         for part in parts:
             yield part, reason
-
-
-def _extra(architecture: str) -> tuple[str, ...]:
-    return _PARTS_OF_ARCHITECTURE.get(architecture, ())

@@ -30,9 +30,10 @@ from typing import Any
 
 from ggufkit.errors import PolicyError, printable
 from ggufkit.policy.custom import name_condition, target_format, text_of
-from ggufkit.policy.facts import Model, Role, Subject
+from ggufkit.policy.hyperparameters import Hyperparameters
 from ggufkit.policy.presets import Preset, preset_by_name
 from ggufkit.policy.recipe import UserRule
+from ggufkit.policy.roles import Role, TensorRole
 from ggufkit.policy.rules import Condition, Rule
 
 if sys.version_info >= (3, 11):
@@ -212,7 +213,7 @@ def _layers(value: Any) -> Condition:
     if ends[0] > ends[1] and (ends[0] < 0) == (ends[1] < 0):
         raise _WrongError(f"layer {ends[0]} comes after {ends[1]}; write [first, last]")
 
-    def holds(t: Subject, m: Model) -> bool:
+    def holds(t: TensorRole, m: Hyperparameters) -> bool:
         first, last = (end + m.layers if end < 0 else end for end in ends)
         return t.layer is not None and first <= t.layer <= last
 

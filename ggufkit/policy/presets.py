@@ -12,11 +12,12 @@ from difflib import get_close_matches
 
 from ggufkit.errors import PolicyError, printable
 from ggufkit.formats.table import FORMATS, Format
-from ggufkit.policy.facts import ATTN_VALUES as V
-from ggufkit.policy.facts import Role
+from ggufkit.policy.roles import ATTN_VALUES as V
+from ggufkit.policy.roles import Role
 from ggufkit.policy.rules import (
+    EIGHT_BIT,
     EIGHT_EXPERTS,
-    FALCON,
+    FALCON_MIX,
     FIRST_EIGHTH,
     FIRST_FOUR,
     FIRST_SIXTEENTH,
@@ -28,12 +29,11 @@ from ggufkit.policy.rules import (
     MIDDLE,
     MORE_BITS,
     NO_IMATRIX,
+    OTHER_STACKS,
     STACKED,
     Condition,
     Rule,
-    name_has,
     no,
-    of_architecture,
 )
 
 __all__ = ["ALIASES", "PRESETS", "Preset", "preset_by_name"]
@@ -60,7 +60,7 @@ class Preset:
 K, Q, ATTN_OUT = (Role.ATTN_K,), (Role.ATTN_Q,), (Role.ATTN_OUTPUT,)
 UP, GATE, DOWN = (Role.FFN_UP,), (Role.FFN_GATE,), (Role.FFN_DOWN,)
 EMBD = (Role.TOKEN_EMBD,)
-NOT_FALCON, NOT_EIGHT = no(FALCON), no(EIGHT_EXPERTS)
+NOT_FALCON, NOT_EIGHT = no(FALCON_MIX), no(EIGHT_EXPERTS)
 
 # The tensor that turns the last hidden state into logits: output.weight, or the embeddings where they serve as both.
 LOGITS = Condition("gives the logits", lambda t, m: t.role is Role.OUTPUT or (m.tied and t.role is Role.TOKEN_EMBD))
@@ -80,12 +80,12 @@ def _ragged(format: Format) -> Condition:
 
 def _everywhere(format: Format) -> Iterator[Rule]:
     """The rules of all quantized presets."""
-    yield Rule("Q8_0", when=(of_architecture("glm5-next"), name_has("attn_q_a", "attn_q_b", "nextn.eh_proj")))
+    yield Rule("Q8_0", when=(EIGHT_BIT,))
 
 
 def _logits(format: Format, better: str) -> Iterator[Rule]:
     """Rules of the tensor that gives the logits: `better`, or Q8_0 where that does not fit."""
-    yield Rule("Q8_0", when=(LOGITS, FALCON))
+    yield Rule("Q8_0", when=(LOGITS, FALCON_MIX))
     yield Rule("Q8_0", when=(LOGITS, _ragged(format)))
     yield Rule(format.name if format.name == "Q8_0" else better, when=(LOGITS,))
 
@@ -158,8 +158,7 @@ def _presets() -> Iterator[Preset]:
         (
             *_everywhere(f["MXFP4"]),
             Rule("Q8_0", when=(LOGITS,)),
-            # Its MLA projections are stacks too, and no experts.
-            Rule("Q8_0", when=(of_architecture("bailingmoe3"), NOT_FFN)),
+            Rule("Q8_0", when=(OTHER_STACKS, NOT_FFN)),
             Rule("MXFP4", when=(STACKED,)),
             Rule("Q8_0"),
         ),
@@ -208,9 +207,9 @@ def _k_presets(f: dict[str, Format]) -> Iterator[Preset]:
         f["Q3_K"],
         _mix(
             f["Q3_K"],
-            Rule("Q4_K", DOWN, (FALCON,)),
+            Rule("Q4_K", DOWN, (FALCON_MIX,)),
             Rule("Q5_K", DOWN),
-            Rule("Q4_K", ATTN_OUT, (FALCON,)),
+            Rule("Q4_K", ATTN_OUT, (FALCON_MIX,)),
             Rule("Q5_K", ATTN_OUT, (NOT_EIGHT,)),
             values=[Rule("Q5_K", V)],
         ),
@@ -232,8 +231,8 @@ def _k_presets(f: dict[str, Format]) -> Iterator[Preset]:
         f["Q4_K"],
         _mix(
             f["Q4_K"],
-            Rule("Q6_K", DOWN, (FALCON, FIRST_SIXTEENTH)),
-            Rule("Q5_K", DOWN, (FALCON, MORE_BITS)),
+            Rule("Q6_K", DOWN, (FALCON_MIX, FIRST_SIXTEENTH)),
+            Rule("Q5_K", DOWN, (FALCON_MIX, MORE_BITS)),
             Rule("Q6_K", DOWN, (NOT_FALCON, MORE_BITS)),
             SMALL_ATTENTION,
             values=[Rule("Q6_K", V, (MORE_BITS,))],

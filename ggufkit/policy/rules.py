@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ggufkit.policy.facts import Model, Role, Subject
+from ggufkit.policy.hyperparameters import Hyperparameters
+from ggufkit.policy.roles import Role, TensorRole
 
 __all__ = [
+    "EIGHT_BIT",
     "EIGHT_EXPERTS",
-    "FALCON",
+    "FALCON_MIX",
     "FIRST_EIGHTH",
     "FIRST_FOUR",
     "FIRST_SIXTEENTH",
@@ -25,12 +27,11 @@ __all__ = [
     "MIDDLE",
     "MORE_BITS",
     "NO_IMATRIX",
+    "OTHER_STACKS",
     "STACKED",
     "Condition",
     "Rule",
-    "name_has",
     "no",
-    "of_architecture",
 ]
 
 
@@ -45,7 +46,7 @@ class Condition:
     """
 
     text: str
-    holds: Callable[[Subject, Model], bool]
+    holds: Callable[[TensorRole, Hyperparameters], bool]
 
 
 def no(condition: Condition) -> Condition:
@@ -70,17 +71,17 @@ class Rule:
     when: tuple[Condition, ...] = ()
     why: str = ""
 
-    def matches(self, t: Subject, m: Model) -> bool:
+    def matches(self, t: TensorRole, m: Hyperparameters) -> bool:
         return (not self.roles or t.role in self.roles) and all(c.holds(t, m) for c in self.when)
 
-    def reason(self, t: Subject, m: Model) -> str:
+    def reason(self, t: TensorRole, m: Hyperparameters) -> str:
         if self.why:
             return self.why
         texts = [c.text.format(t=t, m=m) for c in self.when if c.text]
         return f"{t.role.value}: {', '.join(texts)}" if texts else t.role.value
 
 
-def _more_bits(t: Subject, m: Model) -> bool:
+def _more_bits(t: TensorRole, m: Hyperparameters) -> bool:
     eighth = t.count // 8
     return t.position < eighth or t.position >= 7 * t.count // 8 or (t.position - eighth) % 3 == 2
 
@@ -114,12 +115,7 @@ NO_IMATRIX = Condition("without an importance matrix", lambda t, m: not m.imatri
 STACKED = Condition("a stack of {t.matrices} matrices", lambda t, m: t.matrices > 1)
 
 
-def of_architecture(*names: str) -> Condition:
-    return Condition("{m.architecture} model", lambda t, m: m.architecture in names)
-
-
-def name_has(*parts: str) -> Condition:
-    return Condition("", lambda t, m: any(part in t.name for part in parts))
-
-
-FALCON = of_architecture("falcon")
+# The architecture.
+FALCON_MIX = Condition("{m.architecture} model", lambda t, m: m.traits.falcon_mix)
+EIGHT_BIT = Condition("{m.architecture} model", lambda t, m: any(part in t.name for part in m.traits.eight_bit))
+OTHER_STACKS = Condition("{m.architecture} model", lambda t, m: not m.traits.stacks_are_experts)

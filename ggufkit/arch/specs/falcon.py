@@ -7,6 +7,7 @@ from ggufkit.arch.metadata import EMBEDDING_LENGTH, FILE_TYPE, HEAD_COUNT, LAYER
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import group_qkv
 from ggufkit.checkpoint.config import Config
+from ggufkit.policy.traits import Traits
 from ggufkit.tokenizer.from_checkpoint.bpe import bpe
 
 
@@ -22,6 +23,7 @@ _DEFAULTS = {"layer_norm_epsilon": 1e-5}
 SPECS = (
     Architecture(
         name="falcon",
+        traits=Traits(falcon_mix=True),
         models={"FalconForCausalLM": _DEFAULTS, "RWForCausalLM": _DEFAULTS},
         metadata=(
             uint("context_length", lambda config: 2048),  # in no config.json

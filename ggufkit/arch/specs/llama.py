@@ -6,6 +6,7 @@ from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, ROPE_DIMENSIONS, VOCAB_SIZE
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import permute_rope, rope_freqs, stack_experts
+from ggufkit.policy.traits import Traits
 from ggufkit.tokenizer.from_checkpoint.llama import llama_vocabulary
 
 # transformers' defaults of what public configs leave out. A model's shape is never assumed.
@@ -33,6 +34,7 @@ PERMUTED = (
 
 LLAMA = Architecture(
     name="llama",
+    traits=Traits(layers_of_70b=80, older_65b=True),
     models={
         "LlamaForCausalLM": _LLAMA,
         "LLaMAForCausalLM": _LLAMA,

@@ -6,6 +6,7 @@ from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, OPTIONAL, pooling, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import rename, split_rows, stack_experts
+from ggufkit.policy.traits import Traits
 from ggufkit.tokenizer.from_checkpoint.bpe import bpe
 from ggufkit.tokenizer.from_checkpoint.spm import sentencepiece
 from ggufkit.tokenizer.from_checkpoint.tokens import first_of
@@ -46,6 +47,7 @@ EXPERT_LENGTHS = (
 SPECS = (
     Architecture(
         name="qwen2",
+        traits=Traits(layers_of_70b=80),
         models={"Qwen2ForCausalLM": _DEFAULTS, "Qwen2Model": _DEFAULTS},
         metadata=(*BASE, pooling),
         vocabulary=first_of(sentencepiece, bpe),

@@ -1,0 +1,38 @@
+"""Architectures that are quantized in their own way, and not converted here: what llama-quantize knows of them.
+
+One that becomes a spec takes its row along.
+"""
+
+from __future__ import annotations
+
+from ggufkit.arch.spec import Architecture
+from ggufkit.policy.traits import Traits
+
+SPECS: tuple[Architecture, ...] = ()
+
+TRAITS = {
+    "bailingmoe3": Traits(stacks_are_experts=False),  # its MLA projections are stacks, too
+    "deci": Traits(layers_of_70b=80),
+    "glm5-next": Traits(
+        kept=(
+            "hc_",
+            "indexer.attn_q_b",
+            "indexer.attn_k",
+            "indexer.proj",
+            "indexer_compressor_gate",
+            "indexer_compressor_ape",
+            "ssm_f_a.weight",
+            "ssm_f_b.weight",
+            "ssm_g_a.weight",
+            "ssm_g_b.weight",
+            "ssm_beta.weight",
+            "attn_kv_a_mqa.weight",
+            "attn_k_b.weight",
+            "attn_v_b.weight",
+        ),
+        eight_bit=("attn_q_a", "attn_q_b", "nextn.eh_proj"),
+    ),
+    "jais2": Traits(layers_of_70b=68),
+    "llama-embed": Traits(layers_of_70b=80, older_65b=True),
+    "olmo": Traits(layers_of_70b=80),
+}
