@@ -109,7 +109,7 @@ def test_every_room_is_on_one_floor_and_in_the_architecture_page():
     assert sorted(rooms) == sorted({room_of(path) for path in modules()})
     page = (PACKAGE / "ARCHITECTURE.md").read_text()
     missing = [room for room in rooms if f"`{room}/`" not in page and f"`{room}.py`" not in page]
-    assert missing == ["__init__", "__main__"]
+    assert set(missing) <= {"__init__", "__main__"}
 
 
 def test_no_two_files_import_each_other():
