@@ -20,7 +20,7 @@ PACKAGE = ROOT / "ggufkit"
 # From the ground up. A module may import from its own floor and from those below.
 FLOORS = [
     ["arrays", "errors"],
-    ["storage", "kernels"],
+    ["storage", "kernels", "sandbox"],
     ["formats"],
     ["tensors", "turboquant", "numbers"],
     ["gguf"],

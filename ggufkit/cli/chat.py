@@ -119,7 +119,7 @@ class Chat:
         """The model's answer to a message. A message that does not fit is taken back; the conversation goes on."""
         self.messages.append({"role": "user", "content": message})
         try:
-            tokens = self.model.chat_tokens(self.template.render(self.messages))
+            tokens = self.model.chat_tokens(self.template.prompt(self.messages))
             generation = self.model.generate(tokens, cache=self.cache, **self.how)
         except GgufkitError as e:
             self.messages.pop()

@@ -2,25 +2,19 @@
 
     [{"role": "user", "content": "Hello"}]   →   "<|im_start|>user\\nHello<|im_end|>\\n<|im_start|>assistant\\n"
 
-A template is a Jinja program from a stranger's file, so it runs in Jinja's immutable sandbox. It gets what
-transformers' `apply_chat_template` gives: `messages`, `tools`, `add_generation_prompt`, the texts of the special
-tokens, `raise_exception`, `strftime_now`, a `tojson` that does not escape HTML, loop controls and the
-`{% generation %}` tag.
+A template is a Jinja program from a stranger's file: `sandbox` runs it, with what transformers' `apply_chat_template`
+gives it.
 """
 
 from __future__ import annotations
 
-import functools
-import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from ggufkit.errors import GGUFError, GgufkitError, Hint, UsageError, printable
+from ggufkit.sandbox.jinja import BrokenTemplate, FailedTemplate, RefusedByTemplate, check, render
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
-
     from ggufkit.gguf.reader import GGUF
     from ggufkit.tokenizer.run.vocab import Vocab
 
@@ -45,16 +39,12 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, where: str = "", tokens: Mapping[str, str] | None = None):
-        from jinja2 import TemplateSyntaxError
-
         self.source, self.where = source, where
         self.tokens = dict(tokens or {})
         try:
-            self._template = _environment().from_string(source)
-        except TemplateSyntaxError as e:
-            raise self._fail(f"is broken, line {e.lineno}: {printable(e.message)}") from None
-        except (RecursionError, ValueError, OverflowError) as e:
-            raise self._fail(f"is broken: {printable(e)}") from None
+            check(source)
+        except BrokenTemplate as e:
+            raise self._fail(f"is broken{f', line {e.line}' if e.line else ''}: {printable(e)}") from None
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = True, **variables: Any) -> str:
         """The text of a conversation.
@@ -70,21 +60,75 @@ class ChatTemplate:
         GGUFError : the template fails.
         UsageError : the template refuses the conversation.
         """
-        from jinja2 import TemplateError
-
         given = {"tools": None, "documents": None, **self.tokens, **variables}
+        given |= {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
         try:
-            return self._template.render(messages=messages, add_generation_prompt=add_generation_prompt, **given)
-        except _Refused as e:
+            return render(self.source, given)
+        except TypeError as e:
+            raise UsageError(f"a chat template gets what JSON can hold: {printable(e)}") from None
+        except RefusedByTemplate as e:
             raise UsageError(f"the model's chat template refuses this conversation: {printable(e)}") from None
-        except TemplateError as e:  # undefined names, what the sandbox forbids
-            raise self._fail(f"failed: {printable(e.message or type(e).__name__)}") from None
-        except Exception as e:  # whatever the program in the template does wrong
-            raise self._fail(f"failed: {type(e).__name__}: {printable(e)}") from None
+        except (BrokenTemplate, FailedTemplate) as e:
+            raise self._fail(f"failed: {printable(e)}") from None
+
+    def prompt(self, messages: Sequence[Message], **variables: Any) -> str:
+        """The text of a conversation that has in it what the user said last.
+
+        A template of a model that sees, too, may take what is said as a list of parts only: then it gets
+        [{"type": "text", "text": …}].
+
+        Raises
+        ------
+        GGUFError, UsageError : see `render`; or what the user says is left out either way.
+        """
+        failure = None
+        try:
+            text = self.render(messages, **variables)
+            if _says(text, messages):
+                return text
+        except GGUFError as e:
+            text, failure = "", e
+        try:
+            in_parts = self.render(_in_parts(messages), **variables)
+            if _says(in_parts, messages):
+                return in_parts
+        except GgufkitError:
+            in_parts = None
+        if failure is not None:
+            raise failure
+        # It may have been changed on its way, to JSON for one. Would a plain word be there?
+        probe = _with_probe(messages)
+        if _says(self.render(probe, **variables), [_PROBE]):
+            return text
+        if in_parts is not None and _says(self.render(_in_parts(probe), **variables), [_PROBE]):
+            return in_parts
+        raise UsageError("the model's chat template leaves out what the user says, as a text and as a list of parts")
 
     def _fail(self, what: str) -> GgufkitError:
         hint = "give another one with {template}"
         return GGUFError(f"the chat template ({KEY}) {what}", self.where or None, hint=hint)
+
+
+_PROBE: Message = {"role": "user", "content": "ggufkitprobe"}
+
+
+def _says(text: str, messages: Sequence[Message]) -> bool:
+    """Whether a text has in it what the user said last, where that is a text."""
+    said = [m["content"] for m in messages if m.get("role") == "user" and isinstance(m.get("content"), str)]
+    return not said or said[-1].strip().lower() in text.lower()
+
+
+def _in_parts(messages: Sequence[Message]) -> list[Message]:
+    return [
+        {**m, "content": [{"type": "text", "text": m["content"]}]} if isinstance(m.get("content"), str) else m
+        for m in messages
+    ]
+
+
+def _with_probe(messages: Sequence[Message]) -> list[Message]:
+    """The conversation with another last word of the user."""
+    last = max(i for i, m in enumerate(messages) if m.get("role") == "user" and isinstance(m.get("content"), str))
+    return [*messages[:last], {**messages[last], **_PROBE}, *messages[last + 1 :]]
 
 
 def template_names(model: GGUF) -> list[str]:
@@ -125,46 +169,3 @@ def special_tokens(vocab: Vocab) -> dict[str, str]:
     """Names that templates use → the tokens' texts."""
     named = {"bos": vocab.bos, "eos": vocab.eos, "unk": vocab.unk, "sep": vocab.sep, "pad": vocab.pad}
     return {f"{name}_token": "" if token is None else vocab.texts[token] for name, token in named.items()}
-
-
-class _Refused(Exception):
-    """`raise_exception` in a template."""
-
-
-@functools.cache
-def _environment() -> Environment:
-    from jinja2 import nodes
-    from jinja2.ext import Extension, loopcontrols
-    from jinja2.parser import Parser
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class GenerationTag(Extension):
-        """`{% generation %}` marks what the assistant says, for training; here it is its content."""
-
-        tags = {"generation"}  # noqa: RUF012
-
-        def parse(self, parser: Parser) -> list[nodes.Node]:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, GenerationTag]
-    )
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    return environment
-
-
-def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _raise_exception(message: str) -> None:
-    raise _Refused(message)

@@ -1,0 +1,1 @@
+"""Programs of strangers, in a process of their own with limits on time, memory and output."""
