@@ -119,7 +119,7 @@ PROGRAM = """
 import hashlib, sys
 import numpy as np
 from ggufkit.kernels.dot import MIDDLE, PANELS, TOKENS, WIDE, dot_bytes, dot_tile, dot_wide, load_bytes, lookup_bytes
-from ggufkit.kernels.dot import add_scaled, flip, store_bytes, store_tile, zero_tile
+from ggufkit.kernels.dot import add_scaled, flip, pack_steps, store_bytes, store_tile, zero_tile
 from ggufkit.kernels.jit import kernel
 from ggufkit.kernels.lanes import splat, store
 
@@ -134,12 +134,17 @@ def products(narrow, wide, x, table, sums, looked_up):
         store_bytes(looked_up, i, lookup_bytes(table, load_bytes(narrow, i) & splat(np.int32(0x0F0F0F0F))))
 
 @kernel
+def pack(levels, weights):
+    for p in range(PANELS):
+        pack_steps(levels, 256 * p, 16, weights, 256 * p)
+
+@kernel
 def tiles(a, b, c, d, x, ones, out):
     some = zero_tile()
-    some = add_scaled(some, tile_15(a, 0, 128, x, 0, 8, x, 0, 0), ones, 0, 16, ones, 0, 1)
-    some = add_scaled(some, tile_31(b, 0, 128, x, 0, 8, x, 0, 0), ones, 0, 16, ones, 0, 1)
-    some = add_scaled(some, tile_63(c, 0, 128, x, 0, 8, x, 0, 0), ones, 0, 16, ones, 0, 1)
-    some = add_scaled(some, tile_wide(d, 0, 128, x, 0, 8, x, 0, 0), ones, 0, 16, ones, 0, 1)
+    some = add_scaled(some, tile_15(a, 0, 256, x, 0, 8, x, 0, 0), ones, 0, 16, ones, 0, 1)
+    some = add_scaled(some, tile_31(b, 0, 256, x, 0, 8, x, 0, 0), ones, 0, 16, ones, 0, 1)
+    some = add_scaled(some, tile_63(c, 0, 256, x, 0, 8, x, 0, 0), ones, 0, 16, ones, 0, 1)
+    some = add_scaled(some, tile_wide(d, 0, 256, x, 0, 8, x, 0, 0), ones, 0, 16, ones, 0, 1)
     store_tile(out, 0, 16 * PANELS, some)
 
 extremes = np.array([127, -127, -127, 127] * 2 + [0] * 8, np.int8)
@@ -153,14 +158,19 @@ sums, looked_up = np.zeros(x.size // 2, np.int32), np.zeros(x.size, np.uint8)
 products(narrow, wide, x, np.arange(16, dtype=np.uint8) * 16 + 3, sums, looked_up)
 sums.reshape(-1, 2, 16)[:, 1] -= MIDDLE * x.reshape(-1, 16, 4).sum(-1, dtype=np.int32)
 
-def weights(top):  # (panels, 8 steps, 16 rows, 4 columns): the first two panels, the rest of the shape repeats them
-    levels = rng.integers(0, top + 1, (2, 8, 16, 4)).astype(np.uint8)
-    levels[:, :, :4] = top
-    return levels[:PANELS].reshape(-1).view(np.int32)
+def packed(levels):  # (32 rows, 64 columns) uint8
+    weights = np.zeros(512, np.int32)
+    pack(levels.reshape(-1).view(np.int32), weights)
+    return weights
 
-d = rng.integers(-128, 128, (2, 8, 16, 4)).astype(np.int8)
-d[:, :, :4] = -128
-d = (d.view(np.uint8) ^ MIDDLE)[:PANELS].reshape(-1).view(np.int32)
+def weights(top):
+    levels = rng.integers(0, top + 1, (32, 64)).astype(np.uint8)
+    levels[:4] = top
+    return packed(levels)
+
+d = rng.integers(-128, 128, (32, 64)).astype(np.int8)
+d[:4] = -128
+d = packed(d.view(np.uint8) ^ MIDDLE)
 tokens = rng.integers(-127, 128, (6, 32)).astype(np.int8)
 tokens[0], tokens[1] = 127, -127
 out = np.zeros(TOKENS * PANELS * 16, np.float32)
@@ -179,6 +189,7 @@ BODIES = {
     "avx2": "avx2",
     "ssse3": "ssse3",
     "dotprod": "neon dotprod",
+    "i8mm": "neon dotprod i8mm",
 }
 
 

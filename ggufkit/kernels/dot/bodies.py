@@ -9,6 +9,7 @@ Weights are either **narrow**, levels 0 … `top` with `top` at most 127, or **w
     avx512        vpmaddubsw, vpmaddwd              -128 … 127      16
     avx2          vpmaddubsw, vpmaddwd              -128 … 127       8
     ssse3         pmaddubsw, pmaddwd                -128 … 127       4
+    i8mm          smmla in tiles, sdot elsewhere    -128 … 127       4
     dotprod       sdot                              -128 … 127       4
     plain         vector arithmetic                 -128 … 127      16
 
@@ -161,7 +162,8 @@ class _Plain(_Running):
 class _Dot(NamedTuple):
     """How bytes are multiplied: `lanes` at once, wide weights with or without sign; the shape of a tile.
 
-    A tile's running sums, of both kinds, and what is multiplied have to fit the CPU's registers.
+    A tile's running sums, of both kinds, and what is multiplied have to fit the CPU's registers. Where tiles are
+    `paired`, two rows meet two tokens, eight columns at once (see `tiles`).
     """
 
     running: type[_Running]
@@ -169,6 +171,7 @@ class _Dot(NamedTuple):
     signed: bool
     tokens: int
     panels: int
+    paired: bool = False
 
 
 DOT = choose(
@@ -179,6 +182,7 @@ DOT = choose(
         Body("avx512", "avx512f avx512bw", _Dot(_Maddubs, 16, True, 6, 2)),
         Body("avx2", "avx2", _Dot(_Maddubs, 8, True, 4, 1)),
         Body("ssse3", "ssse3", _Dot(_Maddubs, 4, True, 2, 1)),
+        Body("i8mm", "neon dotprod i8mm", _Dot(_Sdot, 4, True, 4, 1, paired=True)),
         Body("dotprod", "neon dotprod", _Dot(_Sdot, 4, True, 4, 1)),
         Body("plain", "", _Dot(_Plain, 16, True, 2, 1)),
     ],

@@ -5,7 +5,12 @@ A tile is a tuple of vectors, that of token t and panel p at PANELS t + p. Its o
     weights   int32 or float32, a panel after `panel` elements; 16 rows side by side at every step
     x         a token after `stride` elements
 
-`at` is the index of the first of them. See `runtime.cpu.products` for who uses what.
+`at` is the index of the first of them. Packed bytes of weights are 4 columns of 16 rows a step; where tiles are paired,
+two steps lie zipped: 8 columns of row 0, 8 columns of row 1, …
+
+    smmla    [row 0, row 1] (2, 8)  ×  [token 0, token 1] (2, 8)  →  [r0·t0, r0·t1, r1·t0, r1·t1]
+
+See `runtime.cpu.products` for who uses what.
 """
 
 from __future__ import annotations
@@ -19,7 +24,22 @@ from numba.extending import intrinsic
 
 from ggufkit.kernels.dot.bodies import DOT, WIDE, Dots
 from ggufkit.kernels.lanes.arithmetic import emit_multiply_add
-from ggufkit.kernels.lanes.emit import F32, I32, I64, LANES, broadcast, read, shuffle, write
+from ggufkit.kernels.lanes.emit import (
+    F32,
+    I8,
+    I32,
+    I64,
+    LANES,
+    broadcast,
+    call,
+    halves,
+    joined,
+    read,
+    shuffle,
+    vector,
+    write,
+)
+from ggufkit.kernels.lanes.memory import transposed
 from ggufkit.kernels.lanes.types import f32x16, i32x16
 
 __all__ = [
@@ -30,6 +50,7 @@ __all__ = [
     "dot_bytes",
     "dot_tile",
     "dot_wide",
+    "pack_steps",
     "spread_2",
     "spread_4",
     "store_tile",
@@ -103,8 +124,8 @@ class _Operand:
 
 def _tile(b: ir.IRBuilder, kind: Any, vectors: list[ir.Value]) -> ir.Value:
     tile = ir.Constant(ir.ArrayType(kind.dtype.llvm, _SIZE), ir.Undefined)
-    for i, vector in enumerate(vectors):
-        tile = b.insert_value(tile, vector, i)
+    for i, sums in enumerate(vectors):
+        tile = b.insert_value(tile, sums, i)
     return tile
 
 
@@ -112,6 +133,52 @@ def _tile(b: ir.IRBuilder, kind: Any, vectors: list[ir.Value]) -> ir.Value:
 def zero_tile(typingctx):
     """A tile of zeros."""
     return f32_tile(), lambda ctx, b, sig, args: _tile(b, f32_tile, [ir.Constant(f32x16.llvm, None)] * _SIZE)
+
+
+@intrinsic
+def pack_steps(typingctx, levels, at, stride, weights, to):
+    """Sixteen steps of a panel from 64 columns of 16 rows. int32 arrays; a row of `levels` after `stride` elements."""
+    i = types.intp
+
+    def emit(ctx, b, sig, args):
+        source, target = (
+            _Operand(ctx, b, sig.args[0], *args[:3]),
+            _Operand(ctx, b, sig.args[3], args[3], args[4], args[4]),
+        )
+        steps = transposed(b, [source.vector(k, 0, i32x16) for k in range(LANES)])
+        if DOT.paired:
+            pairs = zip(steps[::2], steps[1::2], strict=True)
+            steps = [half for x, y in pairs for half in halves(b, shuffle(b, x, y, _ZIPPED))]
+        for step, rows in enumerate(steps):
+            write(b, rows, target.pointer(0, step * LANES, i32x16.llvm))
+        return ctx.get_dummy_value()
+
+    return types.void(levels, i, i, weights, i), emit
+
+
+_ZIPPED = [position + LANES * which for position in range(LANES) for which in (0, 1)]
+
+
+def _paired_sums(b: ir.IRBuilder, w: _Operand, x: _Operand, group: int, start: list[ir.Value]) -> list[ir.Value]:
+    """Sums of TOKENS tokens and one panel by smmla; `start` of each token, as i32x16."""
+    four, pair = vector(I32, 4), vector(I64, 2)
+    sums = [[ir.Constant(four, None)] * (LANES // 2) for _ in range(TOKENS // 2)]  # of two tokens, two rows each
+    for step in range(0, group // 4, 2):
+        rows = [read(b, w.pointer(0, step * LANES + 4 * k, vector(I8, 16))) for k in range(LANES // 2)]
+        for t, sums_of in enumerate(sums):
+            tokens = ir.Constant(pair, ir.Undefined)
+            for k in range(2):
+                eight = read(b, x.pointer(2 * t + k, step, I64))
+                tokens = b.insert_element(tokens, eight, ir.Constant(I32, k))
+            tokens = b.bitcast(tokens, vector(I8, 16))
+            for k, row in enumerate(rows):
+                sums_of[k] = call(b, "llvm.aarch64.neon.smmla.v4i32.v16i8", four, [sums_of[k], row, tokens])
+    totals = []
+    for sums_of in sums:
+        for order in ([0, 2, 4, 6], [1, 3, 5, 7]):
+            fours = [shuffle(b, *sums_of[k : k + 2], order) for k in range(0, LANES // 2, 2)]
+            totals.append(joined(b, joined(b, *fours[:2]), joined(b, *fours[2:])))
+    return [b.add(total, one) for total, one in zip(totals, start, strict=True)] if start else totals
 
 
 @functools.cache
@@ -134,6 +201,9 @@ def dot_tile(group: int, top: int, starts: bool) -> Any:
             w = _Operand(ctx, b, sig.args[0], *args[0:3])
             x = _Operand(ctx, b, sig.args[3], *args[3:6])
             start = _Operand(ctx, b, sig.args[6], *args[6:9])
+            if DOT.paired:
+                begin = [start.splat(t, 0, I32) for t in range(TOKENS)] if starts else []
+                return _tile(b, i32_tile, _paired_sums(b, w, x, group, begin))
             begin = [(lambda t=t: start.splat(t, 0, I32)) if starts else None for t in range(TOKENS)]
             sums = [[Dots(b, top, begin[t]) for _ in range(PANELS)] for t in range(TOKENS)]
             for step in range(group // 4):

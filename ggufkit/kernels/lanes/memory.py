@@ -22,6 +22,7 @@ __all__ = [
     "store_out",
     "store_past",
     "transpose",
+    "transposed",
     "untranspose",
     "view",
 ]
@@ -159,7 +160,7 @@ _LOW = [half + LANES * which for half in range(LANES // 2) for which in (0, 1)]
 _HIGH = [LANES // 2 + position for position in _LOW]
 
 
-def _transposed(b: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
+def transposed(b: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
     """Each round rotates the 8-bit position (row, column) of an element by one bit; four rounds swap the halves."""
     for _ in range(4):
         pairs = [(rows[k], rows[k + LANES // 2]) for k in range(LANES // 2)]
@@ -184,7 +185,7 @@ def transpose(typingctx, source, source_index, stride, target, target_index):
             index = b.add(args[1], b.mul(args[2], ir.Constant(args[2].type, k)))
             row = read(b, address(ctx, b, sig.args[0], args[0], index, vector(element)))
             rows.append(getattr(b, widen)(row, result.llvm) if widen else row)
-        for k, row in enumerate(_transposed(b, rows)):
+        for k, row in enumerate(transposed(b, rows)):
             index = b.add(args[4], ir.Constant(args[4].type, LANES * k))
             lanes = b.trunc(row, vector(target_element)) if narrow else row
             write(b, lanes, address(ctx, b, sig.args[3], args[3], index, vector(target_element)))
@@ -211,7 +212,7 @@ def untranspose(typingctx, source, source_index, target, target_index, stride):
         rows = []
         for i in range(LANES):
             rows.append(read(b, row(0, 1, ir.Constant(args[1].type, LANES), i)))
-        for k, value in enumerate(_transposed(b, rows)):
+        for k, value in enumerate(transposed(b, rows)):
             write(b, value, row(2, 3, args[4], k))
         return ctx.get_dummy_value()
 

@@ -41,6 +41,7 @@ from ggufkit.kernels.dot import (
     dot_tile,
     dot_wide,
     load_bytes,
+    pack_steps,
     prefetch,
     spread_2,
     spread_4,
@@ -216,7 +217,7 @@ def matrix(turn, data, rows, levels, scales, sums, out):
                         store(M, k * LANES, least)
                 to = (p * units + u) * QUADS * LANES
                 for i in range(0, QUADS, LANES):
-                    transpose(U.view(np.int32), i, QUADS, W, to + i * LANES)
+                    pack_steps(U.view(np.int32), i, QUADS, W, to + i * LANES)
                 transpose(S, 0, LANES, scales_of, (p * units + u) * LANES * LANES)
                 if OFFSET < 0:
                     transpose(M, 0, LANES, mins_of, (p * units + u) * LANES * LANES)
