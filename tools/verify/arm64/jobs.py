@@ -1,0 +1,119 @@
+#!/usr/bin/env python3
+"""What is compared between this machine and an emulated arm64: each job prints a line that must be the same on both.
+
+python tools/verify/arm64/jobs.py list
+python tools/verify/arm64/jobs.py encode:Q4_K weighted:Q4_K decode:Q4_K products convert:Q8_0 run:Q8_0
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+
+
+def values(rows: int, cols: int):
+    """Weights that no machine rounds: integers, cubed, by powers of two; zeros and a constant block among them."""
+    import numpy as np
+
+    integers = np.random.default_rng(0).integers(-1000, 1001, (rows, cols))
+    x = (integers.astype(np.float64) ** 3 / 2**30).astype(np.float32)
+    x[0, :32], x[1, :256] = 0, 0.25
+    return x
+
+
+def sha(data) -> str:
+    import numpy as np
+
+    return hashlib.sha256(np.ascontiguousarray(data).tobytes()).hexdigest()[:16]
+
+
+def encode(name: str, weighted: bool = False):
+    import numpy as np
+
+    from ggufkit.formats.codec import encode as encode_rows
+
+    importance = (np.random.default_rng(1).integers(1, 1000, 512) / 256).astype(np.float32) if weighted else None
+    return encode_rows(values(18, 512), name, importance)
+
+
+def decode(name: str) -> str:
+    """Of random bytes in which every float16 is finite, or nearly all; NaNs are made one."""
+    import numpy as np
+
+    from ggufkit.formats.codec import decode as decode_rows
+    from ggufkit.formats.table import format_by_name
+
+    format = format_by_name(name)
+    size = 512 // format.block_size * format.type_size
+    blocks = np.random.default_rng(2).integers(0, 256, (18, size), np.uint8) & 0xBF
+    blocks.flags.writeable = False
+    floats = decode_rows(blocks, name)
+    floats[np.isnan(floats)] = np.nan
+    return sha(floats)
+
+
+def products(_: str = "") -> str:
+    """The program of the test that all bodies of a CPU give the same sums."""
+    import contextlib
+    import io
+
+    sys.path.insert(0, str(ROOT / "tests"))
+    import test_kernels_cpu
+
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(test_kernels_cpu.PROGRAM, {})
+    return sha(out.getvalue().encode())
+
+
+def convert(type_: str, folder: Path) -> Path:
+    from ggufkit.jobs.convert import convert as convert_checkpoint
+
+    return convert_checkpoint(ROOT / "fixtures" / "pylib-llama", folder / "model.gguf", type_)
+
+
+def run(type_: str, folder: Path) -> str:
+    """Forty greedy tokens."""
+    from ggufkit.runtime.model import load
+
+    with load(convert(type_, folder), backend="cpu", threads=1) as model:
+        cache, tokens = model.new_cache(64), [1, 20, 300]
+        scores, made = model.forward(tokens, cache), []
+        for _ in range(40):
+            made.append(int(scores.reshape(-1, scores.shape[-1])[-1].argmax()))
+            scores = model.forward([made[-1]], cache)
+    return " ".join(map(str, made))
+
+
+def all_jobs() -> list[str]:
+    from ggufkit.formats.table import FORMATS
+
+    kinds = ("encode", "weighted", "decode")
+    jobs = ["products", "convert:Q8_0", "run:Q8_0", "run:Q4_K_M"]
+    return jobs + [f"{kind}:{name}" for name, f in FORMATS.items() for kind in kinds if f.block_size > 1]
+
+
+def main() -> None:
+    if sys.argv[1:] == ["list"]:
+        print(*all_jobs(), sep="\n")
+        return
+    for job in sys.argv[1:]:
+        kind, _, name = job.partition(":")
+        with tempfile.TemporaryDirectory() as folder:
+            if kind in ("encode", "weighted"):
+                result = sha(encode(name, kind == "weighted"))
+            elif kind == "convert":
+                result = hashlib.sha256(convert(name, Path(folder)).read_bytes()).hexdigest()[:16]
+            elif kind == "run":
+                result = run(name, Path(folder))
+            else:
+                result = {"decode": decode, "products": products}[kind](name)
+        print(job, result, flush=True)
+
+
+if __name__ == "__main__":
+    main()
