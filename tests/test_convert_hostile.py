@@ -140,7 +140,7 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     "heads in words": (with_config(num_attention_heads="four"), "'num_attention_heads' must be a whole number"),
     "no heads at all": (with_config(num_attention_heads=0), "'num_attention_heads' must be a whole number"),
     "vocabulary without end": (with_config(vocab_size=1 << 31), "'vocab_size' must be a number of at most 16777216"),
-    "weights packed by GPTQ": (packed, "quantized by gptq .*down_proj.qweight"),
+    "weights packed by GPTQ": (packed, "down_proj.qweight is F32"),
     "layers without end": (with_config(num_hidden_layers=1 << 30), "1073741824 layers are beyond the limit"),
 }
 

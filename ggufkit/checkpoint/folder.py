@@ -62,6 +62,7 @@ def open_checkpoint(folder: str | os.PathLike[str], *, weights: bool = True) -> 
 _KINDS: tuple[tuple[str, str, str, Callable[[Path], Iterator[Tensor]]], ...] = (
     ("model.safetensors.index.json", "model", ".safetensors", read_safetensors),
     ("pytorch_model.bin.index.json", "pytorch_model", ".bin", read_pytorch),
+    ("output.safetensors.index.json", "output", ".safetensors", read_safetensors),  # as EXL2's tool calls it
 )
 
 

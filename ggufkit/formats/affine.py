@@ -249,4 +249,5 @@ def unpack_codes(packed: np.ndarray, bits: int) -> np.ndarray:
     eights[:, :bits] = data
     shifts = np.arange(0, 8 * bits, bits, dtype=np.uint64)
     codes = eights.view("<u8") >> shifts & np.uint64((1 << bits) - 1)
-    return codes.astype(np.uint8).reshape(*packed.shape[:-1], -1)
+    width = packed.shape[-1] * packed.itemsize * 8 // bits
+    return codes.astype(np.uint8).reshape(*packed.shape[:-1], width)

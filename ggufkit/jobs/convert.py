@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,8 +24,9 @@ from ggufkit.arch.spec import Architecture
 from ggufkit.checkpoint.checkpoint import Checkpoint
 from ggufkit.checkpoint.config import Config
 from ggufkit.checkpoint.folder import open_checkpoint
-from ggufkit.checkpoint.packed.fp8 import read_fp8
-from ggufkit.checkpoint.packed.mlx import QUANTIZATION_KEY, read_mlx
+from ggufkit.checkpoint.packed.mlx import QUANTIZATION_KEY
+from ggufkit.checkpoint.packed.registry import Unpacked, unpack
+from ggufkit.checkpoint.packed.stored import Source
 from ggufkit.errors import CheckpointError, UsageError, printable
 from ggufkit.formats.table import FORMATS
 from ggufkit.gguf.checks.planned import check_planned
@@ -39,6 +40,7 @@ from ggufkit.policy.presets import PRESETS, preset_by_name
 from ggufkit.policy.recipe import Recipe, recipe_of
 from ggufkit.storage.source import is_address
 from ggufkit.tensors.tensor import Tensor
+from ggufkit.tensors.views import vector
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,8 +52,10 @@ __all__ = ["CheckpointModel", "as_gguf", "conversion", "convert", "converted_ten
 # `general.quantization_version`: the generation of the block formats.
 _QUANTIZATION_VERSION = 2
 
-# How the names of weights end that GPTQ, AWQ, bitsandbytes and compressed-tensors packed.
-_PACKED = (".qweight", ".weight_packed", ".weight.absmax", ".weight.quant_map", ".SCB")
+# Where it is kept how the checkpoint was quantized: the layouts' names, and the settings as JSON.
+_LAYOUT_KEY, _SETTINGS_KEY = "ggufkit.quantization.layout", "ggufkit.quantization.settings"
+# Layouts of which there is nothing to keep, and of which llama.cpp's converter makes the same file.
+_PLAIN = {"MXFP4", "FP8"}
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,8 @@ def as_gguf(
     metadata: str | os.PathLike[str] | None = None,
     model_name: str | None = None,
     vocab_only: bool = False,
+    inexact: str = "step",
+    requantize: bool = False,
 ) -> CheckpointModel:
     """See a checkpoint folder as a GGUF; reads headers and the tokenizer, no weight.
 
@@ -100,6 +106,8 @@ def as_gguf(
     metadata : a JSON file of `general.*` keys that win over the model card's.
     model_name : `general.name`.
     vocab_only : without the tensors, which the folder need not have then.
+    inexact : what a matrix of a quantized checkpoint becomes that no block holds: see `packed.registry.unpack`.
+    requantize : decode quantized matrices, for a preset to go on from.
 
     Raises
     ------
@@ -110,33 +118,52 @@ def as_gguf(
     checkpoint = open_checkpoint(folder, weights=not vocab_only)
     checkpoint.pre_tokenizer = pre
     spec, config = architecture_of(checkpoint.config, checkpoint.text)
-    _check_quantization(checkpoint)
-    quantized = read_mlx(checkpoint.tensors, checkpoint.config)
-    source = read_fp8(checkpoint.tensors, checkpoint.config) or checkpoint.tensors
-    if quantized is not None:
-        source = quantized.tensors
-    tensors = {tensor.name: _floating(tensor) for tensor in spec.tensors(source.values(), config)}
+    unpacked = unpack(
+        Source(checkpoint.tensors, checkpoint.config, checkpoint.json), inexact=inexact, keep=not requantize
+    )
+    source = checkpoint.tensors if unpacked is None else unpacked.tensors
+    tensors = {tensor.name: tensor for tensor in _with_factors(map(_floating, spec.tensors(source.values(), config)))}
     card = read_card(checkpoint, tensors.values(), metadata, model_name)
     pairs = _pairs(checkpoint, spec, config, card)
     check_shapes(spec.name, pairs, tensors)
     _check_header(checkpoint, pairs, tensors)
     source_type = _source_type(checkpoint)
-    if quantized is None:
-        return CheckpointModel(pairs, tensors, source_type, card, checkpoint.identity, card.notes)
-    pairs[QUANTIZATION_KEY] = Value(ValueType.STRING, quantized.settings)
-    return CheckpointModel(pairs, tensors, source_type, card, checkpoint.identity, (*card.notes, *quantized.notes))
+    notes = card.notes
+    if unpacked is not None:
+        pairs.update(_hints(unpacked))
+        notes = (*notes, _summary(unpacked, tensors))
+    return CheckpointModel(pairs, tensors, source_type, card, checkpoint.identity, notes)
 
 
-def _check_quantization(checkpoint: Checkpoint) -> None:
-    """Refuse weights that another program packed in a way that is not known here."""
-    settings = checkpoint.config.get("quantization_config")
-    method = settings.get("quant_method") if isinstance(settings, dict) else None
-    packed = next((name for name in checkpoint.tensors if name.endswith(_PACKED)), None)
-    if packed is not None and method not in (None, "fp8", "mxfp4"):
-        raise CheckpointError(
-            f"the checkpoint is quantized by {printable(method)} ({printable(packed)}), which is not read; convert the "
-            "model that it was made from"
-        )
+def _hints(unpacked: Unpacked) -> dict[str, Value]:
+    """How the checkpoint was quantized: nothing that a runtime needs, but enough to make the same arrays again."""
+    if set(unpacked.layouts) <= _PLAIN:
+        return {}
+    texts = {_LAYOUT_KEY: ", ".join(unpacked.layouts), _SETTINGS_KEY: unpacked.settings}
+    if unpacked.mlx is not None:
+        texts = {QUANTIZATION_KEY: unpacked.mlx}
+    return {key: Value(ValueType.STRING, text) for key, text in texts.items()}
+
+
+def _summary(unpacked: Unpacked, tensors: Mapping[str, Tensor]) -> str:
+    """ "GPTQ; exact: 210 of 212 (210 as Q4_0), the rest is rounded", in one line."""
+    kept = [tensor for tensor in tensors.values() if tensor.origin is not None]
+    name = ", ".join(unpacked.layouts)
+    if not kept:
+        return f"{name}: decoded, to be quantized anew"
+    exact = Counter(tensor.format.name for tensor in kept if tensor.origin.exact)
+    rounded = Counter(tensor.format.name for tensor in kept if not tensor.origin.exact)
+    what = [f"{count} as {format}" for format, count in exact.items()]
+    what += [f"{count} rounded to {format}" for format, count in rounded.items()]
+    return f"{name}; exact: {sum(exact.values())} of {len(kept)} ({', '.join(what)})"
+
+
+def _with_factors(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Behind each tensor that is multiplied with numbers of its own when the model runs, these."""
+    for tensor in tensors:
+        yield tensor
+        if tensor.origin is not None and tensor.origin.factors:
+            yield vector(f"{tensor.name.removesuffix('.weight')}.scale", tensor.origin.factors)
 
 
 def _check_header(checkpoint: Checkpoint, pairs: Mapping[str, Value], tensors: Mapping[str, Tensor]) -> None:
@@ -216,8 +243,8 @@ def _as_converted(model: CheckpointModel, outtype: str) -> Plan:
         metadata["general.file_type"] = Value(ValueType.UINT32, _file_type(model, outtype))
     planned = []
     for tensor in model.tensors.values():
-        if tensor.format.is_quantized:
-            planned.append(PlannedTensor(tensor, tensor.format, "as the checkpoint has it"))
+        if tensor.origin is not None:
+            planned.append(PlannedTensor(tensor, tensor.format, tensor.origin.note))
             continue
         decision = outtype_decision(tensor.name, tensor.shape, outtype)
         planned.append(PlannedTensor(tensor, decision.format, decision.reason))
@@ -245,9 +272,19 @@ def conversion(
     metadata: str | os.PathLike[str] | None = None,
     model_name: str | None = None,
     vocab_only: bool = False,
+    inexact: str | None = None,
 ) -> Job:
     """Plan to convert a checkpoint; see `convert`."""
-    model = as_gguf(folder, pre=pre, metadata=metadata, model_name=model_name, vocab_only=vocab_only)
+    plain = (isinstance(type, str) and type.lower() == "auto") or (isinstance(type, Recipe) and type.copy)
+    model = as_gguf(
+        folder,
+        pre=pre,
+        metadata=metadata,
+        model_name=model_name,
+        vocab_only=vocab_only,
+        inexact=inexact or ("step" if plain else "preset"),
+        requantize=isinstance(type, Recipe) and type.allow_requantize,
+    )
     plan = plan_convert(model, type).split(split_max_size, split_max_tensors)
     local = None if is_address(str(folder)) else Path(folder)
     name = _type_name(model, type)
@@ -299,6 +336,7 @@ def convert(
     metadata: str | os.PathLike[str] | None = None,
     model_name: str | None = None,
     vocab_only: bool = False,
+    inexact: str | None = None,
     force: bool = False,
     threads: int | None = None,
     memory: int = MEMORY,
@@ -314,6 +352,8 @@ def convert(
     type : F32, F16, BF16, Q8_0, TQ1_0 or TQ2_0, as llama.cpp's converter writes them; or any preset of `quantize`, or
         a `Recipe` with rules: then the bytes are those of the converter's ``"auto"`` file after llama-quantize.
         ``"auto"`` is BF16 for a checkpoint in bfloat16 and F16 for any other; F32 for an adapter.
+        What is quantized already stays as it is, in blocks that hold it exactly; a `Recipe` with `allow_requantize`
+        decodes it.
     imatrix : an importance matrix, or its file.
     base : of an adapter: its base model's checkpoint, of which the config is read.
     split_max_size, split_max_tensors : write files of at most so many bytes and tensors; 0 for any number.
@@ -321,6 +361,8 @@ def convert(
     metadata : a JSON file of `general.*` keys that win over the model card's.
     model_name : `general.name`.
     vocab_only : without the tensors, which the folder need not have then.
+    inexact : what becomes of quantized matrices that no block holds: "step", F16, BF16, F32, or "preset", as `type`
+        says. Default: "step" for "auto", else "preset". See `packed.registry.unpack`.
     force, threads, memory, report : see `jobs.job.Job.write`.
 
     Returns
@@ -352,5 +394,6 @@ def convert(
             metadata=metadata,
             model_name=model_name,
             vocab_only=vocab_only,
+            inexact=inexact,
         )
     return job.write(force=force, threads=threads, memory=memory, report=report)[0]

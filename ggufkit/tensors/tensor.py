@@ -16,7 +16,23 @@ if TYPE_CHECKING:
 
     from ggufkit.arrays import ByteArray, FloatArray
 
-__all__ = ["Tensor"]
+__all__ = ["Origin", "Tensor"]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Of a tensor that another program quantized: what became of it.
+
+    Attributes
+    ----------
+    note : what it was and how its format was chosen, for people: "GPTQ, 4 bits in groups of 128: exact".
+    exact : the format holds every weight of the checkpoint.
+    factors : what each of its matrices is multiplied with when the model runs; () where that is 1.
+    """
+
+    note: str
+    exact: bool
+    factors: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -32,12 +48,14 @@ class Tensor:
     format : the block format of its rows.
     read : rows `lo:hi` as blocks, array of shape (hi - lo, row_bytes), uint8, read-only. Little-endian, whatever
         the file is. Safe to call from several threads.
+    origin : where it was quantized before, how it was taken over.
     """
 
     name: str
     shape: tuple[int, ...]
     format: Format
     read: Callable[[int, int], ByteArray]
+    origin: Origin | None = None
 
     @cached_property
     def rows(self) -> int:

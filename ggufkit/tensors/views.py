@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from ggufkit.errors import CheckpointError, printable
 from ggufkit.formats.table import FORMATS
-from ggufkit.tensors.tensor import Tensor
+from ggufkit.tensors.tensor import Origin, Tensor
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,7 +107,19 @@ def stacked(name: str, tensors: Sequence[Tensor], shape: tuple[int, ...] | None 
         ]
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces or [first.read(0, 0)])
 
-    return Tensor(name, shape or (len(tensors), *first.shape), first.format, read)
+    return Tensor(name, shape or (len(tensors), *first.shape), first.format, read, _joined(tensors))
+
+
+def _joined(tensors: Sequence[Tensor]) -> Origin | None:
+    """The origin of tensors that are put together: exact where all are."""
+    origins = [tensor.origin for tensor in tensors]
+    known = [origin for origin in origins if origin is not None]
+    if not known:
+        return None
+    factors: tuple[float, ...] = ()
+    if any(origin.factors for origin in known):
+        factors = tuple(factor for origin in origins for factor in (origin.factors if origin else ()) or (1.0,))
+    return Origin(known[0].note, all(origin is None or origin.exact for origin in origins), factors)
 
 
 def reshaped(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -193,7 +205,7 @@ def computed(tensor: Tensor, function: Callable[[np.ndarray], np.ndarray]) -> Te
         result = function(tensor.floats(lo, hi))
         return np.ascontiguousarray(result, np.float16 if half else np.float32).view(np.uint8)
 
-    return replace(tensor, format=FORMATS["F16" if half else "F32"], read=read)
+    return replace(tensor, format=FORMATS["F16" if half else "F32"], read=read, origin=None)
 
 
 def vector(name: str, numbers: Sequence[float] | np.ndarray) -> Tensor:

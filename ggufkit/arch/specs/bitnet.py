@@ -5,7 +5,8 @@ from __future__ import annotations
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, real, string
 from ggufkit.arch.spec import Architecture
-from ggufkit.arch.ternary import round_to_ternary
+from ggufkit.arch.transforms import map_each
+from ggufkit.checkpoint.packed.bitnet import rounded_to_ternary
 from ggufkit.tokenizer.from_checkpoint.spm import sentencepiece
 
 SPECS = (
@@ -27,7 +28,9 @@ SPECS = (
         ),
         vocabulary=sentencepiece,
         graph=Graph(rope="neox"),
-        transforms=(round_to_ternary(r"\.(q|k|v|o|gate|up|down)_proj\.weight$"),),
+        transforms=(
+            map_each(r"\.(q|k|v|o|gate|up|down)_proj\.weight$", lambda tensor, config: rounded_to_ternary(tensor)),
+        ),
         names={
             "model.layers.{bid}.self_attn.attn_sub_norm.weight": "blk.{bid}.attn_sub_norm.weight",
             "model.layers.{bid}.mlp.ffn_sub_norm.weight": "blk.{bid}.ffn_sub_norm.weight",

@@ -6,7 +6,6 @@ from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import interleaved, rename, transpose
-from ggufkit.checkpoint.packed.mxfp4 import mxfp4_blocks
 from ggufkit.tokenizer.from_checkpoint.bpe import bpe
 
 SPECS = (
@@ -45,7 +44,6 @@ SPECS = (
                 (r"\.sinks$", ".sinks.weight"),
                 (r"(\.mlp\.experts\.(gate_up|down)_proj)_bias$", r"\1.bias"),
             ),
-            mxfp4_blocks,
             # Checkpoints that were trained further have 16-bit experts, stored (in, out).
             transpose(r"\.mlp\.experts\.(gate_up|down)_proj$"),
             rename((r"(\.mlp\.experts\.(gate_up|down)_proj)$", r"\1.weight")),

@@ -1,21 +1,28 @@
-"""Checkpoints with weights in eight-bit floats: DeepSeek V3's blocks, and a scale for each row or matrix.
+"""Weights in eight-bit floats: one scale for a matrix, a row, or a block of any size; or none at all.
 
-    …q_proj.weight             (rows, cols) F8_E4M3         w = weight · scale of its block
-    …q_proj.weight_scale_inv   (rows / 128, cols / 128)     "inv" as it is what to multiply with
+    …q_proj.weight             (rows, cols) F8_E4M3          w = level · scale
+    …q_proj.weight_scale_inv   (⌈rows / 128⌉, ⌈cols / 128⌉)  DeepSeek; "inv" as it is what to multiply with
+    …q_proj.weight_scale       (), (rows,), (rows, 1), …     AutoFP8, fbgemm, ModelOpt, compressed-tensors
 
-    SEEEEMMM    E4M3: bias 7, no infinities, S1111111 is NaN
-    SEEEEEMM    E5M2: bias 15, as IEEE has it
+    SEEEEMMM    E4M3: bias 7, no infinities, S1111111 is NaN      FNUZ: bias 8, only 10000000 is NaN
+    SEEEEEMM    E5M2: bias 15, as IEEE has it                     FNUZ: bias 16, the same
+    EEEEEEEE    E8M0, of scales: 2 to the (e - 127), 255 is NaN; also stored as U8
 
-The weights become F32, of which any type can be made. Source: `dequant_model` of llama.cpp's conversion/base.py.
+Blocks at the edges are cut. Where the settings do not say the size of a block, the shapes do. GGUF has no type of
+eight-bit floats.
+Source: `dequant_model` of llama.cpp's conversion/base.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from functools import cache
+from math import prod
 from typing import TYPE_CHECKING, Any
 
+from ggufkit.checkpoint.packed.fp4 import Fp4, pairs
+from ggufkit.checkpoint.packed.matrix import Groups, Levels, Reader
+from ggufkit.checkpoint.packed.stored import Matrix, Reading, Source
 from ggufkit.errors import CheckpointError, printable
 from ggufkit.formats.table import FORMATS
 from ggufkit.tensors.tensor import Tensor
@@ -23,87 +30,204 @@ from ggufkit.tensors.tensor import Tensor
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["FP8", "read_fp8"]
+__all__ = ["FP8", "UNUSED", "block_of", "e8m0", "fp8_matrix", "levels_of", "read", "scales_of"]
 
 # Name of the dtype → bits of the mantissa, bias of the exponent.
-FP8 = {"F8_E4M3": (3, 7), "F8_E5M2": (2, 15)}
+FP8 = {"F8_E4M3": (3, 7), "F8_E5M2": (2, 15), "F8_E4M3FNUZ": (3, 8), "F8_E5M2FNUZ": (2, 16)}
 
+# How the names of scales end, after that of the weight.
 _SCALES = ("_scale_inv", "_scale")
+
 # Scales of activations and of the cache, for those who compute in eight bits.
-_UNUSED = (".activation_scale", "_activation_scale", ".input_scale", ".k_scale", ".v_scale")
+UNUSED = (
+    ".activation_scale",
+    "_activation_scale",
+    ".input_scale",
+    ".input_scale_ub",
+    ".input_global_scale",
+    ".output_scale",
+    ".k_scale",
+    ".v_scale",
+    ".q_scale",
+    ".qscale_act",
+)
 
 
-def read_fp8(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Mapping[str, Tensor] | None:
-    """The tensors with those in eight bits multiplied out; None where there are none of these.
+def read(source: Source) -> Reading | None:
+    """All weights in eight-bit floats that other layouts left.
 
     Raises
     ------
-    CheckpointError : a weight has no scale, or one of another shape.
+    CheckpointError : a weight has no scale though the settings say that it was scaled, or one of another shape.
     """
+    tensors = source.tensors
     small = [name for name, tensor in tensors.items() if tensor.format.name in FP8]
-    if not small:
+    packed = [name for name in tensors if _is_fp4(name, tensors)]
+    if not small and not packed:
         return None
-    block = _block(config)
-    found: dict[str, Tensor] = {}
-    scales = {f"{name}{ending}" for name in small for ending in _SCALES}
-    for name, tensor in tensors.items():
-        if name in scales or name.endswith(_UNUSED):
-            continue
-        if tensor.format.name not in FP8:
-            found[name] = tensor
-        else:
-            scale = next((tensors[name + ending] for ending in _SCALES if name + ending in tensors), None)
-            if scale is None:
-                raise CheckpointError(f"{printable(name)} is {tensor.format.name} and has no scale beside it")
-            found[name] = _scaled(tensor, scale, block)
-    return found
+    reading = Reading("FP8")
+    for name in small:
+        reading.add(name, *_found(name, source))
+    for name in packed:
+        reading.add(name, _fp4(tensors[name], tensors[f"{name}_scale_inv"]), [f"{name}_scale_inv"])
+    reading.parts.update(name for name in tensors if name.endswith(UNUSED))
+    return reading
 
 
-def _block(config: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Rows and columns that share a scale, where config.json says that blocks do."""
-    settings = config.get("quantization_config")
-    sizes = settings.get("weight_block_size") if isinstance(settings, dict) else None
-    if isinstance(sizes, list) and len(sizes) == 2 and all(type(size) is int and size > 0 for size in sizes):
+def _found(name: str, source: Source) -> tuple[Matrix, list[str]]:
+    tensors = source.tensors
+    mistral = f"{name.removesuffix('weight')}qscale_weight"
+    scale_name = next((n for n in (*(name + ending for ending in _SCALES), mistral) if n in tensors), None)
+    weight = tensors[name]
+    if scale_name is None:
+        if "fp8" in source.method or len(weight.shape) < 2:
+            raise CheckpointError(f"{printable(name)} is {weight.format.name} and has no scale beside it")
+        return fp8_matrix(weight, None, None), []
+    return fp8_matrix(weight, tensors[scale_name], block_of(source.settings)), [scale_name]
+
+
+def block_of(settings: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Rows and columns that share a scale, where the settings say that blocks do."""
+    sizes = settings.get("weight_block_size")
+    if isinstance(sizes, Sequence) and len(sizes) == 2 and all(type(size) is int and size > 0 for size in sizes):
         return sizes[0], sizes[1]
     return None
 
 
-def _scaled(weight: Tensor, scale: Tensor, block: tuple[int, int] | None) -> Tensor:
-    """Weight times scale as float32: one scale for all, one per row, or one per block."""
-    rows, cols = weight.rows, weight.cols
-    if scale.size == 1:
-        block = (max(rows, 1), max(cols, 1))
-    elif scale.size == rows and (len(scale.shape) == 1 or scale.cols == 1):
-        block = (1, max(cols, 1))
-    if block is None or scale.size != -(rows // -block[0]) * -(cols // -block[1]) or len(weight.shape) > 2:
-        raise CheckpointError(
-            f"{printable(scale.name)} of shape {list(scale.shape)} does not fit {printable(weight.name)} of shape "
-            f"{list(weight.shape)}" + ("" if block is None else f" in blocks of {block[0]} × {block[1]}")
+def fp8_matrix(weight: Tensor, scale: Tensor | None, block: tuple[int, int] | None, name: str = "") -> Matrix:
+    """A weight and what its levels are multiplied with.
+
+    Parameters
+    ----------
+    block : rows and columns that share a scale, where the settings say so.
+    name : what it is called; default the weight's.
+    """
+    name = name or weight.name
+    what = weight.format.name.replace("F8_", "FP8 ")
+    table = levels_of(weight.format.name)
+    if scale is None:
+        return Matrix(
+            name,
+            f"{what} as it is",
+            Levels(weight.shape, weight.read, table, None, Groups.even(weight.cols, weight.cols)),
         )
-    high, wide = block
-    per_row = -(cols // -wide)
+    scales, (high, wide) = scales_of(weight.name, weight.shape, scale, block)
+    each = "each row" if (high, wide) == (1, weight.cols) else f"{high} × {wide} weights"
+    each = "each matrix" if (high, wide) == (weight.shape[-2], weight.cols) and high > 1 else each
+    return Matrix(
+        name,
+        f"{what}, a scale for {each}",
+        Levels(weight.shape, weight.read, table, scales, Groups.even(weight.cols, wide)),
+    )
+
+
+def scales_of(
+    name: str, shape: tuple[int, ...], scale: Tensor, block: tuple[int, int] | None
+) -> tuple[Reader, tuple[int, int]]:
+    """A reader of the scales of rows, (n, ⌈cols / wide⌉), and the rows and columns of a block.
+
+    Raises
+    ------
+    CheckpointError : they do not fit the weight.
+    """
+    if len(shape) < 2:
+        raise CheckpointError(f"{printable(name)} of shape {list(shape)} has a scale and is no matrix")
+    *outer, rows, cols = shape
+    matrices = prod(outer)
+    grid = [size for size in scale.shape if size != 1]
+    found = None
+    if scale.size == 1 or scale.size == matrices > 1:
+        found = (max(rows, 1), max(cols, 1))
+    elif scale.size == matrices * rows and (
+        len(grid) <= len(outer) + 1 and (scale.cols == 1 or len(scale.shape) == len(outer) + 1)
+    ):
+        found = (1, max(cols, 1))
+    elif len(scale.shape) >= 2:
+        down, across = _grid(scale.shape, len(outer))
+        found = _block(rows, cols, down, across, block)
+    high, wide = found or block or (0, 0)
+    per_row = -(cols // -wide) if wide else 0
+    per_column = -(rows // -high) if high else 0
+    if found is None or (scale.size != 1 and scale.size != matrices * per_column * per_row):
+        raise CheckpointError(
+            f"{printable(scale.name)} of shape {list(scale.shape)} does not fit {printable(name)} of shape "
+            f"{list(shape)}" + ("" if block is None else f" in blocks of {block[0]} × {block[1]}")
+        )
+    one = scale.size == 1
 
     def read(lo: int, hi: int) -> np.ndarray:
         import numpy as np
 
-        values = _levels(weight.format.name)[weight.read(lo, hi)]  # (hi - lo, cols), float32
-        first, last = lo // high, -(hi // -high)
-        flat = _entries(scale, first * per_row, last * per_row).reshape(last - first, per_row)
-        factors = flat[np.arange(lo, hi) // high - first]  # (hi - lo, per_row)
-        return (values * np.repeat(factors, wide, axis=1)[:, :cols]).view(np.uint8)
+        if one:
+            return np.broadcast_to(_entries(scale, 0, 1), (hi - lo, 1))
+        numbers = np.arange(lo, hi)
+        lines = numbers // rows * per_column + numbers % rows // high  # the line of the grid of each row
+        if not len(lines):
+            return np.empty((0, per_row), np.float32)
+        first, last = int(lines[0]), int(lines[-1]) + 1
+        return _entries(scale, first * per_row, last * per_row).reshape(last - first, per_row)[lines - first]
 
-    return replace(weight, format=FORMATS["F32"], read=read)
+    return read, (high, wide)
+
+
+def _grid(shape: tuple[int, ...], outer: int) -> tuple[int, int]:
+    """Lines and columns of a grid of scales; ModelOpt writes (a, 1, b, 1)."""
+    if outer == 0 and len(shape) == 4 and shape[1] == shape[3] == 1:
+        return shape[0], shape[2]
+    return shape[-2], shape[-1]
+
+
+def _block(rows: int, cols: int, down: int, across: int, block: tuple[int, int] | None) -> tuple[int, int] | None:
+    """The size of a block: as the settings say, else as the shapes do."""
+    sizes = []
+    for size, count, said in ((rows, down, block and block[0]), (cols, across, block and block[1])):
+        choices = [said] if said and count != size else [1 if count == size else 0, 128]
+        if not said and count and size % count == 0:
+            choices.append(size // count)
+        sizes.append(next((n for n in choices if n and -(size // -n) == count), 0))
+    return (sizes[0], sizes[1]) if all(sizes) else None
 
 
 def _entries(tensor: Tensor, lo: int, hi: int) -> np.ndarray:
     """Numbers lo:hi of a tensor in the order of its memory, float32."""
     cols = max(tensor.cols, 1)
-    return tensor.floats(lo // cols, -(hi // -cols)).reshape(-1)[lo % cols :][: hi - lo]
+    rows = lo // cols, -(hi // -cols)
+    values = e8m0(tensor.read)(*rows) if tensor.format.name in ("U8", "F8_E8M0") else tensor.floats(*rows)
+    return values.reshape(-1)[lo % cols :][: hi - lo]
+
+
+def e8m0(read: Reader) -> Reader:
+    """Scales of bytes that are exponents, as float32; 255 is NaN."""
+
+    def scales(lo: int, hi: int) -> np.ndarray:
+        import numpy as np
+
+        bytes_ = read(lo, hi)
+        return np.where(bytes_ == 255, np.float32(np.nan), np.ldexp(np.float32(1), bytes_.astype(np.int32) - 127))
+
+    return scales
+
+
+def _is_fp4(name: str, tensors: Mapping[str, Tensor]) -> bool:
+    """Two E2M1 in each byte of an int8 weight, with a scale of E8M0 for 32."""
+    weight, scale = tensors[name], tensors.get(f"{name}_scale_inv")
+    return (
+        scale is not None
+        and weight.format.name in ("I8", "U8")
+        and scale.format.name in ("F8_E8M0", "U8")
+        and weight.shape[:-1] == scale.shape[:-1]
+        and weight.cols == 16 * scale.cols
+    )
+
+
+def _fp4(weight: Tensor, scale: Tensor) -> Matrix:
+    shape = (*weight.shape[:-1], 2 * weight.cols)
+    return Matrix(weight.name, "MXFP4 among FP8", Fp4(shape, pairs(weight), scale.read, FORMATS["MXFP4"]))
 
 
 @cache
-def _levels(dtype: str) -> np.ndarray:
-    """What each of the 256 bytes means: array of shape (256,), float32."""
+def levels_of(dtype: str) -> np.ndarray:
+    """What each of the 256 bytes means: array of shape (256,), float32, read-only."""
     import numpy as np
 
     mantissa_bits, bias = FP8[dtype]
@@ -114,6 +238,10 @@ def _levels(dtype: str) -> np.ndarray:
     values = np.ldexp(fraction, np.maximum(exponent, 1) - bias)
     if dtype == "F8_E4M3":
         values[(bytes_ & 127) == 127] = np.nan
-    else:
+    elif dtype == "F8_E5M2":
         values[exponent == 31] = np.where(mantissa[exponent == 31] == 0, np.inf, np.nan)
-    return np.where(bytes_ < 128, values, -values).astype(np.float32)
+    values = np.where(bytes_ < 128, values, -values).astype(np.float32)
+    if dtype.endswith("FNUZ"):
+        values[128] = np.nan
+    values.flags.writeable = False
+    return values

@@ -8,7 +8,9 @@ import shutil
 import numpy as np
 import pytest
 
-from ggufkit.checkpoint.packed.mlx import QUANTIZATION_KEY, read_mlx
+from ggufkit.checkpoint.packed.mlx import QUANTIZATION_KEY
+from ggufkit.checkpoint.packed.registry import Unpacked, unpack
+from ggufkit.checkpoint.packed.stored import Source
 from ggufkit.checkpoint.safetensors import RAW_DTYPES
 from ggufkit.errors import CheckpointError
 from ggufkit.formats.affine import Affine, pack_codes
@@ -18,6 +20,10 @@ from ggufkit.jobs.convert import convert
 from ggufkit.tensors.tensor import Tensor
 
 ROWS, COLS = 6, 256
+
+
+def read_mlx(tensors: dict[str, Tensor], config: dict) -> Unpacked | None:
+    return unpack(Source(tensors, config))
 
 
 def stored(name: str, array: np.ndarray, format: str) -> Tensor:
@@ -75,17 +81,18 @@ def test_affine_matrices_keep_their_numbers(bits, group, zero, format, dtype):
     assert weight.shape == (ROWS, COLS)
     np.testing.assert_array_equal(expected, weight.floats())
     np.testing.assert_array_equal(expected[2:5], weight.floats(2, 5))
-    assert "exactly" in found.notes[0]
-    assert json.loads(found.settings) == {"bits": bits, "group_size": group, "dtype": dtype}
+    assert weight.origin.exact
+    assert json.loads(found.mlx) == {"bits": bits, "group_size": group, "dtype": dtype}
 
 
 @pytest.mark.parametrize("bits", [6, 8])
 def test_what_no_format_holds_is_rounded_and_said(bits):
-    tensors, expected = matrix(bits, 64)
+    tensors, expected = matrix(bits, 64, zero=-(1 << bits - 1) + 3)
     found = read_mlx(tensors, settings(bits, 64))
     assert found.tensors["m.weight"].format.name == "Q8_0"
-    np.testing.assert_allclose(expected, found.tensors["m.weight"].floats(), atol=np.abs(expected).max() / 200)
-    assert "rounded" in found.notes[0]
+    steps = np.repeat(tensors["m.scales"].floats(), 64, axis=1)
+    assert (np.abs(expected - found.tensors["m.weight"].floats()) < steps).all()
+    assert not found.tensors["m.weight"].origin.exact
 
 
 @pytest.mark.parametrize(("mode", "group"), [("mxfp4", 32), ("nvfp4", 16)])
@@ -122,13 +129,13 @@ def test_layers_of_their_own_settings_and_stacks_of_experts():
 def test_other_checkpoints_are_none_of_its_business():
     plain = {"m.weight": stored("m.weight", np.zeros((2, 32), np.float32), "F32")}
     assert read_mlx(plain, settings(4, 64)) is None
-    assert read_mlx(matrix(4, 64)[0], {}) is None
 
 
 @pytest.mark.parametrize(
     ("lose", "config", "message"),
     [
         ("m.weight", settings(4, 64), "m has scales and no weight"),
+        ("", settings(4, 64, mode="mxfp4"), "has 4 bits, groups of 32 and scales of U8"),
         ("m.biases", settings(4, 64), "lacks its biases"),
         ("", settings(8, 64), "words of 8-bit codes are not 4 groups of 64"),
         ("", settings(4, 32), "is config.json's quantization the right one"),

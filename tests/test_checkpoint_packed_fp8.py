@@ -8,13 +8,26 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from ggufkit.checkpoint.packed.fp8 import FP8, read_fp8
+from ggufkit.checkpoint.packed.fp8 import FP8, levels_of
+from ggufkit.checkpoint.packed.registry import unpack
+from ggufkit.checkpoint.packed.stored import Source
 from ggufkit.checkpoint.safetensors import RAW_DTYPES
 from ggufkit.errors import CheckpointError
 from ggufkit.formats.table import FORMATS
 from ggufkit.tensors.tensor import Tensor
 
-DTYPES = {"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2}
+DTYPES = {
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
+    "F8_E4M3FNUZ": ml_dtypes.float8_e4m3fnuz,
+    "F8_E5M2FNUZ": ml_dtypes.float8_e5m2fnuz,
+}
+
+
+def read_fp8(tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor] | None:
+    """The tensors with all that was quantized in float32; None where nothing was."""
+    unpacked = unpack(Source(tensors, config), keep=False)
+    return None if unpacked is None else dict(unpacked.tensors)
 
 
 def tensor(name: str, data: np.ndarray, format: Any = FORMATS["F32"]) -> Tensor:
@@ -33,9 +46,12 @@ def checkpoint(shape: tuple[int, int], scale: np.ndarray, dtype: str = "F8_E4M3"
 @pytest.mark.parametrize("dtype", FP8)
 def test_fp8_bytes_mean_what_ml_dtypes_says(dtype: str):
     tensors, values = checkpoint((2, 128), np.ones(()), dtype)
+    np.testing.assert_array_equal(levels_of(dtype)[np.arange(256)], values.reshape(-1))
+    finite = np.isfinite(values.reshape(-1))
+    tensors["w.weight"] = tensor("w.weight", np.arange(256, dtype=np.uint8)[finite].reshape(1, -1), RAW_DTYPES[dtype])
     (found,) = read_fp8(tensors, {}).values()
     assert found.format.name == "F32"
-    np.testing.assert_array_equal(found.floats(), values)
+    np.testing.assert_array_equal(found.floats()[0], values.reshape(-1)[finite])
 
 
 @pytest.mark.parametrize("shape", [(8, 12), (9, 13), (1, 1), (7, 4)])
@@ -76,4 +92,4 @@ def test_fp8_scale_that_does_not_fit():
         read_fp8(tensors, {"quantization_config": {"weight_block_size": [4, 4]}})
     del tensors["w.weight_scale_inv"]
     with pytest.raises(CheckpointError, match="has no scale beside it"):
-        read_fp8(tensors, {})
+        read_fp8(tensors, {"quantization_config": {"quant_method": "fp8"}})
