@@ -105,6 +105,8 @@ def _as(matrix: Matrix, numbers: Numbers, format: Format, origin: Origin | None)
     def read(lo: int, hi: int) -> Any:
         import numpy as np
 
+        if lo == hi:
+            return np.empty((0, format.row_bytes(numbers.cols)), np.uint8)
         return numbers.blocks(format, lo, hi).view(np.uint8)
 
     return Tensor(matrix.name, numbers.shape, format, read, origin)
