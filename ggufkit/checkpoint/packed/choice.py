@@ -56,11 +56,11 @@ def _chosen(
         )
     common = [format for format in formats[matrices[0].name] if all(format in found for found in formats.values())]
     exact = common[0]
-    if exact.name != "F32":
+    if exact.is_quantized or (exact.name != "F32" and inexact != "preset"):
         moved = "; inputs in another order, as the rows that make them" if matrices[0].name in moves.numbers else ""
         return {m.name: _as(m, numbers[m.name], exact, Origin(f"{m.what}: exact{moved}", True)) for m in matrices}
     if inexact == "preset":
-        return {m.name: _as(m, numbers[m.name], exact, None) for m in matrices}
+        return {m.name: _as(m, numbers[m.name], FORMATS["F32"], None) for m in matrices}
     if inexact == "F32":
         return {m.name: _as(m, numbers[m.name], exact, Origin(f"{m.what}: exact, only in F32", True)) for m in matrices}
     if inexact == "step":
