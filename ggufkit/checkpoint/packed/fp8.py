@@ -30,27 +30,13 @@ from ggufkit.tensors.tensor import Tensor
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["FP8", "UNUSED", "block_of", "e8m0", "fp8_matrix", "levels_of", "read", "scales_of"]
+__all__ = ["FP8", "block_of", "e8m0", "fp8_matrix", "levels_of", "read", "scales_of"]
 
 # Name of the dtype → bits of the mantissa, bias of the exponent.
 FP8 = {"F8_E4M3": (3, 7), "F8_E5M2": (2, 15), "F8_E4M3FNUZ": (3, 8), "F8_E5M2FNUZ": (2, 16)}
 
 # How the names of scales end, after that of the weight.
 _SCALES = ("_scale_inv", "_scale")
-
-# Scales of activations and of the cache, for those who compute in eight bits.
-UNUSED = (
-    ".activation_scale",
-    "_activation_scale",
-    ".input_scale",
-    ".input_scale_ub",
-    ".input_global_scale",
-    ".output_scale",
-    ".k_scale",
-    ".v_scale",
-    ".q_scale",
-    ".qscale_act",
-)
 
 
 def read(source: Source) -> Reading | None:
@@ -70,7 +56,6 @@ def read(source: Source) -> Reading | None:
         reading.add(name, *_found(name, source))
     for name in packed:
         reading.add(name, _fp4(tensors[name], tensors[f"{name}_scale_inv"]), [f"{name}_scale_inv"])
-    reading.parts.update(name for name in tensors if name.endswith(UNUSED))
     return reading
 
 

@@ -50,6 +50,20 @@ _LAYOUTS = (
 # What may become of a matrix that no block holds: see `unpack`.
 INEXACT = ("step", "F16", "BF16", "F32", "preset")
 
+# Scales of activations and of the cache, for those who compute in fewer bits.
+_UNUSED = (
+    ".activation_scale",
+    "_activation_scale",
+    ".input_scale",
+    ".input_scale_ub",
+    ".input_global_scale",
+    ".output_scale",
+    ".k_scale",
+    ".v_scale",
+    ".q_scale",
+    ".qscale_act",
+)
+
 # How stored tensors of quantized checkpoints end, whatever the settings say.
 _PACKED = (".qweight", ".weight_packed", ".weight.absmax", ".weight.quant_map", ".SCB", ".W_q", ".q_weight", "_blocks")
 
@@ -112,6 +126,8 @@ def unpack(source: Source, *, inexact: str = "step", keep: bool = True) -> Unpac
     _refuse_unknown(source)
     if not readings:
         return None
+    for name in [name for name in source.tensors if name.endswith(_UNUSED)]:
+        del source.tensors[name]
     settings = source.settings or source.config.get("quantization") or {}
     return Unpacked(
         _together(order, source, readings, inexact, keep),
