@@ -176,9 +176,9 @@ def _zeros(source: Source, name: str, bits: int, settings: Mapping[str, Any], pl
     def make() -> np.ndarray:
         words = source.whole(tensor)
         fields = _unpacked(words, bits, planar)
-        if settings.get("sym") is True and fields.size and (fields == fields.flat[0]).all():
-            if fields.flat[0] in (middle, middle - 1):
-                return np.full_like(fields, middle)
+        symmetric = settings.get("sym") is True and fields.size > 0 and fields.flat[0] in (middle, middle - 1)
+        if symmetric and (fields == fields.flat[0]).all():
+            return np.full_like(fields, middle)
         if version2:
             return fields
         if bits != 3 and _by_gptqmodel(settings):

@@ -132,8 +132,7 @@ def _by_row(source: Source, shape: tuple[int, int], codes: Flat, bits: int, scal
 
 
 def _by_column(source: Source, shape: tuple[int, int], codes: Flat, bits: int, scale: Tensor, zero: Tensor) -> Integers:
-    rows, cols = shape
-    period = scale.size
+    cols, period = shape[1], scale.size
 
     def of_weights(tensor: Tensor) -> Reader:
         def read(lo: int, hi: int) -> np.ndarray:
