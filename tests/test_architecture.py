@@ -134,6 +134,8 @@ NOT_ARCHITECTURES = {
     "tokenizer": "tokenizers and their pre-tokenizers are called after the models that had them first",
     "gguf.checks.tokenizer": "so are the kinds of tokenizers",
     "cli": "examples in help",
+    "checkpoint.packed.bitnet": "a way to quantize that models of other architectures have, too",
+    "checkpoint.packed.registry": "the layouts' names, that one among them",
 }
 
 

@@ -8,8 +8,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from ggufkit.checkpoint.packed.fp8 import FP8, levels_of
 from ggufkit.checkpoint.packed.registry import unpack
+from ggufkit.checkpoint.packed.small_floats import FP8, levels_of
 from ggufkit.checkpoint.packed.stored import Source
 from ggufkit.checkpoint.safetensors import RAW_DTYPES
 from ggufkit.errors import CheckpointError

@@ -19,7 +19,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ggufkit.checkpoint.packed.gptq import transposed_floats
-from ggufkit.checkpoint.packed.matrix import Groups, Integers, Numbers, Offsets, Reader
+from ggufkit.checkpoint.packed.integers import Integers
+from ggufkit.checkpoint.packed.matrix import Groups, Numbers, Offsets, Reader
 from ggufkit.checkpoint.packed.stored import Matrix, Reading, Source, natural, parts_of, require
 from ggufkit.errors import CheckpointError, printable
 from ggufkit.tensors.tensor import Tensor

@@ -21,7 +21,8 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ggufkit.checkpoint.packed.matrix import Groups, Integers, exactly
+from ggufkit.checkpoint.packed.integers import Integers
+from ggufkit.checkpoint.packed.matrix import Groups, exactly
 from ggufkit.checkpoint.packed.stored import Matrix, Reading, Source, require
 from ggufkit.errors import CheckpointError, printable
 from ggufkit.tensors.tensor import Tensor

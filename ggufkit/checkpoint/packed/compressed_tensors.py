@@ -24,9 +24,11 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ggufkit.checkpoint.packed.fp4 import Fp4, pairs
-from ggufkit.checkpoint.packed.fp8 import FP8, fp8_matrix
+from ggufkit.checkpoint.packed.fp8 import fp8_matrix
 from ggufkit.checkpoint.packed.int8 import int8_matrix, per_group
-from ggufkit.checkpoint.packed.matrix import Floats, Groups, Integers, Reader
+from ggufkit.checkpoint.packed.integers import Integers
+from ggufkit.checkpoint.packed.matrix import Floats, Groups, Reader
+from ggufkit.checkpoint.packed.small_floats import FP8
 from ggufkit.checkpoint.packed.stored import Matrix, Reading, Source, parts_of, require
 from ggufkit.errors import CheckpointError, printable
 from ggufkit.formats.table import FORMATS

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ggufkit.checkpoint.packed.matrix import Numbers, Reader, Steps, chunks
+from ggufkit.checkpoint.packed.small_floats import levels_of
 from ggufkit.errors import CheckpointError, printable
 from ggufkit.formats.table import FORMATS, Format
 from ggufkit.tensors.tensor import Tensor
@@ -80,8 +81,6 @@ class Fp4(Numbers):
 
     def _scales(self, lo: int, hi: int) -> np.ndarray:
         import numpy as np
-
-        from ggufkit.checkpoint.packed.fp8 import levels_of
 
         bits = self.bits(lo, hi)
         if self.format.name == "MXFP4":

@@ -4,10 +4,6 @@
     …q_proj.weight_scale_inv   (⌈rows / 128⌉, ⌈cols / 128⌉)  DeepSeek; "inv" as it is what to multiply with
     …q_proj.weight_scale       (), (rows,), (rows, 1), …     AutoFP8, fbgemm, ModelOpt, compressed-tensors
 
-    SEEEEMMM    E4M3: bias 7, no infinities, S1111111 is NaN      FNUZ: bias 8, only 10000000 is NaN
-    SEEEEEMM    E5M2: bias 15, as IEEE has it                     FNUZ: bias 16, the same
-    EEEEEEEE    E8M0, of scales: 2 to the (e - 127), 255 is NaN; also stored as U8
-
 Blocks at the edges are cut. Where the settings do not say the size of a block, the shapes do. GGUF has no type of
 eight-bit floats.
 Source: `dequant_model` of llama.cpp's conversion/base.py.
@@ -16,12 +12,12 @@ Source: `dequant_model` of llama.cpp's conversion/base.py.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ggufkit.checkpoint.packed.fp4 import Fp4, pairs
 from ggufkit.checkpoint.packed.matrix import Groups, Levels, Reader
+from ggufkit.checkpoint.packed.small_floats import FP8, e8m0, levels_of
 from ggufkit.checkpoint.packed.stored import Matrix, Reading, Source
 from ggufkit.errors import CheckpointError, printable
 from ggufkit.formats.table import FORMATS
@@ -30,10 +26,7 @@ from ggufkit.tensors.tensor import Tensor
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["FP8", "block_of", "e8m0", "fp8_matrix", "levels_of", "read", "scales_of"]
-
-# Name of the dtype → bits of the mantissa, bias of the exponent.
-FP8 = {"F8_E4M3": (3, 7), "F8_E5M2": (2, 15), "F8_E4M3FNUZ": (3, 8), "F8_E5M2FNUZ": (2, 16)}
+__all__ = ["fp8_matrix", "read"]
 
 # How the names of scales end, after that of the weight.
 _SCALES = ("_scale_inv", "_scale")
@@ -181,18 +174,6 @@ def _entries(tensor: Tensor, lo: int, hi: int) -> np.ndarray:
     return values.reshape(-1)[lo % cols :][: hi - lo]
 
 
-def e8m0(read: Reader) -> Reader:
-    """Scales of bytes that are exponents, as float32; 255 is NaN."""
-
-    def scales(lo: int, hi: int) -> np.ndarray:
-        import numpy as np
-
-        bytes_ = read(lo, hi)
-        return np.where(bytes_ == 255, np.float32(np.nan), np.ldexp(np.float32(1), bytes_.astype(np.int32) - 127))
-
-    return scales
-
-
 def _is_fp4(name: str, tensors: Mapping[str, Tensor]) -> bool:
     """Two E2M1 in each byte of an int8 weight, with a scale of E8M0 for 32."""
     weight, scale = tensors[name], tensors.get(f"{name}_scale_inv")
@@ -208,25 +189,3 @@ def _is_fp4(name: str, tensors: Mapping[str, Tensor]) -> bool:
 def _fp4(weight: Tensor, scale: Tensor) -> Matrix:
     shape = (*weight.shape[:-1], 2 * weight.cols)
     return Matrix(weight.name, "MXFP4 among FP8", Fp4(shape, pairs(weight), scale.read, FORMATS["MXFP4"]))
-
-
-@cache
-def levels_of(dtype: str) -> np.ndarray:
-    """What each of the 256 bytes means: array of shape (256,), float32, read-only."""
-    import numpy as np
-
-    mantissa_bits, bias = FP8[dtype]
-    bytes_ = np.arange(256)
-    exponent, mantissa = (bytes_ & 127) >> mantissa_bits, bytes_ & (1 << mantissa_bits) - 1
-    whole = 1 << mantissa_bits
-    fraction = np.where(exponent > 0, whole + mantissa, mantissa) / whole
-    values = np.ldexp(fraction, np.maximum(exponent, 1) - bias)
-    if dtype == "F8_E4M3":
-        values[(bytes_ & 127) == 127] = np.nan
-    elif dtype == "F8_E5M2":
-        values[exponent == 31] = np.where(mantissa[exponent == 31] == 0, np.inf, np.nan)
-    values = np.where(bytes_ < 128, values, -values).astype(np.float32)
-    if dtype.endswith("FNUZ"):
-        values[128] = np.nan
-    values.flags.writeable = False
-    return values

@@ -25,7 +25,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ggufkit.checkpoint.packed.matrix import Groups, Integers
+from ggufkit.checkpoint.packed.integers import Integers
+from ggufkit.checkpoint.packed.matrix import Groups
 from ggufkit.checkpoint.packed.stored import Matrix, Reading, Source, natural, parts_of, require
 from ggufkit.errors import CheckpointError, printable
 

@@ -22,7 +22,8 @@ from collections.abc import Callable
 from math import prod
 from typing import TYPE_CHECKING
 
-from ggufkit.checkpoint.packed.matrix import Groups, Integers, Reader
+from ggufkit.checkpoint.packed.integers import Integers
+from ggufkit.checkpoint.packed.matrix import Groups, Reader
 from ggufkit.checkpoint.packed.stored import Matrix, Reading, Source, parts_of, require
 from ggufkit.errors import CheckpointError, printable
 from ggufkit.tensors.tensor import Tensor

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ggufkit.checkpoint.packed.matrix import Groups, Integers, Reader
+from ggufkit.checkpoint.packed.integers import Integers
+from ggufkit.checkpoint.packed.matrix import Groups, Reader
 from ggufkit.checkpoint.packed.stored import Matrix, Reading, Source, require
 from ggufkit.errors import CheckpointError, printable
 from ggufkit.tensors.tensor import Tensor

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ggufkit.errors import CheckpointError, printable
 from ggufkit.formats.table import FORMATS, Format
@@ -28,7 +28,23 @@ from ggufkit.formats.table import FORMATS, Format
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Floats", "Groups", "Integers", "Levels", "Numbers", "Offsets", "Reader", "Steps", "chunks", "exactly"]
+__all__ = [
+    "SIGNED",
+    "Floats",
+    "Groups",
+    "Levels",
+    "Numbers",
+    "Offsets",
+    "Reader",
+    "Steps",
+    "chunks",
+    "encoded",
+    "exactly",
+    "finite",
+    "joined",
+    "rounding",
+    "unevenness",
+]
 
 # Rows lo:hi of something, array of shape (hi - lo, …).
 Reader = Callable[[int, int], "np.ndarray"]
@@ -37,7 +53,7 @@ Reader = Callable[[int, int], "np.ndarray"]
 _CHUNK = 1 << 20
 
 # Formats of signed integers, and the largest level that each has on both sides.
-_SIGNED = (("Q4_0", 8), ("Q5_0", 16), ("Q8_0", 128))
+SIGNED = (("Q4_0", 8), ("Q5_0", 16), ("Q8_0", 128))
 
 # What each format with codes from 0 on has for a zero; None for a bias of its own. And its bits.
 _AFFINE = (("Q4_0", 4, -8), ("Q4_1", 4, None), ("Q5_0", 5, -16), ("Q5_1", 5, None), ("Q8_0", 8, -128))
@@ -157,7 +173,7 @@ class Numbers(ABC):
 
     def blocks(self, format: Format, lo: int, hi: int) -> np.ndarray:
         """Rows lo:hi in one of the formats of `holding`, or rounded to another: (hi - lo, row_bytes), uint8."""
-        return _encoded(self.floats(lo, hi), format, lo)
+        return encoded(self.floats(lo, hi), format, lo)
 
     def steps(self) -> Steps | None:
         """How fine the matrix is; None where that is not known."""
@@ -168,7 +184,7 @@ class Numbers(ABC):
         return None
 
 
-def _finite(values: np.ndarray, name: str, what: str) -> None:
+def finite(values: np.ndarray, name: str, what: str) -> None:
     import numpy as np
 
     if not np.isfinite(values).all():
@@ -176,191 +192,13 @@ def _finite(values: np.ndarray, name: str, what: str) -> None:
         raise CheckpointError(f"{printable(name)}: a {what} is {bad}, and no weight can be made of it")
 
 
-class _Survey(NamedTuple):
-    """What the scales and zero points of `Integers` say.
-
-    lowest, highest : what levels there may be. whole : zero points are integers. exact : float16 holds all scales, and
-    the biases that fractional zero points make. off : how far float16 moves a weight, in steps. sixteen : formats of
-    16 bits that hold all products. smallest, largest : scale. ratio : of scales in a block of 32.
-    """
-
-    lowest: float
-    highest: float
-    whole: bool
-    exact: bool
-    off: float
-    sixteen: tuple[str, ...]
-    smallest: float
-    largest: float
-    ratio: float
-
-
-@dataclass(frozen=True)
-class Integers(Numbers):
-    """w = scale · (code - zero).
-
-    Attributes
-    ----------
-    codes : (n, cols), uint8.
-    bits : of the codes.
-    scales : (n, groups), float32.
-    zeros : (n, groups), numbers; or one integer for all.
-    groups : of the columns.
-    ternary : the levels are -1, 0 and 1.
-    times : see `factor`.
-    """
-
-    codes: Reader
-    bits: int
-    scales: Reader
-    zeros: Reader | int
-    groups: Groups
-    ternary: bool = False
-    times: float = 1.0
-
-    @property
-    def factor(self) -> float:
-        return self.times
-
-    def _zeros(self, lo: int, hi: int) -> np.ndarray | int:
-        return self.zeros if isinstance(self.zeros, int) else self.zeros(lo, hi)
-
-    def floats(self, lo: int, hi: int) -> np.ndarray:
-        values = self._plain(lo, hi)
-        return values if self.times == 1 else values * np_float(self.times)
-
-    def _plain(self, lo: int, hi: int) -> np.ndarray:
-        import numpy as np
-
-        values = self.codes(lo, hi).astype(np.float32)
-        zeros = self._zeros(lo, hi)
-        values -= np.float32(zeros) if isinstance(zeros, int) else self.groups.spread(zeros.astype(np.float32))
-        values *= self.groups.spread(self.scales(lo, hi))
-        return values
-
-    def _surveyed(self, name: str) -> _Survey:
-        import numpy as np
-
-        least, most = (self.zeros, self.zeros) if isinstance(self.zeros, int) else (np.inf, -np.inf)
-        whole, exact, off, sixteen = True, True, 0.0, ["BF16", "F16"]
-        smallest, largest, ratio, top = np.inf, 0.0, 1.0, (1 << self.bits) - 1
-        blocks = self.groups.of_blocks(32)
-        for lo, hi in chunks(self.rows, self.groups.count):
-            scales = self.scales(lo, hi)
-            _finite(scales, name, "scale")
-            zeros = self._zeros(lo, hi)
-            biases = None
-            if not isinstance(zeros, int):
-                _finite(zeros, name, "zero point")
-                if zeros.size:
-                    least, most = min(least, float(zeros.min())), max(most, float(zeros.max()))
-                if zeros.dtype.kind == "f" and (zeros != np.rint(zeros)).any():
-                    whole, biases = False, -zeros.astype(np.float64) * scales
-            held, moved = _rounding(scales, biases, max(top, 1))
-            exact, off = exact and held, max(off, moved)
-            sixteen = [f for f in sixteen if self._products_fit(scales, f)]
-            magnitudes = np.abs(scales)
-            used = magnitudes[magnitudes > 0]
-            smallest, largest = min(smallest, float(used.min(initial=np.inf))), max(largest, float(used.max(initial=0)))
-            if blocks is None:
-                ratio = max(ratio, _unevenness(self.groups.spread(magnitudes)))
-        if not least <= most:
-            least = most = 0
-        lowest, highest = (-1, 1) if self.ternary else (-most, top - least)
-        return _Survey(lowest, highest, whole, exact, off, tuple(sixteen), smallest, largest, ratio)
-
-    def _products_fit(self, scales: np.ndarray, format: str) -> bool:
-        """Whether F16 or BF16 holds all levels times these scales; looked at only where most have few digits."""
-        import numpy as np
-
-        odd = np.float32((1 << (self.bits - 1)) - 1 or 1)
-        return self.times == 1 and isinstance(self.zeros, int) and exactly(scales * odd, format)
-
-    @cached_property
-    def _survey(self) -> _Survey:
-        return self._surveyed("a matrix")
-
-    @cached_property
-    def _keeping(self) -> list[str]:
-        """The block formats that have a place for every level and zero point, were it not for digits of scales."""
-        survey = self._survey
-        if self.groups.of_blocks(32) is None or survey.largest > 65504:
-            return []
-        found = ["TQ1_0"] if self.ternary and self.groups.of_blocks(256) is not None else []
-        if survey.whole:
-            return found + [format for format, most in _SIGNED if self._fits(survey, most)]
-        return [format for format, bits in (("Q4_1", 4), ("Q5_1", 5)) if self.bits <= bits]
-
-    def holding(self, name: str) -> list[Format]:
-        survey = self._surveyed(name)
-        self.__dict__["_survey"] = survey
-        found = [*(self._keeping if survey.exact else ()), *survey.sixteen, "F32"]
-        return [FORMATS[format] for format in found]
-
-    def near(self) -> Format | None:
-        if self._keeping and self._survey.off < 0.25 and self._keeping[0] != "TQ1_0":
-            return FORMATS[self._keeping[0]]
-        return None
-
-    def apart(self, format: Format) -> bool:
-        return format.name in self._keeping
-
-    def _fits(self, survey: _Survey, most: int) -> bool:
-        """Whether all levels are from -most to most - 1: by the zero points, else by all codes."""
-        if -most <= survey.lowest and survey.highest < most:
-            return True
-        for lo, hi in chunks(self.rows, self.cols):
-            levels = self._levels(lo, hi)
-            if levels.min(initial=0) < -most or levels.max(initial=0) >= most:
-                return False
-        return True
-
-    def _levels(self, lo: int, hi: int) -> np.ndarray:
-        """(hi - lo, cols), int16."""
-        import numpy as np
-
-        levels = self.codes(lo, hi).astype(np.int16)
-        zeros = self._zeros(lo, hi)
-        levels -= np.int16(zeros) if isinstance(zeros, int) else self.groups.spread(zeros.astype(np.int16))
-        return levels
-
-    def blocks(self, format: Format, lo: int, hi: int) -> np.ndarray:
-        import numpy as np
-
-        of = self.groups.of_blocks(32)
-        if format.name not in self._keeping or of is None:
-            return super().blocks(format, lo, hi)
-        if format.name == "TQ1_0":
-            return _encoded(self._plain(lo, hi), format, lo)
-        scales = self.scales(lo, hi)
-        if (most := dict(_SIGNED).get(format.name)) is None:
-            biases = -self._zeros(lo, hi).astype(np.float64) * scales  # type: ignore[union-attr]
-            return _joined(self.codes(lo, hi), scales[:, of], biases[:, of], format)
-        return _joined((self._levels(lo, hi) + np.int16(most)).astype(np.uint8), scales[:, of], None, format)
-
-    def steps(self) -> Steps:
-        survey = self._survey
-        most = max(abs(survey.lowest), abs(survey.highest), 1)
-        return Steps(most * survey.ratio, most, survey.smallest, survey.largest * most)
-
-    def reordered(self, order: np.ndarray) -> Integers:
-        codes = self.codes
-        return replace(self, codes=lambda lo, hi: codes(lo, hi)[:, order], groups=Groups(self.groups.of[order]))
-
-
-def np_float(value: float) -> Any:
-    import numpy as np
-
-    return np.float32(value)
-
-
-def _encoded(values: np.ndarray, format: Format, lo: int) -> np.ndarray:
+def encoded(values: np.ndarray, format: Format, lo: int) -> np.ndarray:
     from ggufkit.formats.codec import encode
 
     return encode(values, format, threads=1, first_row=lo)
 
 
-def _rounding(scales: np.ndarray, biases: np.ndarray | None, top: int) -> tuple[bool, float]:
+def rounding(scales: np.ndarray, biases: np.ndarray | None, top: int) -> tuple[bool, float]:
     """Whether float16 holds scales and biases, and how far it moves a weight of code `top` at most, in steps."""
     import numpy as np
 
@@ -376,7 +214,7 @@ def _rounding(scales: np.ndarray, biases: np.ndarray | None, top: int) -> tuple[
     return False, float((moved[used] / np.abs(scales[used])).max(initial=0))
 
 
-def _joined(codes: np.ndarray, scales: np.ndarray, biases: np.ndarray | None, format: Format) -> np.ndarray:
+def joined(codes: np.ndarray, scales: np.ndarray, biases: np.ndarray | None, format: Format) -> np.ndarray:
     """Blocks of codes from 0 on, scales and biases of 32, which are rounded to float16: (n, row_bytes), uint8."""
     import numpy as np
 
@@ -384,13 +222,13 @@ def _joined(codes: np.ndarray, scales: np.ndarray, biases: np.ndarray | None, fo
 
     halves = scales.astype(np.float16).astype(np.float32)
     if biases is None:
-        offsets = halves * np.float32(-dict(_SIGNED)[format.name])
+        offsets = halves * np.float32(-dict(SIGNED)[format.name])
     else:
         offsets = biases.astype(np.float16).astype(np.float32)
     return join(Affine(codes, halves, offsets), format).reshape(len(codes), format.row_bytes(codes.shape[1]))
 
 
-def _unevenness(scales: np.ndarray) -> float:
+def unevenness(scales: np.ndarray) -> float:
     """The largest quotient of two scales, both not 0, in a block of 32 columns. scales: (n, cols), not negative."""
     import numpy as np
 
@@ -436,8 +274,8 @@ class Offsets(Numbers):
             possible = []
         for lo, hi in chunks(self.rows, self.groups.count):
             scales, biases = self.scales(lo, hi), self.biases(lo, hi)
-            _finite(scales, name, "scale")
-            _finite(biases, name, "bias")
+            finite(scales, name, "scale")
+            finite(biases, name, "bias")
             if possible:
                 possible = _holding(possible, scales, biases)
         self.__dict__["_exact"] = [FORMATS[format] for format, _ in possible] + [FORMATS["F32"]]
@@ -448,16 +286,16 @@ class Offsets(Numbers):
             return None
         off = 0.0
         for lo, hi in chunks(self.rows, self.groups.count):
-            off = max(off, _rounding(self.scales(lo, hi), self.biases(lo, hi), (1 << self.bits) - 1)[1])
+            off = max(off, rounding(self.scales(lo, hi), self.biases(lo, hi), (1 << self.bits) - 1)[1])
         return FORMATS["Q4_1" if self.bits <= 4 else "Q5_1"] if off < 0.25 else None
 
     def blocks(self, format: Format, lo: int, hi: int) -> np.ndarray:
         of = self.groups.of_blocks(32)
-        symmetric = format.name in dict(_SIGNED)
+        symmetric = format.name in dict(SIGNED)
         if of is None or format.name not in {name for name, *_ in _AFFINE} or (symmetric and format not in self._exact):
             return super().blocks(format, lo, hi)
         biases = None if symmetric else self.biases(lo, hi)[:, of]
-        return _joined(self.codes(lo, hi), self.scales(lo, hi)[:, of], biases, format)
+        return joined(self.codes(lo, hi), self.scales(lo, hi)[:, of], biases, format)
 
     @cached_property
     def _exact(self) -> list[Format]:
@@ -474,7 +312,7 @@ class Offsets(Numbers):
             used = scales > 0
             with np.errstate(over="ignore"):
                 inside = float((ends[used] / scales[used]).max(initial=1))
-            reach = max(reach, inside * (1.0 if even else _unevenness(self.groups.spread(scales))))
+            reach = max(reach, inside * (1.0 if even else unevenness(self.groups.spread(scales))))
             smallest = min(smallest, float(scales[used].min(initial=np.inf)))
             largest = max(largest, float(ends.max(initial=0)))
         return Steps(reach, reach, smallest, largest)
@@ -526,7 +364,7 @@ class Levels(Numbers):
             possible = [format for format in possible if exactly(levels, format)]
         for lo, hi in chunks(self.rows if self.scales else 0, self.groups.count):
             scales = np.unique(self._scales(lo, hi))
-            _finite(scales, name, "scale")
+            finite(scales, name, "scale")
             for some in np.array_split(scales, -(-len(scales) // 4096) or 1):
                 if not possible:
                     break
@@ -551,7 +389,7 @@ class Levels(Numbers):
             scales = np.abs(self._scales(lo, hi))
             used = scales[scales > 0]
             smallest, largest = min(smallest, float(used.min(initial=np.inf))), max(largest, float(used.max(initial=0)))
-            ratio = ratio if even else max(ratio, _unevenness(self.groups.spread(scales)))
+            ratio = ratio if even else max(ratio, unevenness(self.groups.spread(scales)))
         most, least = float(np.abs(levels).max()), float(gaps.min())
         relative = float((np.abs(levels) / own).max())
         return Steps(most / least * ratio, relative, smallest * least, largest * most)

@@ -22,8 +22,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ggufkit.checkpoint.packed.fp4 import Fp4
-from ggufkit.checkpoint.packed.fp8 import e8m0, levels_of
 from ggufkit.checkpoint.packed.matrix import Groups, Levels, Numbers, Offsets
+from ggufkit.checkpoint.packed.small_floats import e8m0, levels_of
 from ggufkit.checkpoint.packed.stored import Matrix, Reading, Source
 from ggufkit.errors import CheckpointError, printable
 from ggufkit.formats.table import FORMATS

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ggufkit.checkpoint.config import text_model
-from ggufkit.checkpoint.packed.matrix import Integers, Numbers
+from ggufkit.checkpoint.packed.integers import Integers
+from ggufkit.checkpoint.packed.matrix import Numbers
 from ggufkit.checkpoint.packed.stored import Matrix
 from ggufkit.formats.table import Format
 from ggufkit.tensors.tensor import Tensor

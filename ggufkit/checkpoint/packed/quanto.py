@@ -15,9 +15,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ggufkit.checkpoint.config import text_model
-from ggufkit.checkpoint.packed.fp8 import FP8, fp8_matrix
+from ggufkit.checkpoint.packed.fp8 import fp8_matrix
 from ggufkit.checkpoint.packed.int8 import int8_matrix
 from ggufkit.checkpoint.packed.matrix import Groups, Offsets, Reader
+from ggufkit.checkpoint.packed.small_floats import FP8
 from ggufkit.checkpoint.packed.stored import Matrix, Reading, Source, parts_of, require
 from ggufkit.errors import CheckpointError, printable
 from ggufkit.tensors.tensor import Tensor

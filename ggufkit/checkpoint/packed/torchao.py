@@ -10,8 +10,9 @@ device are not known. Source: torchao/quantization/quantize_/workflows.
 
 from __future__ import annotations
 
-from ggufkit.checkpoint.packed.fp8 import FP8, fp8_matrix
+from ggufkit.checkpoint.packed.fp8 import fp8_matrix
 from ggufkit.checkpoint.packed.int8 import int8_matrix
+from ggufkit.checkpoint.packed.small_floats import FP8
 from ggufkit.checkpoint.packed.stored import Reading, Source, parts_of
 from ggufkit.errors import CheckpointError, printable
 
