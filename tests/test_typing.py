@@ -71,3 +71,9 @@ def test_the_facade_reveals_its_types(tmp_path):
     errors = [line for line in run.stdout.splitlines() if ": error: " in line]
     assert len(errors) == 1, errors
     assert '"quantise"' in errors[0]
+
+
+@pytest.mark.slow
+def test_the_package_is_clean_under_mypy_strict():
+    run = subprocess.run([sys.executable, "-m", "mypy"], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert run.stdout.startswith("Success"), run.stdout

@@ -205,7 +205,7 @@ def _text(value: Any) -> str | None:
     return text
 
 
-def _generation(checkpoint: Checkpoint) -> dict:
+def _generation(checkpoint: Checkpoint) -> dict[str, Any]:
     try:
         return checkpoint.json("generation_config.json") or {}
     except CheckpointError:  # the reference does without a broken one too

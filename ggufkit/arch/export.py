@@ -40,11 +40,13 @@ class Source:
 
     @property
     def head_dim(self) -> int:
-        return self.get("attention.key_length") or self.require("embedding_length") // self.heads
+        result: int = self.get("attention.key_length") or self.require("embedding_length") // self.heads
+        return result
 
     @property
     def heads(self) -> int:
-        return self.require("attention.head_count")
+        result: int = self.require("attention.head_count")
+        return result
 
     @property
     def kv_heads(self) -> int:

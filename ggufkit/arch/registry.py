@@ -54,7 +54,8 @@ def _modules() -> list[str]:
 def _specs_of(module: str) -> tuple[Architecture, ...]:
     from ggufkit.arch import specs
 
-    return importlib.import_module(f"{specs.__name__}.{module}").SPECS
+    result: tuple[Architecture, ...] = importlib.import_module(f"{specs.__name__}.{module}").SPECS
+    return result
 
 
 def _likely_first(name: str) -> Iterator[Architecture]:

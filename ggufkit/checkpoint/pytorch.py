@@ -305,7 +305,7 @@ def _data_start(file: IO[bytes], entry: zipfile.ZipInfo) -> int:
     if len(head) < 30 or head[:4] != b"PK\3\4":
         raise CheckpointError(f"its entry {shown} has no header (byte {entry.header_offset}); the file is damaged")
     name, extra = struct.unpack_from("<HH", head, 26)
-    start = entry.header_offset + 30 + name + extra
+    start: int = entry.header_offset + 30 + name + extra
     if start + entry.file_size > os.fstat(file.fileno()).st_size:
         raise CheckpointError(f"its entry {shown} reaches beyond the end of the file, which is truncated")
     return start

@@ -35,7 +35,7 @@ def command(as_json: bool) -> None:
     \b
     ggufkit doctor
     """
-    found = {
+    found: dict[str, dict[str, Any]] = {
         "ggufkit": _versions(),
         "CPU": _cpu(),
         "threads": _threads(),

@@ -169,7 +169,8 @@ def read_text(path: str) -> str:
     with os_errors(path, "read"), click.open_file(path, "rb") as file:
         data = file.read()
     try:
-        return data.decode()
+        result: str = data.decode()
+        return result
     except UnicodeDecodeError as e:
         raise UsageError(f"{printable(path)} is not UTF-8: {e.reason} at byte {e.start}") from None
 
@@ -193,7 +194,7 @@ def _items(text: str, kind: ValueType, key: str) -> list[Any]:
     import json
 
     try:
-        items = json.loads(text)
+        items: list[Any] = json.loads(text)
     except ValueError as e:
         raise UsageError(f"{printable(key)}: the array is not JSON: {e}") from None
     floats = (ValueType.FLOAT32, ValueType.FLOAT64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from math import prod
 from typing import Any
@@ -78,7 +79,7 @@ def echo_summary(model: GGUF) -> None:
     size = f"{human_bytes(facts.pop('size'))}, GGUF v{model.version}{order}, alignment {model.alignment}"
     files = facts.pop("files")
     rows = [("size", size if files == 1 else f"{size}, {files} files")]
-    shown = {
+    shown: dict[str, Callable[[Any], str]] = {
         "parameters": lambda n: f"{human_count(n)} ({n})",
         "bytes": human_bytes,
         "bits_per_weight": lambda bits: f"{bits:.2f}",

@@ -70,7 +70,8 @@ class Divergence:
     @property
     def p_difference(self) -> np.ndarray:
         """p − p_base of the text's token."""
-        return np.exp(-self.nll) - np.exp(-self.base_nll)
+        result: np.ndarray = np.exp(-self.nll) - np.exp(-self.base_nll)
+        return result
 
 
 def mean_and_error(values: np.ndarray) -> tuple[float, float]:
@@ -254,7 +255,7 @@ class BaseFile:
 
 
 @helper
-def _log_sum(row):
+def _log_sum(row: np.ndarray) -> tuple[np.float32, np.float32]:
     """The greatest of a row of logits, and the log of the sum of e^(logit − greatest)."""
     most = row[0]
     for i in range(1, row.shape[0]):
@@ -266,7 +267,7 @@ def _log_sum(row):
 
 
 @kernel
-def score(logits, targets, nll):
+def score(logits: np.ndarray, targets: np.ndarray, nll: np.ndarray) -> None:
     """−ln p of each row's target."""
     for r in range(logits.shape[0]):
         most, log_sum = _log_sum(logits[r])
@@ -274,7 +275,7 @@ def score(logits, targets, nll):
 
 
 @kernel
-def pack(logits, targets, nll, levels):
+def pack(logits: np.ndarray, targets: np.ndarray, nll: np.ndarray, levels: np.ndarray) -> None:
     """The same, and the row as 16-bit levels."""
     for r in range(logits.shape[0]):
         row = logits[r]
@@ -295,7 +296,7 @@ def pack(logits, targets, nll, levels):
 
 
 @kernel
-def compare(logits, targets, levels, facts):
+def compare(logits: np.ndarray, targets: np.ndarray, levels: np.ndarray, facts: np.ndarray) -> None:
     """(−ln p, −ln p_base, KL divergence, 1 where the most likely token is the same) of each row."""
     for r in range(logits.shape[0]):
         row = logits[r]

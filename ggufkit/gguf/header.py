@@ -184,7 +184,7 @@ class _Parser:
 
     def number(self, code: str, what: str) -> int:
         self.need(struct.calcsize("<" + code), what)
-        (value,) = struct.unpack_from(self.order + code, self.buffer, self.at)
+        value: int = struct.unpack_from(self.order + code, self.buffer, self.at)[0]
         self.at += struct.calcsize("<" + code)
         return value
 

@@ -59,7 +59,8 @@ def shard_count(fields: Mapping[str, Field]) -> int:
         return 1
     if tensors is not None and (tensors.type is not ValueType.INT32 or tensors.value < 0):
         return 1
-    return field.value
+    result: int = field.value
+    return result
 
 
 def sibling_names(name: str, header: Header) -> list[str]:

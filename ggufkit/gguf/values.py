@@ -160,7 +160,8 @@ class Field:
                 f"{printable(self.key)} is not an array of numbers, but {self.describe()}", offset=self.offset
             )
         if self.item_type is ValueType.BOOL:
-            return np.frombuffer(self.raw, np.uint8) != 0
+            result: np.ndarray = np.frombuffer(self.raw, np.uint8) != 0
+            return result
         numbers = np.frombuffer(self.raw, np.dtype(self._order + np.dtype(self.item_type.code).str[1:]))
         return numbers.astype(numbers.dtype.newbyteorder("="))
 

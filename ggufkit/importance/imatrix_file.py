@@ -139,7 +139,8 @@ class _Dat:
         return self.data[self.at - n : self.at]
 
     def number(self, what: str) -> int:
-        return struct.unpack("<i", self.take(4, what))[0]
+        result: int = struct.unpack("<i", self.take(4, what))[0]
+        return result
 
     def text(self, what: str) -> str:
         raw = self.take(self.number(f"the length of {what}"), what)

@@ -119,7 +119,8 @@ def decode(codes: np.ndarray, kind: str) -> np.ndarray:
     import numpy as np
 
     form = float_by_name(kind)
-    return _numbers(form.name)[np.asarray(codes, np.uint8) & np.uint8((1 << form.bits) - 1)]
+    result: np.ndarray = _numbers(form.name)[np.asarray(codes, np.uint8) & np.uint8((1 << form.bits) - 1)]
+    return result
 
 
 @cache
@@ -129,10 +130,10 @@ def _numbers(name: str) -> np.ndarray:
     import numpy as np
 
     form = FLOATS[name]
-    codes = np.arange(1 << form.bits, dtype=np.uint8)
+    codes: np.ndarray = np.arange(1 << form.bits, dtype=np.uint8)
     if name == "UE4M3":
         codes = codes & 127
     with np.errstate(invalid="ignore"):
-        table = codes.view(getattr(ml_dtypes, form.dtype)).astype(np.float32)
+        table: np.ndarray = codes.view(getattr(ml_dtypes, form.dtype)).astype(np.float32)
     table.flags.writeable = False
     return table

@@ -62,7 +62,8 @@ class Int8:
         codes = self.codes.astype(np.int32)
         if self.zeros is not None:
             codes -= np.repeat(self.zeros, wide, axis=1)
-        return codes.astype(np.float32) * np.repeat(self.scales, wide, axis=1)
+        result: np.ndarray = codes.astype(np.float32) * np.repeat(self.scales, wide, axis=1)
+        return result
 
 
 def quantize_int8(

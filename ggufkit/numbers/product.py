@@ -56,4 +56,5 @@ def multiply_int8(x: Int8, w: Int8) -> np.ndarray:
         if part.zeros is not None or part.scales.shape[1] != 1:
             raise CodecError("this product takes symmetric codes with a scale per tensor, row or token")
     factors = x.scales.astype(np.float64) * w.scales.reshape(1, -1)
-    return (sums_int8(x.codes, w.codes) * factors).astype(np.float32)
+    result: np.ndarray = (sums_int8(x.codes, w.codes) * factors).astype(np.float32)
+    return result

@@ -97,8 +97,9 @@ def _passes(pieces: Sequence[Piece], checked: Sequence[np.ndarray]) -> Iterator[
     runs: list[_Run] = []
     room = LIMIT
     for number, (piece, tokens) in enumerate(zip(pieces, checked, strict=True)):
-        count = {"last": 1, "all": len(tokens), None: 0}.get(piece.logits, piece.logits)  # type: ignore[call-overload]
-        first, lo = max(0, len(tokens) - int(count)), 0
+        wanted = {"last": 1, "all": len(tokens), None: 0}
+        count = piece.logits if isinstance(piece.logits, int) else wanted[piece.logits]
+        first, lo = max(0, len(tokens) - count), 0
         while lo < len(tokens):
             hi = min(len(tokens), lo + room)
             runs.append(_Run(number, piece.cache, tokens[lo:hi], hi - max(lo, min(first, hi))))

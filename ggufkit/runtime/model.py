@@ -226,7 +226,8 @@ class Model:
         vectors = np.concatenate(rows)  # (n, width)
         if kind == "none":
             return vectors
-        return vectors.mean(axis=0) if kind == "mean" else vectors[0 if kind == "cls" else -1]
+        result: np.ndarray = vectors.mean(axis=0) if kind == "mean" else vectors[0 if kind == "cls" else -1]
+        return result
 
     def _require_output(self) -> None:
         if self.weights.output is None:

@@ -48,7 +48,8 @@ class Observed:
             rows = self.ops.numpy(x)
             for name in names:
                 self.see(name, rows, None)
-        return self.ops.linear(x, *linears)
+        result: Sequence[Any] = self.ops.linear(x, *linears)
+        return result
 
     def each(self, x: Array, chosen: Array, *linears: Linear) -> Sequence[Array]:
         names = dict.fromkeys(linear.name for linear in linears if self.wanted(linear.name))
@@ -57,7 +58,8 @@ class Observed:
             rows = np.broadcast_to(self.ops.numpy(x), (*experts.shape, x.shape[-1])).reshape(-1, x.shape[-1])
             for name in names:
                 self.see(name, rows, experts.reshape(-1))
-        return self.ops.each(x, chosen, *linears)
+        result: Sequence[Any] = self.ops.each(x, chosen, *linears)
+        return result
 
 
 @contextmanager

@@ -79,4 +79,5 @@ def _kept(dimensions: int, base: float, scaling: RopeScaling) -> np.ndarray | No
     high = min(dimensions - 1.0, math.ceil(pair_of(scaling.beta_slow)))
     pairs = np.arange(dimensions // 2, dtype=np.float32)
     ramp = np.clip((pairs - np.float32(low)) / np.float32(max(0.001, high - low)), 0, 1)
-    return ((1 - ramp) * scaling.extrapolation).astype(np.float32)
+    result: np.ndarray = ((1 - ramp) * scaling.extrapolation).astype(np.float32)
+    return result

@@ -182,4 +182,5 @@ class Sampler:
 def _softmax(values: np.ndarray) -> np.ndarray:
     """Probabilities of sorted logits, the largest first."""
     e = np.exp(values - values[0])
-    return e / e.sum()
+    result: np.ndarray = e / e.sum()
+    return result

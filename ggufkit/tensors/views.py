@@ -52,7 +52,8 @@ def take_rows(tensor: Tensor, order: np.ndarray, shape: tuple[int, ...] | None =
         first, last = int(wanted.min()), int(wanted.max())
         if last - first + 1 == hi - lo and wanted[0] == first and (wanted[1:] > wanted[:-1]).all():
             return tensor.read(first, last + 1)
-        return tensor.read(first, last + 1)[wanted - first]
+        result: np.ndarray = tensor.read(first, last + 1)[wanted - first]
+        return result
 
     return replace(tensor, shape=shape or (len(order), tensor.cols), read=read)
 
@@ -74,7 +75,8 @@ def each_matrix(order: np.ndarray, matrices: int, rows: int) -> np.ndarray:
     """The row order that applies `order` to each of `matrices` stacked matrices of `rows` rows."""
     import numpy as np
 
-    return (np.arange(matrices)[:, None] * rows + order).reshape(-1)
+    result: np.ndarray = (np.arange(matrices)[:, None] * rows + order).reshape(-1)
+    return result
 
 
 def stacked(name: str, tensors: Sequence[Tensor], shape: tuple[int, ...] | None = None) -> Tensor:

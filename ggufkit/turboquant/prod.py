@@ -70,7 +70,8 @@ def decode_prod(packed: PackedProd) -> np.ndarray:
     signs = np.unpackbits(packed.signs, axis=1, bitorder="little").astype(np.float32) * 2 - 1
     factor = math.sqrt(math.pi / 2) / d * packed.norms.astype(np.float32)
     rest = signs @ _projection(d, packed.seed) * factor[:, None]
-    return rest if packed.codes is None else rest + decode(packed.codes)
+    result: np.ndarray = rest if packed.codes is None else rest + decode(packed.codes)
+    return result
 
 
 def _projection(length: int, seed: int) -> np.ndarray:

@@ -56,7 +56,8 @@ def _absorbed(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
 def _dense_layers(config: Config) -> int:
     """Leading layers without experts."""
     default = 0 if "n_routed_experts" in config else config.layers
-    return config.get("first_k_dense_replace", default=default)
+    result: int = config.get("first_k_dense_replace", default=default)
+    return result
 
 
 def _latent(config: Config) -> int:

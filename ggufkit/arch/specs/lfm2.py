@@ -10,7 +10,8 @@ from ggufkit.tokenizer.from_checkpoint.bpe import bpe
 
 
 def _layer_types(config: Config) -> list[str]:
-    if (types := config.get("layer_types")) is not None:
+    types: list[str] | None = config.get("layer_types")
+    if types is not None:
         return types
     attention = config.get("full_attn_idxs", default=list(range(config.layers)))
     return ["full_attention" if layer in attention else "conv" for layer in range(config.layers)]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def _inner(config: Config) -> int:
-    inner = config.get("intermediate_size", "d_inner", "mamba_d_ssm", default=2 * config.width)
+    inner: int = config.get("intermediate_size", "d_inner", "mamba_d_ssm", default=2 * config.width)
     if inner != 2 * config.width:
         raise ArchitectureError(
             f"config.json: the inner size is {inner}; llama.cpp runs Mamba models whose inner size is twice their "
@@ -50,11 +50,13 @@ def _step_rank(config: Config) -> int:
 
 
 def _heads(config: Config) -> int:
-    return _inner(config) // config.get("mamba_d_head", "head_dim", default=64)
+    result: int = _inner(config) // config.get("mamba_d_head", "head_dim", default=64)
+    return result
 
 
 def _groups(config: Config) -> int:
-    return config.get("n_groups", default=1)
+    result: int = config.get("n_groups", default=1)
+    return result
 
 
 def _decay(logarithms: np.ndarray) -> np.ndarray:

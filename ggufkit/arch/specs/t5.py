@@ -33,7 +33,8 @@ def _one_embedding(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor
 
 def _layers(config: Config) -> int:
     """Names are needed for the deeper of the two stacks."""
-    return max(config.integer("num_layers"), config.get("num_decoder_layers", default=1))
+    result: int = max(config.integer("num_layers"), config.get("num_decoder_layers", default=1))
+    return result
 
 
 _SHAPE = (
