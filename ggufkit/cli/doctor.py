@@ -50,9 +50,15 @@ def command(as_json: bool) -> None:
     for part, facts in found.items():
         click.echo(part)
         for name, value in facts.items():
-            text = " ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else value
-            text = " ".join(text) if isinstance(text, list) else human_bytes(text) if name in _BYTES else text
-            click.echo(f"  {name:<22}{printable(str(text), 300)}")
+            click.echo(f"  {name:<22}{printable(_shown(name, value), 300)}")
+
+
+def _shown(name: str, value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{k}={v}" for k, v in value.items())
+    if isinstance(value, list):
+        return " ".join(value)
+    return human_bytes(value) if name in _BYTES else str(value)
 
 
 _BYTES = {"size", "memory", "memory available", "disk free here", "disk free for kernels"}

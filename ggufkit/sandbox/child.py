@@ -10,16 +10,20 @@ the `{% generation %}` tag, in Jinja's immutable sandbox. Before each request th
 it has computed for too long, the system ends it. Nothing of ggufkit is imported here.
 """
 
+from __future__ import annotations
+
 import json
 import signal
 import sys
 from contextlib import suppress
 from datetime import datetime
+from typing import Any, NoReturn
 
 sys.path.pop(0)  # this folder
 
 from jinja2 import TemplateError, TemplateSyntaxError, nodes
 from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 _MEMORY = 128 << 20  # bytes, beyond what the process has at its start
@@ -38,20 +42,26 @@ class _Generation(Extension):
 
     tags = {"generation"}  # noqa: RUF012
 
-    def parse(self, parser):
+    def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def _tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def _raise_exception(message):
+def _raise_exception(message: object) -> NoReturn:
     raise _Refused(message)
 
 
-def _environment():
+def _environment() -> ImmutableSandboxedEnvironment:
     made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation])
     made.filters["tojson"] = _tojson
     made.globals["raise_exception"] = _raise_exception
@@ -59,7 +69,7 @@ def _environment():
     return made
 
 
-def _limit_memory():
+def _limit_memory() -> None:
     with suppress(ImportError, OSError, ValueError):
         import resource
 
@@ -69,12 +79,12 @@ def _limit_memory():
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _wind_up(seconds):
+def _wind_up(seconds: float) -> None:
     with suppress(AttributeError):
         signal.setitimer(signal.ITIMER_PROF, seconds)  # of computing; its signal ends the process
 
 
-def _answer(environment, request):
+def _answer(environment: ImmutableSandboxedEnvironment, request: dict[str, Any]) -> dict[str, Any]:
     source = request["source"]
     try:
         if "variables" not in request:
@@ -108,7 +118,7 @@ def _answer(environment, request):
 _PLAIN = {MemoryError: "it takes too much memory", RecursionError: "it is nested too deeply"}
 
 
-def main():
+def main() -> None:
     environment = _environment()
     _limit_memory()
     for line in sys.stdin:
