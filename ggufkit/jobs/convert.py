@@ -147,15 +147,15 @@ def _hints(unpacked: Unpacked) -> dict[str, Value]:
 
 def _summary(unpacked: Unpacked, tensors: Mapping[str, Tensor]) -> str:
     """ "GPTQ; exact: 210 of 212 (210 as Q4_0), the rest is rounded", in one line."""
-    kept = [tensor for tensor in tensors.values() if tensor.origin is not None]
-    name = ", ".join(unpacked.layouts)
+    kept = [(tensor.format.name, tensor.origin) for tensor in tensors.values() if tensor.origin is not None]
+    layouts = ", ".join(unpacked.layouts)
     if not kept:
-        return f"{name}: decoded, to be quantized anew"
-    exact = Counter(tensor.format.name for tensor in kept if tensor.origin.exact)
-    rounded = Counter(tensor.format.name for tensor in kept if not tensor.origin.exact)
+        return f"{layouts}: decoded, to be quantized anew"
+    exact = Counter(name for name, origin in kept if origin.exact)
+    rounded = Counter(name for name, origin in kept if not origin.exact)
     what = [f"{count} as {format}" for format, count in exact.items()]
     what += [f"{count} rounded to {format}" for format, count in rounded.items()]
-    return f"{name}; exact: {sum(exact.values())} of {len(kept)} ({', '.join(what)})"
+    return f"{layouts}; exact: {sum(exact.values())} of {len(kept)} ({', '.join(what)})"
 
 
 def _with_factors(tensors: Iterable[Tensor]) -> Iterator[Tensor]:

@@ -129,7 +129,8 @@ def _online(tensor: Tensor) -> Matrix:
 
     def codes(lo: int, hi: int) -> np.ndarray:
         levels = np.clip(np.rint(tensor.floats(lo, hi) * inverse), np.float32(-1), np.float32(1))
-        return (levels + 1).astype(np.uint8)
+        result: np.ndarray = (levels + 1).astype(np.uint8)
+        return result
 
     return Matrix(
         tensor.name,
@@ -175,4 +176,5 @@ def mean_magnitude(tensor: Tensor) -> np.float32:
         float(np.abs(tensor.floats(lo, min(lo + step, tensor.rows))).sum(dtype=np.float64))
         for lo in range(0, tensor.rows, step)
     )
-    return np.maximum(np.float32(total / max(tensor.size, 1)), np.float32(1e-5))
+    result: np.float32 = np.maximum(np.float32(total / max(tensor.size, 1)), np.float32(1e-5))
+    return result

@@ -86,12 +86,14 @@ def _matrix(source: Source, name: str, state_name: str) -> Matrix:
         import numpy as np
 
         of = np.arange(lo * cols, hi * cols) // size
-        return table[codes(lo, hi)] * scales()[of].reshape(hi - lo, cols)
+        result: np.ndarray = table[codes(lo, hi)] * scales()[of].reshape(hi - lo, cols)
+        return result
 
     def row_scales(lo: int, hi: int) -> np.ndarray:
         import numpy as np
 
-        return scales()[np.arange(lo * cols, hi * cols) // size].reshape(hi - lo, cols)
+        result: np.ndarray = scales()[np.arange(lo * cols, hi * cols) // size].reshape(hi - lo, cols)
+        return result
 
     each = Groups.even(cols, 1)
     return Matrix(
@@ -125,7 +127,10 @@ def _scales(source: Source, name: str, state: Mapping[str, Any], blocks: int) ->
         import numpy as np
 
         codes = source.whole(absmax)
-        return source.whole(table)[codes] * source.whole(outer)[np.arange(blocks) // size] + np.float32(offset)
+        result: np.ndarray = source.whole(table)[codes] * source.whole(outer)[np.arange(blocks) // size] + np.float32(
+            offset
+        )
+        return result
 
     return lambda: source.derived(absmax.name, make)
 

@@ -78,7 +78,11 @@ def _plain(source: Source, module: str) -> Matrix:
     if weight.format.name in FP8:
         weights = _weights(source, module) or {}
         block = weights.get("block_structure")
-        size = (block[0], block[1]) if _is_pair(block) and weights.get("strategy") == "block" else None
+        size = (
+            (block[0], block[1])
+            if block is not None and _is_pair(block) and weights.get("strategy") == "block"
+            else None
+        )
         return fp8_matrix(weight, scale, size)
     if weight.format.name == "I8" and len(weight.shape) == 2:
         return int8_matrix(weight, scale, source.tensors.get(f"{module}.weight_zero_point"), "compressed-tensors INT8")
@@ -150,7 +154,8 @@ def _unpacked(data: np.ndarray, bits: int, dense: bool) -> np.ndarray:
         return unpack_codes(whole, bits)
     shifts = np.arange(32 // bits, dtype=np.uint32) * np.uint32(bits)
     codes = data.view("<u4")[:, :, None] >> shifts & np.uint32((1 << bits) - 1)
-    return codes.astype(np.uint8).reshape(len(data), -1)
+    result: np.ndarray = codes.astype(np.uint8).reshape(len(data), -1)
+    return result
 
 
 def _zeros(source: Source, name: str, bits: int, dense: bool, rows: int, count: int) -> Reader:

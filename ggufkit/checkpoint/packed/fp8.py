@@ -143,7 +143,10 @@ def scales_of(
         if not len(lines):
             return np.empty((0, per_row), np.float32)
         first, last = int(lines[0]), int(lines[-1]) + 1
-        return _entries(scale, first * per_row, last * per_row).reshape(last - first, per_row)[lines - first]
+        result: np.ndarray = _entries(scale, first * per_row, last * per_row).reshape(last - first, per_row)[
+            lines - first
+        ]
+        return result
 
     return read, (high, wide)
 

@@ -43,7 +43,7 @@ def levels_of(dtype: str) -> np.ndarray:
     exponent, mantissa = (bytes_ & 127) >> mantissa_bits, bytes_ & (1 << mantissa_bits) - 1
     whole = 1 << mantissa_bits
     fraction = np.where(exponent > 0, whole + mantissa, mantissa) / whole
-    values = np.ldexp(fraction, np.maximum(exponent, 1) - bias)
+    values: np.ndarray = np.ldexp(fraction, np.maximum(exponent, 1) - bias)
     if dtype == "F8_E4M3":
         values[(bytes_ & 127) == 127] = np.nan
     elif dtype == "F8_E5M2":

@@ -14,6 +14,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -121,7 +122,7 @@ class Source:
         pieces = []
         for strip in range(lo // wide, -(hi // -wide)):
             begin, end = strip * wide, min((strip + 1) * wide, tensor.cols)
-            data = self._kept.get((tensor, strip), lambda begin=begin, end=end: _strip(tensor, begin, end))
+            data = self._kept.get((tensor, strip), partial(_strip, tensor, begin, end))
             pieces.append(data[:, max(lo, begin) - begin : min(hi, end) - begin])
         if len(pieces) == 1:
             return pieces[0]
