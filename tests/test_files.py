@@ -1,13 +1,16 @@
 """Copies of byte ranges: through the kernel, through memory, over holes, and past the end; outputs that are killed."""
 
 import errno
+import fcntl
 import os
+import struct
 import zlib
 
 import pytest
 
 from ggufkit.errors import FileError
-from ggufkit.storage.files import AtomicFile, copy_range
+from ggufkit.storage import once
+from ggufkit.storage.files import AtomicFile, copy_range, sync_file
 
 
 @pytest.fixture
@@ -118,3 +121,56 @@ def test_killed_output_leaves_nothing_behind(tmp_path):
             leftover.write_bytes(b"left by a killed process")
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
     assert (tmp_path / "x").read_bytes() == b"new"
+
+
+# ---- macOS, by stubs of its calls -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def macos(monkeypatch):
+    """A system like macOS; gives what it was asked with fcntl: (command, argument)."""
+    asked: list[tuple[int, object]] = []
+    monkeypatch.setattr(once, "_LINUX", False)
+    monkeypatch.setattr(once, "_MACOS", True)
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(fcntl, "fcntl", lambda handle, command, argument=0: asked.append((command, argument)) or 0)
+    return asked
+
+
+def test_macos_takes_room_behind_the_end_before_a_file_grows(macos, tmp_path):
+    with open(tmp_path / "file", "wb") as file:
+        file.write(b"12345")
+        file.flush()
+        once.reserve(file.fileno(), 1005)
+        assert os.fstat(file.fileno()).st_size == 1005
+    # F_PREALLOCATE with F_ALLOCATEALL, from F_PEOFPOSMODE on, 0 bytes behind it, 1000 bytes
+    assert macos == [(42, struct.pack("=Iiqqq", 4, 3, 0, 1000, 0))]
+
+
+def test_macos_says_that_the_disk_is_full_before_a_file_grows(macos, monkeypatch, tmp_path):
+    def full(handle, command, argument=0):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(fcntl, "fcntl", full)
+    with open(tmp_path / "file", "wb") as file:
+        with pytest.raises(OSError, match="No space"):
+            once.reserve(file.fileno(), 1000)
+        assert os.fstat(file.fileno()).st_size == 0
+
+
+def test_macos_reads_past_its_cache(macos, tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(bytes(1 << 18))
+    with open(path, "rb") as file:
+        reader = once.OnceReader(file.fileno())
+        assert reader.read(0, 1 << 18) is None  # as usual, with F_NOCACHE set
+        assert reader.read(0, 1 << 18) is None
+        reader.close()
+    assert macos == [(48, 1)]
+
+
+def test_macos_flushes_the_drive(macos, monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "fsync", lambda handle: pytest.fail("fsync stops at the drive's cache"))
+    with open(tmp_path / "file", "wb") as file:
+        sync_file(file.fileno())
+    assert macos == [(51, 0)]

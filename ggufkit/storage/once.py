@@ -5,13 +5,16 @@
     write_streamed       writes through the cache and on to the device
 
 A model of 20 GB in the system's cache pushes everything else out of it, and new pages for it cost more than reading
-does. All of this is Linux's; elsewhere, and on file systems that cannot, bytes are read and written as usual.
+does. Linux has all of this. macOS takes the room (F_PREALLOCATE) and reads past its cache (F_NOCACHE); it has no
+O_DIRECT, nor does it say what is cached. Elsewhere, and on file systems that cannot, bytes are read and written as
+usual.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import struct
 import sys
 import threading
 from contextlib import suppress
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["OnceReader", "reserve", "write_streamed"]
 
 _LINUX = sys.platform == "linux"
+_MACOS = sys.platform == "darwin"
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # Bytes below which all of this costs more than it saves.
 _LARGE = 1 << 17
@@ -40,6 +46,12 @@ _DONTCACHE = 0x80
 _BEHIND = 16 << 20
 # cachestat of Linux 6.5: which pages of a file the cache holds.
 _CACHESTAT = 451
+
+# Commands of macOS's fcntl, and the start and end of its fstore_t: flags, how to count (from the end of what the file
+# has on the disk), offset, length, and what was taken.
+_F_PREALLOCATE, _F_NOCACHE = 42, 48
+_ALLOCATE_ALL, _FROM_END = 4, 3
+_STORE = struct.Struct("=Iiqqq")
 
 
 class OnceReader:
@@ -106,6 +118,13 @@ class OnceReader:
 
 
 def _open_direct(handle: int) -> int:
+    """A descriptor that reads past the cache, or -1. On macOS `handle` itself does from now on."""
+    if _MACOS:
+        with suppress(ImportError, OSError):
+            import fcntl
+
+            fcntl.fcntl(handle, _F_NOCACHE, 1)
+        return -1
     if not _LINUX or _cached_pages(handle, 0, 1) < 0:
         return -1
     try:
@@ -166,10 +185,25 @@ def reserve(handle: int, size: int) -> None:
     before = os.fstat(handle).st_size
     if before == size:
         return
+    if _MACOS and size > before and (code := _preallocate(handle, size - before)):
+        raise OSError(code, os.strerror(code))
     os.ftruncate(handle, size)
     if size > before and (code := _allocate(handle, before, size - before)):
         os.ftruncate(handle, before)
         raise OSError(code, os.strerror(code))
+
+
+def _preallocate(handle: int, n: int) -> int:
+    """Take room behind a file's end, before it grows. 0, or the number of the error if the disk is full."""
+    try:
+        import fcntl
+
+        fcntl.fcntl(handle, _F_PREALLOCATE, _STORE.pack(_ALLOCATE_ALL, _FROM_END, 0, n, 0))
+    except ImportError:
+        return 0
+    except OSError as e:
+        return e.errno if e.errno in _FULL else 0
+    return 0
 
 
 def _allocate(handle: int, start: int, n: int) -> int:
@@ -186,7 +220,7 @@ def _allocate(handle: int, start: int, n: int) -> int:
         code = ctypes.get_errno()
     except (ImportError, OSError, AttributeError):
         return 0
-    return code if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else 0
+    return code if code in _FULL else 0
 
 
 def write_streamed(handle: int, data: memoryview, offset: int) -> int:
