@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ggufkit.cli.common import SIZE, echo_table
-from ggufkit.cli.precision import checkpoint_type, output_options, precision_options, run
+from ggufkit.cli.precision import checkpoint_type, inexact_option, output_options, precision_options, run
 from ggufkit.errors import UsageError
 
 __all__ = ["command"]
@@ -42,6 +42,7 @@ def _echo_known(context: click.Context, option: click.Parameter, wanted: bool) -
     "Default: auto, 16 bits as the checkpoint has them.",
 )
 @precision_options
+@inexact_option
 @click.option("--pre", metavar="NAME", help="The pre-tokenizer, by llama.cpp's name, where it is not recognised.")
 @click.option(
     "--metadata",
@@ -73,6 +74,7 @@ def command(
     outfile: Path | None,
     type_: str | None,
     precision: dict[str, Any],
+    inexact: str | None,
     pre: str | None,
     metadata: Path | None,
     model_name: str | None,
@@ -103,7 +105,7 @@ def command(
     from ggufkit.jobs.convert import conversion
 
     if is_adapter(checkpoint):
-        if vocab_only or pre or split_max_size or split_max_tensors or any(precision.values()):
+        if vocab_only or pre or split_max_size or split_max_tensors or inexact or any(precision.values()):
             raise UsageError("of an adapter only --type, --base, --metadata and --model-name can be chosen")
         job = adapter_conversion(
             checkpoint, outfile, type_ or "F32", base=base, metadata=metadata, model_name=model_name
@@ -122,5 +124,6 @@ def command(
         metadata=metadata,
         model_name=model_name,
         vocab_only=vocab_only,
+        inexact=inexact,
     )
     return run(job, **options)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from ggufkit.cli.common import open_model
-from ggufkit.cli.precision import checkpoint_type, precision_options, recipe_from, target_beside
+from ggufkit.cli.precision import checkpoint_type, inexact_option, precision_options, recipe_from, target_beside
 from ggufkit.cli.show_plan import echo_plan
 
 __all__ = ["command"]
@@ -17,9 +17,12 @@ __all__ = ["command"]
 @click.argument("source")
 @click.argument("type_", metavar="[TYPE]", required=False)
 @precision_options
+@inexact_option
 @click.option("--summary", is_flag=True, help="Show only the totals of each type and the size, without the tensors.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def command(source: str, type_: str | None, precision: dict[str, Any], summary: bool, as_json: bool) -> None:
+def command(
+    source: str, type_: str | None, precision: dict[str, Any], inexact: str | None, summary: bool, as_json: bool
+) -> None:
     """Show which type each tensor of SOURCE gets as TYPE, why, and the exact size of the file, without writing it.
 
     SOURCE is a GGUF file, as for quantize, or a checkpoint's folder or hf://owner/repo, as for convert.
@@ -33,7 +36,7 @@ def command(source: str, type_: str | None, precision: dict[str, Any], summary: 
     from ggufkit.jobs.quantize import quantization
 
     if is_checkpoint(source):
-        echo_plan(conversion(source, type=checkpoint_type(type_, precision)), as_json, summary)
+        echo_plan(conversion(source, type=checkpoint_type(type_, precision), inexact=inexact), as_json, summary)
         return
     recipe = recipe_from(type_, precision)
     with open_model(source) as model:

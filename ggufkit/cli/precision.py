@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ggufkit.checkpoint.packed import INEXACT
 from ggufkit.cli.common import SIZE
 from ggufkit.errors import UsageError, printable
 from ggufkit.storage.source import is_address
@@ -25,6 +26,7 @@ __all__ = [
     "checkpoint_type",
     "imatrix_of",
     "imatrix_options",
+    "inexact_option",
     "output_options",
     "precision_options",
     "recipe_from",
@@ -70,7 +72,10 @@ _PRECISION = [
     click.option("--leave-output-tensor", is_flag=True, help="Keep output.weight as it is."),
     click.option("--pure", is_flag=True, help="One type for all tensors, without the preset's mix."),
     click.option(
-        "--allow-requantize", is_flag=True, help="Accept tensors that are quantized already; quality suffers."
+        "--allow-requantize",
+        "--requantize",
+        is_flag=True,
+        help="Accept tensors that are quantized already; quality suffers.",
     ),
     click.option("--prune-layers", metavar="L0,L1,…", help="Leave these layers out."),
     click.option(
@@ -80,6 +85,14 @@ _PRECISION = [
         help="Set a key of the metadata; TYPE is int, float, bool or str.",
     ),
 ]
+
+# What becomes of matrices of quantized checkpoints that no block holds: of convert and plan.
+inexact_option = click.option(
+    "--inexact",
+    type=click.Choice(INEXACT, case_sensitive=False),
+    help="Of a quantized checkpoint: what matrices become that no block holds exactly. step: the smallest type that "
+    "rounds by less than their own steps; F16, BF16, F32; preset: what TYPE says. Default: step for auto, else preset.",
+)
 
 _OUTPUT = [
     click.option("--force", is_flag=True, help="Replace the output if it exists."),

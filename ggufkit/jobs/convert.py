@@ -233,7 +233,8 @@ def plan_convert(model: CheckpointModel, type: str | Recipe = "auto") -> Plan:
     metadata, planned = source.shards[0]
     # What the converter would only copy needs no step of its own.
     tensors = {p.tensor.name: p.tensor if p.copied else p.result for p in planned}
-    return plan_quantize(metadata, tensors, type)
+    plan = plan_quantize(metadata, tensors, type)
+    return replace(plan, notes=(*model.notes, *plan.notes))
 
 
 def _as_converted(model: CheckpointModel, outtype: str) -> Plan:

@@ -153,17 +153,22 @@ class _Loader:
         if self.has(f"{name}.bias"):
             values = self.tensor(f"{name}.bias", *stack, rows).floats()
             bias = self.ops.vector(values.reshape(*stack, rows))
-        return Linear(self.ops.weight(tensor), tensor.name, tensor.shape[-2], tensor.shape[-1], bias)
+        factor = None
+        if self.has(f"{name}.scale"):
+            values = self.tensor(f"{name}.scale", experts or 1).floats()
+            factor = self.ops.vector(values.reshape(experts, 1) if experts else values.reshape(1))
+        return Linear(self.ops.weight(tensor), tensor.name, tensor.shape[-2], tensor.shape[-1], bias, factor)
 
     def parts(self, name: str, rows: list[int], cols: int) -> list[Linear]:
         """A fused matrix as its parts, each of so many rows."""
         tensor = self.tensor(f"{name}.weight", sum(rows), cols)
+        factor = self.ops.vector(self.vector(f"{name}.scale", 1)) if self.has(f"{name}.scale") else None
         bias = self.vector(f"{name}.bias", sum(rows)) if self.has(f"{name}.bias") else None
         found, start = [], 0
         for count in rows:
             part = _part(tensor, start, count)
             own = None if bias is None else self.ops.vector(bias[start : start + count].copy())
-            found.append(Linear(self.ops.weight(part), tensor.name, count, cols, own))
+            found.append(Linear(self.ops.weight(part), tensor.name, count, cols, own, factor))
             start += count
         return found
 

@@ -27,7 +27,7 @@ Array = Any
 
 @dataclass(frozen=True)
 class Linear:
-    """A weight matrix, and the bias that is added to what it gives.
+    """A weight matrix, the factor that what it gives is multiplied with, and the bias that is added then.
 
     Attributes
     ----------
@@ -35,6 +35,7 @@ class Linear:
     name : the tensor's name in the file; of a part of a fused tensor, the whole one's.
     rows, cols : numbers out and in.
     bias : array of shape (rows,), for a stack of experts (experts, rows), or None.
+    factor : array of shape (1,), for a stack of experts (experts, 1), or None for 1: what NVFP4 has for a matrix.
     """
 
     weight: Any
@@ -42,6 +43,7 @@ class Linear:
     rows: int
     cols: int
     bias: Array | None = None
+    factor: Array | None = None
 
 
 @dataclass(frozen=True)

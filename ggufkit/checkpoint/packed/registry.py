@@ -20,13 +20,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ggufkit.checkpoint.packed import INEXACT
 from ggufkit.checkpoint.packed.choice import choose
 from ggufkit.checkpoint.packed.mlx import hints as mlx_hints
 from ggufkit.checkpoint.packed.stored import Reading, Source
 from ggufkit.errors import CheckpointError, UsageError, printable
 from ggufkit.tensors.tensor import Tensor
 
-__all__ = ["INEXACT", "Unpacked", "is_packed", "unpack"]
+__all__ = ["Unpacked", "is_packed", "unpack"]
 
 # In the order in which they are asked.
 _LAYOUTS = (
@@ -46,9 +47,6 @@ _LAYOUTS = (
     "int8",
     "fp8",
 )
-
-# What may become of a matrix that no block holds: see `unpack`.
-INEXACT = ("step", "F16", "BF16", "F32", "preset")
 
 # Scales of activations and of the cache, for those who compute in fewer bits.
 _UNUSED = (

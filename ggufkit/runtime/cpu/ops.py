@@ -66,6 +66,8 @@ class CpuOps:
     def linear(self, x: np.ndarray, *linears: Linear) -> list[np.ndarray]:
         results = multiply_all([linear.weight for linear in linears], x)
         for result, linear in zip(results, linears, strict=True):
+            if linear.factor is not None:
+                np.multiply(result, linear.factor, out=result)
             if linear.bias is not None:
                 activations.add(result.reshape(-1), linear.bias, result.reshape(-1))
         return results
@@ -137,6 +139,8 @@ class CpuOps:
         results = []
         for linear in linears:
             result = linear.weight.multiply_each(rows, experts)
+            if linear.factor is not None:
+                result *= linear.factor[experts]
             if linear.bias is not None:
                 result += linear.bias[experts]
             results.append(result.reshape(n, used, -1))

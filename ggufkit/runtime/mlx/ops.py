@@ -45,7 +45,7 @@ class MlxOps:
         return weight.rows(mx.array(ids))
 
     def linear(self, x: mx.array, *linears: Linear) -> Sequence[mx.array]:
-        products = (linear.weight.multiply(x) for linear in linears)
+        products = (_times(linear.weight.multiply(x), linear.factor) for linear in linears)
         return [y if linear.bias is None else y + linear.bias for y, linear in zip(products, linears, strict=True)]
 
     def norm(self, x: mx.array, norm: Norm) -> mx.array:
@@ -85,7 +85,10 @@ class MlxOps:
         return _choose(scores, experts)
 
     def each(self, x: mx.array, chosen: mx.array, *linears: Linear) -> Sequence[mx.array]:
-        results = [linear.weight.multiply_chosen(x, chosen) for linear in linears]
+        results = [
+            _times(linear.weight.multiply_chosen(x, chosen), None if linear.factor is None else linear.factor[chosen])
+            for linear in linears
+        ]
         return [
             y if linear.bias is None else y + linear.bias[chosen] for y, linear in zip(results, linears, strict=True)
         ]
@@ -113,6 +116,10 @@ class MlxOps:
 
 
 @partial(mx.compile, shapeless=False)
+def _times(x: mx.array, factor: mx.array | None) -> mx.array:
+    return x if factor is None else x * factor
+
+
 def _rope(x: mx.array, cos: mx.array, sin: mx.array, halves: bool) -> mx.array:
     """x (n, heads, size) turned by cos and sin (n, 1, pairs); what lies beyond the pairs stays."""
     pairs = cos.shape[-1]
