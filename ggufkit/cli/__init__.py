@@ -67,6 +67,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "Help": {
         "help": "Read the manual: help lists its topics.",
         "completion": "Print what completes verbs, options and files in a shell.",
+        "warm": "Compile the kernels that a model needs, or all of them.",
         "doctor": "Show what ggufkit sees of this machine, for a report.",
     },
 }

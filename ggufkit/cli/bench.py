@@ -101,12 +101,14 @@ def command(
     ggufkit bench model.gguf
     ggufkit bench model.gguf -p 128,512 -n 64 -t 4 --json
     """
+    from ggufkit.cli.ahead import ready_to_run
     from ggufkit.runtime.model import load
 
     tests = [("pp", n, depth) for depth in depths for n in prompts if n]
     tests += [("tg", n, depth) for depth in depths for n in lengths if n]
     if not tests:
         raise UsageError("there is nothing to measure; give -p or -n a number above 0")
+    ready_to_run(model, on, types)
     with load(model, **on) as loaded:
         if loaded.weights.output is None:
             raise UsageError(f"{printable(model)} makes embeddings and no text; bench has no test for it")

@@ -55,11 +55,13 @@ def command(
     ggufkit chat model.gguf --system 'You answer briefly.'
     echo 'What is GGUF?' | ggufkit chat model.gguf --no-perf
     """
+    from ggufkit.cli.ahead import ready_to_run
     from ggufkit.runtime.chat import ChatTemplate, read_template, special_tokens
     from ggufkit.runtime.model import load
 
     if chat_template and chat_template_file:
         raise UsageError("--chat-template and --chat-template-file both give the template; leave one out")
+    ready_to_run(model, on)
     with load(model, **on) as loaded:
         vocab = loaded.tokenizer.vocab
         if chat_template_file:

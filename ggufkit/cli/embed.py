@@ -57,6 +57,7 @@ def command(
     ggufkit embed bge-small.gguf -p 'What is a GGUF file?'
     ggufkit embed bge-small.gguf -f questions.txt --json
     """
+    from ggufkit.cli.ahead import ready_to_run
     from ggufkit.runtime.model import load, normalized
 
     text = read_prompt(prompt, path, escape=True)
@@ -67,6 +68,7 @@ def command(
     if texts == [""]:
         raise UsageError("there is no text; give one with -p or -f, or on stdin")
     found = []
+    ready_to_run(model, on)
     with load(model, **on) as loaded:
         for index, one in enumerate(texts):
             tokens = loaded.tokenizer.encode(one)

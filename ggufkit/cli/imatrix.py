@@ -59,12 +59,14 @@ def command(
     ggufkit quantize --imatrix imatrix.gguf model-F16.gguf IQ3_XXS
     """
     from ggufkit.calibrate.imatrix import collect
+    from ggufkit.cli.ahead import ready_to_run
     from ggufkit.cli.progress import token_bar
     from ggufkit.importance.imatrix_file import write_imatrix
     from ggufkit.runtime.model import load
 
     if output.exists() and not force:
         raise UsageError(f"{printable(output)} exists already; give --force to replace it")
+    ready_to_run(model, {**on, "as_ggml": True})
     with load(model, **on, as_ggml=True) as loaded:
         windows = file_windows(loaded, text, context, chunks, parse_special)
         with token_bar(windows.tokens.size, "importance") as advance:

@@ -60,10 +60,12 @@ def command(
     ggufkit perplexity model-F16.gguf -f wiki.test.raw --kl-divergence-base base.kld
     ggufkit perplexity model-Q4_K_M.gguf -f wiki.test.raw --kl-divergence-base base.kld --kl-divergence
     """
+    from ggufkit.cli.ahead import ready_to_run
     from ggufkit.runtime.model import load
 
     if kl_divergence and base is None:
         raise UsageError("--kl-divergence compares with a file of predictions; name it with --kl-divergence-base")
+    ready_to_run(model, on, types)
     with load(model, **on) as loaded:
         if kl_divergence and base is not None:
             _compare(loaded, base, chunks, types, as_json)

@@ -233,6 +233,7 @@ def imatrix_of(precision: dict[str, Any]) -> Imatrix | None:
 
 def run(job: Job, *, dry_run: bool, as_json: bool, force: bool, threads: int | None, memory: int) -> None:
     """Write the output, or show its plan, as the options of `output_options` say."""
+    from ggufkit.cli.ahead import ready_to_write
     from ggufkit.cli.progress import note, progress_bar
     from ggufkit.cli.show_plan import echo_plan
 
@@ -240,6 +241,7 @@ def run(job: Job, *, dry_run: bool, as_json: bool, force: bool, threads: int | N
         return echo_plan(job, as_json)
     for remark in job.plan.notes:
         note(remark)
+    ready_to_write(job)
     paths = job.write(force=force, threads=threads, memory=memory, report=progress_bar)
     if as_json:
         return echo_plan(job, as_json)

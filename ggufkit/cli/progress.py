@@ -1,6 +1,7 @@
 """Progress of long work on stderr: how much, how fast, how long still; and the notes that verbs print there.
 
-On a terminal a bar that moves; elsewhere (a log, a pipe) a line every ten seconds; with --quiet nothing.
+On a terminal a bar that moves; elsewhere (a log, a pipe) a line every ten seconds; with --quiet nothing. Speeds and
+remaining times leave out what compiling kernels took.
 """
 
 from __future__ import annotations
@@ -82,14 +83,15 @@ def _shown(doing: str, total: int, unit: str) -> Iterator[Callable[[int, str], N
 
 
 class _Pace:
-    """How much of `total` is done, and how fast."""
+    """How much of `total` is done, and how fast, without the time that compiling took."""
 
     def __init__(self, total: int, unit: str):
         self.total, self.unit, self.done = total, unit, 0
         self._start = self._now()
 
     def _now(self) -> float:
-        return time.monotonic()
+        ahead = sys.modules.get("ggufkit.kernels.ahead")
+        return time.monotonic() - (ahead.compile_seconds() if ahead is not None else 0.0)
 
     def rate(self) -> str:
         if not self.unit:

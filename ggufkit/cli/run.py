@@ -38,12 +38,14 @@ def command(
     ggufkit run model.gguf -p 'def main(' -n 64
     ggufkit run model.gguf -p 'import os\\n' -n 32 --temp 0 --no-display-prompt
     """
+    from ggufkit.cli.ahead import ready_to_run
     from ggufkit.runtime.model import load
 
     if prompt is None:
         prompt = read_stdin()
         if not prompt:
             raise UsageError("there is no prompt; give one with -p or -f, or on stdin")
+    ready_to_run(model, on)
     with load(model, **on) as loaded:
         generation = loaded.generate(prompt, context=context, ignore_ends=ignore_eos, **how)
         try:
