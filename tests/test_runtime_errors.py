@@ -43,7 +43,7 @@ def test_metadata_that_makes_no_model(tmp_path, changes, message):
 
 def test_file_without_architecture_is_no_model(tmp_path):
     message = problem(tmp_path / "m.gguf", error=GGUFError, metadata={"general.architecture": None})
-    assert "no model that can be run" in message
+    assert "not a model that can be run" in message
 
 
 @pytest.mark.parametrize(

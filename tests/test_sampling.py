@@ -107,11 +107,11 @@ def test_suppressed_tokens_are_never_drawn():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"temperature": -1}, "temperature is -1; it must be at least 0.0"),
+        ({"temperature": -1}, "temperature is -1; it must be between 0 and 1e+06"),
         ({"temperature": float("nan")}, "temperature is nan"),
-        ({"top_p": 1.5}, "top p is 1.5; it must be between 0.0 and 1.0"),
+        ({"top_p": 1.5}, "top p is 1.5; it must be between 0 and 1"),
         ({"min_p": -0.1}, "min p is -0.1"),
-        ({"repeat_penalty": 0}, "repeat penalty is 0; it must be above 0"),
+        ({"repeat_penalty": 0}, "repeat penalty is 0; it must be between 0.001 and 1000"),
         ({"repeat_last_n": -2}, "repeat last n is -2"),
     ],
     ids=str,

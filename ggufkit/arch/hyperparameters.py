@@ -20,6 +20,7 @@ __all__ = ["Hyper", "RopeScaling", "read_hyper"]
 # What no honest file exceeds; refused before anything is allocated.
 _MOST = 1 << 24
 _MOST_LAYERS = 512  # LLAMA_MAX_LAYERS
+_TINY, _HUGE = 1e-30, 1e30  # what float32 can divide by, and multiply with once more
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,15 @@ class _Keys:
             raise self.fail(key, "is missing; the model cannot be run without it")
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise self.fail(key, f"must be a finite number, not {printable(repr(value))}")
+        if value and not _TINY <= abs(value) <= _HUGE:
+            raise self.fail(key, f"must be 0, or {_TINY:g} to {_HUGE:g} in magnitude, not {printable(repr(value), 60)}")
         return float(value)
+
+    def between(self, key: str, least: float, most: float, default: float) -> float:
+        value = self.number(key, default)
+        if not least <= value <= most:
+            raise self.fail(key, f"must be from {least:g} to {most:g}, not {value:g}")
+        return value
 
     def count(self, key: str, default: int | None = None, least: int = 1, most: int = _MOST) -> int:
         value = self.number(key, default)
@@ -164,7 +173,7 @@ def read_hyper(gguf: GGUF, name: str, graph: Graph) -> Hyper:
     rope_dimensions = keys.count("rope.dimension_count", head_k, least=0)
     if graph.rope and (rope_dimensions > head_k or rope_dimensions % 2):
         raise keys.fail("rope.dimension_count", f"must be even and at most {head_k}, not {rope_dimensions}")
-    rope_base = keys.number("rope.freq_base", 10000.0)
+    rope_base = keys.between("rope.freq_base", 1e-3, 1e18, 10000.0)
     by_width = graph.scale_by_width == layers
     scale = keys.number("attention.scale", 0.0) or 1 / math.sqrt(width // heads[0] if by_width else head_k)
     experts = keys.count("expert_count", 0, least=0)
@@ -185,11 +194,11 @@ def read_hyper(gguf: GGUF, name: str, graph: Graph) -> Hyper:
         kv_heads=kv_heads,
         head_k=head_k,
         head_v=head_v,
-        epsilon=keys.number(epsilon),
+        epsilon=keys.between(epsilon, 0, 1, keys.number(epsilon)),
         rope_dimensions=rope_dimensions,
         rope_base=rope_base,
-        local_rope_base=keys.number("rope.freq_base_swa", graph.local_rope_base or rope_base),
-        scaling=_scaling(keys, context_length),
+        local_rope_base=keys.between("rope.freq_base_swa", 1e-3, 1e18, graph.local_rope_base or rope_base),
+        scaling=_scaling(keys, context_length, rope_base),
         windows=_windows(keys, graph, layers),
         attention_scale=scale,
         attention_cap=keys.number("attn_logit_softcapping", graph.attention_cap),
@@ -206,21 +215,26 @@ def read_hyper(gguf: GGUF, name: str, graph: Graph) -> Hyper:
     )
 
 
-def _scaling(keys: _Keys, context_length: int) -> RopeScaling:
+def _scaling(keys: _Keys, context_length: int, rope_base: float) -> RopeScaling:
     kind = keys.get("rope.scaling.type") or "linear"
     factor = keys.number("rope.scaling.factor", 0.0) or keys.number("rope.scale_linear", 0.0) or 1.0
     if kind not in ("none", "linear", "yarn", "longrope"):
         raise keys.fail("rope.scaling.type", f"must be none, linear, yarn or longrope, not {printable(kind)}")
-    if factor <= 0:
-        raise keys.fail("rope.scaling.factor", f"must be positive, not {factor:g}")
+    if not 1e-6 <= factor <= 1e6:
+        raise keys.fail("rope.scaling.factor", f"must be from 1e-06 to 1e+06, not {factor:g}")
+    extrapolation = keys.between("rope.scaling.yarn_ext_factor", -1, 100, 1.0 if kind == "yarn" else 0.0)
+    if extrapolation < 0:  # llama.cpp's "what the type says"
+        extrapolation = 1.0 if kind == "yarn" else 0.0
+    if extrapolation and rope_base <= 1:
+        raise keys.fail("rope.freq_base", f"must be above 1 for yarn's scaling, not {rope_base:g}")
     return RopeScaling(
         kind=kind,
         factor=1.0 if kind == "none" else factor,
         original=keys.count("rope.scaling.original_context_length", context_length),
-        attention_factor=keys.number("rope.scaling.attn_factor", 1.0),
-        beta_fast=keys.number("rope.scaling.yarn_beta_fast", 32.0),
-        beta_slow=keys.number("rope.scaling.yarn_beta_slow", 1.0),
-        extrapolation=keys.number("rope.scaling.yarn_ext_factor", 1.0 if kind == "yarn" else 0.0),
+        attention_factor=keys.between("rope.scaling.attn_factor", 1e-6, 1e6, 1.0),
+        beta_fast=keys.between("rope.scaling.yarn_beta_fast", 1e-6, 1e6, 32.0),
+        beta_slow=keys.between("rope.scaling.yarn_beta_slow", 1e-6, 1e6, 1.0),
+        extrapolation=extrapolation,
     )
 
 

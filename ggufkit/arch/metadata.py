@@ -102,7 +102,7 @@ class Hyperparameter:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if self.type in _WHOLE:
             least = 0 if self.type is ValueType.UINT32 else -(1 << 31)
-            good, expected = number and float(value).is_integer() and least <= value < 1 << 32, "a whole number"
+            good, expected = number and least <= value < 1 << 32 and float(value).is_integer(), "a whole number"
         elif self.type is ValueType.FLOAT32:
             good, expected = number and abs(value) < 3.4e38, "a number"
         elif self.type is ValueType.BOOL:
@@ -174,12 +174,29 @@ def rope_parameters(config: Config) -> dict[str, Any]:
     return settings
 
 
+# Types of rope scaling with keys of their own, and those that are said elsewhere or have nothing to say. Of the others
+# llama.cpp's converter warns, and goes on.
+_ROPE_TYPES = ("linear", "yarn", "longrope", "su")
+_ROPE_ELSEWHERE = ("default", "llama3", "mrope")
+
+
+def rope_note(config: Config) -> str | None:
+    """What the user should know about the rope of a model, as a sentence."""
+    kind = rope_parameters(config).get("rope_type")
+    if kind is None or kind in _ROPE_TYPES or kind in _ROPE_ELSEWHERE:
+        return None
+    return (
+        f"rope scaling of type {printable(repr(kind), 60)} has no place in a GGUF: the model is good for the context "
+        "that it was first trained on"
+    )
+
+
 def rope_scaling(architecture: str, config: Config) -> Iterator[tuple[str, Value]]:
     """Rope scaling of type linear, yarn or longrope; llama3's is a tensor (`transforms.rope_freqs`)."""
     scaling = rope_parameters(config)
     kind, factor = scaling.get("rope_type"), scaling.get("factor")
     key = f"{architecture}.rope.scaling."
-    if kind in (None, "default", "dynamic", "llama3", "mrope"):
+    if kind is None or kind in _ROPE_ELSEWHERE or (isinstance(kind, str) and kind not in _ROPE_TYPES):
         return
     if kind in ("longrope", "su"):
         yield key + "type", Value(ValueType.STRING, "longrope")

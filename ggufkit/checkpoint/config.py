@@ -82,9 +82,10 @@ class Config:
     def integer(self, *names: str, what: str = "") -> int:
         """A required whole number of at least 1."""
         value = self.require(*names, what=what)
-        if type(value) is not int or value < 1:
+        if type(value) is not int or not 1 <= value < 1 << 31:
             raise ArchitectureError(
-                f"config.json: {names[0]!r} must be a whole number of at least 1, not {printable(repr(value))}"
+                f"config.json: {names[0]!r} must be a whole number from 1 to {(1 << 31) - 1}, not "
+                f"{printable(repr(value), 60)}"
             )
         return value
 

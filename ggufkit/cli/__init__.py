@@ -12,6 +12,7 @@ import gc
 import importlib
 import os
 import sys
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -172,6 +173,8 @@ def main(args: list[str] | None = None) -> Any:
     """Run the command line with `args` (default: `sys.argv[1:]`) and exit."""
     # To look for garbage takes a quarter of the time to import Numba, and a sixth of a second at the end.
     gc.set_threshold(200_000)
+    # NumPy says what it thinks of numbers in Python's own words; ours come where they are used.
+    warnings.simplefilter("ignore", RuntimeWarning)
     atexit.register(gc.freeze)
     try:
         cli.main(args=args, prog_name="ggufkit", standalone_mode=False)

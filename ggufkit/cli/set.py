@@ -96,10 +96,10 @@ def split(pair: str) -> tuple[str, str]:
 
 
 def number(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()):
+    if not (text.isascii() and text.isdecimal() and len(text) < 12):
         raise UsageError(f"{printable(text)} is no token ID")
     return int(text)
 
 
 def number_or_text(text: str) -> int | str:
-    return int(text) if text.isascii() and text.isdecimal() else text
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 12 else text

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ggufkit.arch.card import VOCABULARY, Card, read_card
+from ggufkit.arch.metadata import rope_note
 from ggufkit.arch.registry import architecture_of
 from ggufkit.arch.shapes import check_shapes
 from ggufkit.arch.spec import Architecture
@@ -128,7 +129,7 @@ def as_gguf(
     check_shapes(spec.name, pairs, tensors)
     _check_header(checkpoint, pairs, tensors)
     source_type = _source_type(checkpoint)
-    notes = card.notes
+    notes = (*card.notes, *filter(None, [rope_note(config)]))
     if unpacked is not None:
         pairs.update(_hints(unpacked))
         notes = (*notes, _summary(unpacked, tensors))

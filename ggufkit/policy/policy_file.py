@@ -77,8 +77,9 @@ def parse_policy(text: str, file: str) -> PolicyFile:
         line = re.search(r"\(at line (\d+), column \d+\)", str(e))
         number = line[1] if line else text.count("\n") + 1
         raise PolicyError(f"{file}:{number}: no TOML: {re.sub(r' [(]at .*[)]', '', str(e))}") from None
-    except RecursionError:
-        raise PolicyError(f"{file}: too deeply nested") from None
+    except (RecursionError, ValueError) as e:  # a number of thousands of digits
+        what = "too deeply nested" if isinstance(e, RecursionError) else f"no TOML: {e}"
+        raise PolicyError(f"{file}: {printable(what)}") from None
     return _Reader(text, file, table).policy()
 
 
@@ -234,8 +235,8 @@ def _number(count: Callable[[tuple[int, ...]], int]) -> Callable[[Any], Conditio
     """A condition on a number that `count` gets from the shape: ``4096`` or ``">= 4096"``."""
 
     def condition(value: Any) -> Condition:
-        text = str(value) if isinstance(value, str) or type(value) is int else ""
-        found = re.fullmatch(r"\s*(<=|>=|==|<|>|)\s*([0-9_]+)\s*", text)
+        text = str(value) if isinstance(value, str) or (type(value) is int and abs(value) < 1 << 63) else ""
+        found = re.fullmatch(r"\s*(<=|>=|==|<|>|)\s*([0-9][0-9_]{0,18})\s*", text)
         if not found:
             raise _WrongError(f'{printable(repr(value))} is not a number, and no comparison such as ">= 4096"')
         compare, limit = _COMPARISONS[found[1]], int(found[2])

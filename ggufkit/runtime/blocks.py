@@ -125,6 +125,8 @@ class _Loader:
         if len(found) != len(shape) or any(n not in (-1, m) for n, m in zip(shape, found, strict=True)):
             wanted = " × ".join("any" if n < 0 else str(n) for n in shape)
             raise self.fail(f"{printable(name)} has the shape {' × '.join(map(str, found))}, not {wanted}")
+        if 0 in found:
+            raise self.fail(f"{printable(name)} has the shape {' × '.join(map(str, found))}: it is empty")
         self.taken.add(name)
         return replace(tensor, shape=found)
 
@@ -203,6 +205,8 @@ def load_weights(path: str, tensors: Mapping[str, Tensor], hyper: Hyper, graph: 
     for kind, name in (("all", "rope_freqs"), ("short", "rope_factors_short"), ("long", "rope_factors_long")):
         if load.has(f"{name}.weight"):
             factors[kind] = load.vector(f"{name}.weight", hyper.rope_dimensions // 2)
+            if not ((factors[kind] >= 1e-6) & (factors[kind] <= 1e9)).all():  # NaN, too
+                raise load.fail(f"{name}.weight has a divisor that is not from 1e-06 to 1e+09")
     output_norm = load.norm("output_norm", hyper.width)
     if load.has("output.weight"):
         output = load.linear("output", vocabulary, hyper.width)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ggufkit.errors import GgufkitError, UsageError
+from ggufkit.errors import GGUFError, GgufkitError, UsageError, printable
 
 if TYPE_CHECKING:
     from ggufkit.gguf.reader import GGUF
@@ -54,18 +54,20 @@ class Sampling:
 
     def __post_init__(self) -> None:
         for name, low, high in (
-            ("temperature", 0.0, float("inf")),
+            ("temperature", 0.0, 1e6),
+            ("top_k", -(1 << 31), (1 << 31) - 1),
             ("top_p", 0.0, 1.0),
             ("min_p", 0.0, 1.0),
-            ("repeat_last_n", -1, float("inf")),
-            ("seed", 0, float("inf")),
+            ("repeat_penalty", 1e-3, 1e3),
+            ("repeat_last_n", -1, (1 << 31) - 1),
+            ("frequency_penalty", -1e3, 1e3),
+            ("presence_penalty", -1e3, 1e3),
+            ("seed", 0, (1 << 64) - 1),
         ):
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
-                limits = f"at least {low}" if high == float("inf") else f"between {low} and {high}"
-                raise UsageError(f"{name.replace('_', ' ')} is {value}; it must be {limits}")
-        if not self.repeat_penalty > 0:
-            raise UsageError(f"repeat penalty is {self.repeat_penalty}; it must be above 0, 1 is none")
+                shown = printable(repr(value), 40)
+                raise UsageError(f"{name.replace('_', ' ')} is {shown}; it must be between {low:g} and {high:g}")
 
 
 # Metadata key → setting: what the makers of a model recommend.
@@ -81,7 +83,14 @@ _RECOMMENDED = {
 
 def sampling_of(model: GGUF, **wanted: float | None) -> Sampling:
     """What is `wanted`; for the settings that are None what the file recommends, or else the defaults."""
-    recommended = {name: model.get(key, kind, None) for key, (name, kind) in _RECOMMENDED.items()}
+    recommended = {}
+    for key, (name, kind) in _RECOMMENDED.items():
+        if wanted.get(name) is None and (value := model.get(key, kind, None)) is not None:
+            try:
+                Sampling(**{name: value})
+            except UsageError as e:
+                raise GGUFError(f"{key}: {e.message}; give another one", model.path) from None
+            recommended[name] = value
     chosen = {**recommended, **{name: value for name, value in wanted.items() if value is not None}}
     return Sampling(**{name: value for name, value in chosen.items() if value is not None})  # type: ignore[arg-type]
 
@@ -176,7 +185,8 @@ class Sampler:
         if s.min_p > 0:
             keep = int(np.count_nonzero(values >= values[0] + np.log(s.min_p)))
             ids, values = ids[:keep], values[:keep]
-        return ids, values / s.temperature
+        with np.errstate(over="ignore"):  # far below the best: minus infinity will do
+            return ids, (values - values[0]) / s.temperature
 
 
 def _softmax(values: np.ndarray) -> np.ndarray:
