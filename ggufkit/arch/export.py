@@ -1,6 +1,6 @@
 """The way back: from a GGUF's metadata and names to the config.json and names of a Hugging Face checkpoint.
 
-One row an architecture, as data. Only those are here whose tensors keep their numbers on the way: no fused or split
+A spec says it with an `Export`. Only those have one whose tensors keep their numbers on the way: no fused or split
 matrices, rows that move at most within their matrix.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ggufkit.arch.transforms import llama3_divisors, rope_order
+from ggufkit.arch.rope import llama3_divisors, rope_order
 from ggufkit.errors import ArchitectureError, printable
 from ggufkit.tensors.tensor import Tensor
 from ggufkit.tensors.views import computed, take_rows
@@ -18,7 +18,7 @@ from ggufkit.tensors.views import computed, take_rows
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["EXPORTS", "Export", "Exported", "export_of"]
+__all__ = ["POST_NORMS", "Export", "Exported", "Setting", "Source", "exported", "key"]
 
 
 @dataclass(frozen=True)
@@ -57,16 +57,8 @@ class Source:
 Setting = Callable[[Source], Any]
 
 
-def _key(name: str, default: Any = None) -> Setting:
+def key(name: str, default: Any = None) -> Setting:
     return (lambda s: s.require(name)) if default is None else (lambda s: s.get(name, default))
-
-
-def _longrope(s: Source) -> dict[str, Any] | None:
-    factors = [s.tensors.get(f"rope_factors_{kind}.weight") for kind in ("long", "short")]
-    if factors[0] is None or factors[1] is None:
-        return None
-    long, short = (tensor.floats().reshape(-1).tolist() for tensor in factors if tensor is not None)
-    return {"type": "longrope", "long_factor": long, "short_factor": short}
 
 
 def _rope_scaling(s: Source) -> dict[str, Any] | None:
@@ -99,15 +91,15 @@ def _llama3(divisors: np.ndarray, s: Source) -> dict[str, Any]:
 
 
 _COMMON: dict[str, Setting] = {
-    "hidden_size": _key("embedding_length"),
-    "num_hidden_layers": _key("block_count"),
-    "intermediate_size": _key("feed_forward_length"),
+    "hidden_size": key("embedding_length"),
+    "num_hidden_layers": key("block_count"),
+    "intermediate_size": key("feed_forward_length"),
     "num_attention_heads": lambda s: s.heads,
     "num_key_value_heads": lambda s: s.kv_heads,
     "head_dim": lambda s: s.head_dim,
-    "rms_norm_eps": _key("attention.layer_norm_rms_epsilon"),
-    "rope_theta": _key("rope.freq_base", 10000.0),
-    "max_position_embeddings": _key("context_length"),
+    "rms_norm_eps": key("attention.layer_norm_rms_epsilon"),
+    "rope_theta": key("rope.freq_base", 10000.0),
+    "max_position_embeddings": key("context_length"),
     "vocab_size": lambda s: s.tensors["token_embd.weight"].shape[0],
     "tie_word_embeddings": lambda s: "output.weight" not in s.tensors,
     "attention_bias": lambda s: "blk.0.attn_q.bias" in s.tensors,
@@ -134,11 +126,10 @@ _NAMES = {
     "blk.{bid}.ffn_up": "model.layers.{bid}.mlp.up_proj",
     "blk.{bid}.ffn_down": "model.layers.{bid}.mlp.down_proj",
 }
-_POST_NORMS = {
+POST_NORMS = {
     "blk.{bid}.post_attention_norm": "model.layers.{bid}.post_attention_layernorm",
     "blk.{bid}.post_ffw_norm": "model.layers.{bid}.post_feedforward_layernorm",
 }
-_GEMMA_NORMS = _POST_NORMS | {"blk.{bid}.ffn_norm": "model.layers.{bid}.pre_feedforward_layernorm"}
 
 # Tensors that are settings in a checkpoint.
 _SETTINGS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
@@ -165,77 +156,6 @@ class Export:
     norm_offset: float = 0.0
 
 
-def _scalar(width_layers: int) -> Setting:
-    """Gemma's query scale: the head's width, but the model's width by its heads in the 27B."""
-    return lambda s: (
-        s.require("embedding_length") // s.heads if s.require("block_count") == width_layers else s.head_dim
-    )
-
-
-_GEMMA: dict[str, Setting | None] = {"hidden_act": lambda s: "gelu_pytorch_tanh", "rope_scaling": None}
-
-EXPORTS: dict[str, Export] = {
-    "llama": Export("llama", "LlamaForCausalLM", rotated=True),
-    "qwen2": Export("qwen2", "Qwen2ForCausalLM"),
-    "qwen3": Export("qwen3", "Qwen3ForCausalLM"),
-    "olmo2": Export("olmo2", "Olmo2ForCausalLM", names=_POST_NORMS),
-    "granite": Export(
-        "granite",
-        "GraniteForCausalLM",
-        config={
-            "embedding_multiplier": _key("embedding_scale", 1.0),
-            "residual_multiplier": _key("residual_scale", 1.0),
-            "attention_multiplier": _key("attention.scale", 1.0),
-            "logits_scaling": _key("logit_scale", 1.0),
-        },
-        rotated=True,
-    ),
-    "gemma": Export("gemma", "GemmaForCausalLM", config=_GEMMA, norm_offset=1.0),
-    "gemma2": Export(
-        "gemma2",
-        "Gemma2ForCausalLM",
-        config={
-            **_GEMMA,
-            "attn_logit_softcapping": _key("attn_logit_softcapping", 50.0),
-            "final_logit_softcapping": _key("final_logit_softcapping", 30.0),
-            "sliding_window": _key("attention.sliding_window", 4096),
-            "query_pre_attn_scalar": _scalar(46),
-        },
-        names=_GEMMA_NORMS,
-        norm_offset=1.0,
-    ),
-    "gemma3": Export(
-        "gemma3_text",
-        "Gemma3ForCausalLM",
-        config={
-            **_GEMMA,
-            "rope_theta": _key("rope.freq_base", 1e6),
-            "rope_local_base_freq": _key("rope.freq_base_swa", 10000.0),
-            "sliding_window": _key("attention.sliding_window", 1024),
-            "sliding_window_pattern": lambda s: 6,
-            "query_pre_attn_scalar": _scalar(62),
-        },
-        names=_GEMMA_NORMS,
-        norm_offset=1.0,
-    ),
-    "phi3": Export(
-        "phi3",
-        "Phi3ForCausalLM",
-        config={
-            "partial_rotary_factor": lambda s: s.require("rope.dimension_count") / s.head_dim,
-            "original_max_position_embeddings": lambda s: s.get(
-                "rope.scaling.original_context_length", s.require("context_length")
-            ),
-            "rope_scaling": _longrope,
-        },
-        names={
-            "blk.{bid}.attn_qkv": "model.layers.{bid}.self_attn.qkv_proj",
-            "blk.{bid}.ffn_up": "model.layers.{bid}.mlp.gate_up_proj",
-        },
-    ),
-}
-
-
 @dataclass(frozen=True)
 class Exported:
     """A GGUF seen as a checkpoint: config.json, and name → tensor."""
@@ -244,18 +164,13 @@ class Exported:
     tensors: Mapping[str, Tensor]
 
 
-def export_of(architecture: str, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Exported:
+def exported(export: Export, architecture: str, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Exported:
     """See a GGUF as a Hugging Face checkpoint; reads no weight but rope factors.
 
     Raises
     ------
-    ArchitectureError : the architecture is none of `EXPORTS`, or a value or name has no place in a checkpoint.
+    ArchitectureError : a value or name has no place in a checkpoint.
     """
-    export = EXPORTS.get(architecture)
-    if export is None:
-        raise ArchitectureError(
-            f"{printable(architecture)} models cannot be exported; those that can: {', '.join(EXPORTS)}"
-        )
     source = Source(architecture, metadata, tensors)
     if source.get("expert_count"):
         raise ArchitectureError("models with experts cannot be exported")

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
+from ggufkit.arch.export import Export
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.spec import Architecture, Transform
 from ggufkit.checkpoint.config import Config, text_model
@@ -17,7 +18,7 @@ from ggufkit.errors import ArchitectureError, printable
 from ggufkit.policy.traits import PLAIN, Traits
 from ggufkit.tensors.tensor import Tensor
 
-__all__ = ["architecture_of", "graph_of", "known_models", "register", "traits_of"]
+__all__ = ["architecture_of", "export_of", "graph_of", "known_models", "register", "traits_of"]
 
 _registered: list[Architecture] = []
 
@@ -156,3 +157,17 @@ def traits_of(name: str) -> Traits:
     if name in TRAITS:
         return TRAITS[name]
     return next((spec.traits for spec in _likely_first(name) if spec.name == name), PLAIN)
+
+
+def export_of(name: str) -> Export:
+    """How the architecture that a GGUF calls `name` becomes a checkpoint again.
+
+    Raises
+    ------
+    ArchitectureError : it cannot.
+    """
+    for spec in _likely_first(name):
+        if spec.name == name and spec.export is not None:
+            return spec.export
+    known = sorted({spec.name for spec in _all() if spec.export is not None})
+    raise ArchitectureError(f"{printable(name)} models cannot be exported; those that can: {', '.join(known)}")

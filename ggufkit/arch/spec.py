@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ggufkit.arch.export import Export
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import Metadata, Row
 from ggufkit.checkpoint.checkpoint import Checkpoint
@@ -61,6 +62,7 @@ class Architecture:
     when : tells the variants of a class apart: which of its configs are of this architecture.
     graph : how it computes; None for one that is only converted.
     traits : what is special about quantizing it.
+    export : how a GGUF becomes a checkpoint again; None where it cannot.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Architecture:
     when: Callable[[Config], bool] = lambda config: True
     graph: Graph | None = None
     traits: Traits = PLAIN
+    export: Export | None = None
 
     def tensors(self, source: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
         """The checkpoint's tensors, transformed, with their GGUF names and in the checkpoint's order."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from ggufkit.arch.metadata import rope_parameters
+from ggufkit.arch.rope import llama3_divisors, rope_order
 from ggufkit.arch.spec import Transform
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError, CheckpointError, printable
@@ -37,7 +38,6 @@ __all__ = [
     "first_rows",
     "group_qkv",
     "interleaved",
-    "llama3_divisors",
     "map_each",
     "norm_plus_one",
     "permute_rope",
@@ -45,7 +45,6 @@ __all__ = [
     "reshape",
     "rope_factors",
     "rope_freqs",
-    "rope_order",
     "split_qkv",
     "split_rows",
     "stack",
@@ -148,11 +147,6 @@ def permute_rope(projection: str, heads: Callable[[Config], int]) -> Transform:
         return take_rows(tensor, rope_order(np.arange(rows), n_heads))
 
     return map_each(rf"\.{projection}\.(weight|bias)$", permute)
-
-
-def rope_order(rows: np.ndarray, heads: int) -> np.ndarray:
-    """The order of `permute_rope` for the rows of `heads` heads, array of shape (n,)."""
-    return rows.reshape(heads, 2, -1).swapaxes(1, 2).reshape(-1)
 
 
 def _length(tensor: Tensor) -> int:
@@ -343,32 +337,6 @@ def rope_freqs(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
     if scaling["rope_type"] == "llama3":
         yield vector("rope_freqs.weight", llama3_divisors(scaling, config.head_dim))
     yield from tensors
-
-
-def llama3_divisors(scaling: Mapping[str, Any], head: int) -> np.ndarray:
-    """The divisors of `rope_freqs` for heads of `head` rows: array of shape (head / 2,), float32."""
-    import numpy as np
-
-    def setting(name: str, default: float) -> float:
-        value = scaling.get(name)
-        return default if value is None else value
-
-    factor, context = setting("factor", 8.0), setting("original_max_position_embeddings", 8192)
-    low, high = setting("low_freq_factor", 1.0), setting("high_freq_factor", 4.0)
-    # float32 throughout, as the reference computes it.
-    exponents = np.arange(0, head, 2, dtype=np.float32) / np.float32(head)
-    frequencies = np.float32(1) / np.power(np.float32(setting("rope_theta", 10000.0)), exponents)
-    divisors = []
-    for frequency in frequencies:
-        wavelength = np.float32(2 * math.pi) / frequency
-        if wavelength < np.float32(context / high):
-            divisors.append(np.float32(1))
-        elif wavelength > np.float32(context / low):
-            divisors.append(np.float32(factor))
-        else:
-            smooth = (np.float32(context) / wavelength - np.float32(low)) / np.float32(high - low)
-            divisors.append(np.float32(1) / ((1 - smooth) / np.float32(factor) + smooth))
-    return np.array(divisors, np.float32)
 
 
 def rope_factors(dimensions: Callable[[Config], int]) -> Transform:

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ggufkit.arch.export import Exported, export_of
+from ggufkit.arch.export import Exported, exported
+from ggufkit.arch.registry import export_of
 from ggufkit.checkpoint.packed.mlx import QUANTIZATION_KEY
 from ggufkit.checkpoint.safetensors_writer import DTYPE_BYTES, SafetensorsWriter
 from ggufkit.errors import FileError, Hint, UsageError, os_errors, printable
@@ -128,9 +129,10 @@ def export_mlx(
     folder = Path(folder)
     with open_gguf(path) as model:
         model.read_once()
-        exported = export_of(model.get("general.architecture", str), model.metadata, model.tensors)
-        planned = _plan(model, exported, dtype)
-        config = {**exported.config, **_quantization(planned)}
+        name = model.get("general.architecture", str)
+        seen = exported(export_of(name), name, model.metadata, model.tensors)
+        planned = _plan(model, seen, dtype)
+        config = {**seen.config, **_quantization(planned)}
         with _new_folder(folder, force) as temp:
             _write_json(temp / "config.json", config)
             for name, text in tokenizer_files(model).items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.export import POST_NORMS, Export, Setting, key
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import (
     CONTEXT_LENGTH,
@@ -39,9 +40,33 @@ _DEFAULTS = {"max_position_embeddings": 8192, "rms_norm_eps": 1e-6, "head_dim": 
 # The output is the token embedding, whatever a checkpoint holds beside it.
 _TRANSFORMS = (drop(r"^lm_head\.weight$"), norm_plus_one())
 
+EXPORTED: dict[str, Setting | None] = {"hidden_act": lambda s: "gelu_pytorch_tanh", "rope_scaling": None}
+EXPORTED_NORMS = POST_NORMS | {"blk.{bid}.ffn_norm": "model.layers.{bid}.pre_feedforward_layernorm"}
+
+
+def query_scale(layers: int) -> Setting:
+    """The query scale: the head's width, but the model's width by its heads in the one of so many layers, the 27B."""
+    return lambda s: s.require("embedding_length") // s.heads if s.require("block_count") == layers else s.head_dim
+
+
+_EXPORT_2 = Export(
+    "gemma2",
+    "Gemma2ForCausalLM",
+    config={
+        **EXPORTED,
+        "attn_logit_softcapping": key("attn_logit_softcapping", 50.0),
+        "final_logit_softcapping": key("final_logit_softcapping", 30.0),
+        "sliding_window": key("attention.sliding_window", 4096),
+        "query_pre_attn_scalar": query_scale(46),
+    },
+    names=EXPORTED_NORMS,
+    norm_offset=1.0,
+)
+
 SPECS = (
     Architecture(
         name="gemma",
+        export=Export("gemma", "GemmaForCausalLM", config=EXPORTED, norm_offset=1.0),
         models={"GemmaForCausalLM": _DEFAULTS},
         metadata=_KEYS,
         vocabulary=GEMMA,
@@ -50,6 +75,7 @@ SPECS = (
     ),
     Architecture(
         name="gemma2",
+        export=_EXPORT_2,
         models={
             "Gemma2ForCausalLM": _DEFAULTS
             | {

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.export import Export, key
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, Row, pooling, real, uint
 from ggufkit.arch.spec import Architecture
+from ggufkit.arch.specs.gemma import EXPORTED, EXPORTED_NORMS, query_scale
 from ggufkit.arch.specs.qwen2 import BARE
 from ggufkit.arch.transforms import first_rows, norm_plus_one
 from ggufkit.checkpoint.config import Config
@@ -40,9 +42,25 @@ _TRANSFORMS = (
     norm_plus_one(),
 )
 
+_EXPORT = Export(
+    "gemma3_text",
+    "Gemma3ForCausalLM",
+    config={
+        **EXPORTED,
+        "rope_theta": key("rope.freq_base", 1e6),
+        "rope_local_base_freq": key("rope.freq_base_swa", 10000.0),
+        "sliding_window": key("attention.sliding_window", 1024),
+        "sliding_window_pattern": lambda s: 6,
+        "query_pre_attn_scalar": query_scale(62),
+    },
+    names=EXPORTED_NORMS,
+    norm_offset=1.0,
+)
+
 SPECS = (
     Architecture(
         name="gemma3",
+        export=_EXPORT,
         models={"Gemma3ForCausalLM": _DEFAULTS, "Gemma3ForConditionalGeneration": _DEFAULTS},
         metadata=_KEYS,
         vocabulary=GEMMA3,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.export import Export, key
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, KEY_LENGTH, VALUE_LENGTH, VOCAB_SIZE, Row, real, uint
 from ggufkit.arch.spec import Architecture
@@ -38,9 +39,22 @@ _KEYS: tuple[Row, ...] = (
     _factor("logit_scale", "logits_scaling"),
 )
 
+_EXPORT = Export(
+    "granite",
+    "GraniteForCausalLM",
+    config={
+        "embedding_multiplier": key("embedding_scale", 1.0),
+        "residual_multiplier": key("residual_scale", 1.0),
+        "attention_multiplier": key("attention.scale", 1.0),
+        "logits_scaling": key("logit_scale", 1.0),
+    },
+    rotated=True,
+)
+
 SPECS = (
     Architecture(
         name="granite",
+        export=_EXPORT,
         models={"GraniteForCausalLM": _DEFAULTS},
         metadata=_KEYS,
         vocabulary=llama_vocabulary,

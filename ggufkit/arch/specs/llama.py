@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.export import Export
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, ROPE_DIMENSIONS, VOCAB_SIZE
 from ggufkit.arch.spec import Architecture
@@ -34,6 +35,7 @@ PERMUTED = (
 
 LLAMA = Architecture(
     name="llama",
+    export=Export("llama", "LlamaForCausalLM", rotated=True),
     traits=Traits(layers_of_70b=80, older_65b=True),
     models={
         "LlamaForCausalLM": _LLAMA,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.export import POST_NORMS, Export
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, OPTIONAL, flags, uint
 from ggufkit.arch.spec import Architecture
@@ -29,6 +30,7 @@ def _sliding(config: Config) -> list[bool] | None:
 SPECS = (
     Architecture(
         name="olmo2",
+        export=Export("olmo2", "Olmo2ForCausalLM", names=POST_NORMS),
         models={"Olmo2ForCausalLM": _OLMO2, "Olmo3ForCausalLM": _OLMO3},
         metadata=(
             *BASE,

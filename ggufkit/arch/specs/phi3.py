@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+from ggufkit.arch.export import Export, Source
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import (
     CONTEXT_LENGTH,
@@ -84,9 +86,35 @@ _KEYS = (
     uint("attention.sliding_window", lambda config: config.get("sliding_window", default=0)),
 )
 
+
+def _longrope(s: Source) -> dict[str, Any] | None:
+    factors = [s.tensors.get(f"rope_factors_{kind}.weight") for kind in ("long", "short")]
+    if factors[0] is None or factors[1] is None:
+        return None
+    long, short = (tensor.floats().reshape(-1).tolist() for tensor in factors if tensor is not None)
+    return {"type": "longrope", "long_factor": long, "short_factor": short}
+
+
+_EXPORT = Export(
+    "phi3",
+    "Phi3ForCausalLM",
+    config={
+        "partial_rotary_factor": lambda s: s.require("rope.dimension_count") / s.head_dim,
+        "original_max_position_embeddings": lambda s: s.get(
+            "rope.scaling.original_context_length", s.require("context_length")
+        ),
+        "rope_scaling": _longrope,
+    },
+    names={
+        "blk.{bid}.attn_qkv": "model.layers.{bid}.self_attn.qkv_proj",
+        "blk.{bid}.ffn_up": "model.layers.{bid}.mlp.gate_up_proj",
+    },
+)
+
 SPECS = (
     Architecture(
         name="phi3",
+        export=_EXPORT,
         models={"Phi3ForCausalLM": _DEFAULTS},
         metadata=_KEYS,
         vocabulary=phi3,

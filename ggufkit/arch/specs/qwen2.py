@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.export import Export
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, OPTIONAL, pooling, uint
 from ggufkit.arch.spec import Architecture
@@ -47,6 +48,7 @@ EXPERT_LENGTHS = (
 SPECS = (
     Architecture(
         name="qwen2",
+        export=Export("qwen2", "Qwen2ForCausalLM"),
         traits=Traits(layers_of_70b=80),
         models={"Qwen2ForCausalLM": _DEFAULTS, "Qwen2Model": _DEFAULTS},
         metadata=(*BASE, pooling),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.export import Export
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, pooling
 from ggufkit.arch.spec import Architecture
@@ -28,6 +29,7 @@ _MOE = _DEFAULTS | {
 SPECS = (
     Architecture(
         name="qwen3",
+        export=Export("qwen3", "Qwen3ForCausalLM"),
         models={"Qwen3ForCausalLM": _DEFAULTS, "Qwen3Model": _DEFAULTS},
         metadata=(*BASE, pooling),
         vocabulary=first_of(sentencepiece, bpe),

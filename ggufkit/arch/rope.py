@@ -1,0 +1,43 @@
+"""Rotary embeddings on the way to a GGUF and back: the order of their rows, Llama 3's stretched frequencies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["llama3_divisors", "rope_order"]
+
+
+def rope_order(rows: np.ndarray, heads: int) -> np.ndarray:
+    """The order of `permute_rope` for the rows of `heads` heads, array of shape (n,)."""
+    return rows.reshape(heads, 2, -1).swapaxes(1, 2).reshape(-1)
+
+
+def llama3_divisors(scaling: Mapping[str, Any], head: int) -> np.ndarray:
+    """The divisors of `rope_freqs` for heads of `head` rows: array of shape (head / 2,), float32."""
+    import numpy as np
+
+    def setting(name: str, default: float) -> float:
+        value = scaling.get(name)
+        return default if value is None else value
+
+    factor, context = setting("factor", 8.0), setting("original_max_position_embeddings", 8192)
+    low, high = setting("low_freq_factor", 1.0), setting("high_freq_factor", 4.0)
+    # float32 throughout, as the reference computes it.
+    exponents = np.arange(0, head, 2, dtype=np.float32) / np.float32(head)
+    frequencies = np.float32(1) / np.power(np.float32(setting("rope_theta", 10000.0)), exponents)
+    divisors = []
+    for frequency in frequencies:
+        wavelength = np.float32(2 * math.pi) / frequency
+        if wavelength < np.float32(context / high):
+            divisors.append(np.float32(1))
+        elif wavelength > np.float32(context / low):
+            divisors.append(np.float32(factor))
+        else:
+            smooth = (np.float32(context) / wavelength - np.float32(low)) / np.float32(high - low)
+            divisors.append(np.float32(1) / ((1 - smooth) / np.float32(factor) + smooth))
+    return np.array(divisors, np.float32)
