@@ -152,7 +152,7 @@ def test_what_cannot_be_exported_is_said(models, tmp_path):
     path = tmp_path / "m.gguf"
     with Writer(path, {"general.architecture": "rwkv7"}, []):
         pass
-    with pytest.raises(ArchitectureError, match="rwkv7 models cannot be exported; those that can: .*llama, "):
+    with pytest.raises(ArchitectureError, match=r"rwkv7 models cannot be exported; those that can: .*llama, "):
         export_mlx(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

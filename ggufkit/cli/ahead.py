@@ -100,6 +100,7 @@ def ready_for_everything() -> int:
 
 def _everything() -> None:
     from contextlib import suppress
+    from functools import partial
 
     from ggufkit.formats.table import format_by_name, formats
 
@@ -108,9 +109,9 @@ def _everything() -> None:
     for format in formats():
         if format.encodable:
             for weighted in (False, True):
-                steps.append(lambda f=format, w=weighted: _write({(single, f, w)}))
-            steps.append(lambda f=format: _write({(f, format_by_name("F16"), False)}))
-        steps += [lambda f=format, n=n: _products(f, n) for n in (1, 3)]
+                steps.append(partial(_write, {(single, format, weighted)}))
+            steps.append(partial(_write, {(format, format_by_name("F16"), False)}))
+        steps += [partial(_products, format, n) for n in (1, 3)]
     for step in (*steps, _operations, _caches):
         with suppress(Exception):  # a format without importance, or without products
             step()
