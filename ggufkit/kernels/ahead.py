@@ -183,6 +183,10 @@ def _recorded(dry_run: Callable[[], object]) -> list[tuple[Any, tuple[Any, ...]]
         record(kernel, tuple(map(numba.typeof, arguments)))
         return 1
 
+    # What this process has compiled or loaded already would be called.
+    for kernel in gc.get_objects():
+        if isinstance(kernel, numba_dispatcher.Dispatcher):
+            kernel._clear()
     compiled = numba_dispatcher._DispatcherBase._compile_for_args
     numba_dispatcher._DispatcherBase._compile_for_args = called
     addresses.address = address  # type: ignore[assignment]
