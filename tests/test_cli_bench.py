@@ -75,3 +75,39 @@ def test_speeds_are_of_the_repetitions(model):
     assert calls == [(5, "pp5 @ d3")] * 2
     assert len(prompt.rates) == 2
     assert generation.deviation == 0
+
+
+def test_bench_compares_cache_types(model, capsys, tmp_path, fixtures):
+    text = tmp_path / "text.py"
+    text.write_text("import os\n\ndef main(path):\n    return os.path.join(path, 'name')\n" * 40)
+    code, out, _ = run(
+        capsys, "bench", model, "--kv", "f32,q8_0,tq4,tq2/tq3,small", "-f", text, "-c", "64", "--chunks", "2",
+        "-n", "2", "-r", "1", "--json",
+    )  # fmt: skip
+    assert code == 0
+    costs = {(cost["keys"], cost["values"]): cost for cost in json.loads(out)}
+    assert list(costs) == [("F32", "F32"), ("Q8_0", "Q8_0"), ("tq4", "tq4"), ("tq2", "tq3"), ("tq6", "tq4")]
+    distance = [cost["kld"] for cost in costs.values()]
+    assert distance[0] == 0
+    assert distance[1] < distance[4] < distance[2] < distance[3]
+    assert all(cost["rate"] > 0 for cost in costs.values())
+    # 4 layers, 2 heads of 64 numbers, 64 tokens, keys and values
+    assert costs["tq4", "tq4"]["bytes"] == 4 * 2 * 64 * 2 * 34
+    code, out, _ = run(capsys, "bench", model, "--kv", "q4_0,smallest", "-c", "32", "-n", "1", "-r", "1")
+    assert code == 0
+    assert [line.split()[:2] for line in out.splitlines()[1:]] == [["Q4_0", "Q4_0"], ["tq5", "tq3"]]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--kv", "q9_9"], "a cache is a type"),
+        (["--kv", "q8_0/q8_0/q8_0"], "a cache is a type"),
+        (["-f", "text.txt"], "belong to --kv"),
+        (["--cache", "small", "-ctk", "f16"], "--cache chooses both types"),
+    ],
+)
+def test_bench_refuses_caches_that_are_none(model, capsys, flags, message):
+    code, out, err = run(capsys, "bench", model, *flags)
+    assert (code, out) == (2, "")
+    assert message in err

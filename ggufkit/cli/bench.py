@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -77,6 +79,18 @@ class _Numbers(click.ParamType):
     is_flag=True,
     help="Leave out the run before the measurement, which reads the file and loads the kernels.",
 )
+@click.option("--kv", metavar="A,B,…", help="Compare cache types instead: q8_0,q4_0,tq6/tq4,small; or all.")
+@click.option("-f", "--file", type=click.Path(path_type=Path), help="The text that cache types are compared on.")
+@click.option(
+    "-c",
+    "--ctx-size",
+    "contexts",
+    type=_Numbers(),
+    default="512",
+    show_default=True,
+    help="Lengths of the context at which cache types are compared.",
+)
+@click.option("--chunks", type=click.IntRange(min=1), help="Compare on at most so many windows of the text.")
 @cache_options
 @runtime_options
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
@@ -87,6 +101,10 @@ def command(
     depths: tuple[int, ...],
     repetitions: int,
     no_warmup: bool,
+    kv: str | None,
+    file: Path | None,
+    contexts: tuple[int, ...],
+    chunks: int | None,
     types: tuple[str, str],
     on: dict[str, Any],
     as_json: bool,
@@ -97,12 +115,21 @@ def command(
     weights, so tg comes with the share of the memory's speed that it reaches; a kernel that only reads the weights
     measures that between the tests.
 
+    With --kv it compares types of keys and values: bytes, how far predictions move from those of a float32 cache, and
+    tokens per second at the end of the context.
+
     \b
     ggufkit bench model.gguf
     ggufkit bench model.gguf -p 128,512 -n 64 -t 4 --json
+    ggufkit bench model.gguf --kv f16,q8_0,q4_0,small,smallest -f text.txt -c 512,4096
     """
     from ggufkit.cli.ahead import ready_to_run
     from ggufkit.runtime.model import load
+
+    if kv is not None:
+        return _compare_caches(model, kv, file, contexts, chunks, lengths[0], repetitions, on, as_json)
+    if file is not None or chunks is not None:
+        raise UsageError("-f and --chunks belong to --kv")
 
     tests = [("pp", n, depth) for depth in depths for n in prompts if n]
     tests += [("tg", n, depth) for depth in depths for n in lengths if n]
@@ -114,6 +141,57 @@ def command(
             raise UsageError(f"{printable(model)} makes embeddings and no text; bench has no test for it")
         results = _measure(loaded, tests, repetitions, types, on["threads"], warm=not no_warmup)
         _show(loaded, results, on["threads"], as_json)
+
+
+def _compare_caches(
+    path: str,
+    kv: str,
+    file: Path | None,
+    contexts: tuple[int, ...],
+    chunks: int | None,
+    tokens: int,
+    rounds: int,
+    on: dict[str, Any],
+    as_json: bool,
+) -> None:
+    from ggufkit.cli.progress import token_bar
+    from ggufkit.cli.text import file_windows
+    from ggufkit.evaluate.caches import measure_caches, pair_of_types
+    from ggufkit.runtime.kv.types import PRESETS, TYPES
+    from ggufkit.runtime.model import load
+
+    names = [*TYPES, *list(PRESETS)[1:]] if kv == "all" else kv.split(",")
+    pairs = list(dict.fromkeys(pair_of_types(name.strip()) for name in names))
+    results = []
+    with load(path, **on) as model:
+        if model.weights.output is None:
+            raise UsageError(f"{printable(path)} makes embeddings and no text; its cache cannot be compared")
+        for context in contexts:
+            windows = None if file is None else file_windows(model, file, context, chunks)
+            seen = 0 if windows is None else windows.count * (windows.length - 1) * (len(pairs) + 1)
+            with token_bar(seen + len(pairs) * (context + rounds * tokens), f"context {context}") as advance:
+                results += measure_caches(model, pairs, context, windows, tokens=tokens, rounds=rounds, advance=advance)
+    if as_json:
+        echo_json([asdict(cost) for cost in results])
+        return
+    head = ("keys", "values", "context", "bytes", "per token", "KLD", "±", "same top", "tokens/s")
+    rows = []
+    for cost in results:
+        known = cost.kld == cost.kld
+        rows.append(
+            (
+                cost.keys,
+                cost.values,
+                cost.context,
+                human_bytes(cost.bytes),
+                human_bytes(cost.bytes // cost.context),
+                f"{cost.kld:.5f}" if known else "",
+                f"{cost.error:.5f}" if known else "",
+                f"{100 * cost.same_top:.2f} %" if known else "",
+                f"{cost.rate:.2f}" if cost.rate == cost.rate else "",
+            )
+        )
+    echo_table(rows, head, right=range(2, 9))
 
 
 def _measure(
