@@ -20,7 +20,11 @@ from types import TracebackType
 import ggml
 import numpy as np
 
-F32, F16, Q4_0, Q8_0 = 0, 1, 2, 8  # ids of `enum ggml_type` for the cache
+# Ids of `enum ggml_type` for the cache.
+CACHE_TYPES = {
+    "F32": 0, "F16": 1, "BF16": 30, "Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q5_1": 7, "Q8_0": 8, "IQ4_NL": 20,
+}  # fmt: skip
+F32, F16 = CACHE_TYPES["F32"], CACHE_TYPES["F16"]
 
 _MODEL = {"n_gpu_layers": ("i4", 16, -1), "load_mode": ("i4", 28, 1), "use_extra_bufts": ("u1", 74, 1)}
 _CONTEXT = {

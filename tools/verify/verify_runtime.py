@@ -23,9 +23,6 @@ sys.path[:0] = [str(Path(__file__).parents[2] / place) for place in ("tests/orac
 import llama
 import plain_errors
 
-KINDS = {"F32": llama.F32, "F16": llama.F16, "Q4_0": llama.Q4_0, "Q8_0": llama.Q8_0}
-
-
 def log_softmax(x: np.ndarray) -> np.ndarray:
     x = x.astype(np.float64)
     x = x - x.max(axis=-1, keepdims=True)
@@ -49,9 +46,9 @@ def compare(path: str, n: int, cache: str) -> tuple[float, float]:
         own = model.forward(tokens, model.new_cache(n, cache, cache), logits="all")
         steps = model.new_cache(n, cache, cache)
         single = np.stack([model.forward(tokens[i : i + 1], steps) for i in range(n)])
-    kind = KINDS[cache]
+    kind = llama.CACHE_TYPES[cache]
     # With flash attention the reference rounds sums to F16; without it only unquantized values are possible.
-    flash = int(cache in ("Q8_0", "Q4_0"))
+    flash = int(kind not in (0, 1, 30))
     with llama.Model(path, max(n, 32), cache=(kind, kind), flash_attn_type=flash) as reference:
         expected = reference.logits(tokens)
     return float(divergence(expected, own).max()), float(divergence(expected, single).max())
@@ -71,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("models", nargs="+")
     parser.add_argument("--tokens", type=int, default=100)
-    parser.add_argument("--cache", choices=list(KINDS), default="F32")
+    parser.add_argument("--cache", choices=list(llama.CACHE_TYPES), default="F32")
     parser.add_argument("--limit", type=float, help="fail above this KL divergence")
     options = parser.parse_args()
     worst = 0.0
