@@ -69,6 +69,16 @@ def test_cache_of_every_type_stays_near(model, reference, kind, limit):
     assert divergence(expected, actual).max() < limit
 
 
+@pytest.mark.parametrize("kind", ["BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "IQ4_NL"])
+def test_ggml_caches_give_llama_cpps_logits(model, reference, kind):
+    tokens = np.random.default_rng(1).integers(10, 4096, 60).astype(np.int32)
+    types = (llama.CACHE_TYPES[kind],) * 2
+    with llama.Model(model.gguf.path, cache=types, flash_attn_type=int(kind != "BF16")) as other:
+        expected = other.logits(tokens)
+    actual = model.forward(tokens, model.new_cache(64, kind, kind), logits="all")
+    assert divergence(expected, actual).mean() < 1e-4
+
+
 def test_prefix_of_a_cache_is_used_again(model, reference):
     tokens = reference[0].tolist()
     cache = model.new_cache(64)

@@ -23,6 +23,7 @@ sys.path[:0] = [str(Path(__file__).parents[2] / place) for place in ("tests/orac
 import llama
 import plain_errors
 
+
 def log_softmax(x: np.ndarray) -> np.ndarray:
     x = x.astype(np.float64)
     x = x - x.max(axis=-1, keepdims=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ggufkit.runtime.cpu.attention import attention_of
-from ggufkit.runtime.cpu.levels import find_codes
+from ggufkit.runtime.cpu.levels import find_codes, round_queries
 from ggufkit.runtime.cpu.planes import key_bytes, layout_of, place_codes, value_bytes, write_keys, write_values
 from ggufkit.runtime.kv.types import Rotation, cache_type
 from ggufkit.runtime.ops import AttentionSpec, CacheSpec
@@ -53,6 +53,12 @@ class LayerCache:
         """Keys (n, kv_heads × head_k) and values (n, kv_heads × head_v) of tokens `start …`; rotates them in place."""
         self._write(k, self.keys, start, keys=True)
         self._write(v, self.values, start, keys=False)
+
+    def turn_queries(self, q: np.ndarray) -> None:
+        """Rotate queries (n, heads × head_k) in place as the keys are, and round them where llama.cpp does."""
+        self.key_turn.forward(q)
+        if self.key_type.rounds_queries:
+            round_queries(q.reshape(-1, 32))
 
     def _write(self, x: np.ndarray, data: np.ndarray, start: int, *, keys: bool) -> None:
         kind, layout = (self.key_type, self.key_layout) if keys else (self.value_type, self.value_layout)

@@ -1,6 +1,6 @@
-"""Cache types whose codes are numbers of levels: the levels, and how codes are found.
+"""Cache types whose codes are numbers of levels: the levels, and how codes are found; how queries are rounded.
 
-Source: `quantize_row_iq4_nl_ref` in ggml/src/ggml-quants.c of llama.cpp; `ggufkit.turboquant`.
+Source: `quantize_row_iq4_nl_ref`, `quantize_row_q8_0_ref` of ggml/src/ggml-quants.c of llama.cpp; `ggufkit.turboquant`.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ import numpy as np
 
 from ggufkit.formats.iquants import iq4
 from ggufkit.kernels.jit import kernel
+from ggufkit.kernels.lanes import float_to_half, half_to_float
 from ggufkit.runtime.kv.types import TYPES, CacheType
 from ggufkit.turboquant.kernels import kernels_of
 from ggufkit.turboquant.vectors import code_of
 
-__all__ = ["LEVELS", "find_codes", "first_level"]
+__all__ = ["LEVELS", "find_codes", "first_level", "round_queries"]
 
 ZERO, ONE = np.float32(0), np.float32(1)
 _LEAST = np.float32(1e-15)
@@ -80,3 +81,18 @@ def _fit_codes(blocks, codes, scales, base):
             squares += weight * level * level
             codes[b, i] = np.uint8(code)
         scales[b] = both / squares if squares > ZERO else ZERO
+
+
+@kernel
+def round_queries(blocks):
+    """Rows of 32 float32 to what Q8_0 holds of them, in place."""
+    n, size = blocks.shape
+    for b in range(n):
+        most = ZERO
+        for i in range(size):
+            most = max(most, abs(blocks[b, i]))
+        step = most / np.float32(127)
+        inverse = ONE / step if step > ZERO else ZERO
+        scale = half_to_float(float_to_half(step))
+        for i in range(size):
+            blocks[b, i] = np.rint(blocks[b, i] * inverse) * scale

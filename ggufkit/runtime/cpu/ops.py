@@ -104,7 +104,7 @@ class CpuOps:
             cache, rows = span.cache, slice(span.lo, span.hi)
             n, seen = span.hi - span.lo, span.start + span.hi - span.lo
             cache.write(k[rows], v[rows], span.start)
-            cache.key_turn.forward(q[rows])
+            cache.turn_queries(q[rows])
             calls.append(partial(_attend, q[rows], cache, sinks, _pass(spec, cache, span.start, seen), out[rows]))
             ends.append(ends[-1] + spec.kv_heads * -(-(n * spec.heads // spec.kv_heads) // ROWS))
             work += n * spec.heads * seen * (spec.head_k + spec.head_v)

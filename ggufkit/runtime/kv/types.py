@@ -19,6 +19,9 @@ Quantized keys and values are rotated first: outliers spread over the head. A ro
 rotated too, and what attention finds is rotated back. GGML's types have a Walsh–Hadamard transform; TurboQuant's have
 random signs before it, the same for all layers, and mix the parts of heads that are no power of two.
 
+llama.cpp multiplies keys in blocks of 32 as integers, so queries that meet GGML's quantized keys are rounded to Q8_0
+first, as it does (`CacheType.rounds_queries`).
+
 A bit more is worth seven times as much to keys as to values: `PRESETS` give them two bits more.
 
 Source: ggml/src/ggml-quants.c, and `llama_kv_cache` in src/llama-kv-cache.cpp of llama.cpp (when it rotates, by which
@@ -91,6 +94,11 @@ class CacheType:
     @property
     def zero(self) -> int:
         return 0 if self.minimum or self.leveled else 1 << (self.bits - 1)
+
+    @property
+    def rounds_queries(self) -> bool:
+        """Whether queries are rounded to Q8_0 before they meet keys of this type."""
+        return self.quantized and self.rule != "turbo"
 
     def blocks(self, head: int) -> int:
         """How many scales a head has."""

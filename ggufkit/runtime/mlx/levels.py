@@ -18,7 +18,7 @@ from ggufkit.runtime.kv.types import CacheType, Rotation
 from ggufkit.turboquant.codebooks import codebook
 from ggufkit.turboquant.rotation import hartley, part_of, signs_of
 
-__all__ = ["numbers", "planes", "turned", "turned_back"]
+__all__ = ["numbers", "planes", "rounded_queries", "turned", "turned_back"]
 
 
 def turned(x: mx.array, rotation: Rotation | None) -> mx.array:
@@ -52,6 +52,14 @@ def _signs(size: int) -> mx.array:
 @cache
 def _mix(parts: int) -> mx.array:
     return mx.array(hartley(parts))
+
+
+def rounded_queries(q: mx.array) -> mx.array:
+    """Queries (…, head) as Q8_0 holds them."""
+    blocks = q.reshape(*q.shape[:-1], -1, 32)
+    step = mx.max(mx.abs(blocks), axis=-1, keepdims=True) / 127
+    codes = mx.round(blocks * mx.where(step > 0, 1 / step, 0))
+    return (codes * step.astype(mx.float16).astype(mx.float32)).reshape(q.shape)
 
 
 @cache

@@ -14,7 +14,7 @@ import numpy as np
 
 from ggufkit.errors import ArchitectureError
 from ggufkit.runtime.mlx.cache import LayerCache, Stored
-from ggufkit.runtime.mlx.levels import numbers, turned, turned_back
+from ggufkit.runtime.mlx.levels import numbers, rounded_queries, turned, turned_back
 from ggufkit.runtime.mlx.weight import Weight, load_weight
 from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Experts, Linear, Norm, Span
 from ggufkit.tensors.tensor import Tensor
@@ -150,6 +150,8 @@ def _attention(q: mx.array, k: mx.array, v: mx.array, span: Span, spec: Attentio
     mask = None if n == 1 or not (spec.causal or spec.window) else _mask(start, n, first, spec)
     q = _by_head(q, spec.heads)
     q = turned(q, cache.keys.rotation)
+    if cache.keys.type.rounds_queries:
+        q = rounded_queries(q)
     if not (cache.keys.type.quantized or cache.values.type.quantized or spec.cap):
         found = _fast_attention(q, cache, first, end, mask, spec)
     else:
