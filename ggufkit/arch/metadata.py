@@ -5,7 +5,8 @@
     uint("feed_forward_length", lambda c: 4 * c.width)               worked out
     string("rope.scaling.type", "linear")                            always this one
 
-A key gets the architecture's name in front, but for those that start with ``general.`` or ``tokenizer.``.
+A key gets the architecture's name in front, but for those that start with ``general.`` or ``tokenizer.``, or with a
+slash, which goes.
 """
 
 from __future__ import annotations
@@ -39,15 +40,21 @@ __all__ = [
     "Metadata",
     "Row",
     "base",
+    "blocks_with_mtp",
     "classifier",
     "flag",
     "flags",
     "integers",
+    "longs",
+    "mtp_layers",
+    "partial_rotary",
     "pooling",
     "real",
+    "reals",
     "rope_parameters",
     "rope_scaling",
     "string",
+    "strings",
     "uint",
 ]
 
@@ -83,11 +90,12 @@ class Hyperparameter:
     need: str = REQUIRED
 
     def __call__(self, architecture: str, config: Config) -> Iterator[tuple[str, Value]]:
-        whole_key = self.key.startswith(("general.", "tokenizer."))
-        key = self.key if whole_key else f"{architecture}.{self.key}"
+        whole_key = self.key.startswith(("general.", "tokenizer.", "/"))
+        key = self.key.removeprefix("/") if whole_key else f"{architecture}.{self.key}"
         value = self._find(key, config)
         if isinstance(value, list):
-            yield key, Value(ValueType.ARRAY, [self._checked(item) for item in value], self.type)
+            kind = ValueType.INT32 if self.type in _WHOLE else self.type
+            yield key, Value(ValueType.ARRAY, [self._checked(item) for item in value], kind)
         elif value is not None:
             yield key, Value(self.type, self._checked(value))
 
@@ -100,7 +108,9 @@ class Hyperparameter:
 
     def _checked(self, value: Any) -> Any:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if self.type in _WHOLE:
+        if self.type is ValueType.UINT64:
+            good, expected = type(value) is int and 0 <= value < 1 << 64, "a whole number"
+        elif self.type in _WHOLE:
             least = 0 if self.type is ValueType.UINT32 else -(1 << 31)
             good, expected = number and least <= value < 1 << 32 and float(value).is_integer(), "a whole number"
         elif self.type is ValueType.FLOAT32:
@@ -145,10 +155,28 @@ def integers(key: str, source: Callable[[Config], list[int] | None]) -> Hyperpar
     return Hyperparameter(key, ValueType.INT32, (source,), OPTIONAL)
 
 
+def longs(key: str, source: Callable[[Config], list[int] | None]) -> Hyperparameter:
+    """A list of whole numbers of at least 0, u64."""
+    return Hyperparameter(key, ValueType.UINT64, (source,), OPTIONAL)
+
+
+def reals(key: str, source: Callable[[Config], list[float] | None]) -> Hyperparameter:
+    """A list of numbers, f32."""
+    return Hyperparameter(key, ValueType.FLOAT32, (source,), OPTIONAL)
+
+
+def strings(key: str, source: Callable[[Config], list[str] | None]) -> Hyperparameter:
+    """A list of texts."""
+    return Hyperparameter(key, ValueType.STRING, (source,), OPTIONAL)
+
+
 def _constant(sources: tuple[Any, ...]) -> tuple[Source, ...]:
     if isinstance(value := sources[0], bool):
         return (lambda config: value,)
     return sources
+
+
+_LOCAL_THETA = ("local_rope_theta", "rope_local_theta", "rope_theta_local", "swa_rope_theta", "rope_local_base_freq")
 
 
 def rope_parameters(config: Config) -> dict[str, Any]:
@@ -160,24 +188,23 @@ def rope_parameters(config: Config) -> dict[str, Any]:
     settings = dict(given.get("full_attention") or given)
     settings["rope_type"] = settings.get("rope_type") or settings.get("type")
     for name, sources in (
-        ("rope_theta", ("global_rope_theta", "rope_global_theta", "rope_theta", "rotary_emb_base")),
+        (
+            "rope_theta",
+            ("global_rope_theta", "rope_global_theta", "rope_theta_global", "rope_theta", "rotary_emb_base"),
+        ),
         ("partial_rotary_factor", ("partial_rotary_factor", "rope_pct", "rope_percent")),
         ("original_max_position_embeddings", ("original_max_position_embeddings",)),
     ):
         if settings.get(name) is None:
             settings[name] = config.get(*sources)
-    settings["local_rope_theta"] = (
-        local.get("rope_theta")
-        if isinstance(local, dict)
-        else config.get("local_rope_theta", "rope_local_theta", "swa_rope_theta", "rope_local_base_freq")
-    )
+    settings["local_rope_theta"] = local.get("rope_theta") if isinstance(local, dict) else config.get(*_LOCAL_THETA)
     return settings
 
 
 # Types of rope scaling with keys of their own, and those that are said elsewhere or have nothing to say. Of the others
 # llama.cpp's converter warns, and goes on.
 _ROPE_TYPES = ("linear", "yarn", "longrope", "su")
-_ROPE_ELSEWHERE = ("default", "llama3", "mrope")
+_ROPE_ELSEWHERE = ("default", "dynamic", "llama3", "mrope", "none", "proportional", "xdrope")
 
 
 def rope_note(config: Config) -> str | None:
@@ -189,6 +216,12 @@ def rope_note(config: Config) -> str | None:
         f"rope scaling of type {printable(repr(kind), 60)} has no place in a GGUF: the model is good for the context "
         "that it was first trained on"
     )
+
+
+def partial_rotary(config: Config, default: float) -> float:
+    """Which part of a head turns."""
+    factor = rope_parameters(config)["partial_rotary_factor"]
+    return default if factor is None else factor
 
 
 def rope_scaling(architecture: str, config: Config) -> Iterator[tuple[str, Value]]:
@@ -221,8 +254,15 @@ def rope_scaling(architecture: str, config: Config) -> Iterator[tuple[str, Value
 
 
 def _gating(config: Config) -> int | None:
-    name = config.get("score_function", "scoring_func", "score_func", "moe_router_activation", "expert_selection_fn")
-    kinds = {None: None, "softmax": 1, "sigmoid": 2}
+    name = config.get(
+        "score_function",
+        "scoring_func",
+        "score_func",
+        "moe_router_activation",
+        "moe_router_activation_func",
+        "expert_selection_fn",
+    )
+    kinds = {None: None, "softmax": 1, "sigmoid": 2, "sqrtsoftplus": 4}
     if name not in kinds:
         raise ArchitectureError(f"config.json: the experts' score function {printable(name)} is not known")
     return kinds[name]
@@ -231,6 +271,19 @@ def _gating(config: Config) -> int | None:
 def _mrope_sections(config: Config) -> list[int] | None:
     sections = rope_parameters(config).get("mrope_section")
     return (sections + [0] * 4)[:4] if isinstance(sections, list) else None
+
+
+def mtp_layers(config: Config) -> int:
+    """Blocks behind the last that predict further tokens; 0 where they are not wanted."""
+    number = config.get("num_nextn_predict_layers", default=0) if config.mtp else 0
+    if type(number) is not int or not 0 <= number < 1000:
+        raise ArchitectureError(f"config.json: 'num_nextn_predict_layers' is {printable(repr(number))}, not a number")
+    return number
+
+
+def blocks_with_mtp(config: Config) -> int:
+    """All blocks: those of the model, then those that predict further tokens."""
+    return config.layers + mtp_layers(config)
 
 
 def FILE_TYPE(architecture: str, config: Config) -> Iterator[tuple[str, Value]]:  # noqa: N802
@@ -305,7 +358,15 @@ _POOLING = {"mean": 1, "cls": 2, "lasttoken": 3}
 
 
 def pooling(architecture: str, config: Config) -> Iterator[tuple[str, Value]]:
-    """`pooling_type`, where the files of sentence-transformers name one."""
+    """`pooling_type`, where the files of sentence-transformers name one, and that of a classifier."""
+    yield from _pooling_of_module(architecture, config)
+    if (kind := config.get("classifier_pooling")) is not None:
+        if kind not in ("cls", "mean"):
+            raise ArchitectureError(f"config.json: 'classifier_pooling' is by cls or mean, not {printable(repr(kind))}")
+        yield f"{architecture}.classifier.pooling_type", Value(ValueType.UINT32, _POOLING[kind])
+
+
+def _pooling_of_module(architecture: str, config: Config) -> Iterator[tuple[str, Value]]:
     for module in _json_file(config, "modules.json") or []:
         if str(module.get("type", "")).endswith("Pooling"):
             file = f"{module.get('path', '')}/config.json"

@@ -68,14 +68,17 @@ def _likely_first(name: str) -> Iterator[Architecture]:
 
 
 def architecture_of(
-    config: Mapping[str, Any], text: Callable[[str], str | None] = lambda name: None
+    config: Mapping[str, Any],
+    text: Callable[[str], str | None] = lambda name: None,
+    tensors: Mapping[str, Tensor] | None = None,
+    mtp: bool = True,
 ) -> tuple[Architecture, Config]:
     """The architecture that `config.json` names, and the config with its defaults.
 
     Parameters
     ----------
     config : `config.json`.
-    text : the text of another file of the checkpoint by its name, or None where there is no such file.
+    text, tensors, mtp : see `Config`.
 
     Raises
     ------
@@ -89,14 +92,14 @@ def architecture_of(
     if names[0] not in models and (whole := _whole_class(names[0])) in models:
         # A model without its head, as sentence encoders are: the same tensors without the head's prefix.
         values = {**values, "architectures": [whole]}
-        spec, found = architecture_of(values, text)
+        spec, found = architecture_of(values, text, tensors, mtp)
         return replace(spec, transforms=(_under(_PREFIXES.get(names[0], "model.")), *spec.transforms)), found
     if names[0] not in models:
         near = get_close_matches(names[0], models, n=3)
         known = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(models))}"
         raise ArchitectureError(f"the architecture {printable(names[0])} is not known; {known}")
     for spec in models[names[0]]:
-        found = Config(values, spec.models[names[0]], text)
+        found = Config(values, spec.models[names[0]], text, tensors, mtp)
         if spec.when(found):
             return spec, found
     raise ArchitectureError(f"config.json describes a {printable(names[0])} of a kind that is not known")

@@ -27,17 +27,18 @@ def llama3_divisors(scaling: Mapping[str, Any], head: int) -> np.ndarray:
 
     factor, context = setting("factor", 8.0), setting("original_max_position_embeddings", 8192)
     low, high = setting("low_freq_factor", 1.0), setting("high_freq_factor", 4.0)
-    # float32 throughout, as the reference computes it.
+    # float32 throughout, as the reference computes it; its powers are correctly rounded but for one in a hundred.
     exponents = np.arange(0, head, 2, dtype=np.float32) / np.float32(head)
-    frequencies = np.float32(1) / np.power(np.float32(setting("rope_theta", 10000.0)), exponents)
+    powers = np.power(float(setting("rope_theta", 10000.0)), exponents.astype(np.float64)).astype(np.float32)
+    frequencies = np.float32(1) / powers
     divisors = []
     for frequency in frequencies:
-        wavelength = np.float32(2 * math.pi) / frequency
+        wavelength = np.float32(1) / frequency * np.float32(2 * math.pi)  # PyTorch's division of a number by a tensor
         if wavelength < np.float32(context / high):
             divisors.append(np.float32(1))
         elif wavelength > np.float32(context / low):
             divisors.append(np.float32(factor))
         else:
-            smooth = (np.float32(context) / wavelength - np.float32(low)) / np.float32(high - low)
+            smooth = (np.float32(1) / wavelength * np.float32(context) - np.float32(low)) / np.float32(high - low)
             divisors.append(np.float32(1) / ((1 - smooth) / np.float32(factor) + smooth))
     return np.array(divisors, np.float32)

@@ -44,7 +44,10 @@ def check_shapes(architecture: str, metadata: Mapping[str, Value], tensors: Mapp
                 _check(tensor, [sizes.get(size) if size else None for size in wanted])
     layers = metadata.get(f"{architecture}.block_count")
     named = {int(match[1]) for name in tensors if (match := re.match(r"blk\.(\d+)\.", name))}
-    if layers is not None and named and (missing := set(range(layers.value)) - named):
+    # Blocks that predict further tokens may be announced and absent.
+    further = metadata.get(f"{architecture}.nextn_predict_layers")
+    needed = range(layers.value - further.value if further else layers.value) if layers is not None else range(0)
+    if layers is not None and named and (missing := set(needed) - named):
         raise CheckpointError(f"layer {min(missing)} of {layers.value} has no tensors; is a part of the model missing?")
 
 

@@ -16,11 +16,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from ggufkit.arch.export import Export
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import Metadata, Row
+from ggufkit.arch.names import name_map
 from ggufkit.checkpoint.checkpoint import Checkpoint
 from ggufkit.checkpoint.config import Config, Default
 from ggufkit.errors import CheckpointError, printable
@@ -54,8 +54,8 @@ class Architecture:
     metadata : functions of (architecture, config) that yield typed pairs, in file order.
     vocabulary : yields the `tokenizer.*` metadata of a checkpoint.
     transforms : steps on the stream of tensors, in order, before names are mapped.
-    names : checkpoint name → GGUF name with ``{bid}`` for the layer, for what the gguf package's map of tensor names
-        lacks; they come before it.
+    names : checkpoint name → GGUF name with ``{bid}`` for the layer, for what the table in
+        `arch/names` lacks; they come before it.
     skip : endings of checkpoint names that GGUF does without.
     blocks : the number of layers for which there may be names.
     preamble : metadata that comes before `general.type`.
@@ -104,13 +104,13 @@ class Architecture:
             yield tensor.renamed(name)
 
     def _name_map(self, layers: int) -> Callable[[str], str | None]:
-        """Checkpoint name → GGUF name, by `names` and the gguf package's map; GGUF's own names stay."""
+        """Checkpoint name → GGUF name, by `names` and the table of all names; GGUF's own names stay."""
         own = {
             pattern.format(bid=bid): name.format(bid=bid)
             for pattern, name in self.names.items()
             for bid in range(layers if "{bid}" in pattern else 1)
         }
-        known = _package_map(self.name, layers)
+        known = name_map(self.name, layers)
         return lambda name: own.get(name) or known(name)
 
 
@@ -120,14 +120,3 @@ def _text_tensors(source: Iterable[Tensor]) -> Iterator[Tensor]:
         if _OTHER_SENSES.search(tensor.name) is None:
             name = tensor.name.replace("language_model.", "")
             yield tensor.renamed(name.replace("e_score_correction_bias", "e_score_correction.bias"))
-
-
-def _package_map(architecture: str, layers: int) -> Callable[[str], str | None]:
-    """The gguf package's map; one that knows no name, when it does not know the architecture."""
-    import gguf
-
-    by_name: dict[str, Any] = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
-    if architecture not in by_name:
-        return lambda name: None
-    known = gguf.get_tensor_name_map(by_name[architecture], layers)
-    return lambda name: known.get_name(name, try_suffixes=(".weight", ".bias"))

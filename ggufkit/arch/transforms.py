@@ -9,13 +9,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ggufkit.arch.metadata import rope_parameters
-from ggufkit.arch.rope import llama3_divisors, rope_order
+from ggufkit.arch.rope import rope_order
 from ggufkit.arch.spec import Transform
 from ggufkit.checkpoint.config import Config
-from ggufkit.errors import ArchitectureError, CheckpointError, printable
+from ggufkit.errors import CheckpointError, printable
 from ggufkit.tensors.tensor import Tensor
 from ggufkit.tensors.views import (
     LastMatrices,
@@ -26,30 +25,35 @@ from ggufkit.tensors.views import (
     take_columns,
     take_rows,
     transposed,
-    vector,
 )
 
 if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
+    "decay",
     "drop",
     "drop_tied_output",
     "first_rows",
     "group_qkv",
     "interleaved",
     "map_each",
+    "mlp_experts",
+    "mtp_blocks",
+    "multiply",
     "norm_plus_one",
+    "only",
     "permute_rope",
     "rename",
     "reshape",
-    "rope_factors",
-    "rope_freqs",
     "split_qkv",
     "split_rows",
+    "squeezed",
     "stack",
     "stack_experts",
     "transpose",
+    "trunk",
+    "untied",
 ]
 
 
@@ -304,6 +308,125 @@ def stack(pattern: str, name: str, count: Callable[[Config], int]) -> Transform:
     return stack_experts(f"{pattern}(?P<part>)", ("",), name, count)
 
 
+def mlp_experts(
+    *count: str,
+    parts: tuple[str, ...] = ("down", "gate", "up"),
+    pattern: str = r"model\.layers\.(?P<layer>\d+)\.mlp\.experts\.(?P<expert>\d+)\.(?P<part>\w+)_proj\.weight",
+    name: str = "model.layers.{layer}.mlp.experts.{part}_proj.weight",
+) -> tuple[Transform, ...]:
+    """Experts as most families name them: one by one, or all of a layer's already stacked, gate over up.
+
+    Parameters
+    ----------
+    count : names in config.json of the number of experts, the first that is there.
+    """
+    names = count or ("num_local_experts", "num_experts", "n_routed_experts")
+    return (
+        stack_experts(pattern, parts, name, lambda config: config.integer(*names)),
+        rename((r"(\.mlp\.experts\.(down|gate_up)_proj)$", r"\1.weight")),
+        split_rows(r"(?<=\.mlp\.experts\.)gate_up_proj", "gate_proj", "up_proj"),
+    )
+
+
+def multiply(pattern: str, factor: Callable[[Config], float]) -> Transform:
+    """A factor of the model's computation, folded into weights; a factor of 1 leaves them as they are."""
+
+    def scaled(tensor: Tensor, config: Config) -> Tensor:
+        number = factor(config)
+        return tensor if number == 1 else computed(tensor, lambda weights: weights * weights.dtype.type(number))
+
+    return map_each(pattern, scaled)
+
+
+def squeezed(pattern: str = r"conv1d\.weight$") -> Transform:
+    """Convolutions of one channel each, (channels, 1, kernel), as matrices (channels, kernel)."""
+    return reshape(pattern, lambda tensor, config: (tensor.shape[0], tensor.shape[-1]))
+
+
+# The bfloat16 numbers (upper halves of float32), but for the tiniest, of which PyTorch's exponential on x86, in its
+# form without AVX, is not the nearest float32 but the one above or below it.
+_EXPONENTIAL_ABOVE = bytes.fromhex(
+    "3df0 3ec1 3ed7 3fb6 404c 407f 40ac 40e5 4226 425d 428f bc42 bcc5 bd0e bd95 bdc2 be0d bf52"
+)
+_EXPONENTIAL_BELOW = bytes.fromhex("3e43 3f7a 4070 4079 40e1 4279 bc0d bc69 bc9d bc9e bd11 bf67")
+
+
+def decay(pattern: str = r"\.A_log$") -> Transform:
+    """A state's decay, −eᵃ, of which checkpoints hold a; correctly rounded.
+
+    The reference's exponential is PyTorch's, which is not, and depends on the CPU: one in a hundred values differs in
+    its last bit. Those of checkpoints in bfloat16 are few and known, and are followed.
+    """
+
+    def negative_exponential(logarithms: np.ndarray) -> np.ndarray:
+        import numpy as np
+
+        result = np.exp(logarithms.astype(np.float64)).astype(np.float32)
+        if logarithms.dtype == np.float32:
+            for bits, towards in ((_EXPONENTIAL_ABOVE, np.inf), (_EXPONENTIAL_BELOW, -np.inf)):
+                odd = np.isin(logarithms.view(np.uint32), np.frombuffer(bits, ">u2").astype(np.uint32) << 16)
+                result = np.where(odd, np.nextafter(result, np.float32(towards)), result)
+        return -result
+
+    return map_each(pattern, lambda tensor, config: computed(tensor, negative_exponential))
+
+
+def only(condition: Callable[[Config], Any], *transforms: Transform) -> Transform:
+    """Transforms for configs of which `condition` holds."""
+
+    def transform(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
+        if condition(config):
+            for step in transforms:
+                tensors = step(tensors, config)
+        yield from tensors
+
+    return transform
+
+
+def untied(pattern: str = r"^(model\.)?lm_head\.weight$") -> Transform:
+    """Without an output matrix that the config calls tied to the embedding."""
+    return only(lambda config: config.get("tie_word_embeddings", default=False), drop(pattern))
+
+
+def trunk(layers: Callable[[Config], int]) -> Transform:
+    """Without the blocks behind the first `layers`, which predict further tokens."""
+
+    def transform(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
+        count = layers(config)
+        for tensor in tensors:
+            layer = re.match(r"model\.layers\.(\d+)\.", tensor.name)
+            if layer is None or int(layer[1]) < count:
+                yield tensor
+
+    return transform
+
+
+def mtp_blocks(prefix: str = r"mtp\.") -> Transform:
+    """Blocks that predict further tokens under names of their own, as blocks behind the last.
+
+    mtp.layers.i.…            model.layers.(N + i).…
+    mtp.fc, mtp.norm, …       eh_proj, enorm, hnorm, shared_head.norm of block N
+    """
+    ends = {
+        "fc": "eh_proj",
+        "pre_fc_norm_embedding": "enorm",
+        "pre_fc_norm_hidden": "hnorm",
+        "norm": "shared_head.norm",
+    }
+    matcher = re.compile(rf"(?:model\.)?{prefix}(?:layers\.(?P<layer>\d+)\.(?P<rest>.+)|(?P<end>\w+)(?P<suffix>\.\w+))")
+
+    def transform(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
+        for tensor in tensors:
+            if (match := matcher.fullmatch(tensor.name)) is None:
+                yield tensor
+            elif config.mtp and match["layer"] is not None:
+                yield tensor.renamed(f"model.layers.{config.layers + int(match['layer'])}.{match['rest']}")
+            elif config.mtp and match["end"] in ends:
+                yield tensor.renamed(f"model.layers.{config.layers}.{ends[match['end']]}{match['suffix']}")
+
+    return transform
+
+
 def drop_tied_output(output: str, embedding: str) -> Transform:
     """Leave out an output matrix that repeats the token embedding, which the file then uses twice."""
 
@@ -325,38 +448,3 @@ def _equal(a: Tensor, b: Tensor) -> bool:
         (a.read(lo, min(lo + step, a.rows)) == b.read(lo, min(lo + step, a.rows))).all()
         for lo in range(0, a.rows, step)
     )
-
-
-def rope_freqs(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
-    """Put llama3's rope scaling in front as `rope_freqs.weight`: a divisor for each of the head's frequencies.
-
-    Wavelengths shorter than `original / high_freq_factor` stay, those longer than `original / low_freq_factor`
-    are divided by `factor`, and between the two the divisor blends smoothly. Source: Llama 3.1's `apply_scaling`.
-    """
-    scaling = rope_parameters(config)
-    if scaling["rope_type"] == "llama3":
-        yield vector("rope_freqs.weight", llama3_divisors(scaling, config.head_dim))
-    yield from tensors
-
-
-def rope_factors(dimensions: Callable[[Config], int]) -> Transform:
-    """Put longrope's divisors in front: `rope_factors_long.weight` and `rope_factors_short.weight`.
-
-    Parameters
-    ----------
-    dimensions : the rotated part of a head; there is a divisor for every two.
-    """
-
-    def transform(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
-        scaling = rope_parameters(config)
-        for kind in ("long", "short") if scaling.get("long_factor") or scaling.get("short_factor") else ():
-            numbers, expected = scaling.get(f"{kind}_factor"), dimensions(config) // 2
-            if not isinstance(numbers, list) or len(numbers) != expected:
-                found = len(numbers) if isinstance(numbers, list) else "none"
-                raise ArchitectureError(
-                    f"config.json: rope_scaling needs {expected} numbers as {kind}_factor, it has {found}"
-                )
-            yield vector(f"rope_factors_{kind}.weight", numbers)
-        yield from tensors
-
-    return transform

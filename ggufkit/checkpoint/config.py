@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ggufkit.errors import ArchitectureError, printable
+
+if TYPE_CHECKING:
+    from ggufkit.tensors.tensor import Tensor
 
 __all__ = ["Config", "Default", "text_model"]
 
@@ -13,7 +16,18 @@ __all__ = ["Config", "Default", "text_model"]
 Default = Any | Callable[["Config"], Any]
 
 # Where models of several parts keep the language model's settings.
-_TEXT_PARTS = ("text_config", "llm_config", "lm_config", "language_config")
+_TEXT_PARTS = ("lfm", "language_config", "thinker_config", "lm_config", "llm_config", "text_config")
+
+# Classes of models of several parts that are not what their language model says that it is.
+_WHOLE = frozenset(
+    {
+        "Exaone4_5_ForConditionalGeneration",
+        "KimiK3ForConditionalGeneration",
+        "Sarashina2VisionForCausalLM",
+        "Step3p7ForConditionalGeneration",
+        "StepVLForConditionalGeneration",
+    }
+)
 
 # A hundred times those of the deepest models.
 _MAX_LAYERS = 10_000
@@ -22,8 +36,14 @@ _MAX_LAYERS = 10_000
 def text_model(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """`config.json` with the settings of its language model on top, where it has a part for that."""
     for part in _TEXT_PARTS:
-        if isinstance(settings := values.get(part), dict):
-            return {**values, **settings}
+        settings = values.get(part)
+        if part == "thinker_config" and isinstance(settings, dict):
+            settings = settings.get("text_config")
+        if isinstance(settings, dict):
+            whole = values.get("architectures")
+            keep = isinstance(whole, list) and whole and str(whole[0]) in _WHOLE
+            named = {} if not keep and settings.get("architectures") else {"architectures": whole}
+            return {**values, **settings, **named}
     return values
 
 
@@ -38,6 +58,8 @@ class Config:
     values : `config.json`.
     defaults : of the model's class.
     text : the text of another file of the checkpoint by its name, or None where there is no such file.
+    tensors : the checkpoint's, by name: some hyperparameters lie among them.
+    mtp : whether the blocks that predict further tokens (multi-token prediction) are wanted.
     """
 
     def __init__(
@@ -45,10 +67,14 @@ class Config:
         values: Mapping[str, Any],
         defaults: Mapping[str, Default] | None = None,
         text: Callable[[str], str | None] = lambda name: None,
+        tensors: Mapping[str, Tensor] | None = None,
+        mtp: bool = True,
     ):
         self._values = values
         self._defaults = defaults or {}
         self.text = text
+        self.tensors: Mapping[str, Tensor] = {} if tensors is None else tensors
+        self.mtp = mtp
 
     def __contains__(self, name: str) -> bool:
         return self.get(name) is not None
@@ -98,7 +124,32 @@ class Config:
 
     def with_values(self, **values: Any) -> Config:
         """The same config with other values on top."""
-        return Config({**self._values, **values}, self._defaults, self.text)
+        return Config({**self._values, **values}, self._defaults, self.text, self.tensors, self.mtp)
+
+    def with_mtp(self) -> Config:
+        """The same config with the blocks that predict further tokens, for families that never go without."""
+        return Config(self._values, self._defaults, self.text, self.tensors)
+
+    def part(self, name: str) -> Config:
+        """The settings of a part, such as ``"vision_config"``; empty where there are none.
+
+        Raises
+        ------
+        ArchitectureError : it is no object.
+        """
+        values = self.get(name, default={})
+        if not isinstance(values, dict):
+            raise ArchitectureError(f"config.json: {name!r} must be an object, not {printable(repr(values))}")
+        return Config(values, None, self.text, self.tensors, self.mtp)
+
+    def list(self, name: str, length: int | None = None) -> list[Any]:
+        """A required list, of `length` items where that is given."""
+        value = self.require(name)
+        if not isinstance(value, list) or (length is not None and len(value) != length):
+            wanted = "a list" if length is None else f"a list of {length}, one for each layer"
+            found = f"one of {len(value)}" if isinstance(value, list) else printable(repr(value))
+            raise ArchitectureError(f"config.json: {name!r} must be {wanted}, not {found}")
+        return value
 
     # What nearly every transform asks for, under the names that configs give it.
 

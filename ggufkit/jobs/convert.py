@@ -97,6 +97,7 @@ def as_gguf(
     vocab_only: bool = False,
     inexact: str = "step",
     requantize: bool = False,
+    mtp: bool = True,
 ) -> CheckpointModel:
     """See a checkpoint folder as a GGUF; reads headers and the tokenizer, no weight.
 
@@ -109,6 +110,7 @@ def as_gguf(
     vocab_only : without the tensors, which the folder need not have then.
     inexact : what a matrix of a quantized checkpoint becomes that no block holds: see `packed.registry.unpack`.
     requantize : decode quantized matrices, for a preset to go on from.
+    mtp : with the blocks that predict further tokens, where the checkpoint has some.
 
     Raises
     ------
@@ -118,7 +120,7 @@ def as_gguf(
     """
     checkpoint = open_checkpoint(folder, weights=not vocab_only)
     checkpoint.pre_tokenizer = pre
-    spec, config = architecture_of(checkpoint.config, checkpoint.text)
+    spec, config = architecture_of(checkpoint.config, checkpoint.text, checkpoint.tensors, mtp)
     unpacked = unpack(
         Source(checkpoint.tensors, checkpoint.config, checkpoint.json), inexact=inexact, keep=not requantize
     )
@@ -275,6 +277,7 @@ def conversion(
     model_name: str | None = None,
     vocab_only: bool = False,
     inexact: str | None = None,
+    mtp: bool = True,
 ) -> Job:
     """Plan to convert a checkpoint; see `convert`."""
     plain = (isinstance(type, str) and type.lower() == "auto") or (isinstance(type, Recipe) and type.copy)
@@ -284,6 +287,7 @@ def conversion(
         metadata=metadata,
         model_name=model_name,
         vocab_only=vocab_only,
+        mtp=mtp,
         inexact=inexact or ("step" if plain else "preset"),
         requantize=isinstance(type, Recipe) and type.allow_requantize,
     )
@@ -339,6 +343,7 @@ def convert(
     model_name: str | None = None,
     vocab_only: bool = False,
     inexact: str | None = None,
+    mtp: bool = True,
     force: bool = False,
     threads: int | None = None,
     memory: int = MEMORY,
@@ -365,6 +370,7 @@ def convert(
     vocab_only : without the tensors, which the folder need not have then.
     inexact : what becomes of quantized matrices that no block holds: "step", F16, BF16, F32, or "preset", as `type`
         says. Default: "step" for "auto", else "preset". See `packed.registry.unpack`.
+    mtp : with the blocks that predict further tokens, where the checkpoint has some.
     force, threads, memory, report : see `jobs.job.Job.write`.
 
     Returns
@@ -397,5 +403,6 @@ def convert(
             model_name=model_name,
             vocab_only=vocab_only,
             inexact=inexact,
+            mtp=mtp,
         )
     return job.write(force=force, threads=threads, memory=memory, report=report)[0]

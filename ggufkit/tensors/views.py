@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LastMatrices",
+    "by_rows",
     "computed",
     "each_matrix",
+    "padded_rows",
     "reshaped",
     "stacked",
     "take_columns",
@@ -124,6 +126,24 @@ def _joined(tensors: Sequence[Tensor]) -> Origin | None:
     return Origin(known[0].note, all(origin is None or origin.exact for origin in origins), factors)
 
 
+def padded_rows(tensor: Tensor, rows: int) -> Tensor:
+    """A matrix with rows of zeros behind its own, `rows` in all; one that has as many stays as it is."""
+    if tensor.rows >= rows:
+        return tensor
+
+    def read(lo: int, hi: int) -> np.ndarray:
+        import numpy as np
+
+        own = tensor.read(min(lo, tensor.rows), min(hi, tensor.rows))
+        return (
+            np.concatenate([own, np.zeros((hi - lo - len(own), tensor.row_bytes), np.uint8)])
+            if len(own) < hi - lo
+            else own
+        )
+
+    return replace(tensor, shape=(rows, tensor.cols), read=read)
+
+
 def reshaped(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The same numbers in the same order under another shape.
 
@@ -198,13 +218,18 @@ def computed(tensor: Tensor, function: Callable[[np.ndarray], np.ndarray]) -> Te
 
     The result is F16 when the tensor is and F32 otherwise: the precisions that the reference computes in.
     """
+    return by_rows(tensor, lambda weights, lo: function(weights))
+
+
+def by_rows(tensor: Tensor, function: Callable[[np.ndarray, int], np.ndarray]) -> Tensor:
+    """As `computed`, for a `function` of (rows `lo:…` as float32, lo)."""
     tensor.require_numbers()
     half = tensor.format.name == "F16"
 
     def read(lo: int, hi: int) -> np.ndarray:
         import numpy as np
 
-        result = function(tensor.floats(lo, hi))
+        result = function(tensor.floats(lo, hi), lo)
         return np.ascontiguousarray(result, np.float16 if half else np.float32).view(np.uint8)
 
     return replace(tensor, format=FORMATS["F16" if half else "F32"], read=read, origin=None)

@@ -1,32 +1,39 @@
-"""DeepSeek V2, V3 and R1: attention with latent keys and values (MLA), mixtures of many small experts."""
+"""DeepSeek V2, V3, R1, V3.2: attention with latent keys and values (MLA), mixtures of many small experts.
+
+And what is built like them: Kimi K2, GLM-4.7-Flash, GLM-5, Youtu, Mistral 4.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
-from ggufkit.arch.metadata import OPTIONAL, VOCAB_SIZE, base, flag, real, rope_parameters, uint
-from ggufkit.arch.spec import Architecture
-from ggufkit.arch.transforms import stack_experts
+from ggufkit.arch.metadata import (
+    OPTIONAL,
+    VOCAB_SIZE,
+    Row,
+    base,
+    blocks_with_mtp,
+    flag,
+    flags,
+    mtp_layers,
+    partial_rotary,
+    real,
+    rope_parameters,
+    uint,
+)
+from ggufkit.arch.spec import Architecture, Transform
+from ggufkit.arch.transforms import mlp_experts, rename, trunk, untied
+from ggufkit.checkpoint.checkpoint import Checkpoint
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import CheckpointError, printable
+from ggufkit.gguf.header import Value
 from ggufkit.tensors.tensor import Tensor
 from ggufkit.tensors.views import LastMatrices, take_rows, transposed
 from ggufkit.tokenizer.from_checkpoint.bpe import bpe
+from ggufkit.tokenizer.from_checkpoint.variants import GLM
 
 
-def _trunk(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
-    """Without the layers behind the last, which predict further tokens, and without an output that is tied."""
-    tied = config.get("tie_word_embeddings", default=False)
-    for tensor in tensors:
-        layer = re.match(r"model\.layers\.(\d+)\.", tensor.name)
-        if layer is not None and int(layer[1]) >= config.layers:
-            continue
-        if not (tied and tensor.name == "lm_head.weight"):
-            yield tensor
-
-
-def _absorbed(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
+def absorbed(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
     """Split each layer's decompression of the latent vectors, for attention that works on these themselves.
 
     kv_b_proj   for each head:  keys (nope rows) | values (v rows)      by the latent width
@@ -104,39 +111,126 @@ _V3 = _V2 | {
     "norm_topk_prob": True,
 }
 
+_EXPERTS = (
+    "first_k_dense_replace",
+    "moe_intermediate_size",
+    "n_routed_experts",
+    "n_shared_experts",
+    "norm_topk_prob",
+    "routed_scaling_factor",
+)
+_DENSE = {key: value for key, value in _V2.items() if key not in _EXPERTS}
+# These write no head size of their own.
+_LITE = {key: value for key, value in _V2.items() if key != "head_dim"}
+
+
+def _announced(config: Config) -> int | None:
+    return mtp_layers(config) if config.mtp and "num_nextn_predict_layers" in config else None
+
+
+def _indexer_types(config: Config) -> list[bool] | None:
+    if "indexer_types" not in config:
+        return None
+    return [kind == "full" for kind in config.list("indexer_types")]
+
+
+def mla_keys(blocks: Callable[[Config], int] = lambda config: config.layers) -> tuple[Row, ...]:
+    """The keys of attention with latent keys and values, and of the experts."""
+    return (
+        # All query heads share one key of the latent width, and one value.
+        *base(uint("attention.head_count_kv", lambda config: 1), uint("block_count", blocks)),
+        uint("leading_dense_block_count", _dense_layers),
+        VOCAB_SIZE,
+        uint("attention.q_lora_rank", "q_lora_rank", need=OPTIONAL),
+        uint("attention.kv_lora_rank", _latent),
+        uint("attention.key_length", lambda config: _latent(config) + _rotated(config)),
+        uint("attention.value_length", _latent),
+        uint("attention.key_length_mla", lambda config: config.integer("qk_nope_head_dim") + _rotated(config)),
+        uint("attention.value_length_mla", "v_head_dim"),
+        uint("expert_feed_forward_length", "moe_intermediate_size", "intermediate_size"),
+        uint("expert_count", "n_routed_experts", need=OPTIONAL),
+        uint("expert_shared_count", lambda config: config.get("n_shared_experts", default=0)),
+        real("expert_weights_scale", "routed_scaling_factor", need=OPTIONAL),
+        flag("expert_weights_norm", lambda config: config.get("norm_topk_prob") or None),
+        uint("rope.dimension_count", _rotated),
+        real("rope.scaling.yarn_log_multiplier", _log_multiplier),
+    )
+
+
+def mla_tensors(blocks: Callable[[Config], int] = lambda config: config.layers) -> tuple[Transform, ...]:
+    return (untied(), trunk(blocks), *mlp_experts("n_routed_experts"), absorbed)
+
+
+_NEXTN = uint("nextn_predict_layers", _announced)
+_INDEXER = (
+    uint("attention.indexer.head_count", "index_n_heads"),
+    uint("attention.indexer.key_length", "index_head_dim"),
+    uint("attention.indexer.top_k", "index_topk"),
+)
+
+
+def _with_bos(checkpoint: Checkpoint, config: Config) -> Iterable[tuple[str, Value]]:
+    """Byte-level BPE of a model whose texts must begin with bos."""
+    if not (checkpoint.json("tokenizer_config.json") or {}).get("add_bos_token"):
+        raise CheckpointError(f"{printable(checkpoint.folder)}/tokenizer_config.json: 'add_bos_token' must be true")
+    return bpe(checkpoint, config)
+
+
 SPECS = (
     Architecture(
         name="deepseek2",
-        models={"DeepseekV2ForCausalLM": _V2, "DeepseekV3ForCausalLM": _V3},
+        models={
+            "DeepseekV2ForCausalLM": _V2,
+            "DeepseekV3ForCausalLM": _V3,
+            "KimiK25ForConditionalGeneration": _V3,
+            "KimiVLForConditionalGeneration": _V3,
+            "YoutuForCausalLM": _DENSE,
+            "YoutuVLForConditionalGeneration": _DENSE,
+        },
+        metadata=mla_keys(),
+        vocabulary=bpe,
+        transforms=mla_tensors(),
+    ),
+    Architecture(
+        name="deepseek2",
+        models={"Glm4MoeLiteForCausalLM": _LITE},
+        metadata=(*mla_keys(blocks_with_mtp), uint("nextn_predict_layers", lambda config: mtp_layers(config) or None)),
+        vocabulary=GLM,
+        transforms=mla_tensors(blocks_with_mtp),
+        blocks=blocks_with_mtp,
+    ),
+    Architecture(
+        name="deepseek32",
+        models={"DeepseekV32ForCausalLM": _V3},
+        metadata=(*mla_keys(blocks_with_mtp), _NEXTN, *_INDEXER),
+        vocabulary=_with_bos,
+        transforms=mla_tensors(blocks_with_mtp),
+        blocks=blocks_with_mtp,
+    ),
+    Architecture(
+        name="glm-dsa",
+        models={"GlmMoeDsaForCausalLM": _V3},
         metadata=(
-            # All query heads share one key of the latent width, and one value.
-            *base(uint("attention.head_count_kv", lambda config: 1)),
-            uint("leading_dense_block_count", _dense_layers),
-            VOCAB_SIZE,
-            uint("attention.q_lora_rank", "q_lora_rank", need=OPTIONAL),
-            uint("attention.kv_lora_rank", _latent),
-            uint("attention.key_length", lambda config: _latent(config) + _rotated(config)),
-            uint("attention.value_length", _latent),
-            uint("attention.key_length_mla", lambda config: config.integer("qk_nope_head_dim") + _rotated(config)),
-            uint("attention.value_length_mla", "v_head_dim"),
-            uint("expert_feed_forward_length", "moe_intermediate_size", "intermediate_size"),
-            uint("expert_count", "n_routed_experts", need=OPTIONAL),
-            uint("expert_shared_count", lambda config: config.get("n_shared_experts", default=0)),
-            real("expert_weights_scale", "routed_scaling_factor", need=OPTIONAL),
-            flag("expert_weights_norm", lambda config: config.get("norm_topk_prob") or None),
-            uint("rope.dimension_count", _rotated),
-            real("rope.scaling.yarn_log_multiplier", _log_multiplier),
+            *mla_keys(blocks_with_mtp),
+            uint("rope.dimension_count", lambda config: int(_rotated(config) * partial_rotary(config, 1.0))),
+            _NEXTN,
+            *_INDEXER,
+            flags("attention.indexer.types", _indexer_types),
         ),
+        vocabulary=GLM,
+        transforms=mla_tensors(blocks_with_mtp),
+        blocks=blocks_with_mtp,
+    ),
+    Architecture(
+        name="mistral4",
+        models={"Mistral3ForConditionalGeneration": _V2},
+        metadata=mla_keys(),
         vocabulary=bpe,
         transforms=(
-            _trunk,
-            stack_experts(
-                r"model\.layers\.(?P<layer>\d+)\.mlp\.experts\.(?P<expert>\d+)\.(?P<part>\w+)_proj\.weight",
-                parts=("down", "gate", "up"),
-                name="model.layers.{layer}.mlp.experts.{part}_proj.weight",
-                count=lambda config: config.integer("n_routed_experts"),
-            ),
-            _absorbed,
+            untied(),
+            rename((r"(\.(down|gate_up)_proj)$", r"\1.weight")),
+            absorbed,
         ),
+        when=lambda config: config.get("model_type") == "mistral4",
     ),
 )

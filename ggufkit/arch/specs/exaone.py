@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, OPTIONAL, VOCAB_SIZE, flags, real, rope_parameters, uint
+from ggufkit.arch.rope_tensors import rope_freqs
 from ggufkit.arch.spec import Architecture
-from ggufkit.arch.transforms import rope_freqs
 from ggufkit.checkpoint.config import Config
 from ggufkit.tokenizer.from_checkpoint.bpe import bpe
 
@@ -15,7 +15,7 @@ def _rotated(config: Config) -> int:
     return int((1.0 if factor is None else factor) * (config.width // config.heads))
 
 
-def _sliding(config: Config) -> list[bool] | None:
+def sliding_of(config: Config) -> list[bool] | None:
     """Which layers have a sliding window: by name, or by a pattern, "LLLG" or 4 (all but every fourth)."""
     if "sliding_window" not in config:
         return None
@@ -59,7 +59,7 @@ SPECS = (
             *BASE,
             VOCAB_SIZE,
             uint("attention.sliding_window", "sliding_window", need=OPTIONAL),
-            flags("attention.sliding_window_pattern", _sliding),
+            flags("attention.sliding_window_pattern", sliding_of),
         ),
         vocabulary=bpe,
         transforms=(rope_freqs,),

@@ -29,18 +29,15 @@ def _sliding_window(config: Config) -> int | None:
     return None if config.get("sliding_window_pattern") == 1 else config.integer("sliding_window")
 
 
-_KEYS: tuple[Row, ...] = (
+KEYS: tuple[Row, ...] = (
     *BASE,
     real("final_logit_softcapping", lambda config: config.get("final_logit_softcapping") or None),
     uint("attention.sliding_window", _sliding_window),
 )
 
 # Embeddings without a token are left out.
-_TRANSFORMS = (
-    BARE,
-    first_rows(r"embed_tokens\.weight$", lambda config: range(config.integer("vocab_size"))),
-    norm_plus_one(),
-)
+first_tokens = first_rows(r"embed_tokens\.weight$", lambda config: range(config.integer("vocab_size")))
+_TRANSFORMS = (BARE, first_tokens, norm_plus_one())
 
 _EXPORT = Export(
     "gemma3_text",
@@ -62,7 +59,7 @@ SPECS = (
         name="gemma3",
         export=_EXPORT,
         models={"Gemma3ForCausalLM": _DEFAULTS, "Gemma3ForConditionalGeneration": _DEFAULTS},
-        metadata=_KEYS,
+        metadata=KEYS,
         vocabulary=GEMMA3,
         graph=Graph(
             rope="neox",
@@ -78,7 +75,7 @@ SPECS = (
     Architecture(
         name="gemma-embedding",
         models={"Gemma3TextModel": _DEFAULTS},
-        metadata=(*_KEYS, pooling),
+        metadata=(*KEYS, pooling),
         vocabulary=GEMMA3,
         transforms=_TRANSFORMS,
     ),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from ggufkit.arch.export import Export, key
 from ggufkit.arch.graph import Graph
-from ggufkit.arch.metadata import BASE, KEY_LENGTH, VALUE_LENGTH, VOCAB_SIZE, Row, real, uint
+from ggufkit.arch.metadata import BASE, KEY_LENGTH, VALUE_LENGTH, VOCAB_SIZE, Row, flags, real, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.llama import PERMUTED
-from ggufkit.arch.transforms import split_rows
+from ggufkit.arch.transforms import rename, split_rows
+from ggufkit.checkpoint.config import Config
 from ggufkit.tokenizer.from_checkpoint.llama import llama_vocabulary
 
 _DEFAULTS = {
@@ -29,7 +30,7 @@ def _factor(key: str, name: str) -> Row:
 
 
 # A head's width always follows from the model's; configs that name one are not heeded.
-_KEYS: tuple[Row, ...] = (
+KEYS: tuple[Row, ...] = (
     *(row for row in BASE if row not in (KEY_LENGTH, VALUE_LENGTH)),
     VOCAB_SIZE,
     uint("rope.dimension_count", lambda config: config.width // config.heads),
@@ -51,12 +52,36 @@ _EXPORT = Export(
     rotated=True,
 )
 
+MOE_NAMES = {
+    f"model.layers.{{bid}}.{mlp}.{part}.weight": f"blk.{{bid}}.ffn_{part}_{end}.weight"
+    for mlp, end in (("block_sparse_moe", "exps"), ("shared_mlp", "shexp"))
+    for part in ("gate", "up")
+}
+
+
+def _sliding(config: Config) -> list[bool]:
+    if "layer_types" in config:
+        return [kind == "sliding_attention" for kind in config.list("layer_types", config.layers)]
+    return [layer % 4 != 0 for layer in range(config.layers)]
+
+
+def _turning(config: Config) -> list[bool] | None:
+    return [bool(turns) for turns in config.list("no_rope_layers")] if config.get("no_rope_layers") else None
+
+
+_SWA_KEYS: tuple[Row, ...] = (
+    *KEYS,
+    uint("attention.sliding_window", lambda config: config.get("sliding_window", default=128)),
+    flags("attention.sliding_window_pattern", _sliding),
+    flags("attention.rope_pattern", _turning),
+)
+
 SPECS = (
     Architecture(
         name="granite",
         export=_EXPORT,
         models={"GraniteForCausalLM": _DEFAULTS},
-        metadata=_KEYS,
+        metadata=KEYS,
         vocabulary=llama_vocabulary,
         graph=Graph(),
         transforms=PERMUTED,
@@ -68,7 +93,7 @@ SPECS = (
             "GraniteMoeSharedForCausalLM": _MOE | {"shared_intermediate_size": 0},
         },
         metadata=(
-            *_KEYS,
+            *KEYS,
             uint("expert_shared_feed_forward_length", lambda config: config.get("shared_intermediate_size") or None),
         ),
         vocabulary=llama_vocabulary,
@@ -77,10 +102,40 @@ SPECS = (
             *PERMUTED,
             split_rows(r"input_linear(?=\.weight$)", "gate", "up"),
         ),
+        names=MOE_NAMES,
+    ),
+    Architecture(
+        name="granite_swa",
+        models={"GraniteSWAForCausalLM": _DEFAULTS},
+        metadata=_SWA_KEYS,
+        vocabulary=llama_vocabulary,
+        transforms=(*PERMUTED, rename((r"sinks$", "sinks.weight"))),
+    ),
+    Architecture(
+        name="granite_swa",
+        models={"GraniteMoeSWAForCausalLM": _DEFAULTS},
+        metadata=(
+            *_SWA_KEYS,
+            uint("expert_shared_feed_forward_length", lambda config: config.get("shared_intermediate_size") or None),
+        ),
+        vocabulary=llama_vocabulary,
+        # Experts and the shared one keep gate and up in one.
+        transforms=(
+            *PERMUTED,
+            rename(
+                (r"sinks$", "sinks.weight"),
+                (r"block_sparse_moe\.experts\.(gate_up|down)_proj$", r"block_sparse_moe.experts.\1_proj.weight"),
+            ),
+        ),
         names={
-            f"model.layers.{{bid}}.{mlp}.{part}.weight": f"blk.{{bid}}.ffn_{part}_{end}.weight"
-            for mlp, end in (("block_sparse_moe", "exps"), ("shared_mlp", "shexp"))
-            for part in ("gate", "up")
+            f"model.layers.{{bid}}.{name}.weight": f"blk.{{bid}}.{target}.weight"
+            for name, target in (
+                ("block_sparse_moe.experts.gate_up_proj", "ffn_gate_up_exps"),
+                ("block_sparse_moe.input_linear", "ffn_gate_up_exps"),
+                ("block_sparse_moe.experts.down_proj", "ffn_down_exps"),
+                ("shared_mlp.input_linear", "ffn_up_shexp"),
+                ("shared_mlp.output_linear", "ffn_down_shexp"),
+            )
         },
     ),
 )

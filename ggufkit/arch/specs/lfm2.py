@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ggufkit.arch.metadata import VOCAB_SIZE, base, integers, real, uint
+from ggufkit.arch.metadata import VOCAB_SIZE, Row, base, flag, integers, pooling, real, uint
 from ggufkit.arch.spec import Architecture
-from ggufkit.arch.transforms import reshape
+from ggufkit.arch.specs.moe import w123_experts
+from ggufkit.arch.transforms import rename, squeezed
 from ggufkit.checkpoint.config import Config
 from ggufkit.tokenizer.from_checkpoint.bpe import bpe
 
@@ -20,6 +21,10 @@ def _layer_types(config: Config) -> list[str]:
 def _kv_heads(config: Config) -> list[int]:
     """None in the layers of convolutions."""
     return [0 if kind == "conv" else config.kv_heads for kind in _layer_types(config)]
+
+
+def _attention_only(config: Config) -> list[int]:
+    return [config.kv_heads if kind == "full_attention" else 0 for kind in config.list("layer_types", config.layers)]
 
 
 def _feed_forward(config: Config) -> int:
@@ -44,19 +49,58 @@ _DEFAULTS = {
     "block_ffn_dim_multiplier": 1.0,
     "block_auto_adjust_ff_dim": True,
 }
+_MOE = {
+    "max_position_embeddings": 128000,
+    "norm_eps": 1e-5,
+    "rope_theta": 1e6,
+    "num_key_value_heads": 8,
+    "conv_L_cache": 3,
+}
+
+_SHARED: tuple[Row, ...] = (VOCAB_SIZE, uint("shortconv.l_cache", "conv_L_cache"))
+_KEYS: tuple[Row, ...] = (
+    *base(integers("attention.head_count_kv", _kv_heads), uint("feed_forward_length", _feed_forward)),
+    *_SHARED,
+    real("attention.layer_norm_rms_epsilon", "norm_eps"),
+)
+_CONV = squeezed(r"conv\.conv\.weight$")
+
+
+def _causal(config: Config) -> bool | None:
+    names = config.get("architectures", default=[])
+    return False if "Lfm2BidirectionalModel" in names else None
+
 
 SPECS = (
     Architecture(
         name="lfm2",
-        models={"Lfm2ForCausalLM": _DEFAULTS, "LFM2ForCausalLM": _DEFAULTS},
+        models={"LFM2ForCausalLM": _DEFAULTS, "Lfm2ForCausalLM": _DEFAULTS},
+        metadata=_KEYS,
+        vocabulary=bpe,
+        transforms=(rename((r"lfm\.", "model.")), _CONV),
+    ),
+    Architecture(
+        name="lfm2",
+        models={"Lfm2BidirectionalModel": _DEFAULTS, "Lfm2Model": _DEFAULTS},
+        metadata=(*_KEYS, flag("attention.causal", _causal), pooling),
+        vocabulary=bpe,
+        transforms=(rename((r"^(?!dense_2\.)", "model.")), _CONV),
+    ),
+    Architecture(
+        name="lfm2moe",
+        models={"Lfm2MoeForCausalLM": _MOE},
         metadata=(
-            *base(integers("attention.head_count_kv", _kv_heads), uint("feed_forward_length", _feed_forward)),
-            VOCAB_SIZE,
-            uint("shortconv.l_cache", "conv_L_cache"),
-            real("attention.layer_norm_rms_epsilon", "norm_eps"),
+            *base(integers("attention.head_count_kv", _attention_only)),
+            uint("expert_feed_forward_length", "moe_intermediate_size"),
+            uint("leading_dense_block_count", "num_dense_layers"),
+            uint("expert_gating_func", lambda config: 2),
+            *_SHARED,
         ),
         vocabulary=bpe,
-        # (channels, 1, kernel) → (channels, kernel)
-        transforms=(reshape(r"conv\.conv\.weight$", lambda tensor, config: (tensor.shape[0], tensor.shape[-1])),),
+        transforms=(
+            rename((r"\.expert_bias$", ".expert_bias.bias")),
+            _CONV,
+            *w123_experts("feed_forward"),
+        ),
     ),
 )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from ggufkit.arch.export import Export
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, ROPE_DIMENSIONS, VOCAB_SIZE
+from ggufkit.arch.rope_tensors import rope_freqs
 from ggufkit.arch.spec import Architecture
-from ggufkit.arch.transforms import permute_rope, rope_freqs, stack_experts
+from ggufkit.arch.transforms import permute_rope, rename, stack_experts
 from ggufkit.policy.traits import Traits
 from ggufkit.tokenizer.from_checkpoint.llama import llama_vocabulary
 
@@ -33,19 +34,31 @@ PERMUTED = (
     permute_rope("k_proj", lambda config: config.kv_heads),
 )
 
+# Names of SmolVLM, and of the bare model.
+BARE_LLAMA = rename(
+    (r"text_model\.", ""),
+    (r"^(?=(embed_tokens|layers|norm)\.)", "model."),
+)
+
 LLAMA = Architecture(
     name="llama",
     export=Export("llama", "LlamaForCausalLM", rotated=True),
     traits=Traits(layers_of_70b=80, older_65b=True),
     models={
-        "LlamaForCausalLM": _LLAMA,
+        "IQuestCoderForCausalLM": _LLAMA,
         "LLaMAForCausalLM": _LLAMA,
+        "LlamaForCausalLM": _LLAMA,
+        "LlamaModel": _LLAMA,
+        "LlavaForConditionalGeneration": _LLAMA,
         "MistralForCausalLM": _MISTRAL,
         "MixtralForCausalLM": _MIXTRAL,
+        "VLlama3ForCausalLM": _LLAMA | {"num_attention_heads": 32},
+        "VoxtralForConditionalGeneration": _LLAMA,
     },
     metadata=(*BASE, VOCAB_SIZE, ROPE_DIMENSIONS),
     vocabulary=llama_vocabulary,
     transforms=(
+        BARE_LLAMA,
         *PERMUTED,
         stack_experts(
             r"model\.layers\.(?P<layer>\d+)\.block_sparse_moe\.experts\.(?P<expert>\d+)\.(?P<part>w[123])\.weight",

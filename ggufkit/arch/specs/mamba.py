@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ggufkit.arch.metadata import FILE_TYPE, LAYERS, Row, flag, real, uint
 from ggufkit.arch.spec import Architecture
-from ggufkit.arch.transforms import drop_tied_output, map_each, rename, reshape
+from ggufkit.arch.transforms import decay, drop_tied_output, rename, reshape, squeezed
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError
-from ggufkit.tensors.views import computed
 from ggufkit.tokenizer.from_checkpoint.bpe import bpe
 from ggufkit.tokenizer.from_checkpoint.spm import sentencepiece
 from ggufkit.tokenizer.from_checkpoint.tokens import first_of
 from ggufkit.tokenizer.from_checkpoint.variants import padded
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 def _inner(config: Config) -> int:
@@ -59,20 +53,6 @@ def _groups(config: Config) -> int:
     return result
 
 
-def _decay(logarithms: np.ndarray) -> np.ndarray:
-    """The state's decay, of which checkpoints hold the logarithm; correctly rounded.
-
-    The reference's exponential is PyTorch's, which depends on the CPU: one in a hundred values differs in its last bit.
-    """
-    import numpy as np
-
-    return (-np.exp(logarithms.astype(np.float64))).astype(np.float32)
-
-
-_DECAY = map_each(r"\.A_log$", lambda tensor, config: computed(tensor, _decay))
-# (channels, 1, kernel) → (channels, kernel)
-_CONV = reshape(r"\.conv1d\.weight$", lambda tensor, config: (tensor.shape[0], tensor.shape[-1]))
-
 SPECS = (
     Architecture(
         name="mamba",
@@ -86,7 +66,7 @@ SPECS = (
             FILE_TYPE,
         ),
         vocabulary=padded(first_of(bpe, sentencepiece), 8),
-        transforms=(_DECAY, _CONV, drop_tied_output("lm_head.weight", "backbone.embedding.weight")),
+        transforms=(decay(), squeezed(), drop_tied_output("lm_head.weight", "backbone.embedding.weight")),
     ),
     Architecture(
         name="mamba2",
@@ -102,8 +82,8 @@ SPECS = (
         vocabulary=padded(first_of(sentencepiece, bpe), 16),
         transforms=(
             rename((r"^model\.(?=backbone|lm_head)", ""), (r"\.dt_bias$", ".dt_proj.bias")),
-            _DECAY,
-            _CONV,
+            decay(),
+            squeezed(),
             reshape(r"\.(A_log|D)$", lambda tensor, config: (*tensor.shape, 1)),
             reshape(
                 r"\.mixer\.norm\.weight$", lambda tensor, config: (_groups(config), tensor.size // _groups(config))

@@ -17,9 +17,9 @@ from ggufkit.arch.metadata import (
     real,
     uint,
 )
+from ggufkit.arch.rope_tensors import rope_factors
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.llama import PERMUTED
-from ggufkit.arch.transforms import rope_factors
 from ggufkit.tokenizer.from_checkpoint.spm import sentencepiece
 
 SPECS = (

@@ -20,8 +20,9 @@ from ggufkit.arch.metadata import (
     rope_parameters,
     uint,
 )
+from ggufkit.arch.rope_tensors import rope_factors
 from ggufkit.arch.spec import Architecture
-from ggufkit.arch.transforms import rope_factors, stack_experts
+from ggufkit.arch.transforms import stack_experts
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError, printable
 from ggufkit.tokenizer.from_checkpoint.variants import phi3

@@ -6,7 +6,7 @@ from ggufkit.arch.export import Export
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, OPTIONAL, pooling, uint
 from ggufkit.arch.spec import Architecture
-from ggufkit.arch.transforms import rename, split_rows, stack_experts
+from ggufkit.arch.transforms import mlp_experts, rename
 from ggufkit.policy.traits import Traits
 from ggufkit.tokenizer.from_checkpoint.bpe import bpe
 from ggufkit.tokenizer.from_checkpoint.spm import sentencepiece
@@ -29,16 +29,7 @@ _MOE = _DEFAULTS | {
 # Checkpoints of the bare model leave out the module that the language model keeps it in.
 BARE = rename((r"^(?=(embed_tokens|layers|norm)\.)", "model."))
 
-# Experts one by one, or all of a layer's already stacked, gate over up.
-EXPERTS = (
-    stack_experts(
-        r"model\.layers\.(?P<layer>\d+)\.mlp\.experts\.(?P<expert>\d+)\.(?P<part>\w+)_proj\.weight",
-        parts=("down", "gate", "up"),
-        name="model.layers.{layer}.mlp.experts.{part}_proj.weight",
-    ),
-    rename((r"(\.mlp\.experts\.(down|gate_up)_proj)$", r"\1.weight")),
-    split_rows(r"(?<=\.mlp\.experts\.)gate_up_proj", "gate_proj", "up_proj"),
-)
+EXPERTS = mlp_experts()
 
 EXPERT_LENGTHS = (
     uint("expert_feed_forward_length", "moe_intermediate_size", need=OPTIONAL),
@@ -50,7 +41,17 @@ SPECS = (
         name="qwen2",
         export=Export("qwen2", "Qwen2ForCausalLM"),
         traits=Traits(layers_of_70b=80),
-        models={"Qwen2ForCausalLM": _DEFAULTS, "Qwen2Model": _DEFAULTS},
+        models=dict.fromkeys(
+            (
+                "AudioFlamingo3ForConditionalGeneration",
+                "DotsOCRForCausalLM",
+                "KORMoForCausalLM",
+                "Qwen2AudioForConditionalGeneration",
+                "Qwen2ForCausalLM",
+                "Qwen2Model",
+            ),
+            _DEFAULTS,
+        ),
         metadata=(*BASE, pooling),
         vocabulary=first_of(sentencepiece, bpe),
         graph=Graph(rope="neox"),

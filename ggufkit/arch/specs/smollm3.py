@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, ROPE_DIMENSIONS, VOCAB_SIZE
+from ggufkit.arch.rope_tensors import rope_freqs
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.llama import PERMUTED
-from ggufkit.arch.transforms import rope_freqs
 from ggufkit.tokenizer.from_checkpoint.llama import llama_vocabulary
 
 SPECS = (

@@ -32,7 +32,4 @@ TRAITS = {
         ),
         eight_bit=("attn_q_a", "attn_q_b", "nextn.eh_proj"),
     ),
-    "jais2": Traits(layers_of_70b=68),
-    "llama-embed": Traits(layers_of_70b=80, older_65b=True),
-    "olmo": Traits(layers_of_70b=80),
 }

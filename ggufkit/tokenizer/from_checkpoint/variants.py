@@ -5,6 +5,7 @@ Each is one of the kinds with more tokens named, as the family's releases need i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
 from ggufkit.checkpoint.checkpoint import Checkpoint
@@ -12,22 +13,26 @@ from ggufkit.checkpoint.config import Config
 from ggufkit.errors import CheckpointError, printable
 from ggufkit.gguf.header import Value, ValueType
 from ggufkit.tokenizer.from_checkpoint.bpe import bpe, fast_tokens
+from ggufkit.tokenizer.from_checkpoint.fast import FastTokenizer
 from ggufkit.tokenizer.from_checkpoint.special import read_special
 from ggufkit.tokenizer.from_checkpoint.spm import added_tokens, read_model, sentencepiece, sentencepiece_tokens
 from ggufkit.tokenizer.from_checkpoint.spm_settings import read_settings
-from ggufkit.tokenizer.from_checkpoint.tokens import ADDED_SCORE, NoTokenizer, TokenType, Vocabulary, first_of
+from ggufkit.tokenizer.from_checkpoint.tokens import ADDED_SCORE, NoTokenizer, Tokens, TokenType, Vocabulary, first_of
 
 __all__ = [
     "GEMMA",
     "GEMMA2",
     "GEMMA3",
+    "GLM",
     "GLM4",
     "MPT",
     "NEMOTRON",
     "bpe_with_roles",
     "followed_by",
+    "gemma4",
     "internlm2",
     "internlm3",
+    "led_by",
     "padded",
     "phi3",
 ]
@@ -45,6 +50,17 @@ def followed_by(vocabulary: Vocabulary, extra: Mapping[str, bool | int]) -> Voca
             yield f"tokenizer.ggml.{key}", Value(kind, value)
 
     return extended
+
+
+def led_by(vocabulary: Vocabulary, first: Mapping[str, bool]) -> Vocabulary:
+    """A vocabulary behind keys (behind ``tokenizer.ggml.``) that come first, and whose values it may replace."""
+
+    def led(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[str, Value]]:
+        for key, value in first.items():
+            yield f"tokenizer.ggml.{key}", Value(ValueType.BOOL, value)
+        yield from vocabulary(checkpoint, config)
+
+    return led
 
 
 def bpe_with_roles(**roles: str) -> Vocabulary:
@@ -78,6 +94,7 @@ GEMMA = followed_by(sentencepiece, {"eot_token_id": 107, **_NO_SPACE_PREFIX})
 GEMMA2 = followed_by(sentencepiece, _NO_SPACE_PREFIX)
 GEMMA3 = first_of(GEMMA2, bpe)
 GLM4 = bpe_with_roles(eos="<|endoftext|>", eot="<|user|>", unk="<|endoftext|>", bos="<|endoftext|>")
+GLM = bpe_with_roles(bos="[gMASK]", eot="<|user|>", unk="<|endoftext|>", eom="<|observation|>")
 NEMOTRON = followed_by(sentencepiece, {"padding_token_id": 0, "unknown_token_id": 1})
 # SEA-LION is an MPT with a SentencePiece vocabulary.
 MPT = first_of(
@@ -86,6 +103,58 @@ MPT = first_of(
         sentencepiece, {"add_bos_token": False, "padding_token_id": 3, "eos_token_id": 1, "unknown_token_id": 0}
     ),
 )
+
+
+# Gemma 4's tokens that a chat's parser must see.
+_GEMMA4_SHOWN = frozenset(
+    ("<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>')
+)
+
+# transformers gives a tokenizer of Gemma these, whatever its files say of them.
+_GEMMA_ROLES = {
+    "bos_token": "<bos>",
+    "eos_token": "<eos>",
+    "unk_token": "<unk>",
+    "pad_token": "<pad>",
+    "mask_token": "<mask>",
+}
+
+
+def gemma4(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[str, Value]]:
+    """`tokenizer.*` of a Gemma 4: BPE with byte fallback, whose merges are written.
+
+    Raises
+    ------
+    NoTokenizer, CheckpointError : see `sentencepiece`.
+    """
+    model = (checkpoint.json("tokenizer.json") or {}).get("model")
+    if not isinstance(model, dict) or model.get("type") != "BPE" or not model.get("byte_fallback"):
+        raise NoTokenizer(f"{printable(checkpoint.folder)} has no tokenizer.json with a byte-fallback BPE")
+    tokenizer = FastTokenizer(checkpoint)
+    special = tokenizer.special_ids
+    # A text may be a piece and an added token, too, each with an id.
+    pieces = {token: text for text, token in model["vocab"].items()}
+    added = {token: entry.content for token, entry in tokenizer.added.items() if token >= tokenizer.base_size}
+    settings = checkpoint.json("tokenizer_config.json") or {}
+    absent = [text for role, text in _GEMMA_ROLES.items() if role not in settings and text not in tokenizer.vocab]
+    tokens = Tokens.padding(tokenizer.base_size + len(added) + len(absent))
+    for number, text in enumerate(absent):
+        tokens.put(tokenizer.base_size + len(added) + number, text, ADDED_SCORE, TokenType.CONTROL)
+    for token, text in {**pieces, **added}.items():
+        kind = TokenType.USER_DEFINED if token in added else TokenType.NORMAL
+        if text in _GEMMA4_SHOWN:
+            kind = TokenType.USER_DEFINED
+        elif re.fullmatch("<0x[0-9A-Fa-f]{2}>", text):
+            kind = TokenType.BYTE
+        elif token in special:
+            kind = TokenType.CONTROL
+        tokens.put(token, text, ADDED_SCORE, kind)
+    for key, value in tokens.pairs("gemma4", ""):
+        if key != "tokenizer.ggml.pre":
+            yield key, value
+    yield from read_special(checkpoint, merges=True).pairs()
+    yield "tokenizer.ggml.add_space_prefix", Value(ValueType.BOOL, False)
+    yield "tokenizer.ggml.add_bos_token", Value(ValueType.BOOL, True)
 
 
 def phi3(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[str, Value]]:

@@ -1,0 +1,91 @@
+"""ERNIE 4.5, its mixtures of experts, and PaddleOCR's language model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from ggufkit.arch.graph import Graph
+from ggufkit.arch.metadata import BASE, OPTIONAL, uint
+from ggufkit.arch.spec import Architecture
+from ggufkit.arch.transforms import drop, mlp_experts, rename, split_rows
+from ggufkit.checkpoint.checkpoint import Checkpoint
+from ggufkit.checkpoint.config import Config
+from ggufkit.errors import CheckpointError, printable
+from ggufkit.gguf.header import Value, ValueType
+from ggufkit.tensors.tensor import Tensor
+from ggufkit.tensors.views import take_rows
+from ggufkit.tokenizer.from_checkpoint.spm import sentencepiece
+
+_DEFAULTS = {"max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "head_dim": 128}
+
+
+def _vocabulary(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[str, Value]]:
+    yield from sentencepiece(checkpoint, config)
+    prefix = (checkpoint.json("tokenizer_config.json") or {}).get("add_prefix_space")
+    if isinstance(prefix, bool):
+        yield "tokenizer.ggml.add_space_prefix", Value(ValueType.BOOL, prefix)
+
+
+def _split_qkv(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
+    """A fused projection: all queries, all keys, all values."""
+    import numpy as np
+
+    for tensor in tensors:
+        if "qkv_proj" not in tensor.name:
+            yield tensor
+            continue
+        head = config.head_dim
+        q, k = config.heads * head, config.kv_heads * head
+        if tensor.rows != q + 2 * k:
+            raise CheckpointError(f"{printable(tensor.name)} has {tensor.rows} rows, config.json calls for {q + 2 * k}")
+        for name, lo, hi in (("q", 0, q), ("k", q, q + k), ("v", q + k, q + 2 * k)):
+            yield take_rows(tensor, np.arange(lo, hi)).renamed(tensor.name.replace("qkv_proj", f"{name}_proj"))
+
+
+def _shared_length(config: Config) -> int | None:
+    """As the reference works it out; it is right where a head has as many numbers as an expert is wide."""
+    shared = config.get("moe_num_shared_experts")
+    if not shared or "intermediate_size" not in config or "num_key_value_heads" not in config:
+        return None
+    return config.integer("intermediate_size") // config.integer("num_key_value_heads")
+
+
+_NAMES = (rename((r"ernie\.", "model.")), _split_qkv, split_rows(r"up_gate_proj", "gate_proj", "up_proj"))
+
+SPECS = (
+    Architecture(
+        name="ernie4_5",
+        models={"Ernie4_5ForCausalLM": _DEFAULTS, "Ernie4_5_ForCausalLM": _DEFAULTS},
+        metadata=BASE,
+        vocabulary=_vocabulary,
+        graph=Graph(),
+        transforms=_NAMES,
+    ),
+    Architecture(
+        name="paddleocr",
+        models={"PaddleOCRVLForConditionalGeneration": _DEFAULTS},
+        metadata=BASE,
+        vocabulary=_vocabulary,
+        graph=Graph(rope="neox"),
+        transforms=(drop(r"mlp_AR\."), *_NAMES),
+    ),
+    Architecture(
+        name="ernie4_5-moe",
+        models={"Ernie4_5_MoeForCausalLM": {"max_position_embeddings": 131072, "rms_norm_eps": 1e-5}},
+        metadata=(
+            *BASE,
+            uint("expert_count", "moe_num_experts"),
+            uint("expert_used_count", "moe_k"),
+            uint("interleave_moe_layer_step", "moe_layer_interval"),
+            uint("leading_dense_block_count", "moe_layer_start_index"),
+            uint("expert_feed_forward_length", "moe_intermediate_size", need=OPTIONAL),
+            uint("expert_shared_count", "moe_num_shared_experts", need=OPTIONAL),
+            uint("expert_shared_feed_forward_length", _shared_length),
+        ),
+        vocabulary=_vocabulary,
+        transforms=(
+            drop(r"^model\.mtp_(block|emb_norm|hidden_norm|linear_proj)\.\d+"),
+            *mlp_experts("moe_num_experts", parts=("gate", "up", "down")),
+        ),
+    ),
+)

@@ -1,0 +1,186 @@
+"""Gemma 3n and Gemma 4."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from statistics import NormalDist
+
+from ggufkit.arch.metadata import Row, flags, integers, reals, uint
+from ggufkit.arch.spec import Architecture
+from ggufkit.arch.specs.gemma3 import KEYS, first_tokens
+from ggufkit.arch.transforms import rename, stack
+from ggufkit.checkpoint.config import Config
+from ggufkit.errors import ArchitectureError, printable
+from ggufkit.tensors.tensor import Tensor
+from ggufkit.tensors.views import padded_rows, vector
+from ggufkit.tokenizer.from_checkpoint.variants import GEMMA3, gemma4
+
+_DEFAULTS = {"max_position_embeddings": 131072, "rms_norm_eps": 1e-6, "num_attention_heads": 8, "head_dim": 256}
+
+
+def _sliding(config: Config) -> list[bool]:
+    return [kind == "sliding_attention" for kind in config.list("layer_types", config.layers)]
+
+
+# ---- Gemma 3n ---------------------------------------------------------------------------------------------------
+
+
+def _sparsity(config: Config) -> list[float]:
+    """For each layer the number of standard deviations above which a gate passes; −∞ where all do."""
+    import numpy as np
+
+    scales = []
+    for share in config.list("activation_sparsity_pattern", config.layers):
+        if not isinstance(share, (int, float)) or not 0 <= share < 1:
+            raise ArchitectureError(f"config.json: 'activation_sparsity_pattern' holds {printable(repr(share))}")
+        scales.append(float(np.float32(NormalDist().inv_cdf(share))) if share else float("-inf"))
+    return scales
+
+
+def _four_streams(config: Config) -> int:
+    if (number := config.integer("altup_num_inputs")) != 4:
+        raise ArchitectureError(f"config.json: 'altup_num_inputs' is {number}; llama.cpp runs models of 4")
+    return number
+
+
+def _all_tokens(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
+    """Tables shorter than the vocabulary get rows of zeros: what the towers fill in has no embedding."""
+    for tensor in tensors:
+        table = tensor.name.endswith("embed_tokens.weight") or "embed_tokens_per_layer" in tensor.name
+        yield padded_rows(tensor, config.integer("vocab_size")) if table else tensor
+
+
+GEMMA3N = Architecture(
+    name="gemma3n",
+    models={
+        name: _DEFAULTS
+        | {"altup_active_idx": 0, "altup_num_inputs": 4, "vocab_size": 262400, "num_kv_shared_layers": 15}
+        for name in ("Gemma3nForCausalLM", "Gemma3nForConditionalGeneration")
+    },
+    metadata=(
+        *KEYS,
+        uint("altup.active_idx", "altup_active_idx"),
+        uint("altup.num_inputs", _four_streams),
+        uint("embedding_length_per_layer_input", "hidden_size_per_layer_input"),
+        uint("attention.shared_kv_layers", "num_kv_shared_layers"),
+        reals("activation_sparsity_scale", _sparsity),
+        flags("attention.sliding_window_pattern", _sliding),
+    ),
+    vocabulary=GEMMA3,
+    transforms=(
+        rename((r"_scale$", "_scale.weight")),
+        _all_tokens,
+        *(
+            stack(rf"model\.(?P<layer>){name}\.(?P<expert>\d+)\.weight", f"model.{name}.weight", lambda config: 3)
+            for name in ("altup_unembed_projections", "altup_projections")
+        ),
+    ),
+)
+
+# ---- Gemma 4 ----------------------------------------------------------------------------------------------------
+
+
+def _of_full_layers(config: Config, name: str, key: str) -> int | None:
+    """A setting of layers that see everything: of its own name, or in `per_layer_config`."""
+    if (value := config.get(name)) is not None:
+        return value
+    per_layer, kinds = config.get("per_layer_config"), config.list("layer_types")
+    for layer, settings in per_layer.items() if isinstance(per_layer, dict) else ():
+        index = int(layer) if str(layer).isdigit() else len(kinds)
+        if index < len(kinds) and kinds[index] == "full_attention" and isinstance(settings, dict) and key in settings:
+            return settings[key]
+    return None
+
+
+def _full_head(config: Config) -> int:
+    head = _of_full_layers(config, "global_head_dim", "head_dim")
+    if type(head) is not int or not 2 <= head <= 1 << 16:
+        raise ArchitectureError(
+            "config.json has no usable 'global_head_dim', nor one in 'per_layer_config'; it is not guessed"
+        )
+    return head
+
+
+def _kv_heads(config: Config) -> list[int] | None:
+    full = _of_full_layers(config, "num_global_key_value_heads", "num_key_value_heads")
+    if full is None or "num_key_value_heads" not in config:
+        return None
+    return [config.kv_heads if local else full for local in _sliding(config)]
+
+
+def _shared_layers(config: Config) -> int:
+    number = config.require("num_kv_shared_layers")
+    if type(number) is not int or not 0 <= number <= config.layers:
+        raise ArchitectureError(
+            f"config.json: 'num_kv_shared_layers' must be at most the {config.layers} layers, not {number}"
+        )
+    return number
+
+
+def _feed_forward(config: Config) -> list[int] | int:
+    """Twice as wide in the layers that share keys and values, where the config says so."""
+    width = config.integer("intermediate_size")
+    if not config.get("use_double_wide_mlp"):
+        return width
+    own = config.layers - _shared_layers(config)
+    return [width if layer < own else 2 * width for layer in range(config.layers)]
+
+
+def feed_forward(architecture: str, config: Config):
+    value = _feed_forward(config)
+    row = integers if isinstance(value, list) else uint
+    yield from row("feed_forward_length", lambda config: value)(architecture, config)
+
+
+def _proportional(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
+    """Layers that see everything turn the first part of a head's pairs; divisors of 1e30 hold the others still."""
+    settings = config.part("rope_parameters").part("full_attention")
+    part, head = settings.number("partial_rotary_factor"), _full_head(config)
+    if settings.get("rope_type") != "proportional" or not 0 <= part <= 1:
+        raise ArchitectureError("config.json: a Gemma 4 needs rope of type 'proportional' in its full layers")
+    turning = int(head * part / 2)
+    yield vector("rope_freqs.weight", [1.0] * turning + [1e30] * (head // 2 - turning))
+    yield from tensors
+
+
+def _local_rotated(config: Config) -> int:
+    factor = config.part("rope_parameters").get("partial_rotary_factor", default=1.0)
+    return int(config.integer("head_dim") * factor)
+
+
+_GEMMA4_KEYS: tuple[Row, ...] = (
+    *KEYS,
+    uint("attention.shared_kv_layers", _shared_layers),
+    uint("embedding_length_per_layer_input", lambda config: config.get("hidden_size_per_layer_input") or 0),
+    flags("attention.sliding_window_pattern", _sliding),
+    uint("attention.key_length", _full_head),
+    uint("attention.value_length", _full_head),
+    uint("attention.key_length_swa", "head_dim"),
+    uint("attention.value_length_swa", "head_dim"),
+    uint("expert_feed_forward_length", lambda config: config.get("expert_intermediate_size", "moe_intermediate_size")),
+    feed_forward,
+    integers("attention.head_count_kv", _kv_heads),
+    uint("rope.dimension_count", _full_head),
+    uint("rope.dimension_count_swa", _local_rotated),
+)
+
+GEMMA4 = Architecture(
+    name="gemma4",
+    models=dict.fromkeys(
+        ("Gemma4ForCausalLM", "Gemma4ForConditionalGeneration", "Gemma4UnifiedForConditionalGeneration"), _DEFAULTS
+    ),
+    metadata=_GEMMA4_KEYS,
+    vocabulary=gemma4,
+    transforms=(
+        rename(
+            (r"(per_dim_scale|layer_scalar)$", r"\1.weight"),
+            (r"(\.experts\.(?:\w+\.)*\w+)(?<!weight)$", r"\1.weight"),
+            (r"model\.layers\.(\d+)\.router\.scale$", r"blk.\1.ffn_gate_inp.scale"),
+            (r"model\.layers\.(\d+)\.router\.per_expert_scale$", r"blk.\1.ffn_down_exps.scale"),
+        ),
+        first_tokens,
+        _proportional,
+    ),
+)
+
+SPECS = (GEMMA3N, GEMMA4)

@@ -1,0 +1,59 @@
+"""GLM-4.5 and later mixtures of experts, and Solar Open."""
+
+from __future__ import annotations
+
+from ggufkit.arch.metadata import OPTIONAL, base, blocks_with_mtp, flag, mtp_layers, partial_rotary, real, uint
+from ggufkit.arch.spec import Architecture
+from ggufkit.arch.transforms import mlp_experts, trunk
+from ggufkit.checkpoint.config import Config
+from ggufkit.tokenizer.from_checkpoint.variants import GLM, bpe_with_roles
+
+_DEFAULTS = {
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "num_key_value_heads": 8,
+    "first_k_dense_replace": 1,
+    "routed_scaling_factor": 1.0,
+    "norm_topk_prob": True,
+    "n_group": 1,
+    "topk_group": 1,
+}
+
+
+def _announced(config: Config) -> int | None:
+    return mtp_layers(config) if config.mtp and "num_nextn_predict_layers" in config else None
+
+
+_KEYS = (
+    *base(uint("block_count", blocks_with_mtp)),
+    uint("rope.dimension_count", lambda config: int(config.head_dim * partial_rotary(config, 0.5))),
+    uint("expert_count", "n_routed_experts", need=OPTIONAL),
+    uint("expert_feed_forward_length", "moe_intermediate_size", need=OPTIONAL),
+    uint("expert_shared_count", "n_shared_experts", need=OPTIONAL),
+    uint("leading_dense_block_count", "first_k_dense_replace", need=OPTIONAL),
+    uint("expert_gating_func", lambda config: 2),
+    real("expert_weights_scale", "routed_scaling_factor", need=OPTIONAL),
+    flag("expert_weights_norm", "norm_topk_prob", need=OPTIONAL),
+    uint("nextn_predict_layers", _announced),
+)
+_TRANSFORMS = (trunk(blocks_with_mtp), *mlp_experts("n_routed_experts"))
+
+SPECS = (
+    Architecture(
+        name="glm4moe",
+        models={"Glm4MoeForCausalLM": _DEFAULTS, "Glm4vMoeForConditionalGeneration": _DEFAULTS},
+        metadata=_KEYS,
+        vocabulary=GLM,
+        transforms=_TRANSFORMS,
+        blocks=blocks_with_mtp,
+    ),
+    Architecture(
+        name="glm4moe",
+        models={"SolarOpenForCausalLM": _DEFAULTS},
+        metadata=_KEYS,
+        vocabulary=bpe_with_roles(eos="<|endoftext|>", eot="<|endoftext|>", unk="<unk>", bos="<|startoftext|>"),
+        transforms=_TRANSFORMS,
+        blocks=blocks_with_mtp,
+    ),
+)

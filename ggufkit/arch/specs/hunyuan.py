@@ -1,0 +1,122 @@
+"""Hunyuan: the dense models, those that see, and the mixtures of experts that come with a tokenizer.json."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ggufkit.arch.metadata import Row, base, integers, real, rope_parameters, string, uint
+from ggufkit.arch.spec import Architecture
+from ggufkit.arch.transforms import untied
+from ggufkit.checkpoint.checkpoint import Checkpoint
+from ggufkit.checkpoint.config import Config, text_model
+from ggufkit.errors import ArchitectureError
+from ggufkit.gguf.header import Value, ValueType
+from ggufkit.tokenizer.from_checkpoint.bpe import bpe
+
+_DEFAULTS = {
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "head_dim": lambda c: c.width // c.heads,
+}
+
+_LONG = 256 * 1024  # what dynamic scaling with their alpha is good for; configs have other numbers
+
+
+def _kind(config: Config) -> str | None:
+    return rope_parameters(config)["rope_type"]
+
+
+def _dynamic(config: Config) -> bool:
+    """Whether rope is stretched by a larger base: base · alpha^(d / (d − 2))."""
+    if _kind(config) != "dynamic":
+        return _kind(config) == "xdrope"
+    base, context = rope_parameters(config)["rope_theta"], config.get("max_position_embeddings")
+    if base not in (None, 10000.0) or context not in (32 * 1024, _LONG):
+        raise ArchitectureError(
+            f"config.json: dynamic rope of base {base} and {context} positions is not that of a known Hunyuan"
+        )
+    return True
+
+
+def _stretched(config: Config) -> float | None:
+    if not _dynamic(config):
+        return None
+    settings = rope_parameters(config)
+    alpha, base, head = settings.get("alpha", 50), settings["rope_theta"] or 10000.0, config.integer("head_dim")
+    if not isinstance(alpha, (int, float)) or not 0 < alpha < 1e9 or head < 3:
+        raise ArchitectureError(f"config.json: rope scaling by alpha {alpha} for heads of {head}")
+    return base * (alpha ** (head / (head - 2)))
+
+
+def _if_dynamic(value):
+    return lambda config: value if _kind(config) == "dynamic" and _dynamic(config) else None
+
+
+_SCALING: tuple[Row, ...] = (
+    real("rope.freq_base", _stretched),
+    string("rope.scaling.type", lambda config: "none" if _dynamic(config) else None),
+    real("rope.scaling.factor", lambda config: 1 if _dynamic(config) else None),
+    uint("rope.scaling.original_context_length", _if_dynamic(_LONG)),
+    uint("context_length", _if_dynamic(_LONG)),
+)
+
+
+def _vocabulary(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[str, Value]]:
+    """Byte-level BPE whose end is config.json's `eod_token_id`, and whose turns end with generation_config.json's."""
+    settings = text_model(checkpoint.config)
+    unpadded = type(pad := settings.get("pad_token_id")) is int and pad < 0
+    for key, value in bpe(checkpoint, config):
+        if not (unpadded and key == "tokenizer.ggml.padding_token_id"):
+            yield key, value
+    if type(end := settings.get("eod_token_id")) is int:
+        yield "tokenizer.ggml.eos_token_id", Value(ValueType.UINT32, end)
+    ends = (checkpoint.json("generation_config.json") or {}).get("eos_token_id")
+    if isinstance(ends, list) and len(ends) >= 2:
+        yield "tokenizer.ggml.eot_token_id", Value(ValueType.UINT32, ends[0])
+
+
+# A dense model may say that it has one expert.
+_NO_EXPERTS = uint("expert_count", lambda config: config.get("num_local_experts", "n_routed_experts"))
+
+
+def _if_xdrope(find: Callable[[Config, dict[str, Any]], Any]) -> Callable[[Config], Any]:
+    """Values of a model whose positions have three directions; transformers 5 calls that dynamic with sections."""
+
+    def value(config: Config) -> Any:
+        settings = rope_parameters(config)
+        sections = settings.get("xdrope_section") or settings.get("mrope_section")
+        if not (settings["rope_type"] == "xdrope" or (settings["rope_type"] == "dynamic" and sections)):
+            return None
+        return find(config, settings | {"xdrope_section": sections})
+
+    return value
+
+
+_XDROPE: tuple[Row, ...] = (
+    real("rope.freq_base", _if_xdrope(lambda config, settings: settings["rope_theta"])),
+    string("rope.scaling.type", _if_xdrope(lambda config, settings: "none")),
+    real("rope.scaling.factor", _if_xdrope(lambda config, settings: settings.get("factor", 1))),
+    real("rope.scaling.alpha", _if_xdrope(lambda config, settings: Config(settings).number("alpha"))),
+    uint("rope.scaling.original_context_length", _if_xdrope(lambda c, settings: c.integer("max_position_embeddings"))),
+    uint("context_length", _if_xdrope(lambda c, settings: c.integer("max_position_embeddings"))),
+    integers("rope.dimension_sections", _if_xdrope(lambda config, settings: settings["xdrope_section"])),
+)
+
+SPECS = (
+    Architecture(
+        name="hunyuan-dense",
+        models={"HunYuanDenseV1ForCausalLM": _DEFAULTS},
+        metadata=(*base(_NO_EXPERTS), *_SCALING),
+        vocabulary=_vocabulary,
+        transforms=(untied(),),
+    ),
+    Architecture(
+        name="hunyuan_vl",
+        models={"HunYuanVLForConditionalGeneration": _DEFAULTS},
+        metadata=(*base(_NO_EXPERTS), *_XDROPE),
+        vocabulary=_vocabulary,
+        transforms=(untied(),),
+    ),
+)

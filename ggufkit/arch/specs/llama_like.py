@@ -1,0 +1,101 @@
+"""Relatives of Llama: Arcee, Llama-Embed, Apertus, Seed-OSS, Jais 2, OLMo 1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ggufkit.arch.graph import Graph
+from ggufkit.arch.metadata import BASE, OPTIONAL, ROPE_DIMENSIONS, VOCAB_SIZE, Row, pooling, real, reals
+from ggufkit.arch.rope_tensors import rope_freqs
+from ggufkit.arch.spec import Architecture
+from ggufkit.arch.specs.llama import BARE_LLAMA, PERMUTED
+from ggufkit.arch.transforms import drop
+from ggufkit.checkpoint.config import Config
+from ggufkit.errors import CheckpointError
+from ggufkit.policy.traits import Traits
+from ggufkit.tokenizer.from_checkpoint.bpe import bpe
+from ggufkit.tokenizer.from_checkpoint.llama import llama_vocabulary
+
+_DEFAULTS = {
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "num_key_value_heads": lambda config: config.heads,
+}
+_OLMO = {key: value for key, value in _DEFAULTS.items() if key != "rms_norm_eps"}
+
+
+def _of_activation(name: str) -> Callable[[Config], list[float] | None]:
+    """A parameter of each layer's xIELU, which checkpoints hold as a tensor of one number."""
+
+    def find(config: Config) -> list[float] | None:
+        numbers = []
+        for layer in range(config.layers):
+            tensor = config.tensors.get(f"model.layers.{layer}.mlp.act_fn.{name}")
+            if tensor is None or tensor.size != 1:
+                if name in ("alpha_n", "alpha_p") and config.tensors:
+                    raise CheckpointError(f"layer {layer} has no single number {name} of its activation")
+                return None
+            numbers.append(float(tensor.floats().flat[0]))
+        return numbers
+
+    return find
+
+
+_XIELU: tuple[Row, ...] = tuple(
+    reals(f"/xielu.{name}", _of_activation(name)) for name in ("alpha_n", "alpha_p", "beta", "eps")
+)
+
+SPECS = (
+    Architecture(
+        name="arcee",
+        models={"ArceeForCausalLM": _DEFAULTS},
+        metadata=(*BASE, VOCAB_SIZE, ROPE_DIMENSIONS, pooling),
+        vocabulary=llama_vocabulary,
+        graph=Graph(activation="relu_squared"),
+        transforms=(*PERMUTED, rope_freqs),
+    ),
+    Architecture(
+        name="llama-embed",
+        traits=Traits(layers_of_70b=80, older_65b=True),
+        models={"LlamaBidirectionalModel": _DEFAULTS},
+        metadata=(*BASE, VOCAB_SIZE, ROPE_DIMENSIONS),
+        vocabulary=llama_vocabulary,
+        transforms=(BARE_LLAMA, *PERMUTED, rope_freqs),
+    ),
+    Architecture(
+        name="apertus",
+        models={"ApertusForCausalLM": _DEFAULTS},
+        preamble=_XIELU,
+        metadata=(*BASE, VOCAB_SIZE, ROPE_DIMENSIONS),
+        vocabulary=llama_vocabulary,
+        transforms=(drop(r"\.act_fn\.(alpha_[np]|beta|eps)$"), rope_freqs),
+    ),
+    Architecture(
+        name="seed_oss",
+        models={"SeedOssForCausalLM": _DEFAULTS | {"head_dim": 128}},
+        metadata=BASE,
+        vocabulary=bpe,
+        graph=Graph(rope="neox", ffn_norm="post_attention_norm"),
+    ),
+    Architecture(
+        name="jais2",
+        traits=Traits(layers_of_70b=68),
+        models={"Jais2ForCausalLM": {"layer_norm_eps": 1e-5}},
+        metadata=(*BASE, ROPE_DIMENSIONS),
+        vocabulary=bpe,
+        graph=Graph(norm="layer", rope="neox", activation="relu_squared"),
+    ),
+    Architecture(
+        name="olmo",
+        traits=Traits(layers_of_70b=80),
+        models={"OLMoForCausalLM": _OLMO, "OlmoForCausalLM": _OLMO},
+        metadata=(
+            *BASE,
+            real("attention.layer_norm_epsilon", lambda config: 1e-5),
+            real("attention.clamp_kqv", "clip_qkv", need=OPTIONAL),
+        ),
+        vocabulary=bpe,
+        transforms=PERMUTED,
+    ),
+)

@@ -1,0 +1,53 @@
+"""Mistral Small 3.x and Ministral 3: Llama with yarn and queries that grow with the position.
+
+Mistral 4 is built like DeepSeek V2.
+"""
+
+from __future__ import annotations
+
+from ggufkit.arch.graph import Graph
+from ggufkit.arch.metadata import BASE, ROPE_DIMENSIONS, VOCAB_SIZE, real, rope_parameters
+from ggufkit.arch.rope_tensors import rope_freqs
+from ggufkit.arch.spec import Architecture
+from ggufkit.arch.specs.llama import PERMUTED
+from ggufkit.checkpoint.config import Config
+from ggufkit.errors import ArchitectureError
+from ggufkit.tokenizer.from_checkpoint.llama import llama_vocabulary
+
+_DEFAULTS = {
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5,
+    "num_key_value_heads": 8,
+    "head_dim": lambda config: config.width // config.heads,
+}
+
+
+def _of_ministral(name: str):
+    def find(config: Config) -> float | None:
+        if config.get("model_type") != "ministral3":
+            return None
+        settings = rope_parameters(config)
+        if settings["rope_type"] != "yarn" or not isinstance(settings.get(name), (int, float)):
+            raise ArchitectureError(f"config.json: a ministral3 needs yarn rope with {name!r}")
+        return settings[name]
+
+    return find
+
+
+SPECS = (
+    Architecture(
+        name="mistral3",
+        models={"Ministral3ForCausalLM": _DEFAULTS, "Mistral3ForConditionalGeneration": _DEFAULTS},
+        metadata=(
+            *BASE,
+            VOCAB_SIZE,
+            ROPE_DIMENSIONS,
+            real("rope.scaling.yarn_log_multiplier", _of_ministral("mscale_all_dim")),
+            real("attention.temperature_scale", _of_ministral("llama_4_scaling_beta")),
+        ),
+        vocabulary=llama_vocabulary,
+        graph=Graph(),
+        transforms=(*PERMUTED, rope_freqs),
+        when=lambda config: config.get("model_type") != "mistral4",
+    ),
+)

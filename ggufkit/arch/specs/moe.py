@@ -1,0 +1,195 @@
+"""Mixtures of experts of one family each: MiniMax M2, Hy 3, EXAONE MoE, Mellum, OLMoE, dots.1, MiMo V2."""
+
+from __future__ import annotations
+
+from ggufkit.arch.graph import Graph
+from ggufkit.arch.metadata import (
+    BASE,
+    OPTIONAL,
+    VOCAB_SIZE,
+    base,
+    blocks_with_mtp,
+    flag,
+    flags,
+    integers,
+    mtp_layers,
+    real,
+    string,
+    uint,
+)
+from ggufkit.arch.rope_tensors import rope_freqs
+from ggufkit.arch.spec import Architecture
+from ggufkit.arch.specs.exaone import sliding_of
+from ggufkit.arch.transforms import mlp_experts, mtp_blocks, rename, trunk
+from ggufkit.checkpoint.config import Config
+from ggufkit.errors import ArchitectureError, printable
+from ggufkit.tokenizer.from_checkpoint.bpe import bpe
+
+_DEFAULTS = {"max_position_embeddings": 4096, "rms_norm_eps": 1e-6, "rope_theta": 10000.0}
+
+_EXPERT_LENGTH = uint("expert_feed_forward_length", "moe_intermediate_size")
+_NEXTN = uint("nextn_predict_layers", lambda config: mtp_layers(config) or None)
+
+
+def w123_experts(module: str, name: str = "layers.{layer}.feed_forward.experts.{part}.weight"):
+    """Experts whose gate, down and up are called w1, w2, w3."""
+    pattern = rf"model\.layers\.(?P<layer>\d+)\.{module}\.experts\.(?P<expert>\d+)\.(?P<part>w[123])\.weight"
+    return mlp_experts(parts=("w1", "w2", "w3"), pattern=pattern, name=name)
+
+
+# ---- MiMo V2 ----------------------------------------------------------------------------------------------------
+
+
+# The configs do not say it: every release has as many.
+_MIMO_MTP = 3
+
+
+def _mimo_mtp(config: Config) -> int:
+    return _MIMO_MTP if config.mtp else 0
+
+
+def _mimo_blocks(config: Config) -> int:
+    return config.layers + _mimo_mtp(config)
+
+
+def _mimo_pattern(config: Config) -> list[int]:
+    """1 for a layer with a sliding window."""
+    for name in ("head_dim", "num_attention_heads", "v_head_dim"):
+        if config.require(f"swa_{name}") != config.require(name):
+            raise ArchitectureError(
+                f"config.json: 'swa_{name}' differs from {name!r}, which GGUF's mimo2 has no key for"
+            )
+    if config.require("topk_method") != "noaux_tc":
+        raise ArchitectureError(
+            f"config.json: 'topk_method' must be noaux_tc, not {printable(config.get('topk_method'))}"
+        )
+    return [*config.list("hybrid_layer_pattern", config.layers), *[1] * _mimo_mtp(config)]
+
+
+def _mimo_kv_heads(config: Config) -> list[int]:
+    everything, window = config.integer("num_key_value_heads"), config.integer("swa_num_key_value_heads")
+    return [window if local == 1 else everything for local in _mimo_pattern(config)]
+
+
+MIMO2 = Architecture(
+    name="mimo2",
+    models={"MiMoV2FlashForCausalLM": {}, "MiMoV2ForCausalLM": {}},
+    metadata=(
+        *base(uint("block_count", _mimo_blocks)),
+        integers("attention.head_count_kv", _mimo_kv_heads),
+        uint("attention.sliding_window", "sliding_window"),
+        integers("attention.sliding_window_pattern", _mimo_pattern),
+        uint("attention.value_length", "v_head_dim"),
+        uint("expert_count", "n_routed_experts"),
+        _EXPERT_LENGTH,
+        uint(
+            "rope.dimension_count",
+            lambda config: int(config.integer("head_dim") * config.number("partial_rotary_factor")),
+        ),
+        real("attention.layer_norm_rms_epsilon", lambda config: config.get("layernorm_epsilon", default=1e-5)),
+        real("attention.value_scale", "attention_value_scale", need=OPTIONAL),
+        uint("nextn_predict_layers", lambda config: _mimo_mtp(config) or None),
+    ),
+    vocabulary=bpe,
+    transforms=(
+        mtp_blocks(r"mtp\."),
+        rename((r"(attention_sink\w*)$", r"\1.weight")),
+        *mlp_experts("n_routed_experts", parts=("gate", "up", "down")),
+    ),
+    blocks=_mimo_blocks,
+)
+
+
+def _exaone_blocks(config: Config) -> int:
+    return config.layers + mtp_layers(config.with_mtp())
+
+
+SPECS = (
+    Architecture(
+        name="minimax-m2",
+        models={"MiniMaxM2ForCausalLM": _DEFAULTS},
+        metadata=(
+            *BASE,
+            uint("expert_feed_forward_length", "intermediate_size"),
+            uint("rope.dimension_count", "rotary_dim"),
+        ),
+        vocabulary=bpe,
+        transforms=w123_experts("block_sparse_moe", "model.layers.{layer}.block_sparse_moe.experts.{part}.weight"),
+    ),
+    Architecture(
+        name="hy_v3",
+        models={"HYV3ForCausalLM": _DEFAULTS},
+        metadata=(
+            *base(uint("block_count", blocks_with_mtp)),
+            _EXPERT_LENGTH,
+            uint(
+                "expert_shared_feed_forward_length",
+                lambda config: config.integer("moe_intermediate_size") * config.get("num_shared_experts", default=1),
+            ),
+            flag("expert_weights_norm", lambda config: config.get("route_norm", default=True)),
+            real("expert_weights_scale", lambda config: config.get("router_scaling_factor", default=1.0)),
+            uint("expert_gating_func", lambda config: 2),
+            _NEXTN,
+        ),
+        vocabulary=bpe,
+        transforms=(trunk(blocks_with_mtp), rename((r"\.final_layernorm\.", ".shared_head.norm.")), *mlp_experts()),
+        blocks=blocks_with_mtp,
+    ),
+    Architecture(
+        name="exaone-moe",
+        models={"ExaoneMoEForCausalLM": _DEFAULTS, "ExaoneMoeForCausalLM": _DEFAULTS},
+        metadata=(
+            *base(uint("block_count", _exaone_blocks)),
+            VOCAB_SIZE,
+            uint("attention.sliding_window", "sliding_window", need=OPTIONAL),
+            flags("attention.sliding_window_pattern", sliding_of),
+            _EXPERT_LENGTH,
+            uint("expert_shared_count", "num_shared_experts"),
+            uint(
+                "expert_shared_feed_forward_length",
+                lambda config: config.integer("moe_intermediate_size") * config.integer("num_shared_experts"),
+            ),
+            real("expert_weights_scale", "routed_scaling_factor"),
+            flag("expert_weights_norm", "norm_topk_prob"),
+            uint(
+                "leading_dense_block_count",
+                lambda config: config.get("first_k_dense_replace", "first_last_k_dense_replace", default=0),
+            ),
+            uint("nextn_predict_layers", lambda config: config.get("num_nextn_predict_layers", default=0)),
+            string("rope.scaling.type", "none"),
+        ),
+        vocabulary=bpe,
+        transforms=(rope_freqs, mtp_blocks(), *mlp_experts()),
+        blocks=_exaone_blocks,
+    ),
+    Architecture(
+        name="mellum",
+        models={"MellumForCausalLM": _DEFAULTS},
+        metadata=(
+            *BASE,
+            uint("expert_feed_forward_length", "moe_intermediate_size", need=OPTIONAL),
+            uint("attention.sliding_window", lambda config: config.get("sliding_window") if _windows(config) else None),
+            flags(
+                "attention.sliding_window_pattern",
+                lambda config: (
+                    [kind == "sliding_attention" for kind in config.list("layer_types")] if _windows(config) else None
+                ),
+            ),
+        ),
+        vocabulary=bpe,
+        transforms=mlp_experts(),
+    ),
+    Architecture(
+        name="olmoe",
+        models={"OlmoeForCausalLM": _DEFAULTS | {"num_experts": 64, "num_experts_per_tok": 8}},
+        metadata=(*BASE, real("attention.layer_norm_rms_epsilon", lambda config: 1e-5)),
+        vocabulary=bpe,
+        graph=Graph(rope="neox", router_normalized=False),
+        transforms=mlp_experts(),
+    ),
+    MIMO2,
+)
+
+
+def _windows(config: Config) -> bool:
+    return config.get("use_sliding_window", default=True) is True and "sliding_window" in config

@@ -1,0 +1,194 @@
+"""Qwen3-Next, Qwen 3.5 and what is built like them: layers of gated delta nets, and a few of gated attention."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from ggufkit.arch.metadata import Row, base, flags, integers, rope_parameters, uint
+from ggufkit.arch.spec import Architecture, Transform
+from ggufkit.arch.specs.qwen2 import EXPERT_LENGTHS, EXPERTS
+from ggufkit.arch.transforms import decay, drop, mtp_blocks, norm_plus_one, rename, squeezed
+from ggufkit.checkpoint.config import Config
+from ggufkit.errors import ArchitectureError, CheckpointError, printable
+from ggufkit.tensors.tensor import Tensor
+from ggufkit.tensors.views import take_columns, take_rows
+from ggufkit.tokenizer.from_checkpoint.bpe import bpe
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_DEFAULTS = {
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6,
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+    "head_dim": 256,
+}
+
+
+def _mtp(config: Config) -> int:
+    """Blocks that predict further tokens; some configs say nothing of them, some checkpoints lack them."""
+    if not config.mtp:
+        return 0
+    found = [re.match(r"(?:model\.)?mtp\.layers\.(\d+)\.", name) for name in config.tensors]
+    present = max((int(match[1]) + 1 for match in found if match), default=0)
+    named = config.get("mtp_num_hidden_layers", default=0)
+    if type(named) is not int or not 0 <= named < 1000:
+        raise ArchitectureError(f"config.json: 'mtp_num_hidden_layers' is {printable(repr(named))}, not a number")
+    return named or present
+
+
+def blocks(config: Config) -> int:
+    return config.layers + _mtp(config)
+
+
+def key_heads(config: Config) -> int:
+    return config.integer("linear_num_key_heads")
+
+
+def value_heads(config: Config) -> int:
+    count = config.integer("linear_num_value_heads")
+    if count % key_heads(config):
+        raise ArchitectureError(
+            f"config.json: 'linear_num_value_heads' is {count}, no multiple of the {key_heads(config)} key heads"
+        )
+    return count
+
+
+def _recurrent(config: Config) -> list[bool] | None:
+    if "layer_types" not in config:
+        return None
+    kinds = config.list("layer_types", config.layers)
+    return [kind == "linear_attention" for kind in kinds] + [False] * _mtp(config)
+
+
+def _rotated(config: Config) -> int:
+    factor = rope_parameters(config)["partial_rotary_factor"]
+    return int(config.head_dim * (0.25 if factor is None else factor))
+
+
+# Behind the keys of the base.
+DELTA: tuple[Row, ...] = (
+    *EXPERT_LENGTHS,
+    uint("nextn_predict_layers", lambda config: _mtp(config) or None),
+    uint("ssm.conv_kernel", "linear_conv_kernel_dim"),
+    uint("ssm.state_size", "linear_key_head_dim"),
+    uint("ssm.group_count", key_heads),
+    uint("ssm.time_step_rank", value_heads),
+    uint("ssm.inner_size", lambda config: config.integer("linear_value_head_dim") * value_heads(config)),
+    flags("attention.recurrent_layers", _recurrent),
+    uint("full_attention_interval", lambda config: config.get("full_attention_interval", default=4)),
+    uint("rope.dimension_count", _rotated),
+)
+
+
+def _sections(config: Config) -> list[int] | None:
+    return None if rope_parameters(config).get("mrope_section") else [11, 11, 10, 0]
+
+
+SECTIONS = integers("rope.dimension_sections", _sections)
+
+# A norm's weights lack 1, but for that of the delta net's output.
+DELTA_TENSORS: tuple[Transform, ...] = (
+    rename((r"\.dt_bias$", ".dt_proj.bias")),
+    decay(),
+    squeezed(),
+    norm_plus_one(r"(?<!linear_attn\.norm)(?<=norm)\.weight$"),
+)
+
+
+def _split_qkvz(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
+    """Qwen3-Next's projection goes key head by key head; all queries, all keys, all values become one, gates another.
+
+    for each key head:   query | key | its heads of values | its heads of gates
+    """
+    import numpy as np
+
+    for tensor in tensors:
+        if "in_proj_qkvz.weight" not in tensor.name:
+            yield tensor
+            continue
+        k, v = config.integer("linear_key_head_dim"), config.integer("linear_value_head_dim")
+        heads, group = key_heads(config), value_heads(config) // key_heads(config)
+        _check_rows(tensor, tensor.rows, heads * (2 * k + 2 * group * v))
+        rows = np.arange(tensor.rows).reshape(heads, -1)
+        ends = np.cumsum([k, k, group * v])
+        q, key, value, gate = (part.reshape(-1) for part in np.split(rows, ends, axis=1))
+        layer = tensor.name.split(".")[2]
+        yield take_rows(tensor, np.concatenate([q, key, value])).renamed(f"blk.{layer}.attn_qkv.weight")
+        yield take_rows(tensor, gate).renamed(f"blk.{layer}.attn_gate.weight")
+
+
+def _check_rows(tensor: Tensor, rows: int, expected: int) -> None:
+    if rows != expected:
+        raise CheckpointError(
+            f"{printable(tensor.name)} has {rows} rows, the config's linear attention calls for {expected}"
+        )
+
+
+def tiled_values(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
+    """Value heads in the order in which they take turns over the key heads, as GGML repeats these.
+
+    grouped   k0v0 k0v1 | k1v0 k1v1        tiled   k0v0 k1v0 | k0v1 k1v1
+    """
+    import numpy as np
+
+    heads, values = key_heads(config), value_heads(config)
+    k, v = config.integer("linear_key_head_dim"), config.integer("linear_value_head_dim")
+
+    def tiled(width: int) -> np.ndarray:
+        return np.arange(values * width).reshape(heads, values // heads, width).swapaxes(0, 1).reshape(-1)
+
+    behind_keys = np.concatenate([np.arange(2 * heads * k), 2 * heads * k + tiled(v)])
+    for tensor in tensors:
+        name = tensor.name
+        if "linear_attn." not in name or heads == values:
+            yield tensor
+        elif ".in_proj_qkv." in name or ".conv1d" in name:
+            _check_rows(tensor, tensor.shape[0], len(behind_keys))
+            yield take_rows(tensor, behind_keys, tensor.shape)
+        elif ".in_proj_z." in name or ".in_proj_a." in name or ".in_proj_b." in name:
+            order = tiled(v if ".in_proj_z." in name else 1)
+            _check_rows(tensor, tensor.rows, len(order))
+            yield take_rows(tensor, order)
+        elif name.endswith((".A_log", ".dt_bias")):
+            _check_rows(tensor, tensor.cols, values)
+            yield take_columns(tensor, tiled(1))
+        elif ".out_proj." in name:
+            _check_rows(tensor, tensor.cols, values * v)
+            yield take_columns(tensor, tiled(v))
+        else:
+            yield tensor
+
+
+def _qwen35(
+    name: str, models: tuple[str, ...], mtp: Transform, count: Callable[[Config], int] = blocks
+) -> Architecture:
+    return Architecture(
+        name=name,
+        models=dict.fromkeys(models, _DEFAULTS),
+        metadata=(*base(uint("block_count", count)), *DELTA, SECTIONS),
+        vocabulary=bpe,
+        transforms=(mtp, tiled_values, *DELTA_TENSORS, *EXPERTS),
+        blocks=count,
+    )
+
+
+SPECS = (
+    Architecture(
+        name="qwen3next",
+        models={"Qwen3NextForCausalLM": _DEFAULTS},
+        metadata=(*base(uint("block_count", blocks)), *DELTA),
+        vocabulary=bpe,
+        transforms=(mtp_blocks(), *DELTA_TENSORS, _split_qkvz, *EXPERTS),
+        blocks=blocks,
+    ),
+    _qwen35("qwen35", ("Qwen3_5ForCausalLM", "Qwen3_5ForConditionalGeneration"), mtp_blocks()),
+    _qwen35("qwen35", ("MiniCPMV4_6ForConditionalGeneration",), drop(r"^(model\.)?(mtp|merger)\.")),
+    _qwen35("qwen35moe", ("Qwen3_5MoeForCausalLM", "Qwen3_5MoeForConditionalGeneration"), mtp_blocks()),
+)
