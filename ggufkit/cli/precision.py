@@ -77,6 +77,12 @@ _PRECISION = [
         is_flag=True,
         help="Accept tensors that are quantized already; quality suffers.",
     ),
+    click.option(
+        "--lattice",
+        type=click.Choice(("auto", "on", "off")),
+        help="Keep the scales of tensors that were trained for Q4_0, Q8_0 and the like. Default: auto, where nine in "
+        "ten blocks have such.",
+    ),
     click.option("--prune-layers", metavar="L0,L1,…", help="Leave these layers out."),
     click.option(
         "--override-kv",
@@ -201,6 +207,7 @@ def recipe_from(type_: str | None, precision: dict[str, Any], default: str | Non
         imatrix=imatrix_of(precision),
         allow_requantize=precision["allow_requantize"],
         prune_layers=layer_numbers(pruned, "--prune-layers") if pruned else (),
+        lattice=precision["lattice"] or "auto",
         overrides=tuple(metadata_override(text, "--override-kv") for text in precision["override_kv"]),
     )
 

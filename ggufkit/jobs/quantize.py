@@ -33,6 +33,7 @@ from ggufkit.gguf.reader import open as open_gguf
 from ggufkit.gguf.shards import SPLIT_KEYS
 from ggufkit.gguf.writer import as_value
 from ggufkit.jobs.job import Job
+from ggufkit.jobs.lattice import keeping_lattices, lattice_notes
 from ggufkit.jobs.plan import Plan, PlannedTensor, planned_tensor, sharded
 from ggufkit.jobs.stream import MEMORY, Reporter, silent
 from ggufkit.policy.decide import decide, requires_importance
@@ -96,12 +97,13 @@ def plan_quantize(
     decisions = decide([(t.name, t.shape, t.format) for t in shaped.values()], model, recipe)
     planned = [_planned(old, t, decisions[t.name], recipe) for old, t in shaped.items()]
     _check_imatrix_used(planned, recipe.imatrix)
+    planned = keeping_lattices(planned, recipe.lattice)
 
     metadata = _output_metadata(typed, list(tensors.values()), recipe)
     if recipe.prune_layers:
         metadata = pruned_metadata(metadata, model.architecture, recipe.prune_layers, len(_layers(names.values())))
     shards = sharded(metadata, planned, [shard_of(old) if shard_of else 0 for old in shaped])
-    return Plan(shards, tuple(_notes(planned, recipe)), numbered=shard_of is not None)
+    return Plan(shards, (*_notes(planned, recipe), *lattice_notes(planned)), numbered=shard_of is not None)
 
 
 def _by_layer(name: str) -> tuple[int, bytes]:

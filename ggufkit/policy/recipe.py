@@ -41,6 +41,8 @@ class Recipe:
     allow_requantize : decode tensors that are quantized already, at the cost of quality.
     prune_layers : numbers of layers to leave out.
     overrides : metadata to set, in order.
+    lattice : "auto" keeps the scales of tensors that were trained for their format, "on" looks for them in every block,
+        "off" in none; see `jobs.lattice`.
     """
 
     preset: Preset
@@ -55,6 +57,7 @@ class Recipe:
     allow_requantize: bool = False
     prune_layers: tuple[int, ...] = ()
     overrides: tuple[tuple[str, Value], ...] = ()
+    lattice: str = "auto"
 
     @property
     def name(self) -> str:
