@@ -11,6 +11,7 @@ from ggufkit.checkpoint.hub import is_repository, open_hub
 from ggufkit.checkpoint.pytorch import read_pytorch
 from ggufkit.checkpoint.safetensors import read_safetensors
 from ggufkit.errors import CheckpointError, FileError, os_errors, printable
+from ggufkit.storage.foreign import HEAD, foreign_file, foreign_folder
 from ggufkit.storage.regular import kind_of_file
 from ggufkit.tensors.tensor import Tensor
 
@@ -42,6 +43,8 @@ def open_checkpoint(folder: str | os.PathLike[str], *, weights: bool = True) -> 
     if str(folder).startswith("hf://"):
         return open_hub(str(folder), weights=weights)
     folder = Path(folder)
+    if folder.is_file():
+        raise _not_a_folder(folder)
     with os_errors(folder, "open the checkpoint"):
         entries = sorted((entry.name, entry.stat()) for entry in folder.iterdir())
     for name, found_stat in entries:
@@ -54,8 +57,19 @@ def open_checkpoint(folder: str | os.PathLike[str], *, weights: bool = True) -> 
     identity = repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in inputs]).encode()
     config = read_json(folder / "config.json")
     if config is None:
-        raise FileError(f"{printable(folder)} has no config.json, so it is not a checkpoint folder")
+        found_kind = foreign_folder(found)
+        hint = None if found_kind is None else found_kind[1]
+        raise FileError(f"{printable(folder)} has no config.json, so it is not a checkpoint folder", hint)
     return Checkpoint(folder, identity, config, _index(folder, found) if weights else {})
+
+
+def _not_a_folder(path: Path) -> FileError:
+    with os_errors(path, "read"), path.open("rb") as file:
+        head = file.read(HEAD)
+    if head[:4] == b"GGUF":
+        return FileError(f"{printable(path)} is a GGUF file already, not a checkpoint folder", "quantize it instead")
+    what, todo = foreign_file(head) or ("a file", "give the folder that it lies in")
+    return FileError(f"{printable(path)} is not a checkpoint folder: it is {what}", todo)
 
 
 # Kinds of weights, the preferred first: index, start and end of the files' names, reader.

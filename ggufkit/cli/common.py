@@ -72,7 +72,9 @@ def open_model(path: str, how: dict[str, Any] | None = None) -> GGUF:
 
     how = how or {}
     limits = Limits(
-        versions=(1, 2, 3) if how.get("allow_v1") else Limits.versions, header=how.get("max_header") or Limits.header
+        versions=(1, 2, 3) if how.get("allow_v1") else Limits.versions,
+        header=how.get("max_header") or Limits.header,
+        complete=not how.get("partial"),
     )
     model = open_gguf(path, offset=how.get("offset", 0), shards=not how.get("one_shard"), limits=limits)
     model.read_once()

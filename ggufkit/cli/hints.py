@@ -13,6 +13,7 @@ _PARAMETERS = {
     "context": ("context", "ctx_size"),
     "limits=Limits(header=…)": ("max_header",),
     "limits=Limits(versions=(1, 2, 3))": ("allow_v1",),
+    "limits=Limits(complete=False)": ("partial",),
     "output": ("output", "outfile", "target"),
     "shards=False": ("one_shard",),
     "variant": ("chat_template",),

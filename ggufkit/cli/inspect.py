@@ -35,6 +35,7 @@ __all__ = ["command"]
 @click.option("--tensors", "only_tensors", is_flag=True, help="Show the table of all tensors.")
 @click.option("--json", "as_json", is_flag=True, help="Everything as JSON, arrays without their items.")
 @click.option("--json-array", is_flag=True, help="Everything as JSON, arrays with their items.")
+@click.option("--partial", is_flag=True, help="Also a download that was only begun, and what is missing.")
 @model_options
 def command(
     file: str,
@@ -43,6 +44,7 @@ def command(
     only_tensors: bool,
     as_json: bool,
     json_array: bool,
+    partial: bool,
     how: dict[str, Any],
 ) -> None:
     """Show what is in FILE: a summary, the types by layer, the metadata and the tensors.
@@ -53,14 +55,16 @@ def command(
     \b
     ggufkit inspect model.gguf
     ggufkit inspect --kv 'tokenizer.chat_template' model.gguf
+    ggufkit inspect --partial model.gguf.part
     """
-    with open_model(file, how) as model:
+    with open_model(file, {**how, "partial": partial}) as model:
         if as_json or json_array:
             echo_json(as_dict(model, kv, json_array))
             return
         everything = not (only_summary or kv or only_tensors)
         if everything or only_summary:
             echo_summary(model)
+            echo_missing(model)
             echo_types(model)
         if everything or kv:
             echo_metadata(model, kv or "*", whole=bool(kv))
@@ -90,6 +94,27 @@ def echo_summary(model: GGUF) -> None:
         rows.append((names.get(name, name.replace("_", " ")), text))
     for name, text in rows:
         click.echo(f"  {name:<20}{text}")
+
+
+def missing(model: GGUF) -> dict[str, int]:
+    """Tensors whose data is not all there → bytes that are missing."""
+    found = {}
+    for name, info in model.info.items():
+        lacking = model.file_offset(name) + info.nbytes - model.part_of(name).source.size
+        if lacking > 0:
+            found[name] = min(lacking, info.nbytes)
+    return found
+
+
+def echo_missing(model: GGUF) -> None:
+    lacking = missing(model)
+    if lacking:
+        total = sum(info.nbytes for info in model.info.values())
+        gone = sum(lacking.values())
+        click.echo(
+            f"  {'missing':<20}{len(lacking)} of {len(model.info)} tensors, {human_bytes(gone)} of "
+            f"{human_bytes(total)} ({100 * gone / total:.0f} %); the first is {printable(next(iter(lacking)))}"
+        )
 
 
 def echo_types(model: GGUF) -> None:
@@ -177,6 +202,7 @@ def as_dict(model: GGUF, glob: str | None, arrays: bool) -> dict[str, Any]:
         "endian": model.byteorder.upper(),
         "alignment": model.alignment,
         "summary": summary(model),
+        **({"missing": lacking} if (lacking := missing(model)) else {}),
         "types": types,
         "metadata": metadata,
         "tensors": tensors,

@@ -33,6 +33,7 @@ from math import prod
 from ggufkit.errors import GGUFError, printable
 from ggufkit.formats.table import Format, format_by_id
 from ggufkit.gguf.values import VALUE_TYPES, Field, Value, ValueType
+from ggufkit.storage.foreign import HEAD, foreign_file
 from ggufkit.storage.source import FileSource, Source
 
 __all__ = ["Field", "Header", "Limits", "TensorInfo", "Value", "ValueType", "parse_header"]
@@ -61,6 +62,7 @@ class Limits:
     array : items of an array.
     alignment : largest `general.alignment`.
     versions : accepted versions; add 1 to read files of 2023.
+    complete : all data must be there; False to look into a file that was only begun.
     """
 
     header: int = 128 << 20
@@ -69,6 +71,7 @@ class Limits:
     array: int = 1 << 30
     alignment: int = 1 << 20
     versions: tuple[int, ...] = (2, 3)
+    complete: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +233,8 @@ class _Parser:
         tensors, data_size = self.tensors(n_tensors, alignment)
         end = self.at
         data_offset = padded(end, alignment) if tensors else end
-        self.check_data(list(tensors.values()), data_offset)
+        if self.limits.complete:
+            self.check_data(list(tensors.values()), data_offset)
         return Header(
             version=version,
             byteorder="little" if self.order == "<" else "big",
@@ -244,10 +248,11 @@ class _Parser:
 
     def preamble(self) -> tuple[int, int, int]:
         """Magic, version and counts → (version, tensors, pairs). Finds the byte order."""
+        if self.size < 4:
+            raise self.not_gguf()
         self.need(4, "the magic")
-        magic = bytes(self.buffer[:4])
-        if magic != MAGIC:
-            raise self.fail(f"this is not a GGUF file: it starts with {magic!r} instead of b'GGUF'", 0)
+        if bytes(self.buffer[:4]) != MAGIC:
+            raise self.not_gguf()
         self.at = 4
         version = self.number("I", "the version")
         # A version that fits two bytes has them at the other end when the byte order is the other one.
@@ -276,6 +281,13 @@ class _Parser:
             if n > left // least:
                 raise self.fail(f"the header promises {n} {what}, but only {left} bytes are left in the file", where)
         return version, n_tensors, n_pairs
+
+    def not_gguf(self) -> GGUFError:
+        head = self.source.read(self.start, min(HEAD, max(0, self.size)))
+        if (found := foreign_file(head)) is None:
+            return self.fail(f"this is not a GGUF file: it starts with {head[:4]!r} instead of b'GGUF'", 0)
+        what, todo = found
+        return GGUFError(f"this is not a GGUF file: it is {what}", self.source.name, hint=todo)
 
     def pairs(self, n: int) -> dict[str, Field]:
         fields: dict[str, Field] = {}
@@ -434,4 +446,5 @@ class _Parser:
                     f"tensor {printable(info.name)} needs {info.nbytes} bytes of data at byte "
                     f"{data_offset + info.offset}, but only {left} are left in the file; it is cut short or damaged",
                     info.at,
+                    "look at what is there with {limits=Limits(complete=False)}",
                 )

@@ -295,6 +295,9 @@ def load(
     """
     gguf = open_gguf(path)
     try:
+        if (other := _other_kind(gguf)) is not None:
+            what, todo = other
+            raise GGUFError(f"this is {what}, not a model", gguf.path, hint=todo)
         if "general.architecture" not in gguf.fields:
             raise GGUFError("the key general.architecture is missing, so it is not a model that can be run", gguf.path)
         ops = make_ops(backend, gguf, threads, as_ggml=as_ggml) if isinstance(backend, str) else backend
@@ -302,6 +305,20 @@ def load(
     except BaseException:
         gguf.close()
         raise
+
+
+def _other_kind(gguf: GGUF) -> tuple[str, str] | None:
+    """What a GGUF without a language model is, and what to do with it."""
+    kind, architecture = (gguf.metadata.get(f"general.{key}") for key in ("type", "architecture"))
+    if kind == "adapter":
+        return "a LoRA adapter", "run its base model with {lora}"
+    if kind == "imatrix" or "imatrix.datasets" in gguf.fields or "imatrix.chunk_count" in gguf.fields:
+        return "an importance matrix", "quantize a model with it"
+    if kind == "mmproj" or architecture == "clip":
+        return "the projector of a model that sees or hears", "give the language model that it belongs to"
+    if not gguf.info and "tokenizer.ggml.tokens" in gguf.fields:
+        return "a vocabulary alone", "tokenize with it, or give the whole model"
+    return None
 
 
 def normalized(vectors: np.ndarray, power: int = 2) -> np.ndarray:
