@@ -80,7 +80,7 @@ def test_array_is_numpy_on_request(tmp_path, kind, byteorder):
         assert array.tolist() == values
         assert array.dtype == np.dtype(kind.code)
         assert model.fields["e"].array().shape == (0,)
-        with pytest.raises(GGUFError, match="no array of numbers"):
+        with pytest.raises(GGUFError, match="not an array of numbers"):
             model.fields["s"].array()
 
 
