@@ -16,9 +16,7 @@ ARCHIVE = Path(__file__).parents[1].parent / "shared" / "architectures" / "check
 
 # One of each kind; tools/verify/verify_models.py compares all of them, in all types.
 MODELS = (
-    "bamba",
     "deepseekv32",
-    "ernie45moe",
     "falconh1",
     "gemma3n",
     "gemma4-e",
@@ -26,13 +24,17 @@ MODELS = (
     "lfm2moe",
     "llama4",
     "mimo2",
+    "minicpmv46",
+    "mistral3",
     "modernbert",
     "nemotronh-moe",
+    "qwen25vl",
+    "qwen2audio",
     "qwen35moe-vl",
     "qwen3next",
     "qwen4exp",
 )
-KINDS = ("",)  # F16
+KINDS = ("", "mmproj")  # F16
 
 
 @pytest.fixture(scope="module")

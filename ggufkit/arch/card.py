@@ -42,13 +42,13 @@ class Card:
     metadata: gguf.Metadata
     notes: tuple[str, ...] = ()
 
-    def pairs(self, architecture: str) -> Iterator[tuple[str, Value]]:
-        """`general.*` in file order."""
+    def pairs(self, architecture: str, mmproj: bool = False) -> Iterator[tuple[str, Value]]:
+        """`general.*` in file order; `mmproj` for the encoders beside a model."""
         import gguf
 
         # The writer types each key; nothing is written, its table of pairs is all that is wanted.
         writer = gguf.GGUFWriter(None, architecture)
-        writer.add_type(gguf.GGUFType.MODEL)
+        writer.add_type(gguf.GGUFType.MMPROJ if mmproj else gguf.GGUFType.MODEL)
         self.metadata.set_gguf_meta_model(writer)
         for key, typed in writer.kv_data[0].items():
             item_type = None

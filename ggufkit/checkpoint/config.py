@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -150,6 +151,39 @@ class Config:
             found = f"one of {len(value)}" if isinstance(value, list) else printable(repr(value))
             raise ArchitectureError(f"config.json: {name!r} must be {wanted}, not {found}")
         return value
+
+    # Parts of models that see or hear.
+
+    @property
+    def vision(self) -> Config:
+        return self.part("vision_config")
+
+    @property
+    def audio(self) -> Config:
+        return self.part("whisper_config" if "whisper_config" in self else "audio_config")
+
+    @property
+    def text_part(self) -> Config:
+        """The config with the language model's settings on top."""
+        return Config({**self._values, **self.part("text_config")._values}, None, self.text, self.tensors, self.mtp)
+
+    @property
+    def processor(self) -> Config:
+        """How images are prepared: preprocessor_config.json, and processor_config.json over it."""
+        values: dict[str, Any] = {}
+        for file, inner in (
+            ("preprocessor_config.json", "media_proc_cfg"),
+            ("processor_config.json", "image_processor"),
+        ):
+            try:
+                found = json.loads(self.text(file) or "{}")
+            except ValueError as e:
+                raise ArchitectureError(f"{file} is not valid JSON: {printable(e)}") from None
+            if not isinstance(found, dict):
+                raise ArchitectureError(f"{file} must hold a JSON object, not {type(found).__name__}")
+            own = found.get(inner)
+            values |= found | (own if isinstance(own, dict) else {})
+        return Config(values)
 
     # What nearly every transform asks for, under the names that configs give it.
 

@@ -20,12 +20,14 @@ def _echo_known(context: click.Context, option: click.Parameter, wanted: bool) -
     """Architectures and the classes that name them in config.json."""
     if not wanted or context.resilient_parsing:
         return
+    from ggufkit.arch.projectors import known_projectors
     from ggufkit.arch.registry import known_models
 
     classes: dict[str, list[str]] = {}
     for model, specs in known_models().items():
         for spec in specs:
             classes.setdefault(spec.name, []).append(model)
+    classes["clip (--mmproj)"] = sorted(known_projectors())
     echo_table(((name, ", ".join(classes[name])) for name in sorted(classes)), ("architecture", "in config.json"))
     context.exit()
 
@@ -67,6 +69,10 @@ def _echo_known(context: click.Context, option: click.Parameter, wanted: bool) -
     metavar="N",
     help="Write several files of at most N tensors each.",
 )
+@click.option(
+    "--mmproj", is_flag=True, help="The encoders of images and sound, as mmproj-….gguf, not the language model."
+)
+@click.option("--no-mtp", is_flag=True, help="Without the blocks that predict further tokens.")
 @output_options
 @click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_echo_known, help=_LIST)
 def command(
@@ -80,6 +86,8 @@ def command(
     model_name: str | None,
     base: str | None,
     vocab_only: bool,
+    mmproj: bool,
+    no_mtp: bool,
     split_max_size: int,
     split_max_tensors: int,
     **options: Any,
@@ -99,13 +107,15 @@ def command(
     ggufkit convert Llama-3.2-1B --type IQ3_XXS --imatrix imatrix.gguf --split-max-size 2G
     ggufkit convert hf://meta-llama/Llama-3.2-1B -o llama.gguf --type Q4_K_M
     ggufkit convert my-adapter --base Llama-3.2-1B -o adapter.gguf
+    ggufkit convert gemma-3-4b-it --mmproj
     ggufkit convert --list
     """
     from ggufkit.jobs.adapter import adapter_conversion, is_adapter
     from ggufkit.jobs.convert import conversion
 
     if is_adapter(checkpoint):
-        if vocab_only or pre or split_max_size or split_max_tensors or inexact or any(precision.values()):
+        others = vocab_only or mmproj or no_mtp or split_max_size or split_max_tensors
+        if others or pre or inexact or any(precision.values()):
             raise UsageError("of an adapter only --type, --base, --metadata and --model-name can be chosen")
         job = adapter_conversion(
             checkpoint, outfile, type_ or "F32", base=base, metadata=metadata, model_name=model_name
@@ -124,6 +134,8 @@ def command(
         metadata=metadata,
         model_name=model_name,
         vocab_only=vocab_only,
+        mmproj=mmproj,
+        mtp=not no_mtp,
         inexact=inexact,
     )
     return run(job, **options)

@@ -13,12 +13,14 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ggufkit.arch.card import VOCABULARY, Card, read_card
 from ggufkit.arch.metadata import rope_note
+from ggufkit.arch.projector import CLIP
+from ggufkit.arch.projectors import projector_of
 from ggufkit.arch.registry import architecture_of
 from ggufkit.arch.shapes import check_shapes
 from ggufkit.arch.spec import Architecture
@@ -72,6 +74,7 @@ class CheckpointModel:
     card : what the model is called.
     identity : changes when the checkpoint does.
     notes : what the user should know, a sentence each.
+    types : pattern of names → the type that the converter always gives to such tensors; see `always`.
     """
 
     metadata: Mapping[str, Value]
@@ -80,6 +83,7 @@ class CheckpointModel:
     card: Card
     identity: bytes
     notes: tuple[str, ...] = ()
+    types: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def quantized_to(self) -> str | None:
@@ -99,6 +103,7 @@ def as_gguf(
     inexact: str = "step",
     requantize: bool = False,
     mtp: bool = True,
+    mmproj: bool = False,
 ) -> CheckpointModel:
     """See a checkpoint folder as a GGUF; reads headers and the tokenizer, no weight.
 
@@ -112,6 +117,7 @@ def as_gguf(
     inexact : what a matrix of a quantized checkpoint becomes that no block holds: see `packed.registry.unpack`.
     requantize : decode quantized matrices, for a preset to go on from.
     mtp : with the blocks that predict further tokens, where the checkpoint has some.
+    mmproj : not the language model but the encoders of images and sound beside it.
 
     Raises
     ------
@@ -121,6 +127,8 @@ def as_gguf(
     """
     checkpoint = open_checkpoint(folder, weights=not vocab_only)
     checkpoint.pre_tokenizer = pre
+    if mmproj:
+        return _encoders(checkpoint, metadata, model_name)
     spec, config = architecture_of(checkpoint.config, checkpoint.text, checkpoint.tensors, mtp)
     unpacked = unpack(
         Source(checkpoint.tensors, checkpoint.config, checkpoint.json), inexact=inexact, keep=not requantize
@@ -168,6 +176,25 @@ def _with_factors(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
         yield tensor
         if tensor.origin is not None and tensor.origin.factors:
             yield vector(f"{tensor.name.removesuffix('.weight')}.scale", tensor.origin.factors)
+
+
+def _encoders(
+    checkpoint: Checkpoint, metadata: str | os.PathLike[str] | None, model_name: str | None
+) -> CheckpointModel:
+    """The encoders of images and sound as a GGUF."""
+    spec, config = projector_of(checkpoint.config, checkpoint.text, checkpoint.tensors)
+    unpacked = unpack(Source(checkpoint.tensors, checkpoint.config, checkpoint.json), inexact="preset", keep=False)
+    source = checkpoint.tensors if unpacked is None else unpacked.tensors
+    tensors = {tensor.name: tensor for tensor in map(_floating, spec.tensors(source.values(), config))}
+    if not tensors:
+        raise CheckpointError(f"{printable(checkpoint.folder)} has no tensors of an encoder")
+    card = read_card(checkpoint, tensors.values(), metadata, model_name)
+    pairs = dict(card.pairs(CLIP, mmproj=True))
+    for row in spec.keys:
+        pairs.update(row(CLIP, config))
+    pairs["general.quantization_version"] = Value(ValueType.UINT32, _QUANTIZATION_VERSION)
+    source_type = _source_type(checkpoint)
+    return CheckpointModel(pairs, tensors, source_type, card, checkpoint.identity, card.notes, spec.types)
 
 
 def _check_header(checkpoint: Checkpoint, pairs: Mapping[str, Value], tensors: Mapping[str, Tensor]) -> None:
@@ -251,7 +278,7 @@ def _as_converted(model: CheckpointModel, outtype: str) -> Plan:
         if tensor.origin is not None:
             planned.append(PlannedTensor(tensor, tensor.format, tensor.origin.note))
             continue
-        decision = outtype_decision(tensor.name, tensor.shape, outtype)
+        decision = outtype_decision(tensor.name, tensor.shape, outtype, model.types)
         planned.append(PlannedTensor(tensor, decision.format, decision.reason))
     planned = keeping_lattices(planned)
     return Plan(((metadata, planned),), (*model.notes, *lattice_notes(planned)))
@@ -280,8 +307,11 @@ def conversion(
     vocab_only: bool = False,
     inexact: str | None = None,
     mtp: bool = True,
+    mmproj: bool = False,
 ) -> Job:
     """Plan to convert a checkpoint; see `convert`."""
+    if mmproj and not (isinstance(type, str) and type.upper() in ("AUTO", "F32", "F16", "BF16", "Q8_0")):
+        raise UsageError("encoders are written as F32, F16, BF16 or Q8_0")
     plain = (isinstance(type, str) and type.lower() == "auto") or (isinstance(type, Recipe) and type.copy)
     model = as_gguf(
         folder,
@@ -290,6 +320,7 @@ def conversion(
         model_name=model_name,
         vocab_only=vocab_only,
         mtp=mtp,
+        mmproj=mmproj,
         inexact=inexact or ("step" if plain else "preset"),
         requantize=isinstance(type, Recipe) and type.allow_requantize,
     )
@@ -297,7 +328,7 @@ def conversion(
     local = None if is_address(str(folder)) else Path(folder)
     name = _type_name(model, type)
     if path is None:
-        path = (local or Path()) / model.card.file_name(name)
+        path = (local or Path()) / f"{'mmproj-' if mmproj else ''}{model.card.file_name(name)}"
     job = Job(Path(_filled(str(path), name)), plan, model.identity, "converting")
     if local is not None:
         job.protect(file for file in local.iterdir() if file.suffix != ".gguf")
@@ -346,6 +377,7 @@ def convert(
     vocab_only: bool = False,
     inexact: str | None = None,
     mtp: bool = True,
+    mmproj: bool = False,
     force: bool = False,
     threads: int | None = None,
     memory: int = MEMORY,
@@ -373,6 +405,7 @@ def convert(
     inexact : what becomes of quantized matrices that no block holds: "step", F16, BF16, F32, or "preset", as `type`
         says. Default: "step" for "auto", else "preset". See `packed.registry.unpack`.
     mtp : with the blocks that predict further tokens, where the checkpoint has some.
+    mmproj : not the language model but the encoders of images and sound beside it, for ``mmproj-….gguf``.
     force, threads, memory, report : see `jobs.job.Job.write`.
 
     Returns
@@ -406,5 +439,6 @@ def convert(
             vocab_only=vocab_only,
             inexact=inexact,
             mtp=mtp,
+            mmproj=mmproj,
         )
     return job.write(force=force, threads=threads, memory=memory, report=report)[0]

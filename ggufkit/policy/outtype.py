@@ -9,11 +9,12 @@ Source: `prepare_tensors` in llama.cpp's conversion/base.py.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from ggufkit.formats.table import FORMATS
 from ggufkit.policy.decision import Decision
 
-__all__ = ["OUTTYPES", "outtype_decision"]
+__all__ = ["F16_OR_F32", "OUTTYPES", "outtype_decision"]
 
 # Type → `general.file_type` (enum llama_ftype).
 OUTTYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7, "TQ1_0": 36, "TQ2_0": 37}
@@ -34,12 +35,28 @@ _ALWAYS_F32 = re.compile(
 _NOT_TERNARY = re.compile(r"(token_embd|per_layer_token_embd|output|blk\.\d+\.(altup_router|laurel_[lr]))\.weight")
 
 
-def outtype_decision(name: str, shape: tuple[int, ...], outtype: str) -> Decision:
-    """The format of the tensor `name` of `shape` (NumPy order) in a file of type `outtype`."""
+# What the convolutions of encoders are in a file of any type.
+F16_OR_F32 = "F16 or F32"
+
+
+def outtype_decision(
+    name: str, shape: tuple[int, ...], outtype: str, always: Mapping[str, str] | None = None
+) -> Decision:
+    """The format of the tensor `name` of `shape` (NumPy order) in a file of type `outtype`.
+
+    Parameters
+    ----------
+    always : pattern of names → the type of such tensors in a file of any type; F16_OR_F32 is F16 in one of F16, and
+        F32 in any other.
+    """
     if len(shape) <= 1:
         return Decision(FORMATS["F32"], "one dimension")
     if name.endswith("_norm.weight"):
         return Decision(FORMATS["F32"], "norm")
+    for pattern, fixed in (always or {}).items():
+        if re.search(pattern, name):
+            convolution = "F16" if outtype == "F16" else "F32"
+            return Decision(FORMATS[convolution if fixed == F16_OR_F32 else fixed], "always so in this architecture")
     if _ALWAYS_F32.fullmatch(name):
         return Decision(FORMATS["F32"], "small, and sensitive to rounding")
     if not name.endswith(".weight"):

@@ -1,0 +1,82 @@
+"""Pixtral, in Mistral Small 3.x and Ministral."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from ggufkit.arch.metadata import Row, real, uint
+from ggufkit.arch.projector import USES_GELU, USES_SILU, Projector, of_vision, projector, vision_keys
+from ggufkit.arch.transforms import permute_rope
+from ggufkit.checkpoint.config import Config
+from ggufkit.errors import ArchitectureError, CheckpointError, printable
+from ggufkit.tensors.tensor import Tensor
+from ggufkit.tensors.views import take_rows
+
+_ROW_END = "[IMG_BREAK]"
+
+
+def _row_end(config: Config) -> int:
+    """The id of the token behind each row of patches."""
+    settings, described = (_json(config, name) for name in ("tokenizer_config.json", "tokenizer.json"))
+    decoder = settings.get("added_tokens_decoder")
+    for token, entry in decoder.items() if isinstance(decoder, dict) else ():
+        if isinstance(entry, dict) and entry.get("content") == _ROW_END and str(token).isdigit():
+            return int(token)
+    for entry in described.get("added_tokens") or ():
+        if isinstance(entry, dict) and entry.get("content") == _ROW_END and type(entry.get("id")) is int:
+            return entry["id"]
+    raise CheckpointError(f"the tokenizer has no {_ROW_END}, which Pixtral puts behind each row of an image")
+
+
+def _json(config: Config, name: str) -> dict[str, Any]:
+    try:
+        value = json.loads(config.text(name) or "{}")
+    except ValueError:
+        value = None
+    return value if isinstance(value, dict) else {}
+
+
+def _embedding_of_row_end(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
+    """Of the language model's embeddings only that of the token behind each row."""
+    import numpy as np
+
+    token = _row_end(config)
+    for tensor in tensors:
+        if not tensor.name.endswith("embed_tokens.weight"):
+            yield tensor
+        elif token >= tensor.rows:
+            raise CheckpointError(f"{printable(tensor.name)} has {tensor.rows} rows, {_ROW_END} is {token}")
+        else:
+            yield take_rows(tensor, np.array([token]), (tensor.cols,)).renamed("v.token_embd.img_break")
+
+
+def _activation(name: str, config: Config):
+    kind = config.vision.get("hidden_act")
+    rows: dict[Any, Row] = {"silu": USES_SILU, "gelu": USES_GELU}
+    if kind not in rows:
+        raise ArchitectureError(f"config.json: Pixtral's 'hidden_act' is silu or gelu, not {printable(repr(kind))}")
+    return rows[kind](name, config)
+
+
+PROJECTORS = (
+    Projector(
+        models=("LlavaForConditionalGeneration", "Mistral3ForConditionalGeneration"),
+        keys=(
+            *vision_keys(),
+            projector("pixtral"),
+            real("/clip.vision.attention.layer_norm_epsilon", of_vision("layer_norm_eps", default=1e-5)),
+            _activation,
+            uint("/clip.vision.spatial_merge_size", lambda config: config.get("spatial_merge_size")),
+        ),
+        kept=r"^(multi_modal_projector|vision_tower|vision_encoder|vision_language_adapter|patch_merger)\."
+        r"|^pre_mm_projector_norm|embed_tokens\.weight",
+        transforms=(
+            permute_rope("q_proj", lambda config: config.vision.integer("num_attention_heads")),
+            permute_rope("k_proj", lambda config: config.vision.integer("num_attention_heads")),
+            _embedding_of_row_end,
+        ),
+        when=lambda config: config.vision.get("model_type") == "pixtral",
+    ),
+)

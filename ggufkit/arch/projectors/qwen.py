@@ -1,0 +1,137 @@
+"""The vision towers of Qwen2-VL, 2.5-VL, Qwen3-VL, Qwen 3.5 and of the GLMs that are built like them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from ggufkit.arch.metadata import flags, real, string, uint
+from ggufkit.arch.projector import (
+    CONVOLUTIONS,
+    USES_GELU,
+    USES_SILU,
+    Projector,
+    of_vision,
+    projector,
+    two_frames,
+    vision_keys,
+)
+from ggufkit.arch.transforms import drop, rename, split_rows
+from ggufkit.checkpoint.config import Config
+from ggufkit.errors import ArchitectureError, CheckpointError, printable
+from ggufkit.tensors.tensor import Tensor
+
+# ---- Qwen2-VL, Qwen2.5-VL ---------------------------------------------------------------------------------------
+
+_QWEN2_KINDS = {"qwen2_vl": "qwen2vl_merger", "qwen2_5_vl": "qwen2.5vl_merger"}
+
+
+def _kind(config: Config) -> str:
+    if (kind := config.get("model_type")) not in _QWEN2_KINDS:
+        raise ArchitectureError(f"config.json: {printable(repr(kind))} is no 'model_type' of a Qwen2-VL")
+    return kind
+
+
+def _window_period(config: Config) -> int | None:
+    """Of so many layers the last sees the whole image."""
+    if _kind(config) == "qwen2_vl":
+        return None
+    whole = config.vision.list("fullatt_block_indexes")
+    period = whole[0] + 1 if whole and type(whole[0]) is int else 0
+    if whole != [period * (i + 1) - 1 for i in range(len(whole))] or not period:
+        raise ArchitectureError("config.json: 'fullatt_block_indexes' must be every so many layers")
+    return period
+
+
+def _width(config: Config) -> int:
+    return config.vision.integer("embed_dim", "hidden_size")
+
+
+def _feed_forward(config: Config) -> int:
+    """Qwen2-VL calls the language model's width hidden_size, which the reference takes here."""
+    return config.vision.integer("hidden_size" if "embed_dim" in config.vision else "intermediate_size")
+
+
+QWEN2_VL = Projector(
+    models=("Qwen2VLForConditionalGeneration", "Qwen2VLModel", "Qwen2_5_VLForConditionalGeneration"),
+    keys=(
+        *vision_keys(image_size=of_vision("image_size", default=560), width=_width, feed_forward=_feed_forward),
+        string("/clip.projector_type", lambda config: _QWEN2_KINDS[_kind(config)]),
+        lambda name, config: () if _kind(config) == "qwen2_vl" else USES_SILU(name, config),
+        uint("/clip.vision.n_wa_pattern", _window_period),
+        real("/clip.vision.attention.layer_norm_epsilon", lambda config: config.get("rms_norm_eps", default=1e-6)),
+    ),
+    kept=r"^visual\.",
+    transforms=(
+        split_rows(r"(?<=\.)qkv(?=\.)", "q", "k", "v"),
+        two_frames(r"patch_embed\.proj\.weight"),
+    ),
+    types={r"\.position_embd\.": "F32", **CONVOLUTIONS},
+)
+
+# ---- Qwen3-VL, Qwen 3.5 -----------------------------------------------------------------------------------------
+
+
+def _image_size(config: Config) -> int:
+    positions = config.vision.get("num_position_embeddings", default=2304)
+    return config.vision.get("image_size", default=int(positions**0.5 * config.vision.get("patch_size", default=16)))
+
+
+def _deepstack(config: Config) -> list[bool]:
+    """Layers whose outputs also go to the language model's first layers."""
+    layers = config.vision.integer("depth", "num_hidden_layers")
+    chosen = config.vision.get("deepstack_visual_indexes", default=[])
+    if not isinstance(chosen, list) or any(type(i) is not int or not 0 <= i < layers for i in chosen):
+        raise ArchitectureError(f"config.json: 'deepstack_visual_indexes' must be layers below {layers}")
+    return [layer in chosen for layer in range(layers)]
+
+
+_MERGER = {"linear_fc1": "mm.0", "linear_fc2": "mm.2", "norm": "v.post_ln"}
+_DEEPSTACK = {"norm": "norm", "linear_fc1": "fc1", "linear_fc2": "fc2"}
+
+
+def _mergers(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
+    """What brings patches to the language model's width: at the end, and at the chosen layers."""
+    chosen = [layer for layer, is_chosen in enumerate(_deepstack(config)) if is_chosen]
+    for tensor in tensors:
+        parts = tensor.name.split(".")
+        if tensor.name.startswith("visual.deepstack_merger_list.") and len(parts) == 5:
+            number = int(parts[2]) if parts[2].isdigit() else len(chosen)
+            if number >= len(chosen) or parts[3] not in _DEEPSTACK:
+                raise CheckpointError(f"{printable(tensor.name)} belongs to no layer of 'deepstack_visual_indexes'")
+            yield tensor.renamed(f"v.deepstack.{chosen[number]}.{_DEEPSTACK[parts[3]]}.{parts[4]}")
+        elif tensor.name.startswith("visual.merger.") and len(parts) == 4 and parts[2] in _MERGER:
+            yield tensor.renamed(f"{_MERGER[parts[2]]}.{parts[3]}")
+        else:
+            yield tensor
+
+
+QWEN3_VL = Projector(
+    models=(
+        "Qwen3VLForConditionalGeneration",
+        "Qwen3VLMoeForConditionalGeneration",
+        "Qwen3_5ForConditionalGeneration",
+        "Qwen3_5MoeForConditionalGeneration",
+        "Qwen4ExpForConditionalGeneration",
+    ),
+    keys=(
+        *vision_keys(image_size=_image_size),
+        projector("qwen3vl_merger"),
+        USES_GELU,
+        uint("/clip.vision.spatial_merge_size", lambda config: config.vision.get("spatial_merge_size")),
+        real(
+            "/clip.vision.attention.layer_norm_epsilon",
+            lambda config: config.part("text_config").get("rms_norm_eps", default=1e-6),
+        ),
+        flags("/clip.vision.is_deepstack_layers", _deepstack),
+    ),
+    kept=r"^(model\.)?visual\.",
+    transforms=(
+        drop(r"^(lm_head|mtp)\."),
+        rename((r"^model\.visual\.", "visual.")),
+        _mergers,
+        two_frames(r"^visual\.patch_embed\.proj\.weight$"),
+        rename((r"^visual\.patch_embed\.proj\.bias$", "v.patch_embd.bias")),
+    ),
+)
+
+PROJECTORS = (QWEN2_VL, QWEN3_VL)

@@ -1,0 +1,160 @@
+"""SigLIP's vision tower, in Gemma 3, SmolVLM, LFM2-VL, MiniCPM-V 4.6; and Gemma 4's."""
+
+from __future__ import annotations
+
+from ggufkit.arch.metadata import integers, uint
+from ggufkit.arch.projector import (
+    BLOCKS,
+    CONVOLUTIONS,
+    USES_GELU,
+    Projector,
+    channels_first,
+    image_epsilon,
+    projector,
+    vision_keys,
+)
+from ggufkit.arch.transforms import drop, norm_plus_one, rename
+from ggufkit.checkpoint.config import Config
+from ggufkit.errors import ArchitectureError
+
+
+def _gemma3_scale(config: Config) -> int | None:
+    """How many patches become one in each direction, where it is not Gemma's four."""
+    side = int(config.processor.get("image_seq_length", default=256) ** 0.5)
+    patches = config.vision.integer("image_size") // config.vision.integer("patch_size")
+    scale = patches // side if side else 0
+    return scale if scale not in (0, 4) else None
+
+
+GEMMA3 = Projector(
+    models=("Gemma3ForConditionalGeneration",),
+    keys=(
+        *vision_keys(),
+        projector("gemma3"),
+        image_epsilon("layer_norm_eps", default=1e-6),
+        USES_GELU,
+        uint("/clip.vision.projector.scale_factor", _gemma3_scale),
+    ),
+    kept=r"^(multi_modal_projector|vision_tower|multimodal_projector|vision_model)\.",
+    transforms=(
+        drop(r"vision_model\.head\."),
+        rename((r"_weight", ".weight")),
+        norm_plus_one(r"soft_emb_norm\.weight"),
+    ),
+    types={r"^mm\.input_projection": "F16", r"^v\.(patch|position)_embd": "F32", **CONVOLUTIONS},
+)
+
+
+def _longest_edge(config: Config) -> int:
+    size = config.processor.get("size", default={})
+    edge = size.get("longest_edge") if isinstance(size, dict) else None
+    return config.vision.integer("image_size") if edge is None else edge
+
+
+_SMOLVLM = {"hidden_size": 1152, "num_attention_heads": 16, "intermediate_size": 3072}
+
+
+def _smolvlm(name: str):
+    """SmolVLM 2 leaves out what its class has as a default."""
+
+    def find(config: Config) -> int:
+        own = config.vision.get("model_type") == "smolvlm_vision"
+        return config.vision.get(name, default=_SMOLVLM[name]) if own else config.vision.require(name)
+
+    return find
+
+
+SMOLVLM = Projector(
+    models=("Idefics3ForConditionalGeneration", "SmolVLMForConditionalGeneration"),
+    keys=(
+        *vision_keys(
+            width=_smolvlm("hidden_size"),
+            feed_forward=_smolvlm("intermediate_size"),
+            heads=_smolvlm("num_attention_heads"),
+        ),
+        projector("idefics3"),
+        image_epsilon("layer_norm_eps", default=1e-5),
+        uint("/clip.vision.projector.scale_factor", lambda config: config.get("scale_factor", default=2)),
+        USES_GELU,
+        uint("/clip.vision.preproc_image_size", _longest_edge),
+    ),
+    kept=r"vision_tower|vision_model|model\.connector",
+    types={r"^v\.(patch|position)_embd": "F32", **CONVOLUTIONS},
+)
+
+
+def _lfm2_blocks(config: Config) -> int:
+    """Without the layers behind the one whose output is taken, which is counted from the end."""
+    dropped = -(config.get("vision_feature_layer", default=-1) + 1)
+    return config.vision.integer(*BLOCKS) - dropped
+
+
+LFM2_VL = Projector(
+    models=("Lfm2VlForConditionalGeneration",),
+    keys=(
+        *vision_keys(image_size=lambda config: 256, blocks=_lfm2_blocks),
+        projector("lfm2"),
+        image_epsilon("layer_norm_eps"),
+        uint("/clip.vision.projector.scale_factor", lambda config: config.get("downsample_factor", default=2)),
+        USES_GELU,
+    ),
+    transforms=(
+        rename((r"model\.(?=(vision_tower|multi_modal_projector)\.)", "")),
+        channels_first(r"patch_embedding\.weight"),
+    ),
+)
+
+
+def _downsampling(config: Config) -> str:
+    mode = config.processor.get("downsample_mode", default="16x")
+    if mode not in ("4x", "16x"):
+        raise ArchitectureError("preprocessor_config.json: 'downsample_mode' must be 4x or 16x")
+    return mode
+
+
+def _slice_size(config: Config) -> int:
+    size = config.processor.get("scale_resolution")
+    return config.vision.integer("image_size") if size is None else int(size)
+
+
+def _insertion(config: Config) -> list[int]:
+    return [int(config.get("insert_layer_id", default=config.vision.get("insert_layer_id", default=6)))]
+
+
+MINICPM_V = Projector(
+    models=("MiniCPMV4_6ForConditionalGeneration",),
+    keys=(
+        *vision_keys(image_size=_slice_size),
+        projector("minicpmv4_6"),
+        uint("/clip.vision.projector.scale_factor", lambda config: 2 if _downsampling(config) == "4x" else 4),
+        integers("/clip.vision.wa_layer_indexes", _insertion),
+        USES_GELU,
+        image_epsilon("layer_norm_eps", default=1e-6),
+    ),
+    transforms=(
+        drop(r"^(lm_head\.|mtp)"),
+        lambda tensors, config: drop(r"\.vit_merger\." if _downsampling(config) == "4x" else r"(?!)")(tensors, config),
+    ),
+)
+
+GEMMA4 = Projector(
+    models=("Gemma4ForConditionalGeneration",),
+    keys=(
+        *vision_keys(image_size=lambda config: 224),  # unused
+        projector("gemma4v", "clip.vision.projector_type"),
+        image_epsilon("layer_norm_eps", default=1e-6),
+    ),
+    transforms=(
+        rename(
+            (r"model\.vision_tower\.encoder\.", "vision_model.model."),
+            (r"\.linear\.weight", ".weight"),
+            (r"(layer_scalar|position_embedding_table)$", r"\1.weight"),
+        ),
+        channels_first(r"patch_embedder\.input_proj\.weight$"),
+    ),
+    types={r"^v\.position_embd": "F32", **CONVOLUTIONS},
+    blocks=lambda config: 128,
+    when=lambda config: not config.get("audio_config"),
+)
+
+PROJECTORS = (GEMMA3, SMOLVLM, LFM2_VL, MINICPM_V, GEMMA4)
