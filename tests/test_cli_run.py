@@ -271,3 +271,43 @@ def test_vocabulary_alone_cannot_run_but_tokenizes(run, tmp_path):
     code, _, err = run("run", path, "-p", "a")
     assert code == 1
     assert len(err.splitlines()) == 1
+
+
+def test_a_prompt_is_kept_in_a_file(model, run, tmp_path):
+    saved = tmp_path / "prompt.cache"
+    flags = ["-p", "import os\\nimport sys\\n", "-n", 4, "--temp", 0, "--prompt-cache", saved]
+    for types in (["--cache", "small"], ["-ctk", "q8_0", "-ctv", "tq4"]):
+        saved.unlink(missing_ok=True)
+        code, first, _ = run("run", model, *flags, *types)
+        assert code == 0
+        before = saved.read_bytes()
+        code, again, _ = run("run", model, *flags, *types)
+        assert (code, again) == (0, first)
+        assert saved.read_bytes()[:64] == before[:64]
+    code, out, err = run("run", model, *flags)
+    assert (code, out) == (2, "")
+    assert "prompt.cache: the saved cache is of another model, backend or type" in err
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "other"])
+def test_a_damaged_cache_is_told(model, run, tmp_path, damage):
+    saved = tmp_path / "prompt.cache"
+    flags = ["-p", "import os", "-n", 1, "--temp", 0, "--prompt-cache", saved]
+    assert run("run", model, *flags)[0] == 0
+    data = bytearray(saved.read_bytes())
+    data[len(data) // 2] ^= 1
+    bad = {"cut": data[:-100], "flip": data, "empty": b"", "other": b"GGUF" * 100}[damage]
+    saved.write_bytes(bad)
+    code, out, err = run("run", model, *flags)
+    assert (code, out) == (2, "")
+    assert "is not a saved cache, or it is damaged" in err
+    assert saved.read_bytes() == bad
+
+
+def test_a_chat_starts_from_what_it_kept(chat_model, run, tmp_path):
+    saved = tmp_path / "chat.cache"
+    flags = ["--system", "import os", "-n", 4, "--temp", 0, "--prompt-cache", saved, "--cache", "smallest"]
+    first = run("chat", chat_model, *flags, stdin=b"main\n")
+    again = run("chat", chat_model, *flags, stdin=b"main\n")
+    assert first[0] == again[0] == 0
+    assert first[1] == again[1]

@@ -12,10 +12,12 @@ import click
 from ggufkit.cli.hints import in_flags
 from ggufkit.cli.progress import note
 from ggufkit.cli.prompt import generation_options, say, speed
+from ggufkit.cli.text import cache_options, kept_cache, prompt_cache_option
 from ggufkit.errors import GGUFError, GgufkitError, UsageError, os_errors
 
 if TYPE_CHECKING:
     from ggufkit.runtime.chat import ChatTemplate
+    from ggufkit.runtime.kv.cache import Cache
     from ggufkit.runtime.model import Model
 
 __all__ = ["command"]
@@ -34,6 +36,8 @@ HELP = "/reset starts anew, /exit or Ctrl-D ends; Ctrl-C ends an answer"
     help="Use the Jinja template in this file, instead of the model's own.",
 )
 @generation_options
+@cache_options
+@prompt_cache_option
 @click.option("--no-perf", is_flag=True, help="Say nothing about speed.")
 def command(
     model: str,
@@ -44,6 +48,8 @@ def command(
     how: dict[str, Any],
     context: int | None,
     on: dict[str, Any],
+    types: tuple[str, str],
+    saved: Path | None,
     no_perf: bool,
 ) -> None:
     """Talk to MODEL, on the CPU. Flags are llama-cli's.
@@ -61,17 +67,19 @@ def command(
 
     if chat_template and chat_template_file:
         raise UsageError("--chat-template and --chat-template-file both give the template; leave one out")
-    ready_to_run(model, on)
+    ready_to_run(model, on, types)
     with load(model, **on) as loaded:
         vocab = loaded.tokenizer.vocab
         if chat_template_file:
             template = ChatTemplate(_source(chat_template_file), str(chat_template_file), special_tokens(vocab))
         else:
             template = read_template(loaded.gguf, vocab, chat_template)
-        chat = Chat(loaded, template, system, context, how, not no_perf)
-        if sys.stdin.isatty():
-            note(HELP)
-        chat.run(prompt)
+        cache = loaded.new_cache(loaded.context(context), *types)
+        chat = Chat(loaded, template, system, cache, how, not no_perf)
+        with kept_cache(cache, saved):
+            if sys.stdin.isatty():
+                note(HELP)
+            chat.run(prompt)
 
 
 def _source(path: Path) -> str:
@@ -91,14 +99,14 @@ class Chat:
         model: Model,
         template: ChatTemplate,
         system: str | None,
-        context: int | None,
+        cache: Cache,
         how: dict[str, Any],
         perf: bool,
     ):
         self.model, self.template, self.how, self.perf = model, template, how, perf
         self.start = [{"role": "system", "content": system}] if system else []
         self.messages = list(self.start)
-        self.cache = model.new_cache(model.context(context))
+        self.cache = cache
 
     def run(self, first: str | None) -> None:
         """Messages and answers until the end of the input."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
 from ggufkit.cli.progress import note
 from ggufkit.cli.prompt import generation_options, prompt_options, read_stdin, say, speed
+from ggufkit.cli.text import cache_options, kept_cache, prompt_cache_option
 from ggufkit.errors import UsageError
 
 __all__ = ["command"]
@@ -17,6 +19,8 @@ __all__ = ["command"]
 @click.argument("model")
 @prompt_options
 @generation_options
+@cache_options
+@prompt_cache_option
 @click.option("--no-display-prompt", is_flag=True, help="Print only what the model writes, without the prompt.")
 @click.option("--ignore-eos", is_flag=True, help="Go on after the model's end of text.")
 @click.option("--no-perf", is_flag=True, help="Say nothing about speed.")
@@ -26,6 +30,8 @@ def command(
     how: dict[str, Any],
     context: int | None,
     on: dict[str, Any],
+    types: tuple[str, str],
+    saved: Path | None,
     no_display_prompt: bool,
     ignore_eos: bool,
     no_perf: bool,
@@ -36,6 +42,7 @@ def command(
 
     \b
     ggufkit run model.gguf -p 'def main(' -n 64
+    ggufkit run model.gguf -f long.txt -n 64 --cache small --prompt-cache long.cache
     ggufkit run model.gguf -p 'import os\\n' -n 32 --temp 0 --no-display-prompt
     """
     from ggufkit.cli.ahead import ready_to_run
@@ -45,16 +52,17 @@ def command(
         prompt = read_stdin()
         if not prompt:
             raise UsageError("there is no prompt; give one with -p or -f, or on stdin")
-    ready_to_run(model, on)
+    ready_to_run(model, on, types)
     with load(model, **on) as loaded:
-        generation = loaded.generate(prompt, context=context, ignore_ends=ignore_eos, **how)
-        try:
-            if not no_display_prompt:
-                say(prompt)
-            for piece in generation:
-                say(piece)
-        finally:
-            click.echo()
+        generation = loaded.generate(prompt, context=context, types=types, ignore_ends=ignore_eos, **how)
+        with kept_cache(generation.cache, saved):
+            try:
+                if not no_display_prompt:
+                    say(prompt)
+                for piece in generation:
+                    say(piece)
+            finally:
+                click.echo()
     if generation.reason == "context":
         size = generation.cache.length
         note(f"the context of {size} tokens is full; give a larger one with -c")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,10 @@ from ggufkit.runtime.kv.types import PRESETS, TYPES
 
 if TYPE_CHECKING:
     from ggufkit.evaluate.windows import Windows
+    from ggufkit.runtime.kv.cache import Cache
     from ggufkit.runtime.model import Model
 
-__all__ = ["cache_options", "file_windows"]
+__all__ = ["cache_options", "file_windows", "kept_cache", "prompt_cache_option"]
 
 _TYPES = click.Choice([name.lower() for name in TYPES], case_sensitive=False)
 
@@ -40,6 +42,28 @@ def cache_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(types=types, **arguments)
 
     return wrapped
+
+
+prompt_cache_option = click.option(
+    "--prompt-cache",
+    "saved",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Take from this file what was computed of the prompt before, and keep there what is computed now.",
+)
+
+
+@contextmanager
+def kept_cache(cache: Cache, path: Path | None) -> Iterator[None]:
+    """Fill `cache` from a file, if there is one, and write it there at the end, however that comes."""
+    from ggufkit.runtime.kv.file import read_cache, write_cache
+
+    if path is not None and path.exists():
+        read_cache(cache, path)
+    try:
+        yield
+    finally:
+        if path is not None and len(cache):
+            write_cache(cache, path)
 
 
 def file_windows(model: Model, path: Path, context: int, chunks: int | None, parse_special: bool = False) -> Windows:

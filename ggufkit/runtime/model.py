@@ -165,6 +165,7 @@ class Model:
         stop: Sequence[str] = (),
         context: int | None = None,
         cache: Cache | None = None,
+        types: tuple[str, str] = ("F16", "F16"),
         show_special: bool = False,
         ignore_ends: bool = False,
         **sampling: float | None,
@@ -175,6 +176,7 @@ class Model:
         ----------
         prompt : text, or token ids.
         max_tokens, stop, cache, show_special, ignore_ends : see `runtime.generate.Generation`.
+        types : of keys and values, without a `cache`.
         context : tokens that fit, without a `cache`. By default 4096, or what a longer prompt needs, up to what the
             model was trained on.
         sampling : settings of `runtime.sampling.Sampling`: `temperature`, `top_k`, `seed`, …
@@ -190,7 +192,7 @@ class Model:
         tokens = prompt_tokens(self.tokenizer, prompt)
         if cache is None:
             more = _CONTEXT // 4 if max_tokens is None else max_tokens
-            cache = self.new_cache(self.context(context, len(tokens) + more))
+            cache = self.new_cache(self.context(context, len(tokens) + more), *types)
         return Generation(
             self,
             self.tokenizer,
