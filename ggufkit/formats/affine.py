@@ -23,6 +23,7 @@ product has at most 24 significant bits, and one rounding is left to the sum.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
@@ -244,10 +245,13 @@ def pack_codes(codes: np.ndarray, bits: int) -> np.ndarray:
 
 def unpack_codes(packed: np.ndarray, bits: int) -> np.ndarray:
     """The inverse of `pack_codes`: array of shape (…, words), uint32 → (…, words · 32 / bits), uint8."""
-    data = np.ascontiguousarray(packed).view(np.uint8).reshape(-1, bits)
-    eights = np.zeros((len(data), 8), np.uint8)
-    eights[:, :bits] = data
-    shifts = np.arange(0, 8 * bits, bits, dtype=np.uint64)
-    codes = eights.view("<u8") >> shifts & np.uint64((1 << bits) - 1)
-    width = packed.shape[-1] * packed.itemsize * 8 // bits
-    return codes.astype(np.uint8).reshape(*packed.shape[:-1], width)
+    shape = (*packed.shape[:-1], packed.shape[-1] * packed.itemsize * 8 // bits)
+    data = np.ascontiguousarray(packed).view(np.uint8)
+    if bits == 8 or not data.size:
+        return data.reshape(shape)
+    from ggufkit.formats.codec import frozen
+    from ggufkit.formats.streams import unpack_stream
+
+    codes = np.empty((1, prod(shape)), np.uint8)
+    unpack_stream(frozen(data.reshape(1, -1)), bits, codes)
+    return codes.reshape(shape)

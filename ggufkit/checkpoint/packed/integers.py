@@ -164,6 +164,11 @@ class Integers(Numbers):
         if -most <= survey.lowest and survey.highest < most:
             return True
         for lo, hi in chunks(self.rows, self.cols):
+            if isinstance(self.zeros, int):
+                levels = self.codes(lo, hi)
+                if levels.size and not -most <= int(levels.min()) - self.zeros <= int(levels.max()) - self.zeros < most:
+                    return False
+                continue
             levels = self._levels(lo, hi)
             if levels.min(initial=0) < -most or levels.max(initial=0) >= most:
                 return False
@@ -190,7 +195,13 @@ class Integers(Numbers):
         if (most := dict(SIGNED).get(format.name)) is None:
             biases = -self._zeros(lo, hi).astype(np.float64) * scales  # type: ignore[union-attr]
             return joined(self.codes(lo, hi), scales[:, of], biases[:, of], format)
-        return joined((self._levels(lo, hi) + np.int16(most)).astype(np.uint8), scales[:, of], None, format)
+        if isinstance(self.zeros, int):  # modulo 256, as all sums are from 0 to 255
+            codes = self.codes(lo, hi) + np.uint8((most - self.zeros) % 256)
+        else:
+            codes = (self._levels(lo, hi) + np.int16(most)).astype(np.uint8)
+        with np.errstate(over="ignore"):
+            halves = scales.astype(np.float16)[:, of]  # before they are repeated: NumPy converts slowly
+        return joined(codes, halves, None, format)
 
     def steps(self) -> Steps:
         survey = self._survey

@@ -220,6 +220,14 @@ def joined(codes: np.ndarray, scales: np.ndarray, biases: np.ndarray | None, for
 
     from ggufkit.formats.affine import Affine, join
 
+    if format.name == "Q4_0":
+        from ggufkit.formats.codec import frozen
+        from ggufkit.formats.streams import q4_0_blocks
+
+        out = np.empty((len(codes), format.row_bytes(codes.shape[1])), np.uint8)
+        bits = np.ascontiguousarray(scales.astype(np.float16)).view(np.uint16).reshape(-1)
+        q4_0_blocks(frozen(np.ascontiguousarray(codes).reshape(-1, 32)), frozen(bits), out.reshape(-1, 18))
+        return out
     halves = scales.astype(np.float16).astype(np.float32)
     if biases is None:
         offsets = halves * np.float32(-dict(SIGNED)[format.name])

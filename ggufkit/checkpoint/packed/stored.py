@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["Matrix", "Reading", "Source", "natural", "parts_of", "require"]
 
 # Bytes of matrices that lie the other way round, kept while their rows are asked for.
-_KEPT = 256_000_000
+_KEPT = 160_000_000
 # Bytes of one that are read at a time.
-_STRIP = 96_000_000
+_STRIP = 128_000_000
 
 
 @dataclass(frozen=True)
