@@ -13,8 +13,7 @@ from collections.abc import Mapping
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from ggufkit.errors import os_errors
-from ggufkit.storage.files import AtomicFile
+from ggufkit.storage.sink import FileSink
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +35,7 @@ class SafetensorsWriter:
 
     Raises
     ------
-    FileError : see `AtomicFile`.
+    FileError : see `FileSink`.
     """
 
     def __init__(
@@ -58,29 +57,20 @@ class SafetensorsWriter:
         text += b" " * (-len(text) % 8)  # the data start at a multiple of 8 bytes
         self._data = 8 + len(text)
         self.size = self._data + at
-        self._output = AtomicFile(path, force)
+        self._sink = FileSink(path, self.size, force=force)
         try:
-            with os_errors(path, "write"):
-                self._output.file.truncate(self.size)
-                self._put(struct.pack("<Q", len(text)) + text, 0)
+            self._sink.write(0, struct.pack("<Q", len(text)) + text)
         except BaseException:
-            self._output.discard()
+            self._sink.discard()
             raise
 
     def write(self, name: str, row: int, rows: np.ndarray) -> None:
         """Write rows of a tensor from `row` on: array of shape (…, cols) in the tensor's dtype, C-contiguous."""
         start, row_bytes = self._rows[name]
-        with os_errors(self._output.path, "write"):
-            self._put(rows.data.cast("B") if rows.size else b"", self._data + start + row * row_bytes)
-
-    def _put(self, data: bytes | memoryview, at: int) -> None:
-        view = memoryview(data)
-        while view:
-            n = os.pwrite(self._output.file.fileno(), view[: 1 << 30], at)
-            view, at = view[n:], at + n
+        self._sink.write(self._data + start + row * row_bytes, rows.data.cast("B") if rows.size else b"")
 
     def __enter__(self) -> SafetensorsWriter:
         return self
 
     def __exit__(self, kind: Any, value: Any, trace: Any) -> None:
-        self._output.__exit__(kind, value, trace)
+        self._sink.__exit__(kind, value, trace)

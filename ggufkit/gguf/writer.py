@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from ggufkit.errors import GGUFError, os_errors, printable
+from ggufkit.errors import GGUFError, printable
 from ggufkit.formats.table import Format
 from ggufkit.gguf.header import (
     ALIGNMENT_KEY,
@@ -31,8 +31,7 @@ from ggufkit.gguf.header import (
     ValueType,
     padded,
 )
-from ggufkit.storage.files import AtomicFile
-from ggufkit.storage.once import reserve, write_streamed
+from ggufkit.storage.sink import FileSink
 
 if TYPE_CHECKING:
     import numpy as np
@@ -305,11 +304,11 @@ class Writer:
     path : the file to write.
     force : replace an existing file.
     temp : see `AtomicFile`.
-    reserved : take the room on the disk at once, see `streaming.reserve`. Not for copies that may share the source's.
+    reserved : take the room on the disk at once, see `FileSink`. Not for copies that may share the source's.
 
     Attributes
     ----------
-    plan : the `FileLayout`.
+    layout : the `FileLayout`.
 
     Raises
     ------
@@ -333,26 +332,21 @@ class Writer:
         self.layout = FileLayout(metadata, tensors, alignment=alignment, byteorder=byteorder, pad_header=pad_header)
         self._lock = threading.Lock()
         self._missing = {name: info.nbytes for name, info in self.layout.infos.items() if info.nbytes}
-        self._output = AtomicFile(path, force, temp)
+        # The gaps between tensors are never written: they read as zeros.
+        self._sink = FileSink(path, self.layout.size, force=force, temp=temp, reserved=reserved)
         try:
-            with os_errors(path, "write"):
-                # The gaps between tensors are never written: they read as zeros.
-                if reserved:
-                    reserve(self.fileno(), self.layout.size)
-                else:
-                    self._output.file.truncate(self.layout.size)
-                self.write_at(0, self.layout.header)
+            self.write_at(0, self.layout.header)
         except BaseException:
-            self._output.discard()
+            self._sink.discard()
             raise
 
     @property
     def path(self) -> str:
-        return self._output.path
+        return self._sink.path
 
     def fileno(self) -> int:
         """The descriptor of the temporary file, for copies inside the kernel."""
-        return self._output.file.fileno()
+        return self._sink.fileno()
 
     def write(self, name: str, row: int, blocks: np.ndarray) -> None:
         """Write rows `row:row + len(blocks)` of a tensor.
@@ -382,12 +376,7 @@ class Writer:
 
     def write_at(self, offset: int, data: bytes | memoryview) -> None:
         """Write bytes at a byte of the file. For copies; `write` knows the tensors."""
-        view = memoryview(data)
-        # File systems write to a file one call at a time. To wait for that in the kernel takes less than to wake up.
-        with os_errors(self.path, "write"):
-            while view:
-                n = write_streamed(self.fileno(), view[: 1 << 30], offset)
-                view, offset = view[n:], offset + n
+        self._sink.write(offset, data)
 
     def wrote(self, name: str, nbytes: int) -> None:
         """Note that `nbytes` of a tensor's data were written, by whatever way."""
@@ -411,6 +400,6 @@ class Writer:
                     self.path,
                 )
         except BaseException:
-            self._output.discard()
+            self._sink.discard()
             raise
-        self._output.__exit__(kind, value, trace)
+        self._sink.__exit__(kind, value, trace)

@@ -1,4 +1,7 @@
-"""Where the bytes of a file come from: `read(offset, n)`, of a local file or of an address."""
+"""Where the bytes of a file come from: `read(offset, n)`, of a local file or of an address.
+
+A local file is locked while it is open, and what settles an edit that died is handed in by whoever opens it.
+"""
 
 from __future__ import annotations
 
