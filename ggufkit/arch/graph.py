@@ -1,16 +1,18 @@
 """How an architecture computes: what neither metadata nor tensors of a GGUF file say.
 
-    x ─┬─ norm ─ q k v ─ rope ─ attention ─ out ─ (post norm) ─ + ─┬─ norm ─ FFN or experts ─ (post norm) ─ + ─ x
-       └────────────────────────────────────────────────────────┘  └──────────────────────────────────────┘
+    x ─┬─ norm ─ mixer ─ (post norm) ─ + ─┬─ norm ─ FFN or experts ─ (post norm) ─ + ─ x
+       └───────────────────────────────┘  └──────────────────────────────────────┘
 
-Everything else a model's tensors tell: biases, norms of queries and keys, norms after attention or FFN, a gate,
-experts, learned positions, sinks are there or not. Sizes and constants come from the metadata.
+Everything else a model's tensors tell: which mixer a block has (attention, a state space, a delta net, …), biases,
+norms of queries and keys, norms after mixer or FFN, a gate, experts, learned positions, sinks are there or not. Sizes
+and constants come from the metadata.
 
 Source: src/models/*.cpp and `llama_model_rope_type` of llama.cpp.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 __all__ = ["Graph"]
@@ -23,37 +25,69 @@ class Graph:
     Attributes
     ----------
     norm : ``"rms"`` or ``"layer"`` (with mean).
+    bare_norms : those of mixers, FFN and output have no weights.
     rope : which two of a head's numbers turn together: ``"norm"`` neighbours, ``"neox"`` those half a head apart; None
         for learned positions.
-    activation : of the FFN: silu, gelu, relu, relu_squared, swiglu_oai.
-    ffn_norm : the tensor that normalises the FFN's input.
+    activation : of the FFN: silu, gelu, relu, relu_squared, swiglu_oai, xielu.
+    ffn_norm, output_norm : the tensors that normalise the FFN's input and that of the output matrix.
     parallel : whether attention and FFN read the same x: ``"no"``; ``"key"``, when `use_parallel_residual` says so;
         ``"shared"``, when there is no second norm.
     scaled_embedding : embeddings are multiplied by √width.
     window_period : of so many layers the last sees everything and the others a window; 0 for no windows.
+    window_layers : models of another number of layers have none; 0 for any.
+    window_last : the first of these layers sees everything instead.
     window : the window's size where metadata leaves it out; 0 for none.
     local_rope_base : the rope base of layers with a window; None for that of all layers.
     local_rope_scaled : whether rope scaling (linear, yarn) also applies to layers with a window.
     no_rope_period : every so many layers one goes without rope; 0 for none.
+    logit_multiplied : logits are multiplied by the key `logit_scale`, not divided.
     attention_cap, logit_cap : soft caps where metadata leaves them out; 0 for none.
     scale_by_width : with this many layers attention is scaled by √(width / heads) instead of √(head size).
-    router : ``"softmax"`` over all experts, or ``"top"``: over the chosen ones.
-    router_normalized : the chosen experts' weights are divided by their sum.
+    router : where metadata leaves it out, of experts' scores: ``"softmax"`` over all, ``"top"``: over the chosen ones,
+        or ``"sigmoid"``; or a function of (layers, vocabulary).
+    router_normalized : the chosen experts' weights are divided by their sum, where metadata leaves it out.
+    expert_inputs : what is multiplied by an expert's weight is its input, not its result.
+    full_rope_factors : the tensor of rope factors is for layers without a window only.
+    rope_layers : ``"all"``; ``"local"``: only layers with a window, if there are any; ``"key"``: all, or none where
+        `rope.scaling.finetuned` is false.
+    late_norm : queries and keys are normalised after rope.
+    plain_norm : so they are, without weights, where there is rope.
+    value_norm : values are normalised, without weights.
+    attention_scale : of scores where it is neither metadata's nor 1/√(head size); 0 for these.
+    chunked : windows begin at multiples of their size instead of moving along.
+    temperature : (scale, length, first): queries of layers without rope are multiplied by
+        1 + scale · ln(1 + ⌊(position + first) / length⌋); None for no such thing.
+    two_sided : windows of an encoder reach half their size to both sides.
     """
 
     norm: str = "rms"
+    bare_norms: bool = False
     rope: str | None = "norm"
     activation: str = "silu"
     ffn_norm: str = "ffn_norm"
+    output_norm: str = "output_norm"
     parallel: str = "no"
     scaled_embedding: bool = False
     window_period: int = 0
+    window_layers: int = 0
+    window_last: bool = False
     window: int = 0
     local_rope_base: float | None = None
     local_rope_scaled: bool = True
     no_rope_period: int = 0
+    logit_multiplied: bool = False
     attention_cap: float = 0.0
     logit_cap: float = 0.0
     scale_by_width: int = 0
-    router: str = "softmax"
+    router: str | Callable[[int, int], str] = "softmax"
     router_normalized: bool = True
+    expert_inputs: bool = False
+    full_rope_factors: bool = False
+    rope_layers: str = "all"
+    late_norm: bool = False
+    plain_norm: bool = False
+    value_norm: bool = False
+    attention_scale: float = 0.0
+    chunked: bool = False
+    temperature: tuple[float, int, int] | None = None
+    two_sided: bool = False

@@ -6,7 +6,7 @@ Source: `llama_model_base::load_hparams` in src/llama-model.cpp of llama.cpp.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ggufkit.errors import ArchitectureError, printable
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ggufkit.arch.graph import Graph
     from ggufkit.gguf.reader import GGUF
 
-__all__ = ["Hyper", "RopeScaling", "read_hyper"]
+__all__ = ["Hyperparameters", "Keys", "RopeScaling", "read_hyperparameters"]
 
 # What no honest file exceeds; refused before anything is allocated.
 _MOST = 1 << 24
@@ -46,7 +46,7 @@ class RopeScaling:
 
 
 @dataclass(frozen=True)
-class Hyper:
+class Hyperparameters:
     """Sizes and constants of a model.
 
     Attributes
@@ -54,53 +54,53 @@ class Hyper:
     name : `general.architecture`.
     context_length : tokens that it was trained on.
     width : of the residual stream.
-    layers : how many blocks.
-    heads, kv_heads : per layer, of queries, and of keys and values.
-    head_k, head_v : numbers per head.
+    layers : how many blocks text goes through; a file may have more, which draft several tokens ahead.
+    spare_layers : these.
+    heads, kv_heads : per layer, of queries, and of keys and values; 0 where there is no attention.
+    head_k, head_v : per layer, numbers per head.
     epsilon : of the norms.
-    rope_dimensions : how many numbers of a head turn.
+    rope_dimensions, local_rope_dimensions : how many numbers of a head turn.
     rope_base, local_rope_base : of all layers, of layers with a window.
     scaling : of rope.
     windows : per layer, how many tokens back it sees, itself included; 0 for all.
-    attention_scale : what queries are multiplied by.
+    attention_scale : per layer, what queries are multiplied by.
     attention_cap, logit_cap : soft caps; 0 for none.
     embedding_scale, residual_scale, logit_scale : factors; 1 for none.
-    experts, experts_used : 0 for none.
-    expert_scale : multiplies the weights of experts.
     causal : tokens see only those before them.
     pooling : ``"none"``, ``"mean"``, ``"cls"``, ``"last"``, ``"rank"``.
     parallel_residual : the key of this name.
+    keys : the metadata, for what only some mixers need.
     """
 
     name: str
     context_length: int
     width: int
     layers: int
+    spare_layers: int
     heads: tuple[int, ...]
     kv_heads: tuple[int, ...]
-    head_k: int
-    head_v: int
+    head_k: tuple[int, ...]
+    head_v: tuple[int, ...]
     epsilon: float
     rope_dimensions: int
+    local_rope_dimensions: int
     rope_base: float
     local_rope_base: float
     scaling: RopeScaling
     windows: tuple[int, ...]
-    attention_scale: float
+    attention_scale: tuple[float, ...]
     attention_cap: float
     logit_cap: float
     embedding_scale: float
     residual_scale: float
     logit_scale: float
-    experts: int
-    experts_used: int
-    expert_scale: float
     causal: bool
     pooling: str
     parallel_residual: bool
+    keys: Keys = field(repr=False, compare=False)
 
 
-class _Keys:
+class Keys:
     """Metadata of one architecture, checked for type and range."""
 
     def __init__(self, gguf: GGUF, name: str):
@@ -131,14 +131,23 @@ class _Keys:
             raise self.fail(key, f"must be a whole number from {least} to {most}, not {value:g}")
         return int(value)
 
-    def counts(self, key: str, n: int, default: int | tuple[int, ...] | None = None) -> tuple[int, ...]:
+    def counts(self, key: str, n: int, default: int | tuple[int, ...] | None = None, least: int = 1) -> tuple[int, ...]:
         """One number a layer, given as a number or a list."""
         value = self.gguf.metadata.get(f"{self.name}.{key}", default)
         if not isinstance(value, (list, tuple)):
-            return (self.count(key, default if isinstance(default, int) else None),) * n
-        if len(value) < n or any(type(v) is not int or not 1 <= v <= _MOST for v in value):
-            raise self.fail(key, f"must be {n} whole numbers of at least 1, one per layer")
+            return (self.count(key, default if isinstance(default, int) else None, least),) * n
+        if len(value) < n or any(type(v) is not int or not least <= v <= _MOST for v in value):
+            raise self.fail(key, f"must be {n} whole numbers of at least {least}, one per layer")
         return tuple(value[:n])
+
+    def per_layer(self, key: str, layer: int, default: float | None = None) -> float:
+        """A number of one layer, given for all or as a list; the key may lack the architecture's name."""
+        values = self.gguf.metadata.get(f"{self.name}.{key}", self.gguf.metadata.get(key, default))
+        if not isinstance(values, (list, tuple)):
+            return self.number(key, values)
+        if layer >= len(values) or isinstance(values[layer], bool) or not isinstance(values[layer], (int, float)):
+            raise self.fail(key, f"must be numbers, one per layer, and has none for layer {layer}")
+        return float(values[layer])
 
     def flag(self, key: str, default: bool) -> bool:
         value = self.gguf.metadata.get(f"{self.name}.{key}", default)
@@ -153,69 +162,83 @@ class _Keys:
 _POOLING = ("none", "mean", "cls", "last", "rank")
 
 
-def read_hyper(gguf: GGUF, name: str, graph: Graph) -> Hyper:
+def read_hyperparameters(gguf: GGUF, name: str, graph: Graph) -> Hyperparameters:
     """Read what a forward pass needs.
 
     Raises
     ------
     ArchitectureError : a key is missing, of another type or out of range, or two contradict each other.
     """
-    keys = _Keys(gguf, name)
-    layers, width = keys.count("block_count", most=_MOST_LAYERS), keys.count("embedding_length")
-    heads = keys.counts("attention.head_count", layers)
-    kv_heads = keys.counts("attention.head_count_kv", layers, heads)
-    head_k = keys.count("attention.key_length", width // heads[0])
-    head_v = keys.count("attention.value_length", width // heads[0])
+    keys = Keys(gguf, name)
+    blocks, width = keys.count("block_count", most=_MOST_LAYERS), keys.count("embedding_length")
+    spare = keys.count("nextn_predict_layers", 0, least=0, most=blocks - 1)
+    layers = blocks - spare
+    windows = _windows(keys, graph, layers)
+    heads = keys.counts("attention.head_count", layers, least=0)
+    kv_heads = keys.counts("attention.head_count_kv", layers, heads, least=0)
+    equal = width // max(*heads, 1)
+    head_k, local_k = _head_sizes(keys, "attention.key_length", equal)
+    head_v, local_v = _head_sizes(keys, "attention.value_length", equal)
     for layer, (q, kv) in enumerate(zip(heads, kv_heads, strict=True)):
-        if q % kv:
+        if kv and q % kv:
             raise keys.fail("attention.head_count_kv", f"is {kv} in layer {layer}, which does not divide {q} heads")
     context_length = keys.count("context_length")
     rope_dimensions = keys.count("rope.dimension_count", head_k, least=0)
-    if graph.rope and (rope_dimensions > head_k or rope_dimensions % 2):
-        raise keys.fail("rope.dimension_count", f"must be even and at most {head_k}, not {rope_dimensions}")
+    local_rope_dimensions = keys.count("rope.dimension_count_swa", min(rope_dimensions, local_k), least=0)
+    for dimensions, head in ((rope_dimensions, head_k), (local_rope_dimensions, local_k)):
+        if graph.rope and (dimensions > head or dimensions % 2):
+            raise keys.fail("rope.dimension_count", f"must be even and at most {head}, not {dimensions}")
     rope_base = keys.between("rope.freq_base", 1e-3, 1e18, 10000.0)
     by_width = graph.scale_by_width == layers
-    scale = keys.number("attention.scale", 0.0) or 1 / math.sqrt(width // heads[0] if by_width else head_k)
-    experts = keys.count("expert_count", 0, least=0)
-    experts_used = keys.count("expert_used_count", 0, least=0)
+    given = graph.attention_scale or keys.number("attention.scale", 0.0)
+    sizes = [local_k if window else head_k for window in windows]
+    experts, experts_used = (keys.count(f"expert_{key}", 0, least=0) for key in ("count", "used_count"))
     if experts and not 1 <= experts_used <= experts:
         raise keys.fail("expert_used_count", f"must be from 1 to {experts}, not {experts_used}")
     pooling = keys.count("pooling_type", 0, least=0)
     if pooling >= len(_POOLING):
         raise keys.fail("pooling_type", f"must be from 0 to {len(_POOLING) - 1}, not {pooling}")
     epsilon = "attention.layer_norm_rms_epsilon" if graph.norm == "rms" else "attention.layer_norm_epsilon"
+    if keys.get(epsilon) is None and keys.get("attention.layer_norm_epsilon") is not None:
+        epsilon = "attention.layer_norm_epsilon"
     logit_scale = keys.number("logit_scale", 0.0)
-    return Hyper(
+    return Hyperparameters(
         name=name,
         context_length=context_length,
         width=width,
         layers=layers,
+        spare_layers=spare,
         heads=heads,
         kv_heads=kv_heads,
-        head_k=head_k,
-        head_v=head_v,
+        head_k=tuple(sizes),
+        head_v=tuple(local_v if window else head_v for window in windows),
         epsilon=keys.between(epsilon, 0, 1, keys.number(epsilon)),
         rope_dimensions=rope_dimensions,
+        local_rope_dimensions=local_rope_dimensions,
         rope_base=rope_base,
         local_rope_base=keys.between("rope.freq_base_swa", 1e-3, 1e18, graph.local_rope_base or rope_base),
         scaling=_scaling(keys, context_length, rope_base),
-        windows=_windows(keys, graph, layers),
-        attention_scale=scale,
+        windows=windows,
+        attention_scale=tuple(given or 1 / math.sqrt(equal if by_width else size) for size in sizes),
         attention_cap=keys.number("attn_logit_softcapping", graph.attention_cap),
         logit_cap=keys.number("final_logit_softcapping", graph.logit_cap),
         embedding_scale=math.sqrt(width) if graph.scaled_embedding else keys.number("embedding_scale", 0.0) or 1.0,
         residual_scale=keys.number("residual_scale", 0.0) or 1.0,
-        logit_scale=1 / logit_scale if logit_scale else 1.0,
-        experts=experts,
-        experts_used=experts_used,
-        expert_scale=keys.number("expert_weights_scale", 0.0) or 1.0,
+        logit_scale=(logit_scale if graph.logit_multiplied else 1 / logit_scale) if logit_scale else 1.0,
         causal=keys.flag("attention.causal", True),
         pooling=_POOLING[pooling],
         parallel_residual=keys.flag("use_parallel_residual", True),
+        keys=keys,
     )
 
 
-def _scaling(keys: _Keys, context_length: int, rope_base: float) -> RopeScaling:
+def _head_sizes(keys: Keys, key: str, default: int) -> tuple[int, int]:
+    """Numbers per head of layers that see everything, and of those with a window."""
+    size = keys.count(key, default or None)
+    return size, keys.count(f"{key}_swa", size)
+
+
+def _scaling(keys: Keys, context_length: int, rope_base: float) -> RopeScaling:
     kind = keys.get("rope.scaling.type") or "linear"
     factor = keys.number("rope.scaling.factor", 0.0) or keys.number("rope.scale_linear", 0.0) or 1.0
     if kind not in ("none", "linear", "yarn", "longrope"):
@@ -238,9 +261,9 @@ def _scaling(keys: _Keys, context_length: int, rope_base: float) -> RopeScaling:
     )
 
 
-def _windows(keys: _Keys, graph: Graph, layers: int) -> tuple[int, ...]:
+def _windows(keys: Keys, graph: Graph, layers: int) -> tuple[int, ...]:
     window = keys.count("attention.sliding_window", graph.window, least=0) if graph.window_period else 0
-    if not window:
+    if not window or graph.window_layers not in (0, layers):
         return (0,) * layers
     pattern = keys.get("attention.sliding_window_pattern")
     if isinstance(pattern, list):
@@ -248,5 +271,6 @@ def _windows(keys: _Keys, graph: Graph, layers: int) -> tuple[int, ...]:
             raise keys.fail("attention.sliding_window_pattern", f"must say of {layers} layers whether they have one")
         return tuple(window if local else 0 for local in pattern[:layers])
     period = keys.count("attention.sliding_window_pattern", graph.window_period, least=0)
-    # The last of each period sees everything; a period of 0 leaves no such layer, one of 1 only such.
-    return tuple(window if period == 0 or layer % period < period - 1 else 0 for layer in range(layers))
+    # One of each period sees everything; a period of 0 leaves no such layer, one of 1 only such.
+    full = 0 if graph.window_last else period - 1
+    return tuple(window if period == 0 or layer % period != full else 0 for layer in range(layers))

@@ -123,7 +123,7 @@ def bytes_a_token(model: Model) -> int:
     total = 0.0
     for name, tensor in model.gguf.tensors.items():
         if len(tensor.shape) > 1 and name not in tables:
-            chosen = model.hyper.experts_used / model.hyper.experts if len(tensor.shape) > 2 else 1
+            chosen = model.expert_share if len(tensor.shape) > 2 else 1
             total += tensor.nbytes * chosen
     return int(total)
 

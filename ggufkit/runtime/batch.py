@@ -23,7 +23,7 @@ import numpy as np
 from ggufkit.errors import UsageError
 from ggufkit.runtime.forward import hidden_states, logits
 from ggufkit.runtime.kv.cache import Cache
-from ggufkit.runtime.ops import Span
+from ggufkit.runtime.step import Step
 
 if TYPE_CHECKING:
     from ggufkit.runtime.model import Model
@@ -114,35 +114,14 @@ def _passes(pieces: Sequence[Piece], checked: Sequence[np.ndarray]) -> Iterator[
 
 def hidden(model: Model, runs: Sequence[tuple[Cache, np.ndarray]]) -> Any:
     """What the last block gives for the tokens of each cache, and the tokens put into it: (n, width)."""
-    starts = [len(cache) for cache, _ in runs]
-    ends = np.cumsum([len(tokens) for _, tokens in runs]).tolist()
-    spans = [
-        Span(end - len(tokens), end, start, cache.layers)
-        for (cache, tokens), start, end in zip(runs, starts, ends, strict=True)
-    ]
-    positions = [np.arange(start, start + len(t), dtype=np.int32) for (_, t), start in zip(runs, starts, strict=True)]
-    x = hidden_states(
-        model.ops,
-        model.hyper,
-        model.weights,
-        model.graph.rope,
-        _joined([tokens for _, tokens in runs]),
-        _joined(positions),
-        (_angles(model, False, runs), _angles(model, True, runs)),
-        spans,
-    )
     for cache, tokens in runs:
-        cache.tokens.extend(tokens.tolist())
+        cache.begin(len(tokens))
+    try:
+        x = hidden_states(model.hyper, model.weights, Step(model.ops, model.tables, runs))
+    except BaseException:
+        for cache, _ in runs:
+            cache.roll_back()
+        raise
+    for cache, tokens in runs:
+        cache.extend(tokens.tolist())
     return x
-
-
-def _angles(model: Model, local: bool, runs: Sequence[tuple[Cache, np.ndarray]]) -> Any:
-    """Cosines and sines for the rows of a pass, (n, pairs) each; None without rope."""
-    parts = [model.angles(local, len(cache), len(tokens), cache.length) for cache, tokens in runs]
-    if len(parts) == 1 or parts[0] is None:
-        return parts[0]
-    return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
-
-
-def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)

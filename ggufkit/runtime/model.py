@@ -20,17 +20,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ggufkit.arch.hyperparameters import RopeScaling, read_hyper
+from ggufkit.arch.hyperparameters import read_hyperparameters
 from ggufkit.arch.registry import graph_of
 from ggufkit.errors import GGUFError, UsageError, printable
 from ggufkit.gguf.reader import GGUF
 from ggufkit.gguf.reader import open as open_gguf
 from ggufkit.runtime.backend import make_ops
 from ggufkit.runtime.batch import LIMIT, Piece, hidden, step
-from ggufkit.runtime.blocks import load_weights
 from ggufkit.runtime.kv.cache import Cache
 from ggufkit.runtime.ops import CacheSpec, Ops
-from ggufkit.runtime.rope import RopeTable
+from ggufkit.runtime.rope import RopeTables
+from ggufkit.runtime.weights import load_weights
 
 if TYPE_CHECKING:
     from ggufkit.runtime.generate import Generation
@@ -58,11 +58,11 @@ class Model:
         self.gguf, self.ops = gguf, ops
         name = gguf.get("general.architecture", str)
         self.graph = graph_of(name)
-        self.hyper = read_hyper(gguf, name, self.graph)
+        self.hyper = read_hyperparameters(gguf, name, self.graph)
         tensors = {name: _mapped(gguf, tensor) for name, tensor in gguf.tensors.items()}
         self.weights = load_weights(gguf.path, tensors, self.hyper, self.graph, ops)
         self.vocabulary = self.weights.vocabulary
-        self._tables: dict[tuple[bool, bool], RopeTable | None] = {}
+        self.tables = RopeTables(self.weights.factors)
 
     def __repr__(self) -> str:
         return f"<Model {printable(self.gguf.path)}: {self.hyper.name}, {self.hyper.layers} layers>"
@@ -99,7 +99,7 @@ class Model:
     def _layers(self, types: CacheSpec, length: int) -> list[Any]:
         """A cache's layers, empty."""
         try:
-            return [self.ops.layer_cache(block.attention, types, length) for block in self.weights.blocks]
+            return [mixer.memory(self.ops, types, length) for mixer in self.weights.slots]
         except (MemoryError, ValueError):
             raise UsageError(f"there is no memory for a context of {length} tokens; take a shorter one") from None
 
@@ -137,6 +137,12 @@ class Model:
         """Run tokens of several conversations in one pass over the weights: see `runtime.batch.step`."""
         self._require_output()
         return step(self, pieces)
+
+    @property
+    def expert_share(self) -> float:
+        """Which part of its experts a token goes through."""
+        keys = self.hyper.keys
+        return keys.count("expert_used_count", 1) / keys.count("expert_count", 1)
 
     # -- text -------------------------------------------------------------------------------------------------
 
@@ -244,28 +250,6 @@ class Model:
         if bad.any():
             raise UsageError(f"{ids[bad.argmax()]} is no token of this model, which has {self.vocabulary}")
         return ids
-
-    def angles(self, local: bool, start: int, n: int, length: int) -> Any:
-        """Cosines and sines for the tokens from `start` on in a context of `length`; None without rope."""
-        long = length > self.hyper.scaling.original
-        if (local, long) not in self._tables:
-            self._tables[local, long] = self._table(local, long)
-        table = self._tables[local, long]
-        return None if table is None else table.rows(start, start + n)
-
-    def _table(self, local: bool, long: bool) -> RopeTable | None:
-        hyper = self.hyper
-        if self.graph.rope is None or not hyper.rope_dimensions:
-            return None
-        scaling = hyper.scaling
-        if local and not self.graph.local_rope_scaled:
-            scaling = RopeScaling("none", 1.0, scaling.original, extrapolation=0.0)
-        elif scaling.kind == "longrope":
-            scaling = replace(scaling, factor=1.0)
-        factors = self.weights.factors
-        kind = "all" if "all" in factors else "long" if long else "short"
-        base = hyper.local_rope_base if local else hyper.rope_base
-        return RopeTable(hyper.rope_dimensions, base, scaling, factors.get(kind))
 
 
 def _mapped(gguf: GGUF, tensor: Tensor) -> Tensor:

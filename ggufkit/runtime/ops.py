@@ -1,6 +1,6 @@
 """The operations that a forward pass is written in; `cpu.ops` and others implement them.
 
-An array (`Array`) is whatever the implementation computes with; only these operations look into one. Activations are
+An array (`Array`) is whatever the implementation computes with. Activations are
 float32 of shape (tokens, width); heads lie side by side in a row.
 
     weight vector numpy        a tensor of the file, a small array; an array back as NumPy's
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     from ggufkit.tensors.tensor import Tensor
 
-__all__ = ["Array", "AttentionSpec", "CacheSpec", "Experts", "Linear", "Norm", "Ops", "Span"]
+__all__ = ["Array", "AttentionSpec", "CacheSpec", "Experts", "Linear", "Norm", "Ops", "Span", "StateSpace"]
 
+# Arithmetic, slices, `reshape` and `len` work on arrays of all backends as they do on NumPy's.
 Array = Any
 
 
@@ -52,8 +53,8 @@ class Norm:
 
     Attributes
     ----------
-    kind : ``"rms"`` or ``"layer"``.
-    epsilon : added to the mean square.
+    kind : ``"rms"``, ``"layer"``, or ``"l2"``: divided by the length.
+    epsilon : added to the mean square; the least length.
     size : numbers that are normalised together.
     weight : array of shape (1, size), or (heads, size) for other weights in each head.
     bias : the same, or None.
@@ -76,9 +77,13 @@ class Experts:
     gate, up, down : stacks of matrices; `gate` may be None.
     activation : as `Graph.activation`.
     used : how many are chosen.
-    softmax_first : probabilities over all experts, then the choice; else over the chosen ones.
+    scores : what makes weights of the router's scores: ``"softmax"`` over all experts, ``"top"``: over the chosen ones,
+        ``"sigmoid"`` or ``"sqrt_softplus"``.
     normalized : the chosen weights are divided by their sum.
     scale : multiplies them.
+    bias : array of shape (experts,) that is added for the choice only, or None.
+    groups, groups_used : experts come from these groups whose best two have the greatest sum.
+    weigh_inputs : the weight multiplies what goes into an expert, not what comes out.
     """
 
     router: Linear
@@ -87,9 +92,13 @@ class Experts:
     down: Linear
     activation: str
     used: int
-    softmax_first: bool
+    scores: str
     normalized: bool
     scale: float
+    bias: Array | None = None
+    groups: int = 1
+    groups_used: int = 1
+    weigh_inputs: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,6 +113,8 @@ class AttentionSpec:
     cap : soft cap of the scores; 0 for none.
     window : how many tokens back is seen, itself included; 0 for all.
     causal : no later tokens are seen.
+    chunked : the window is the run of so many tokens, from a multiple of its size on, that a token is in.
+    two_sided : the window reaches half its size to both sides.
     sinks : array of shape (heads,): a score that takes part in the softmax and gives nothing; or None.
     """
 
@@ -116,6 +127,8 @@ class AttentionSpec:
     window: int = 0
     causal: bool = True
     sinks: Array | None = None
+    chunked: bool = False
+    two_sided: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,6 +137,26 @@ class CacheSpec:
 
     keys: str = "F16"
     values: str = "F16"
+
+
+@dataclass(frozen=True)
+class StateSpace:
+    """The constants of `Ops.scan`.
+
+    Attributes
+    ----------
+    heads, size : of x: so many of so many numbers each.
+    groups, states : of b and c; each group serves `heads / groups` heads.
+    a : array of shape (heads, 1 or states), negative.
+    d : array of shape (heads,).
+    """
+
+    heads: int
+    size: int
+    groups: int
+    states: int
+    a: Array
+    d: Array
 
 
 @dataclass(frozen=True)
@@ -171,7 +204,7 @@ class Ops(Protocol):
         """Heads of `x` (n, heads × size) turned by the angles of a `RopeTable`'s rows. `x` itself may be used up."""
 
     def attention(self, q: Array, k: Array, v: Array, spans: Sequence[Span], spec: AttentionSpec) -> Array:
-        """Write each span's `k` and `v` to its cache; (n, heads × head_v) of what its `q` finds there."""
+        """Write each span's `k` and `v`, if any, to its cache; (n, heads × head_v) of what its `q` finds there."""
 
     def activate(self, gate: Array | None, up: Array, activation: str) -> Array:
         """activation(gate) × up, or activation(up) without a gate."""
@@ -192,7 +225,51 @@ class Ops(Protocol):
         """x × factor. `x` itself may be used up."""
 
     def gated(self, x: Array, score: Array) -> Array:
-        """x × sigmoid(score), `score` of shape (n, 1). `x` itself may be used up."""
+        """x × sigmoid(score), `score` (n, m) for m equal parts of each row. `x` itself may be used up."""
+
+    def clamp(self, x: Array, low: float, high: float) -> Array:
+        """x kept within low … high."""
+
+    def xielu(self, x: Array, alpha_n: float, alpha_p: float, beta: float, epsilon: float) -> Array:
+        """αₚ x² + β x above 0, αₙ (e^min(x, ε) − 1 − x) + β x below."""
+
+    def halves(self, x: Array, heads: int) -> tuple[Array, Array]:
+        """Of each of the heads side by side its first half, and its second: (n, 2 m) → (n, m) twice."""
+
+    def split(self, x: Array, sizes: Sequence[int]) -> list[Array]:
+        """The columns of `x` in parts of these sizes."""
+
+    def concatenate(self, parts: Sequence[Array]) -> Array:
+        """Rows of several arrays one after the other."""
+
+    def joined(self, parts: Sequence[Array]) -> Array:
+        """Columns of several arrays side by side."""
+
+    def indices(self, n: int, count: int) -> Array:
+        """0 … count − 1 for each of n rows: for `each`, where every row goes through all matrices."""
+
+    def copy(self, x: Array) -> Array:
+        """An array of its own."""
+
+    def zeros(self, *shape: int) -> Array:
+        """Zeros."""
+
+    def scan(self, x: Array, b: Array, c: Array, dt: Array, spans: Sequence[Span], space: StateSpace) -> Array:
+        """A state space: x (n, heads × size), b, c (n, groups × states), dt (n, heads) → (n, heads × size).
+
+        Of each token and head, with the span's state S (heads, size, states), the last array of its `State`,
+
+            S = e^(dt · A) S + dt · x bᵀ        y = S c + D x
+        """
+
+    def delta(self, q: Array, k: Array, v: Array, decay: Array, beta: Array, spans: Sequence[Span]) -> Array:
+        """The gated delta rule: q, k (n, heads, dk), v (n, heads, dv) → (n, heads, dv).
+
+        Of each token and head, with the span's state S (heads, dk, dv), the last array of its `State`, the logarithm of
+        the decay (n, heads, 1 or dk) and beta (n, heads),
+
+            S = e^decay S        S = S + k (beta (v − Sᵀ k))ᵀ        y = Sᵀ q
+        """
 
     def soft_cap(self, x: Array, cap: float) -> Array:
         """cap × tanh(x / cap). `x` itself may be used up."""

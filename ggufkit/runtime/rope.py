@@ -13,14 +13,58 @@ Source: `ggml_rope_cache_init` and `rope_yarn` in ggml/src/ggml-cpu/ops.cpp of l
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from ggufkit.arch.hyperparameters import RopeScaling
 
-__all__ = ["RopeTable"]
+__all__ = ["Rope", "RopeTable", "RopeTables"]
 
 _STEP = 256  # positions by which a table grows at least
+
+
+@dataclass(frozen=True)
+class Rope:
+    """How queries and keys of a layer turn.
+
+    Attributes
+    ----------
+    style : ``"norm"`` or ``"neox"``: which numbers turn together, neighbours or those half of `dimensions` apart.
+    dimensions : how many numbers of a head turn.
+    base : of the frequencies.
+    scaling : how they are stretched.
+    factors : whether a tensor of the file divides the angles, if there is one.
+    """
+
+    style: str
+    dimensions: int
+    base: float
+    scaling: RopeScaling
+    factors: bool = True
+
+
+class RopeTables:
+    """The tables of a model, made when they are first needed.
+
+    Parameters
+    ----------
+    factors : arrays of shape (dimensions / 2,), float32, by kind: ``"all"``, or ``"short"`` and ``"long"``.
+    """
+
+    def __init__(self, factors: Mapping[str, np.ndarray]):
+        self.factors = factors
+        self._tables: dict[tuple[Rope, bool], RopeTable] = {}
+
+    def rows(self, rope: Rope, length: int, lo: int, hi: int) -> tuple[np.ndarray, np.ndarray]:
+        """Cosines and sines of positions `lo:hi` in a context of `length`: (hi - lo, dimensions / 2) each."""
+        key = rope, length > rope.scaling.original
+        if key not in self._tables:
+            kind = "all" if "all" in self.factors else "long" if key[1] else "short"
+            factors = self.factors.get(kind) if rope.factors else None
+            self._tables[key] = RopeTable(rope.dimensions, rope.base, rope.scaling, factors)
+        return self._tables[key].rows(lo, hi)
 
 
 class RopeTable:

@@ -276,7 +276,159 @@ def _recipes() -> dict[str, Recipe]:
     return found
 
 
-RECIPES = _recipes()
+def _state_spaces() -> dict[str, Recipe]:
+    """What mixes tokens without attention, and where both are side by side."""
+    inner, states, groups, heads = 128, 16, 2, 8
+    keys = {"ssm.inner_size": inner, "ssm.state_size": states, "ssm.conv_kernel": 4}
+    ends = linear("ssm_out", WIDTH, inner)
+    mamba = (
+        linear("ssm_in", 2 * inner, WIDTH)
+        | {"ssm_conv1d.weight": (inner, 4), "ssm_conv1d.bias": (inner,), "ssm_a": (inner, states), "ssm_d": (inner,)}
+        | linear("ssm_x", 4 + 2 * states, inner)
+        | linear("ssm_dt", inner, 4, bias=True)
+        | ends
+    )
+    channels = inner + 2 * groups * states
+    mamba2 = (
+        linear("ssm_in", inner + channels + heads, WIDTH)
+        | {"ssm_conv1d.weight": (channels, 4), "ssm_conv1d.bias": (channels,), "ssm_dt.bias": (heads,)}
+        | {"ssm_a": (heads, 1), "ssm_d": (heads, 1), "ssm_norm.weight": (groups, inner // groups)}
+        | ends
+    )
+    none = RMS | {"attention.head_count": 0, "attention.head_count_kv": None, "attention.key_length": None}
+    none |= {"attention.value_length": None, "feed_forward_length": 0}
+    one, two = keys | {"ssm.time_step_rank": 4}, keys | {"ssm.time_step_rank": heads, "ssm.group_count": groups}
+    alone = norms("attn_norm")
+    return {
+        "mamba": Recipe(none | one, alone | mamba, FINAL),
+        "mamba+normed": Recipe(none | one | {"ssm.dt_b_c_rms": True}, alone | mamba, FINAL),
+        "mamba2": Recipe(none | two, alone | mamba2, FINAL),
+        "granitehybrid": Recipe(
+            RMS | two | {"attention.head_count_kv": [0, KV_HEADS, 0], "rope.scaling.finetuned": False},
+            norms("attn_norm", "ffn_norm") | mamba2 | gated(),
+            FINAL,
+            odd=LLAMA,
+        ),
+    }
+
+
+def _more() -> dict[str, Recipe]:
+    """Architectures of 2024–2026 of which the shared checkpoints have none."""
+    per_head = norms("attn_q_norm", "attn_k_norm", size=HEAD)
+    both = norms("attn_norm", "ffn_norm") | attention()
+    scaled = {"embedding_scale": real(3), "residual_scale": real(0.3), "logit_scale": real(2)}
+    whole_row = norms("attn_q_norm", "attn_k_norm", size=HEADS * HEAD)
+    latent = (
+        norms("attn_norm", "ffn_norm")
+        | linear("attn_q_a", 40, WIDTH)
+        | linear("attn_q_b", HEADS * 20, 40)
+        | linear("attn_kv_a_mqa", 24 + 8, WIDTH)
+        | {"attn_q_a_norm.weight": (40,), "attn_kv_a_norm.weight": (24,)}
+        | {"attn_k_b.weight": (HEADS, 24, 12), "attn_v_b.weight": (HEADS, 12, 24)}
+        | linear("attn_output", WIDTH, HEADS * 12)
+    )
+    twins = (
+        norms("attn_norm", "ffn_norm", "post_attention_norm", "post_ffw_norm")
+        | norms("post_ffw_norm_1", "pre_ffw_norm_2", "post_ffw_norm_2")
+        | gated()
+        | linear("ffn_gate_inp", EXPERTS, WIDTH)
+        | linear("ffn_gate_up_exps", 2 * FFN, WIDTH, experts=EXPERTS)
+        | linear("ffn_down_exps", WIDTH, FFN, experts=EXPERTS)
+        | {"ffn_gate_inp.scale": (WIDTH,), "ffn_down_exps.scale": (EXPERTS,), "layer_output_scale.weight": (1,)}
+    )
+    return {
+        "minicpm": Recipe(RMS | scaled, LLAMA, FINAL),
+        "phimoe": Recipe(
+            RMS | LAYER | MIXTURE | {"rope.scaling.original_context_length": 256},
+            norms("attn_norm", "ffn_norm", bias=True) | attention(True, True) | experts(),
+            FINAL_BIAS
+            | {"output.weight": (VOCAB, WIDTH), "output.bias": (VOCAB,)}
+            | {"rope_factors_long.weight": (HEAD // 2,), "rope_factors_short.weight": (HEAD // 2,)},
+        ),
+        "command-r": Recipe(LAYER | {"logit_scale": real(0.3)}, norms("attn_norm") | attention() | gated(), FINAL),
+        "cohere2": Recipe(
+            LAYER | {"logit_scale": real(0.3), "attention.sliding_window": 8},
+            norms("attn_norm") | attention() | gated(),
+            FINAL,
+            layers=5,
+        ),
+        "exaone4": Recipe(
+            RMS | {"attention.sliding_window": 8, "attention.sliding_window_pattern": 4},
+            attention() | per_head | gated() | SANDWICH,
+            FINAL,
+            layers=5,
+        ),
+        "arcee": Recipe(RMS, both | plain(), FINAL),
+        "olmoe": Recipe(
+            RMS | MIXTURE,
+            norms("attn_norm", "ffn_norm") | attention(kv=HEADS) | whole_row | experts(),
+            FINAL | OUTPUT,
+            kv_heads=HEADS,
+        ),
+        "qwen3vlmoe": Recipe(
+            RMS
+            | MIXTURE
+            | {"expert_feed_forward_length": FFN, "rope.dimension_sections": [3, 3, 2, 0], "n_deepstack_layers": 0},
+            both | experts() | per_head,
+            FINAL | OUTPUT,
+        ),
+        "eurobert": Recipe(
+            RMS | {"attention.causal": False, "pooling_type": 1, "rope.scaling.type": "none"},
+            LLAMA,
+            FINAL,
+        ),
+        "gemma-embedding": Recipe(
+            RMS | {"attention.causal": False, "pooling_type": 1, "attention.sliding_window": 8},
+            both | gated() | SANDWICH | per_head,
+            FINAL,
+            layers=7,
+        ),
+        "llama-embed": Recipe(RMS | {"attention.causal": False, "pooling_type": 1}, LLAMA, FINAL),
+        "paddleocr": Recipe(RMS | {"rope.dimension_sections": [4, 2, 2, 0]}, LLAMA, FINAL),
+        "hunyuan_vl": Recipe(RMS | {"rope.dimension_sections": [4, 2, 2, 0]}, LLAMA | per_head, FINAL),
+        **{
+            name: Recipe(
+                RMS
+                | {"attention.key_length": 24 + 8, "attention.value_length": 24, "rope.dimension_count": 8}
+                | {"attention.q_lora_rank": 40, "attention.kv_lora_rank": 24, "leading_dense_block_count": 1}
+                | {"attention.key_length_mla": 20, "attention.value_length_mla": 12, "expert_shared_count": 1}
+                | MIXTURE
+                | {"expert_feed_forward_length": FFN, "expert_gating_func": 2, "expert_weights_norm": True}
+                | {"expert_weights_scale": real(1.5)},
+                latent | gated(),
+                FINAL | OUTPUT,
+                odd=latent | experts() | {"exp_probs_b.bias": (EXPERTS,)} | gated(suffix="_shexp"),
+                layers=2,
+                kv_heads=1,
+            )
+            for name in ("deepseek2", "mistral4")
+        },
+        "gemma4+experts": Recipe(
+            RMS
+            | MIXTURE
+            | {"attention.sliding_window": 8, "attention.sliding_window_pattern": [True, False, True]}
+            | {"attention.key_length_swa": HEAD, "attention.value_length_swa": HEAD, "expert_feed_forward_length": FFN}
+            | {"rope.dimension_count": WIDE, "rope.dimension_count_swa": HEAD, "rope.freq_base": real(1e6)}
+            | {"rope.freq_base_swa": real(1e4), "final_logit_softcapping": real(3)}
+            | {"attention.shared_kv_layers": 0, "embedding_length_per_layer_input": 0},
+            twins | attention() | per_head,
+            FINAL | {"rope_freqs.weight": (WIDE // 2,)},
+            odd=twins | attention(head=WIDE) | norms("attn_q_norm", "attn_k_norm", size=WIDE),
+            head=WIDE,
+        ),
+        "neo-bert": Recipe(
+            RMS | {"attention.causal": False, "pooling_type": 2},
+            norms("attn_norm", "ffn_norm")
+            | attention(fused=True, kv=HEADS)
+            | linear("ffn_up", 2 * FFN, WIDTH)
+            | linear("ffn_down", WIDTH, FFN),
+            norms("enc.output_norm"),
+            kv_heads=HEADS,
+        ),
+    }
+
+
+RECIPES = _recipes() | _state_spaces() | _more()
 
 
 def write_tiny(
@@ -329,12 +481,14 @@ def write_tiny(
 
 
 def _plain(tensor: str) -> bool:
-    return any(part in tensor for part in ("norm", "position_embd", "token_types", "ffn_gate_inp", "sinks"))
+    return any(part in tensor for part in ("norm", "position_embd", "token_types", "ffn_gate_inp", "sinks", "conv1d"))
 
 
 def _values(tensor: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     if tensor.startswith(("rope_f",)):
         return rng.uniform(1, 4, shape).astype(np.float32)
+    if tensor.endswith("ssm_a"):
+        return -rng.uniform(0.5, 4, shape).astype(np.float32)
     if "norm" in tensor and tensor.endswith(".weight"):
         return rng.uniform(0.5, 1.5, shape).astype(np.float32)
     return (rng.standard_normal(shape) * (1.0 if len(shape) == 1 else 2.0 / np.sqrt(shape[-1]))).astype(np.float32)

@@ -62,6 +62,7 @@ SPECS = (
     ),
     Architecture(
         name="neo-bert",
+        graph=Graph(output_norm="enc.output_norm"),
         models=dict.fromkeys(("NeoBERT", "NeoBERTForSequenceClassification", "NeoBERTLMHead"), _NEOBERT),
         metadata=(
             *BASE,
@@ -82,6 +83,7 @@ SPECS = (
     ),
     Architecture(
         name="eurobert",
+        graph=Graph(rope="neox"),
         models={"EuroBertModel": {}, "JinaEmbeddingsV5Model": {}},
         metadata=(*BASE, flag("attention.causal", False), string("rope.scaling.type", "none"), pooling),
         vocabulary=led_by(bpe, {"add_bos_token": False}),
@@ -89,6 +91,7 @@ SPECS = (
     ),
     Architecture(
         name="modern-bert",
+        graph=Graph(norm="layer", rope="neox", activation="gelu", two_sided=True, window_period=3, window_last=True),
         models=dict.fromkeys(
             ("ModernBertForMaskedLM", "ModernBertForSequenceClassification", "ModernBertModel"), _MODERNBERT
         ),

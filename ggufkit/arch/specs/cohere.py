@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, VOCAB_SIZE, base, real, string, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.checkpoint.config import Config
@@ -40,6 +41,7 @@ def _drop_zero_biases(tensors: Iterable[Tensor], config: Config) -> Iterator[Ten
 SPECS = (
     Architecture(
         name="command-r",
+        graph=Graph(norm="layer", parallel="shared", logit_multiplied=True),
         models={"CohereForCausalLM": _COHERE},
         # max_position_embeddings is the shorter text of the first part of the training.
         metadata=(
@@ -51,6 +53,7 @@ SPECS = (
     ),
     Architecture(
         name="cohere2",
+        graph=Graph(norm="layer", parallel="shared", logit_multiplied=True, window_period=4, rope_layers="local"),
         models={"Cohere2ForCausalLM": _COHERE2},
         metadata=(
             *BASE,

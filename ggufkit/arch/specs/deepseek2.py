@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import (
     OPTIONAL,
     VOCAB_SIZE,
@@ -176,9 +177,15 @@ def _with_bos(checkpoint: Checkpoint, config: Config) -> Iterable[tuple[str, Val
     return bpe(checkpoint, config)
 
 
+def _router(layers: int, vocabulary: int) -> str:
+    """What a file without `expert_gating_func` means: only GLM 4.7 Flash's means a sigmoid."""
+    return "sigmoid" if layers in (47, 48) and vocabulary == 154880 else "softmax"
+
+
 SPECS = (
     Architecture(
         name="deepseek2",
+        graph=Graph(router=_router),
         models={
             "DeepseekV2ForCausalLM": _V2,
             "DeepseekV3ForCausalLM": _V3,
@@ -193,6 +200,7 @@ SPECS = (
     ),
     Architecture(
         name="deepseek2",
+        graph=Graph(router=_router),
         models={"Glm4MoeLiteForCausalLM": _LITE},
         metadata=(*mla_keys(blocks_with_mtp), uint("nextn_predict_layers", lambda config: mtp_layers(config) or None)),
         vocabulary=GLM,
@@ -223,6 +231,7 @@ SPECS = (
     ),
     Architecture(
         name="mistral4",
+        graph=Graph(),
         models={"Mistral3ForConditionalGeneration": _V2},
         metadata=mla_keys(),
         vocabulary=bpe,

@@ -71,6 +71,7 @@ SPECS = (
     ),
     Architecture(
         name="ernie4_5-moe",
+        graph=Graph(),
         models={"Ernie4_5_MoeForCausalLM": {"max_position_embeddings": 131072, "rms_norm_eps": 1e-5}},
         metadata=(
             *BASE,

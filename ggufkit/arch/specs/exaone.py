@@ -45,6 +45,7 @@ SPECS = (
     ),
     Architecture(
         name="exaone4",
+        graph=Graph(rope="neox", rope_layers="local", window_period=4, window_layers=64),
         models={
             "Exaone4ForCausalLM": {
                 "max_position_embeddings": 2048,

@@ -74,6 +74,15 @@ SPECS = (
     ),
     Architecture(
         name="gemma-embedding",
+        graph=Graph(
+            rope="neox",
+            activation="gelu",
+            scaled_embedding=True,
+            window_period=6,
+            local_rope_base=10000.0,
+            local_rope_scaled=False,
+            two_sided=True,
+        ),
         models={"Gemma3TextModel": _DEFAULTS},
         metadata=(*KEYS, pooling),
         vocabulary=GEMMA3,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from statistics import NormalDist
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import Row, flags, integers, reals, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.gemma3 import KEYS, first_tokens
@@ -52,6 +53,15 @@ def _all_tokens(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
 
 GEMMA3N = Architecture(
     name="gemma3n",
+    graph=Graph(
+        rope="neox",
+        activation="gelu",
+        scaled_embedding=True,
+        value_norm=True,
+        attention_scale=1.0,
+        window_period=5,
+        local_rope_base=10000.0,
+    ),
     models={
         name: _DEFAULTS
         | {"altup_active_idx": 0, "altup_num_inputs": 4, "vocab_size": 262400, "num_kv_shared_layers": 15}
@@ -166,6 +176,15 @@ _GEMMA4_KEYS: tuple[Row, ...] = (
 
 GEMMA4 = Architecture(
     name="gemma4",
+    graph=Graph(
+        rope="neox",
+        activation="gelu",
+        scaled_embedding=True,
+        value_norm=True,
+        attention_scale=1.0,
+        full_rope_factors=True,
+        window_period=6,
+    ),
     models=dict.fromkeys(
         ("Gemma4ForCausalLM", "Gemma4ForConditionalGeneration", "Gemma4UnifiedForConditionalGeneration"), _DEFAULTS
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import OPTIONAL, base, blocks_with_mtp, flag, mtp_layers, partial_rotary, real, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import mlp_experts, trunk
@@ -42,6 +43,7 @@ _TRANSFORMS = (trunk(blocks_with_mtp), *mlp_experts("n_routed_experts"))
 SPECS = (
     Architecture(
         name="glm4moe",
+        graph=Graph(rope="neox", ffn_norm="post_attention_norm"),
         models={"Glm4MoeForCausalLM": _DEFAULTS, "Glm4vMoeForConditionalGeneration": _DEFAULTS},
         metadata=_KEYS,
         vocabulary=GLM,
@@ -50,6 +52,7 @@ SPECS = (
     ),
     Architecture(
         name="glm4moe",
+        graph=Graph(rope="neox", ffn_norm="post_attention_norm"),
         models={"SolarOpenForCausalLM": _DEFAULTS},
         metadata=_KEYS,
         vocabulary=bpe_with_roles(eos="<|endoftext|>", eot="<|endoftext|>", unk="<unk>", bos="<|startoftext|>"),

@@ -106,6 +106,7 @@ SPECS = (
     ),
     Architecture(
         name="granite_swa",
+        graph=Graph(window_period=2),
         models={"GraniteSWAForCausalLM": _DEFAULTS},
         metadata=_SWA_KEYS,
         vocabulary=llama_vocabulary,
@@ -113,6 +114,7 @@ SPECS = (
     ),
     Architecture(
         name="granite_swa",
+        graph=Graph(window_period=2),
         models={"GraniteMoeSWAForCausalLM": _DEFAULTS},
         metadata=(
             *_SWA_KEYS,

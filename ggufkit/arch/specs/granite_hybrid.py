@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import (
     FILE_TYPE,
     LAYERS,
@@ -150,6 +151,7 @@ def _shared_mlp(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
 def _granite_hybrid(name: str, when: Callable[[Config], bool]) -> Architecture:
     return Architecture(
         name=name,
+        graph=Graph(rope_layers="key"),
         models={"BambaForCausalLM": _DEFAULTS, "GraniteMoeHybridForCausalLM": _DEFAULTS},
         metadata=(
             *KEYS,
@@ -266,6 +268,7 @@ _NEMOTRON_KEYS: tuple[Row, ...] = (
 def _nemotron(name: str, moe: bool, keys: tuple[Row, ...], transforms: tuple[Transform, ...]) -> Architecture:
     return Architecture(
         name=name,
+        graph=Graph(rope=None, activation="relu_squared", router="sigmoid"),
         models={"NemotronHForCausalLM": {"rms_norm_eps": None, "layer_norm_epsilon": 1e-5}},
         metadata=(*_NEMOTRON_KEYS, *keys),
         vocabulary=lambda checkpoint, config: padded(bpe, 8)(
@@ -327,6 +330,7 @@ _IN = _multiplier("attention_in_multiplier")
 
 FALCON_H1 = Architecture(
     name="falcon-h1",
+    graph=Graph(rope="neox"),
     models={"FalconH1ForCausalLM": {"max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "rope_theta": 1e5}},
     metadata=(
         uint("context_length", lambda config: config.get("max_position_embeddings", default=0)),

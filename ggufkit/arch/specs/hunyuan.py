@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import Row, base, integers, real, rope_parameters, string, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import untied
@@ -107,6 +108,7 @@ _XDROPE: tuple[Row, ...] = (
 SPECS = (
     Architecture(
         name="hunyuan-dense",
+        graph=Graph(rope="neox", late_norm=True),
         models={"HunYuanDenseV1ForCausalLM": _DEFAULTS},
         metadata=(*base(_NO_EXPERTS), *_SCALING),
         vocabulary=_vocabulary,
@@ -114,6 +116,7 @@ SPECS = (
     ),
     Architecture(
         name="hunyuan_vl",
+        graph=Graph(rope="neox", late_norm=True),
         models={"HunYuanVLForConditionalGeneration": _DEFAULTS},
         metadata=(*base(_NO_EXPERTS), *_XDROPE),
         vocabulary=_vocabulary,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import VOCAB_SIZE, Row, base, flag, integers, pooling, real, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.moe import w123_experts
@@ -74,6 +75,7 @@ def _causal(config: Config) -> bool | None:
 SPECS = (
     Architecture(
         name="lfm2",
+        graph=Graph(rope="neox", output_norm="token_embd_norm"),
         models={"LFM2ForCausalLM": _DEFAULTS, "Lfm2ForCausalLM": _DEFAULTS},
         metadata=_KEYS,
         vocabulary=bpe,
@@ -81,6 +83,7 @@ SPECS = (
     ),
     Architecture(
         name="lfm2",
+        graph=Graph(rope="neox", output_norm="token_embd_norm"),
         models={"Lfm2BidirectionalModel": _DEFAULTS, "Lfm2Model": _DEFAULTS},
         metadata=(*_KEYS, flag("attention.causal", _causal), pooling),
         vocabulary=bpe,
@@ -88,6 +91,7 @@ SPECS = (
     ),
     Architecture(
         name="lfm2moe",
+        graph=Graph(rope="neox", output_norm="token_embd_norm"),
         models={"Lfm2MoeForCausalLM": _MOE},
         metadata=(
             *base(integers("attention.head_count_kv", _attention_only)),

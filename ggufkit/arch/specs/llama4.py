@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import ROPE_DIMENSIONS, VOCAB_SIZE, base, uint
 from ggufkit.arch.rope_tensors import rope_freqs
 from ggufkit.arch.spec import Architecture
@@ -26,6 +27,17 @@ def _window(config: Config) -> int | None:
 SPECS = (
     Architecture(
         name="llama4",
+        graph=Graph(
+            no_rope_period=4,
+            chunked=True,
+            window_period=4,
+            window=8192,
+            plain_norm=True,
+            temperature=(0.1, 8192, 1),
+            router="sigmoid",
+            router_normalized=False,
+            expert_inputs=True,
+        ),
         models={"Llama4ForCausalLM": _DEFAULTS, "Llama4ForConditionalGeneration": _DEFAULTS},
         # `intermediate_size` is that of an expert.
         metadata=(

@@ -57,6 +57,7 @@ SPECS = (
     ),
     Architecture(
         name="llama-embed",
+        graph=Graph(),
         traits=Traits(layers_of_70b=80, older_65b=True),
         models={"LlamaBidirectionalModel": _DEFAULTS},
         metadata=(*BASE, VOCAB_SIZE, ROPE_DIMENSIONS),
@@ -65,6 +66,7 @@ SPECS = (
     ),
     Architecture(
         name="apertus",
+        graph=Graph(rope="neox", activation="xielu"),
         models={"ApertusForCausalLM": _DEFAULTS},
         preamble=_XIELU,
         metadata=(*BASE, VOCAB_SIZE, ROPE_DIMENSIONS),
@@ -88,6 +90,7 @@ SPECS = (
     ),
     Architecture(
         name="olmo",
+        graph=Graph(norm="layer", bare_norms=True),
         traits=Traits(layers_of_70b=80),
         models={"OLMoForCausalLM": _OLMO, "OlmoForCausalLM": _OLMO},
         metadata=(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import FILE_TYPE, LAYERS, Row, flag, real, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import decay, drop_tied_output, rename, reshape, squeezed
@@ -56,6 +57,7 @@ def _groups(config: Config) -> int:
 SPECS = (
     Architecture(
         name="mamba",
+        graph=Graph(rope=None),
         models={"MambaForCausalLM": {}, "MambaLMHeadModel": {}, "FalconMambaForCausalLM": {}},
         metadata=(
             *_SHAPE,
@@ -70,6 +72,7 @@ SPECS = (
     ),
     Architecture(
         name="mamba2",
+        graph=Graph(rope=None),
         models={"Mamba2ForCausalLM": {}},
         metadata=(
             *_SHAPE,

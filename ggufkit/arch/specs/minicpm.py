@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import (
     BASE,
     CONTEXT_LENGTH,
@@ -25,6 +26,7 @@ from ggufkit.tokenizer.from_checkpoint.spm import sentencepiece
 SPECS = (
     Architecture(
         name="minicpm",
+        graph=Graph(),
         models={"MiniCPMForCausalLM": {}},
         metadata=(
             *BASE,

@@ -73,6 +73,7 @@ def _mimo_kv_heads(config: Config) -> list[int]:
 
 MIMO2 = Architecture(
     name="mimo2",
+    graph=Graph(rope="neox", window_period=2),
     models={"MiMoV2FlashForCausalLM": {}, "MiMoV2ForCausalLM": {}},
     metadata=(
         *base(uint("block_count", _mimo_blocks)),
@@ -107,6 +108,7 @@ def _exaone_blocks(config: Config) -> int:
 SPECS = (
     Architecture(
         name="minimax-m2",
+        graph=Graph(rope="neox"),
         models={"MiniMaxM2ForCausalLM": _DEFAULTS},
         metadata=(
             *BASE,
@@ -118,6 +120,7 @@ SPECS = (
     ),
     Architecture(
         name="hy_v3",
+        graph=Graph(rope="neox"),
         models={"HYV3ForCausalLM": _DEFAULTS},
         metadata=(
             *base(uint("block_count", blocks_with_mtp)),
@@ -137,6 +140,7 @@ SPECS = (
     ),
     Architecture(
         name="exaone-moe",
+        graph=Graph(rope="neox", rope_layers="local", window_period=4),
         models={"ExaoneMoEForCausalLM": _DEFAULTS, "ExaoneMoeForCausalLM": _DEFAULTS},
         metadata=(
             *base(uint("block_count", _exaone_blocks)),
@@ -164,6 +168,7 @@ SPECS = (
     ),
     Architecture(
         name="mellum",
+        graph=Graph(rope="neox", window_period=4),
         models={"MellumForCausalLM": _DEFAULTS},
         metadata=(
             *BASE,

@@ -125,6 +125,7 @@ SPECS = (
     ),
     Architecture(
         name="phimoe",
+        graph=Graph(rope="neox"),
         models={"PhiMoEForCausalLM": _MOE, "PhimoeForCausalLM": _MOE},
         metadata=(
             *_KEYS,

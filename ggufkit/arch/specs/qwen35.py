@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import Row, base, flags, integers, rope_parameters, uint
 from ggufkit.arch.spec import Architecture, Transform
 from ggufkit.arch.specs.qwen2 import EXPERT_LENGTHS, EXPERTS
@@ -171,6 +172,7 @@ def _qwen35(
 ) -> Architecture:
     return Architecture(
         name=name,
+        graph=Graph(rope="neox", ffn_norm="post_attention_norm"),
         models=dict.fromkeys(models, _DEFAULTS),
         metadata=(*base(uint("block_count", count)), *DELTA, SECTIONS),
         vocabulary=bpe,
@@ -182,6 +184,7 @@ def _qwen35(
 SPECS = (
     Architecture(
         name="qwen3next",
+        graph=Graph(rope="neox", ffn_norm="post_attention_norm"),
         models={"Qwen3NextForCausalLM": _DEFAULTS},
         metadata=(*base(uint("block_count", blocks)), *DELTA),
         vocabulary=bpe,

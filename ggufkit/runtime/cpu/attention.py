@@ -53,6 +53,8 @@ class Pass(NamedTuple):
     start: int
     seen: int
     window: int
+    chunked: bool
+    two_sided: bool
     causal: bool
     scale: np.float32
     cap: np.float32
@@ -97,8 +99,7 @@ def _attend(q, keys, values, sinks, call, out, lo, hi):
             best[r] = _LEAST
         first_token = call.start + first_row // group
         last_token = call.start + (first_row + rows - 1) // group
-        begin = max(0, first_token - call.window + 1) // 32 * 32 if call.window else 0
-        end = last_token + 1 if call.causal else call.seen
+        begin, end = max(0, _first_seen(call, first_token)) // 32 * 32, _last_seen(call, last_token)
         for at in range(begin, end, 32):
             count = min(32, call.seen - at)
             first = kv_head * call.tokens + at
@@ -125,8 +126,7 @@ def _attend(q, keys, values, sinks, call, out, lo, hi):
             _score(queries, tile, call.head_k, fours, scores)
             for r in range(rows):
                 position = call.start + (first_row + r) // group
-                upper = position + 1 if call.causal else call.seen
-                lower = position - call.window + 1 if call.window else 0
+                lower, upper = _first_seen(call, position), _last_seen(call, position)
                 _soften(scores, r, at, lower, upper, call.cap, best, total, found, padded)
             for r in range(rows * 32, fours * 32):
                 scores[r] = ZERO
@@ -163,6 +163,24 @@ def _attention_with(key: Reader, value: Reader) -> Callable[..., None]:
         VALUE_LOW=value.low,
         VALUE_HIGH=value.high,
     )
+
+
+@inlined
+def _first_seen(call, position):
+    """The first token that a query sees."""
+    if not call.window:
+        return 0
+    if call.chunked:
+        return position // call.window * call.window
+    return position - call.window // 2 if call.two_sided else position - call.window + 1
+
+
+@inlined
+def _last_seen(call, position):
+    """One beyond the last token that it sees."""
+    if call.window and call.two_sided:
+        return min(position + call.window // 2 + 1, call.seen)
+    return position + 1 if call.causal else call.seen
 
 
 @inlined

@@ -9,12 +9,13 @@ import numpy as np
 
 from ggufkit.errors import ArchitectureError
 from ggufkit.kernels.threads import for_ranges, thread_count
-from ggufkit.runtime.cpu import activations, norms
+from ggufkit.runtime.cpu import activations, norms, recurrence
 from ggufkit.runtime.cpu.attention import ROWS, Pass
 from ggufkit.runtime.cpu.cache import LayerCache
 from ggufkit.runtime.cpu.products import rounded
 from ggufkit.runtime.cpu.weight import Activations, Weight, multiply_all
-from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Experts, Linear, Norm, Span
+from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Experts, Linear, Norm, Span, StateSpace
+from ggufkit.runtime.router import choose
 from ggufkit.tensors.tensor import Tensor
 
 __all__ = ["CpuOps"]
@@ -81,6 +82,11 @@ class CpuOps:
             rows, out = x[lo:hi].reshape(-1, norm.size), result[lo:hi].reshape(-1, norm.size)
             if norm.kind == "rms":
                 norms.rms_norm(rows, norm.weight, epsilon, out)
+                if norm.bias is not None:
+                    out += norm.bias
+            elif norm.kind == "l2":
+                length = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
+                np.divide(rows, np.maximum(length, epsilon), out=out)
             else:
                 norms.layer_norm(rows, norm.weight, bias, epsilon, out)
 
@@ -94,7 +100,7 @@ class CpuOps:
         return x
 
     def attention(
-        self, q: np.ndarray, k: np.ndarray, v: np.ndarray, spans: Sequence[Span], spec: AttentionSpec
+        self, q: np.ndarray, k: np.ndarray | None, v: np.ndarray | None, spans: Sequence[Span], spec: AttentionSpec
     ) -> np.ndarray:
         out = np.empty((len(q), spec.heads * spec.head_v), np.float32)
         sinks = _NONE if spec.sinks is None else spec.sinks
@@ -103,7 +109,8 @@ class CpuOps:
         for span in spans:
             cache, rows = span.cache, slice(span.lo, span.hi)
             n, seen = span.hi - span.lo, span.start + span.hi - span.lo
-            cache.write(k[rows], v[rows], span.start)
+            if k is not None and v is not None:
+                cache.write(k[rows], v[rows], span.start)
             cache.turn_queries(q[rows])
             calls.append(partial(_attend, q[rows], cache, sinks, _pass(spec, cache, span.start, seen), out[rows]))
             ends.append(ends[-1] + spec.kv_heads * -(-(n * spec.heads // spec.kv_heads) // ROWS))
@@ -130,7 +137,7 @@ class CpuOps:
         return out
 
     def choose(self, scores: np.ndarray, experts: Experts) -> tuple[np.ndarray, np.ndarray]:
-        return choose(scores, experts)
+        return choose(np, scores, experts)
 
     def each(self, x: np.ndarray, chosen: np.ndarray, *linears: Linear) -> list[np.ndarray]:
         n, used = chosen.shape
@@ -158,8 +165,84 @@ class CpuOps:
         return x
 
     def gated(self, x: np.ndarray, score: np.ndarray) -> np.ndarray:
-        x *= 1 / (1 + np.exp(-score))
+        parts = x.reshape(*score.shape, -1)
+        with np.errstate(over="ignore"):
+            parts *= (1 / (1 + np.exp(-score)))[..., None]
         return x
+
+    def clamp(self, x: np.ndarray, low: float, high: float) -> np.ndarray:
+        return np.clip(x, np.float32(low), np.float32(high))
+
+    def xielu(self, x: np.ndarray, alpha_n: float, alpha_p: float, beta: float, epsilon: float) -> np.ndarray:
+        below = np.expm1(np.minimum(x, np.float32(epsilon))) - x
+        return np.where(x > 0, x * x * np.float32(alpha_p), below * np.float32(alpha_n)) + x * np.float32(beta)
+
+    def halves(self, x: np.ndarray, heads: int) -> tuple[np.ndarray, np.ndarray]:
+        n = len(x)
+        parts = x.reshape(n, heads, 2, -1)
+        return parts[:, :, 0].reshape(n, -1), parts[:, :, 1].reshape(n, -1)
+
+    def split(self, x: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
+        return [np.ascontiguousarray(part) for part in np.split(x, np.cumsum(sizes)[:-1], axis=-1)]
+
+    def concatenate(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+        return np.concatenate(parts)
+
+    def joined(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+        return np.concatenate(parts, axis=-1)
+
+    def indices(self, n: int, count: int) -> np.ndarray:
+        return np.broadcast_to(np.arange(count), (n, count))
+
+    def copy(self, x: np.ndarray) -> np.ndarray:
+        return x.copy()
+
+    def zeros(self, *shape: int) -> np.ndarray:
+        return np.zeros(shape, np.float32)
+
+    def scan(
+        self,
+        x: np.ndarray,
+        b: np.ndarray,
+        c: np.ndarray,
+        dt: np.ndarray,
+        spans: Sequence[Span],
+        space: StateSpace,
+    ) -> np.ndarray:
+        out = np.empty_like(x)
+        for span in spans:
+            rows = slice(span.lo, span.hi)
+            parts = (
+                x[rows],
+                b[rows],
+                c[rows],
+                dt[rows],
+                space.a,
+                space.d,
+                span.cache.arrays[-1],
+                space.groups,
+                out[rows],
+            )
+            work = (span.hi - span.lo) * x.shape[1] * space.states * 4
+            self._ranges(partial(recurrence.scan, *parts), space.heads, work)
+        return out
+
+    def delta(
+        self,
+        q: np.ndarray,
+        k: np.ndarray,
+        v: np.ndarray,
+        decay: np.ndarray,
+        beta: np.ndarray,
+        spans: Sequence[Span],
+    ) -> np.ndarray:
+        out, factors = np.empty_like(v), np.exp(decay)
+        for span in spans:
+            rows = slice(span.lo, span.hi)
+            parts = q[rows], k[rows], v[rows], factors[rows], beta[rows], span.cache.arrays[-1], out[rows]
+            work = (span.hi - span.lo) * v.shape[1] * q.shape[2] * v.shape[2] * 4
+            self._ranges(partial(recurrence.delta, *parts), v.shape[1], work)
+        return out
 
     def soft_cap(self, x: np.ndarray, cap: float) -> np.ndarray:
         activations.soft_cap(x.reshape(-1), np.float32(cap))
@@ -190,6 +273,8 @@ def _pass(spec: AttentionSpec, cache: LayerCache, start: int, seen: int) -> Pass
         start,
         seen,
         spec.window,
+        spec.chunked,
+        spec.two_sided,
         spec.causal,
         np.float32(spec.scale),
         np.float32(spec.cap),
@@ -208,23 +293,9 @@ _ACTIVATIONS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], None]] = 
     "silu": activations.silu,
     "swiglu_oai": activations.swiglu_oai,
     "gelu": _gelu,
+    "tanh": lambda gate, up, out: np.tanh(up, out=out),
+    "sigmoid": lambda gate, up, out: np.copyto(out, 1 / (1 + np.exp(-up))),
+    "softplus": lambda gate, up, out: np.copyto(out, np.log1p(np.exp(-np.abs(up))) + np.maximum(up, 0)),
     "relu": lambda gate, up, out: activations.relu(gate, up, False, out),
     "relu_squared": lambda gate, up, out: activations.relu(gate, up, True, out),
 }
-
-
-def choose(scores: np.ndarray, experts: Experts) -> tuple[np.ndarray, np.ndarray]:
-    """The experts of each token, best first, and their weights: (n, used) each; of equals the first wins."""
-    chosen = np.argsort(-scores, axis=1, kind="stable")[:, : experts.used]
-    if experts.softmax_first:
-        weights = np.take_along_axis(_softmax(scores), chosen, axis=1)
-        if experts.normalized:
-            weights /= np.maximum(weights.sum(axis=1, keepdims=True), np.float32(6.103515625e-5))
-    else:
-        weights = _softmax(np.take_along_axis(scores, chosen, axis=1))
-    return chosen, weights * np.float32(experts.scale)
-
-
-def _softmax(x: np.ndarray) -> np.ndarray:
-    e = np.exp(x - x.max(axis=1, keepdims=True))
-    return e / e.sum(axis=1, keepdims=True)

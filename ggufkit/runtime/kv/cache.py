@@ -12,6 +12,7 @@ from ggufkit.errors import UsageError
 
 __all__ = ["Cache", "LayerMemory"]
 
+_KEPT = 4  # positions whose states are kept
 _MAGIC = b"ggufkit cache 1\n"
 
 
@@ -51,6 +52,8 @@ class Cache:
         self.layers = make(length)
         self.length = length
         self.tokens: list[int] = []
+        self._states = [layer for layer in self.layers if hasattr(layer, "snapshot")]
+        self._kept: dict[int, list[Any]] = {}  # tokens → the states after so many
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -71,9 +74,45 @@ class Cache:
                 f"the context has room for {self.length} tokens, not for {have}", "give a larger one with {context}"
             )
 
+    def begin(self, n: int) -> None:
+        """Called before `n` tokens are run; a recurrent layer's state is kept where a longer text begins."""
+        if n > 1:
+            self._keep()
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """These tokens have been run."""
+        self.tokens.extend(tokens)
+        if len(tokens) > 1:
+            self._keep()
+
+    def roll_back(self) -> None:
+        """A pass was interrupted: states may be half changed, so the last one kept counts."""
+        if self._states:
+            self._return_to(len(self))
+
     def truncate(self, n: int) -> None:
-        """Forget all but the first `n` tokens."""
-        del self.tokens[n:]
+        """Forget all but the first `n` tokens; recurrent layers forget more: back to a kept state."""
+        if n >= len(self):
+            return
+        if self._states:
+            self._return_to(n)
+        else:
+            del self.tokens[n:]
+
+    def _keep(self) -> None:
+        if self._states and len(self) and len(self) not in self._kept:
+            self._kept[len(self)] = [state.snapshot() for state in self._states]
+            if len(self._kept) > _KEPT:
+                del self._kept[min(self._kept)]
+
+    def _return_to(self, n: int) -> None:
+        """To the last position up to `n` whose states are kept, or to the beginning."""
+        position = max((p for p in self._kept if p <= n), default=0)
+        kept = self._kept.get(position, [None] * len(self._states))
+        for state, arrays in zip(self._states, kept, strict=True):
+            state.reset(arrays)
+        self._kept = {p: arrays for p, arrays in self._kept.items() if p <= position}
+        del self.tokens[position:]
 
     def keep_prefix(self, tokens: Sequence[int]) -> int:
         """Keep what `tokens` begins with, forget the rest; returns how many tokens need no computing again.
@@ -91,6 +130,8 @@ class Cache:
     def copy(self, n: int | None = None, length: int | None = None) -> Cache:
         """Another cache that holds the first `n` tokens, default all, with room for `length`, default as many as here.
 
+        With recurrent layers it may hold fewer, as `truncate` leaves.
+
         Raises
         ------
         UsageError : the tokens do not fit into `length`.
@@ -99,8 +140,12 @@ class Cache:
         kept = self.tokens[:n]
         copied.require(len(kept))
         for old, new in zip(self.layers, copied.layers, strict=True):
-            new.restore(len(kept), old.prefix(len(kept)))
+            if old not in self._states or len(kept) == len(self):
+                new.restore(len(kept), old.prefix(len(kept)))
         copied.tokens = kept
+        copied._kept = {p: arrays for p, arrays in self._kept.items() if p <= len(kept)}
+        if len(kept) < len(self):
+            copied.roll_back()
         return copied
 
     def save(self) -> bytes:
@@ -124,7 +169,7 @@ class Cache:
         """
         try:
             tokens, layers = self._parsed(data)
-            self.tokens = []
+            self.tokens, self._kept = [], {}
             for layer, arrays in zip(self.layers, layers, strict=True):
                 layer.restore(len(tokens), arrays)
         except (KeyError, TypeError, ValueError) as e:

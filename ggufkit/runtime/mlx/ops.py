@@ -13,10 +13,12 @@ import mlx.core as mx
 import numpy as np
 
 from ggufkit.errors import ArchitectureError
+from ggufkit.runtime.mlx import recurrence
 from ggufkit.runtime.mlx.cache import LayerCache, Stored
 from ggufkit.runtime.mlx.levels import numbers, rounded_queries, turned, turned_back
 from ggufkit.runtime.mlx.weight import Weight, load_weight
-from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Experts, Linear, Norm, Span
+from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Experts, Linear, Norm, Span, StateSpace
+from ggufkit.runtime.router import choose
 from ggufkit.tensors.tensor import Tensor
 
 __all__ = ["MlxOps"]
@@ -52,8 +54,13 @@ class MlxOps:
         parts = x.reshape(len(x), -1, norm.size)  # (n, heads or 1, size)
         one = norm.weight.shape[0] == 1
         weight = norm.weight.reshape(-1) if one else None
+        if norm.kind == "l2":
+            length = mx.sqrt(mx.sum(mx.square(parts), axis=-1, keepdims=True))
+            return (parts / mx.maximum(length, norm.epsilon)).reshape(x.shape)
         if norm.kind == "rms":
             result = mx.fast.rms_norm(parts, weight, norm.epsilon)
+            if one and norm.bias is not None:
+                result = result + norm.bias.reshape(-1)
         else:
             bias = norm.bias.reshape(-1) if one and norm.bias is not None else None
             result = mx.fast.layer_norm(parts, weight, bias, norm.epsilon)
@@ -82,7 +89,7 @@ class MlxOps:
         return function(gate, up) if activation == "swiglu_oai" else function(gate) * up
 
     def choose(self, scores: mx.array, experts: Experts) -> tuple[mx.array, mx.array]:
-        return _choose(scores, experts)
+        return choose(mx, scores, experts)
 
     def each(self, x: mx.array, chosen: mx.array, *linears: Linear) -> Sequence[mx.array]:
         results = [
@@ -103,7 +110,56 @@ class MlxOps:
         return x * factor
 
     def gated(self, x: mx.array, score: mx.array) -> mx.array:
-        return x * mx.sigmoid(score)
+        return (x.reshape(*score.shape, -1) * mx.sigmoid(score)[..., None]).reshape(x.shape)
+
+    def clamp(self, x: mx.array, low: float, high: float) -> mx.array:
+        return mx.clip(x, low, high)
+
+    def xielu(self, x: mx.array, alpha_n: float, alpha_p: float, beta: float, epsilon: float) -> mx.array:
+        below = mx.expm1(mx.minimum(x, epsilon)) - x
+        return mx.where(x > 0, x * x * alpha_p, below * alpha_n) + x * beta
+
+    def halves(self, x: mx.array, heads: int) -> tuple[mx.array, mx.array]:
+        parts = x.reshape(len(x), heads, 2, -1)
+        return parts[:, :, 0].reshape(len(x), -1), parts[:, :, 1].reshape(len(x), -1)
+
+    def split(self, x: mx.array, sizes: Sequence[int]) -> list[mx.array]:
+        return mx.split(x, np.cumsum(sizes)[:-1].tolist(), axis=-1)
+
+    def concatenate(self, parts: Sequence[mx.array]) -> mx.array:
+        return mx.concatenate(list(parts))
+
+    def joined(self, parts: Sequence[mx.array]) -> mx.array:
+        return mx.concatenate(list(parts), axis=-1)
+
+    def indices(self, n: int, count: int) -> mx.array:
+        return mx.broadcast_to(mx.arange(count), (n, count))
+
+    def copy(self, x: mx.array) -> mx.array:
+        return x  # nothing changes an array
+
+    def zeros(self, *shape: int) -> mx.array:
+        return mx.zeros(shape)
+
+    def scan(
+        self, x: mx.array, b: mx.array, c: mx.array, dt: mx.array, spans: Sequence[Span], space: StateSpace
+    ) -> mx.array:
+        found = []
+        for span in spans:
+            rows, arrays = slice(span.lo, span.hi), span.cache.arrays
+            y, arrays[-1] = recurrence.scan(x[rows], b[rows], c[rows], dt[rows], space, arrays[-1])
+            found.append(y)
+        return mx.concatenate(found)
+
+    def delta(
+        self, q: mx.array, k: mx.array, v: mx.array, decay: mx.array, beta: mx.array, spans: Sequence[Span]
+    ) -> mx.array:
+        found = []
+        for span in spans:
+            rows, arrays = slice(span.lo, span.hi), span.cache.arrays
+            y, arrays[-1] = recurrence.delta(q[rows], k[rows], v[rows], decay[rows], beta[rows], arrays[-1])
+            found.append(y)
+        return mx.concatenate(found)
 
     def soft_cap(self, x: mx.array, cap: float) -> mx.array:
         return mx.tanh(x / cap) * cap
@@ -137,16 +193,16 @@ def _rope(x: mx.array, cos: mx.array, sin: mx.array, halves: bool) -> mx.array:
 # -- attention --------------------------------------------------------------------------------------------
 
 
-def _attention(q: mx.array, k: mx.array, v: mx.array, span: Span, spec: AttentionSpec) -> mx.array:
+def _attention(q: mx.array, k: mx.array | None, v: mx.array | None, span: Span, spec: AttentionSpec) -> mx.array:
     """Of one conversation: q, k, v are its rows."""
     n, start, cache = len(q), span.start, span.cache
     end = start + n
-    cache.keys.write(_by_head(k, spec.kv_heads), start)
-    cache.values.write(_by_head(v, spec.kv_heads), start)
-    if n > 1:
-        mx.async_eval(cache.keys.arrays, cache.values.arrays)
-    # Earlier tokens than the first query's window are seen by none.
-    first = max(0, start - spec.window + 1) if spec.window else 0
+    if k is not None and v is not None:
+        cache.keys.write(_by_head(k, spec.kv_heads), start)
+        cache.values.write(_by_head(v, spec.kv_heads), start)
+        if n > 1:
+            mx.async_eval(cache.keys.arrays, cache.values.arrays)
+    first = _first_seen(start, spec)
     mask = None if n == 1 or not (spec.causal or spec.window) else _mask(start, n, first, spec)
     q = _by_head(q, spec.heads)
     q = turned(q, cache.keys.rotation)
@@ -169,7 +225,22 @@ def _mask(start: int, n: int, first: int, spec: AttentionSpec) -> mx.array:
     """Which of the tokens first … start + n each query sees: (n, tokens) bool."""
     queries, keys = mx.arange(start, start + n)[:, None], mx.arange(first, start + n)[None]
     seen = keys <= queries if spec.causal else mx.ones((n, start + n - first), mx.bool_)
-    return seen & (keys > queries - spec.window) if spec.window else seen
+    if not spec.window:
+        return seen
+    if spec.chunked:
+        return seen & (keys >= queries // spec.window * spec.window)
+    if spec.two_sided:
+        return seen & (mx.abs(keys - queries) <= spec.window // 2)
+    return seen & (keys > queries - spec.window)
+
+
+def _first_seen(position: int, spec: AttentionSpec) -> int:
+    """Earlier tokens are seen neither from `position` nor from later ones."""
+    if not spec.window:
+        return 0
+    if spec.chunked:
+        return position // spec.window * spec.window
+    return max(0, position - (spec.window // 2 if spec.two_sided else spec.window - 1))
 
 
 def _fast_attention(
@@ -257,22 +328,10 @@ def _swiglu_oai(gate: mx.array, up: mx.array) -> mx.array:
 _ACTIVATIONS: dict[str, Callable[..., mx.array]] = {
     "silu": _silu,
     "gelu": _gelu,
+    "tanh": mx.tanh,
+    "sigmoid": mx.sigmoid,
+    "softplus": lambda x: mx.logaddexp(x, 0),
     "relu": _relu,
     "relu_squared": _relu_squared,
     "swiglu_oai": _swiglu_oai,
 }
-
-
-# -- experts ----------------------------------------------------------------------------------------------
-
-
-def _choose(scores: mx.array, experts: Experts) -> tuple[mx.array, mx.array]:
-    """The experts of each token, best first, and their weights: (n, used) each."""
-    chosen = mx.argsort(-scores, axis=-1)[:, : experts.used]
-    if experts.softmax_first:
-        weights = mx.take_along_axis(mx.softmax(scores, axis=-1), chosen, axis=-1)
-        if experts.normalized:
-            weights = weights / mx.maximum(mx.sum(weights, axis=-1, keepdims=True), 6.103515625e-5)
-    else:
-        weights = mx.softmax(mx.take_along_axis(scores, chosen, axis=-1), axis=-1)
-    return chosen, weights * experts.scale

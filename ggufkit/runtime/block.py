@@ -1,0 +1,116 @@
+"""A block: what mixes tokens, then what works on each by itself, both added to the stream x.
+
+    x ─┬─ norm ─ mixers ─ (post norm) ─ + ─ (sum norm) ─┬─ norm ─ FFN ─ (post norm) ─ + ─ (sum norm) ─
+       └────────────────────────────────┘               └─────────────────────────────┘
+
+Some blocks have only one of the two; in some both read the same x.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ggufkit.runtime.feed_forward import FeedForward, Mixture, Twins, load_feed_forward
+from ggufkit.runtime.loader import Loader
+from ggufkit.runtime.mixers import Mixer, load_mixers
+from ggufkit.runtime.ops import Array, Norm, Ops
+from ggufkit.runtime.per_layer import PerLayerInput, load_per_layer_input
+from ggufkit.runtime.step import Step
+
+__all__ = ["Block", "load_block"]
+
+
+@dataclass(frozen=True)
+class Block:
+    """One layer; a norm that the model does without is None.
+
+    Attributes
+    ----------
+    mixers : their results are added up.
+    ffn : a dense network or experts, both with norms of their own, or None.
+    mixer_norm, ffn_norm : of their inputs. `ffn_norm` of a block whose FFN reads the mixers' input is the same object.
+    mixer_post_norm, ffn_post_norm : of their results, before these are added to x.
+    mixer_sum_norm, ffn_sum_norm : of x after the addition.
+    parallel : mixers and FFN read the same x.
+    scale : multiplies what is added to x.
+    extra : what adds the token's own vector of this layer, or None.
+    output_scale : multiplies x at the end.
+    """
+
+    mixers: tuple[Mixer, ...]
+    ffn: FeedForward | Mixture | Twins | None
+    mixer_norm: Norm | None
+    mixer_post_norm: Norm | None
+    mixer_sum_norm: Norm | None
+    ffn_norm: Norm | None
+    ffn_post_norm: Norm | None
+    ffn_sum_norm: Norm | None
+    parallel: bool
+    scale: float
+    extra: PerLayerInput | None = None
+    output_scale: float = 1.0
+
+    def run(self, x: Array, step: Step) -> Array:
+        """(n, width) → (n, width); `x` itself may be used up."""
+        ops = step.ops
+        if self.parallel:
+            mixed, fed = self._mixed(x, step), self._fed(ops, x)
+            return ops.add(ops.add(fed, mixed), x)
+        if self.mixers:
+            x = _normed(ops, ops.add(self._mixed(x, step), x), self.mixer_sum_norm)
+        if self.ffn is not None:
+            x = _normed(ops, ops.add(self._fed(ops, x), x), self.ffn_sum_norm)
+        if self.extra is not None:
+            x = ops.add(self.extra.run(x, step), x)
+        return x if self.output_scale == 1 else ops.scale(x, self.output_scale)
+
+    def _mixed(self, x: Array, step: Step) -> Array:
+        x = _normed(step.ops, x, self.mixer_norm)
+        mixed = self.mixers[0].run(x, step)
+        for mixer in self.mixers[1:]:
+            mixed = step.ops.add(mixed, mixer.run(x, step))
+        return self._scaled(step.ops, _normed(step.ops, mixed, self.mixer_post_norm))
+
+    def _fed(self, ops: Ops, x: Array) -> Array:
+        assert self.ffn is not None
+        fed = self.ffn.run(ops, _normed(ops, x, self.ffn_norm))
+        return self._scaled(ops, _normed(ops, fed, self.ffn_post_norm))
+
+    def _scaled(self, ops: Ops, x: Array) -> Array:
+        return x if self.scale == 1 else ops.scale(x, self.scale)
+
+
+def _normed(ops: Ops, x: Array, norm: Norm | None) -> Array:
+    return x if norm is None else ops.norm(x, norm)
+
+
+def load_block(load: Loader, layer: int, slots: list[Any]) -> Block:
+    """A layer's tensors, checked and taken; `slots` are the mixers so far that remember something."""
+    hyper, graph, at, width = load.hyper, load.graph, f"blk.{layer}.", load.hyper.width
+    mixers, ffn = load_mixers(load, layer, slots), load_feed_forward(load, layer)
+    if not mixers and ffn is None:
+        raise load.fail(f"nothing is known about the tensors of block {layer} of a {hyper.name} model")
+    mixer_norm, ffn_norm = load.block_norm(f"{at}attn_norm"), load.block_norm(f"{at}{graph.ffn_norm}")
+    parallel = graph.parallel == "key" and hyper.parallel_residual
+    if graph.parallel == "shared" and ffn_norm is None:
+        # Of two norms on the same input the second is attention's.
+        parallel, ffn_norm = True, mixer_norm
+        mixer_norm = load.norm(f"{at}attn_norm_2", width) or mixer_norm
+    if not mixers and ffn_norm is None:
+        mixer_norm, ffn_norm = None, mixer_norm  # the block's only norm
+    post_norm, scale = "post_attention_norm", f"{at}layer_output_scale.weight"
+    return Block(
+        mixers=mixers,
+        ffn=ffn,
+        mixer_norm=mixer_norm,
+        mixer_post_norm=None if graph.ffn_norm == post_norm else load.norm(f"{at}{post_norm}", width),
+        mixer_sum_norm=load.norm(f"{at}attn_output_norm", width),
+        ffn_norm=None if isinstance(ffn, Twins) else ffn_norm,
+        ffn_post_norm=load.norm(f"{at}post_ffw_norm", width),
+        ffn_sum_norm=load.norm(f"{at}layer_output_norm", width),
+        parallel=parallel,
+        scale=hyper.residual_scale,
+        extra=load_per_layer_input(load, layer),
+        output_scale=float(load.vector(scale, 1)[0]) if load.has(scale) else 1.0,
+    )

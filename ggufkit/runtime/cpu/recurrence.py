@@ -1,0 +1,101 @@
+"""State spaces and delta nets: what every token changes and then reads, a head after the other.
+
+Heads do not depend on each other, so threads share them; a head's state stays in the core's cache while all tokens
+pass.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ggufkit.kernels.jit import kernel
+from ggufkit.kernels.lane_math import exp
+from ggufkit.kernels.lanes import load, multiply_add, splat, store, sum_lanes
+
+__all__ = ["delta", "scan"]
+
+ZERO = np.float32(0)
+
+
+@kernel
+def scan(x, b, c, dt, a, d, state, groups, out, lo, hi):
+    """Heads `lo:hi` of a state space (see `Ops.scan`).
+
+    Parameters
+    ----------
+    x, out : (n, heads × size) float32.
+    b, c : (n, groups × states).
+    dt : (n, heads).
+    a, d : (heads, 1 or states) and (heads,).
+    state : (heads, size, states), changed.
+    """
+    heads, size, states = state.shape
+    whole, alike = states // 16 * 16, a.shape[1] == 1
+    flat, flat_b, flat_c, rates = state.reshape(-1), b.reshape(-1), c.reshape(-1), a.reshape(-1)
+    for head in range(lo, hi):
+        group = head // (heads // groups) * states
+        for t in range(x.shape[0]):
+            step, at = dt[t, head], t * groups * states + group
+            same = np.exp(step * rates[head]) if alike else ZERO
+            for p in range(size):
+                base = (head * size + p) * states
+                v = x[t, head * size + p]
+                amount, total, rest = splat(step * v), splat(ZERO), ZERO
+                for i in range(0, whole, 16):
+                    decay = splat(same) if alike else exp(splat(step) * load(rates, head * states + i))
+                    s = multiply_add(amount, load(flat_b, at + i), load(flat, base + i) * decay)
+                    store(flat, base + i, s)
+                    total = multiply_add(s, load(flat_c, at + i), total)
+                for i in range(whole, states):
+                    decay = same if alike else np.exp(step * rates[head * states + i])
+                    flat[base + i] = flat[base + i] * decay + step * v * flat_b[at + i]
+                    rest += flat[base + i] * flat_c[at + i]
+                out[t, head * size + p] = sum_lanes(total) + rest + d[head] * v
+
+
+@kernel
+def delta(q, k, v, decay, beta, state, out, lo, hi):
+    """Heads `lo:hi` of the gated delta rule (see `Ops.delta`).
+
+    Parameters
+    ----------
+    q, k : (n, heads, dk) float32.
+    v, out : (n, heads, dv).
+    decay : (n, heads, 1 or dk), the factors themselves.
+    beta : (n, heads).
+    state : (heads, dk, dv), changed.
+    """
+    n, heads, dk = q.shape
+    dv, alike = v.shape[2], decay.shape[2] == 1
+    whole = dv // 16 * 16
+    flat, flat_v, flat_out = state.reshape(-1), v.reshape(-1), out.reshape(-1)
+    for head in range(lo, hi):
+        base = head * dk * dv
+        for t in range(n):
+            row, amount = (t * heads + head) * dv, splat(beta[t, head])
+            for j in range(0, whole, 16):
+                known = splat(ZERO)
+                for i in range(dk):
+                    at = base + i * dv + j
+                    s = load(flat, at) * splat(decay[t, head, 0 if alike else i])
+                    store(flat, at, s)
+                    known = multiply_add(s, splat(k[t, head, i]), known)
+                new, found = (load(flat_v, row + j) - known) * amount, splat(ZERO)
+                for i in range(dk):
+                    at = base + i * dv + j
+                    s = multiply_add(new, splat(k[t, head, i]), load(flat, at))
+                    store(flat, at, s)
+                    found = multiply_add(s, splat(q[t, head, i]), found)
+                store(flat_out, row + j, found)
+            for j in range(whole, dv):
+                known = ZERO
+                for i in range(dk):
+                    at = base + i * dv + j
+                    flat[at] *= decay[t, head, 0 if alike else i]
+                    known += flat[at] * k[t, head, i]
+                new, found = (flat_v[row + j] - known) * beta[t, head], ZERO
+                for i in range(dk):
+                    at = base + i * dv + j
+                    flat[at] += new * k[t, head, i]
+                    found += flat[at] * q[t, head, i]
+                flat_out[row + j] = found

@@ -1,0 +1,217 @@
+"""Feed-forward networks: a dense one, or experts of which a router chooses a few, and what all tokens share.
+
+Source: `build_ffn` and `build_moe_ffn` in src/llama-graph.cpp of llama.cpp.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ggufkit.runtime.loader import Loader
+from ggufkit.runtime.ops import Array, Experts, Linear, Norm, Ops
+
+__all__ = ["FeedForward", "Mixture", "Twins", "load_feed_forward"]
+
+_GATING = {1: "softmax", 2: "sigmoid", 3: "top", 4: "sqrt_softplus"}  # expert_gating_func
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """up → activation → down, or activation(gate) × up → down.
+
+    Attributes
+    ----------
+    sub_norm : before `down`, or None.
+    share : width → one score whose sigmoid multiplies the result (shared experts), or None.
+    sparsity : only gates that are above their row's mean by so many standard deviations count, and by what they are
+        above that; 0 for all.
+    xielu : of this activation its four numbers: αₙ, αₚ, β, ε.
+    """
+
+    gate: Linear | None
+    up: Linear
+    down: Linear
+    activation: str
+    sub_norm: Norm | None = None
+    share: Linear | None = None
+    sparsity: float = 0.0
+    xielu: tuple[float, ...] = ()
+
+    def run(self, ops: Ops, x: Array) -> Array:
+        if self.gate is None:
+            gate, (up,) = None, ops.linear(x, self.up)
+        else:
+            gate, up = ops.linear(x, self.gate, self.up)
+        if self.sparsity:
+            gate = _above(ops, gate, self.sparsity)
+        inner = ops.xielu(up, *self.xielu) if self.xielu else ops.activate(gate, up, self.activation)
+        if self.sub_norm is not None:
+            inner = ops.norm(inner, self.sub_norm)
+        (y,) = ops.linear(inner, self.down)
+        if self.share is not None:
+            (score,) = ops.linear(x, self.share)
+            y = ops.gated(y, score)
+        return y
+
+
+def _above(ops: Ops, x: Array, deviations: float) -> Array:
+    mean = x.mean(axis=-1, keepdims=True)
+    variance = ((x - mean) ** 2).sum(axis=-1, keepdims=True) / (x.shape[-1] - 1)
+    return ops.activate(None, x - (mean + variance**0.5 * deviations), "relu")
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Experts, and a dense network that all tokens share, or None.
+
+    Attributes
+    ----------
+    before, after : matrices around the experts, which are narrower than the model; or None.
+    """
+
+    experts: Experts
+    shared: FeedForward | None
+    before: Linear | None = None
+    after: Linear | None = None
+
+    def run(self, ops: Ops, x: Array) -> Array:
+        chosen = self.chosen(ops, x, x)
+        return chosen if self.shared is None else ops.add(chosen, self.shared.run(ops, x))
+
+    def chosen(self, ops: Ops, x: Array, routed: Array) -> Array:
+        """What the experts that the router chooses by `routed` make of x."""
+        experts = self.experts
+        (scores,) = ops.linear(routed, experts.router)
+        chosen, weights = ops.choose(scores, experts)  # (n, used) each
+        if self.before is not None:
+            (x,) = ops.linear(x, self.before)
+        x = x.reshape(len(x), 1, -1)
+        if experts.weigh_inputs:
+            x = x * weights[..., None]  # (n, used, width)
+        if experts.gate is None:
+            gate, (up,) = None, ops.each(x, chosen, experts.up)
+        else:
+            gate, up = ops.each(x, chosen, experts.gate, experts.up)  # (n, used, inner) each
+        (y,) = ops.each(ops.activate(gate, up, experts.activation), chosen, experts.down)
+        y = ops.mix(y, weights * 0 + 1 if experts.weigh_inputs else weights)
+        if self.after is not None:
+            (y,) = ops.linear(y, self.after)
+        return y
+
+
+@dataclass(frozen=True)
+class Twins:
+    """A dense network and experts side by side, each with norms of its own before and after, on the stream itself."""
+
+    dense: FeedForward
+    dense_norms: tuple[Norm, Norm]
+    mixture: Mixture
+    mixture_norms: tuple[Norm, Norm]
+    router_norm: Norm
+
+    def run(self, ops: Ops, x: Array) -> Array:
+        dense = ops.norm(self.dense.run(ops, ops.norm(x, self.dense_norms[0])), self.dense_norms[1])
+        routed = ops.norm(x, self.router_norm)
+        chosen = self.mixture.chosen(ops, ops.norm(x, self.mixture_norms[0]), routed)
+        return ops.add(dense, ops.norm(chosen, self.mixture_norms[1]))
+
+
+def load_feed_forward(load: Loader, layer: int) -> FeedForward | Mixture | Twins | None:
+    """A layer's, its tensors checked and taken; None where there is none."""
+    at = f"blk.{layer}."
+    if load.has(f"{at}post_ffw_norm_1.weight"):
+        return _twins(load, at, layer)
+    if load.has(f"{at}ffn_gate_inp.weight"):
+        return _mixture(load, at)
+    return _dense(load, at, "", layer) if load.has(f"{at}ffn_down.weight") else None
+
+
+def _twins(load: Loader, at: str, layer: int) -> Twins:
+    width = load.hyper.width
+    names = "ffn_norm", "post_ffw_norm_1", "pre_ffw_norm_2", "post_ffw_norm_2"
+    norms = [load.norm(f"{at}{name}", width) for name in names]
+    if missing := [name for name, norm in zip(names, norms, strict=True) if norm is None]:
+        raise load.fail(f"the tensor {at}{missing[0]}.weight is missing; the model cannot be run without it")
+    scale = load.vector(f"{at}ffn_gate_inp.scale", width) / math.sqrt(width)
+    return Twins(
+        dense=_dense(load, at, "", layer),
+        dense_norms=(norms[0], norms[1]),  # type: ignore[arg-type]
+        mixture=_mixture(load, at),
+        mixture_norms=(norms[2], norms[3]),  # type: ignore[arg-type]
+        router_norm=Norm("rms", load.hyper.epsilon, width, load.ops.vector(scale.reshape(1, width))),
+    )
+
+
+def _mixture(load: Loader, at: str) -> Mixture:
+    hyper, graph, width, keys = load.hyper, load.graph, load.hyper.width, load.hyper.keys
+    count = keys.count("expert_count")
+    used = keys.count("expert_used_count", most=count)
+    before = load.linear(f"{at}ffn_latent_down", -1, width) if load.has(f"{at}ffn_latent_down.weight") else None
+    after = load.linear(f"{at}ffn_latent_up", width, -1) if before is not None else None
+    inside = width if before is None else before.rows
+    down = load.linear(f"{at}ffn_down_exps", inside, -1, count)
+    inner = (down.cols, inside, count)
+    bias = f"{at}exp_probs_b.bias" if load.has(f"{at}exp_probs_b.bias") else f"{at}exp_probs_b"
+    groups = keys.count("expert_group_count", 1, least=0) or 1
+    if count % groups:
+        raise keys.fail("expert_group_count", f"is {groups}, which does not divide {count} experts")
+    router = graph.router if isinstance(graph.router, str) else graph.router(hyper.layers, load.vocabulary)
+    gating = keys.count("expert_gating_func", 0, least=0, most=len(_GATING))
+    gate = up = None
+    if load.has(f"{at}ffn_gate_up_exps.weight"):
+        gate, up = load.stacked_parts(f"{at}ffn_gate_up_exps", [down.cols, down.cols], inside, count)
+    else:
+        gated = load.has(f"{at}ffn_gate_exps.weight")
+        gate = load.linear(f"{at}ffn_gate_exps", *inner) if gated else None
+        up = load.linear(f"{at}ffn_up_exps", *inner)
+    experts = Experts(
+        router=load.linear(f"{at}ffn_gate_inp", count, width, scaled=False),
+        gate=gate,
+        up=up,
+        down=down,
+        activation=graph.activation,
+        used=used,
+        scores=_GATING.get(gating, router),
+        normalized=keys.flag("expert_weights_norm", graph.router_normalized),
+        scale=keys.number("expert_weights_scale", 0.0) or 1.0,
+        bias=load.ops.vector(load.vector(bias, count)) if load.has(bias) else None,
+        groups=groups,
+        groups_used=keys.count("expert_group_used_count", groups, least=0) or groups,
+        weigh_inputs=graph.expert_inputs,
+    )
+    shared = _dense(load, at, "_shexp") if load.has(f"{at}ffn_up_shexp.weight") else None
+    return Mixture(experts, shared, before, after)
+
+
+def _xielu(load: Loader, layer: int) -> tuple[float, ...]:
+    """What the activation computes with: the file has what softplus makes αₙ − β and αₚ of."""
+    found = [load.hyper.keys.per_layer(f"xielu.{name}", layer) for name in ("alpha_n", "alpha_p", "beta", "eps")]
+    alpha_n, alpha_p, beta, epsilon = found
+    return math.log1p(math.exp(alpha_n)) + beta, math.log1p(math.exp(alpha_p)), beta, epsilon
+
+
+def _dense(load: Loader, at: str, suffix: str, layer: int = 0) -> FeedForward:
+    width = load.hyper.width
+    down = load.linear(f"{at}ffn_down{suffix}", width, -1)
+    gate: Linear | None
+    if load.has(f"{at}ffn_gate{suffix}.weight"):
+        gate = load.linear(f"{at}ffn_gate{suffix}", down.cols, width)
+        up = load.linear(f"{at}ffn_up{suffix}", down.cols, width)
+    elif load.tensor(f"{at}ffn_up{suffix}.weight", -1, width).shape[-2] == 2 * down.cols:
+        gate, up = load.parts(f"{at}ffn_up{suffix}", [down.cols, down.cols], width)
+    else:
+        gate, up = None, load.linear(f"{at}ffn_up{suffix}", down.cols, width)
+    share = f"{at}ffn_gate_inp{suffix}"
+    sparsity = load.hyper.keys.per_layer("activation_sparsity_scale", layer, 0.0)
+    xielu = _xielu(load, layer) if load.graph.activation == "xielu" else ()
+    return FeedForward(
+        gate=gate,
+        up=up,
+        down=down,
+        activation=load.graph.activation,
+        sub_norm=None if suffix else load.norm(f"{at}ffn_sub_norm", down.cols),
+        share=load.linear(share, 1, width) if suffix and load.has(f"{share}.weight") else None,
+        sparsity=sparsity if math.isfinite(sparsity) else 0.0,
+        xielu=xielu,
+    )

@@ -1,0 +1,139 @@
+"""Takes a model's tensors by name, checks their shapes, and remembers which were taken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ggufkit.arch.graph import Graph
+from ggufkit.arch.hyperparameters import Hyperparameters
+from ggufkit.errors import ArchitectureError, printable
+from ggufkit.runtime.ops import Linear, Norm, Ops
+from ggufkit.tensors.tensor import Tensor
+
+__all__ = ["Loader"]
+
+
+class Loader:
+    """A model's tensors, its hyperparameters and traits, and the operations that it will run on.
+
+    A fused matrix is cut into its parts here: rows of a tensor are a tensor.
+    """
+
+    def __init__(self, path: str, tensors: Mapping[str, Tensor], hyper: Hyperparameters, graph: Graph, ops: Ops):
+        self.path, self.tensors, self.hyper, self.graph, self.ops = path, tensors, hyper, graph, ops
+        self.vocabulary = 0
+        self.taken: set[str] = set()
+
+    def fail(self, message: str) -> ArchitectureError:
+        return ArchitectureError(f"{printable(self.path)}: {message}")
+
+    def has(self, name: str) -> bool:
+        return name in self.tensors
+
+    def tensor(self, name: str, *shape: int) -> Tensor:
+        """A tensor of this shape; -1 stands for any number. Dimensions of 1 in front may be missing, or too many."""
+        if (tensor := self.tensors.get(name)) is None:
+            raise self.fail(f"the tensor {printable(name)} is missing; the model cannot be run without it")
+        found = (1,) * (len(shape) - len(tensor.shape)) + tensor.shape
+        while len(found) > len(shape) and found[0] == 1:
+            found = found[1:]
+        if len(found) != len(shape) or any(n not in (-1, m) for n, m in zip(shape, found, strict=True)):
+            wanted = " × ".join("any" if n < 0 else str(n) for n in shape)
+            raise self.fail(f"{printable(name)} has the shape {' × '.join(map(str, found))}, not {wanted}")
+        if 0 in found:
+            raise self.fail(f"{printable(name)} has the shape {' × '.join(map(str, found))}: it is empty")
+        self.taken.add(name)
+        return replace(tensor, shape=found)
+
+    def numbers(self, name: str, *shape: int) -> np.ndarray:
+        """A small tensor of this shape, as NumPy's float32."""
+        tensor = self.tensor(name, *shape)
+        return tensor.floats().reshape(tensor.shape)
+
+    def vector(self, name: str, size: int) -> np.ndarray:
+        return self.tensor(name, size).floats().reshape(size)
+
+    def norm(self, name: str, size: int, heads: int = 1) -> Norm | None:
+        """The norm of this name, or None. Of heads it is over each, with weights of its own or not, or over all."""
+        full = f"{name}.weight" if self.has(f"{name}.weight") else name  # some converters left the ending out
+        if not self.has(full):
+            return None
+        shape = self.tensors[full].shape
+        if heads > 1 and shape == (heads * size,):
+            size = heads * size
+        rows = heads if shape == (heads, size) else 1
+        weight = self.numbers(full, rows, size)
+        bias = None
+        if self.has(f"{name}.bias"):
+            bias = self.ops.vector(self.vector(f"{name}.bias", size).reshape(1, size))
+        return Norm(self.graph.norm, self.hyper.epsilon, size, self.ops.vector(weight), bias)
+
+    def block_norm(self, name: str) -> Norm | None:
+        """The norm of the stream x; of architectures that have such norms without weights one of those."""
+        return (
+            self.plain_norm(self.hyper.width, self.graph.norm)
+            if self.graph.bare_norms
+            else self.norm(name, self.hyper.width)
+        )
+
+    def plain_norm(self, size: int, kind: str = "rms") -> Norm:
+        """A norm without weights."""
+        return Norm(kind, self.hyper.epsilon, size, self.ops.vector(np.ones((1, size), np.float32)))
+
+    def linear(self, name: str, rows: int, cols: int, experts: int = 0, *, scaled: bool = True) -> Linear:
+        """A matrix, or a stack of `experts` matrices, with its bias and, if `scaled`, factors."""
+        stack = (experts,) if experts else ()
+        tensor = self.tensor(f"{name}.weight", *stack, rows, cols)
+        bias = None
+        if self.has(f"{name}.bias"):
+            values = self.tensor(f"{name}.bias", *stack, rows).floats()
+            bias = self.ops.vector(values.reshape(*stack, rows))
+        factor = None
+        if scaled and self.has(f"{name}.scale"):
+            values = self.tensor(f"{name}.scale", experts or 1).floats()
+            factor = self.ops.vector(values.reshape(experts, 1) if experts else values.reshape(1))
+        return Linear(self.ops.weight(tensor), tensor.name, tensor.shape[-2], tensor.shape[-1], bias, factor)
+
+    def stacked_parts(self, name: str, rows: Sequence[int], cols: int, experts: int) -> list[Linear]:
+        """A stack of fused matrices as stacks of their parts, each of so many rows."""
+        tensor = self.tensor(f"{name}.weight", experts, sum(rows), cols)
+        found, start = [], 0
+        for count in rows:
+            part = _stacked_part(tensor, start, count)
+            found.append(Linear(self.ops.weight(part), tensor.name, count, cols))
+            start += count
+        return found
+
+    def parts(self, name: str, rows: Sequence[int], cols: int) -> list[Linear]:
+        """A fused matrix as its parts, each of so many rows."""
+        tensor = self.tensor(f"{name}.weight", sum(rows), cols)
+        factor = self.ops.vector(self.vector(f"{name}.scale", 1)) if self.has(f"{name}.scale") else None
+        bias = self.vector(f"{name}.bias", sum(rows)) if self.has(f"{name}.bias") else None
+        found, start = [], 0
+        for count in rows:
+            part = _part(tensor, start, count)
+            own = None if bias is None else self.ops.vector(bias[start : start + count].copy())
+            found.append(Linear(self.ops.weight(part), tensor.name, count, cols, own, factor))
+            start += count
+        return found
+
+
+def _stacked_part(tensor: Tensor, start: int, count: int) -> Tensor:
+    experts, rows, cols = tensor.shape
+
+    def read(lo: int, hi: int) -> np.ndarray:
+        first, last = lo // count, max(-(-hi // count), lo // count + 1)
+        parts = [tensor.read(e * rows + start, e * rows + start + count) for e in range(first, last)]
+        return np.concatenate(parts)[lo - first * count : hi - first * count]
+
+    return replace(tensor, shape=(experts, count, cols), read=read)
+
+
+def _part(tensor: Tensor, start: int, count: int) -> Tensor:
+    def read(lo: int, hi: int) -> np.ndarray:
+        return tensor.read(start + lo, start + hi)
+
+    return replace(tensor, shape=(count, tensor.cols), read=read)

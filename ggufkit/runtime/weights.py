@@ -1,0 +1,121 @@
+"""The tensors of a model, sorted: every one must find its place, and every place that is needed its tensor.
+
+Source: `create_tensor` calls in src/models/*.cpp of llama.cpp, names in src/llama-arch.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ggufkit.arch.graph import Graph
+from ggufkit.arch.hyperparameters import Hyperparameters
+from ggufkit.errors import printable
+from ggufkit.runtime.block import load_block
+from ggufkit.runtime.loader import Loader
+from ggufkit.runtime.mixers import Mixer
+from ggufkit.runtime.ops import Linear, Norm, Ops
+from ggufkit.runtime.per_layer import PerLayerTable, load_per_layer_table
+from ggufkit.runtime.streams import Streams, load_stream_block, load_streams
+from ggufkit.tensors.tensor import Tensor
+
+__all__ = ["Weights", "load_weights"]
+
+
+_EMBEDDING_NORM = "token_embd_norm"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model's tensors, ready to compute with.
+
+    Attributes
+    ----------
+    embedding : matrix of the tokens' vectors.
+    position, token_type : what is added to them, or None: a matrix; the row of type 0.
+    embedding_norm, output_norm : or None.
+    blocks : in order: each a `Block`, or with several streams a `StreamBlock`.
+    slots : the mixers that remember something, by their slot.
+    output : to logits; None for encoders.
+    factors : rope factors by kind: ``"all"``, ``"short"``, ``"long"``.
+    per_layer : what gives tokens a vector of each layer, or None.
+    streams : how several streams begin and end, or None where there is one.
+    """
+
+    embedding: Any
+    vocabulary: int
+    position: Any
+    positions: int
+    token_type: Any
+    embedding_norm: Norm | None
+    blocks: tuple[Any, ...]
+    slots: tuple[Mixer, ...]
+    output_norm: Norm | None
+    output: Linear | None
+    factors: Mapping[str, np.ndarray]
+    per_layer: PerLayerTable | None
+    streams: Streams | None
+
+
+def load_weights(path: str, tensors: Mapping[str, Tensor], hyper: Hyperparameters, graph: Graph, ops: Ops) -> Weights:
+    """Sort a file's tensors into blocks.
+
+    Raises
+    ------
+    ArchitectureError : a tensor is missing, has another shape, or is one that this forward pass does not know.
+    """
+    load = Loader(path, tensors, hyper, graph, ops)
+    embedding = load.tensor("token_embd.weight", -1, hyper.width)
+    vocabulary = load.vocabulary = embedding.shape[-2]
+    matrix = ops.weight(embedding)
+    position, positions = None, 0
+    if load.has("position_embd.weight"):
+        tensor = load.tensor("position_embd.weight", -1, hyper.width)
+        position, positions = ops.weight(tensor), tensor.shape[-2]
+    token_type = None
+    if load.has("token_types.weight"):
+        rows = load.tensor("token_types.weight", -1, hyper.width).floats(0, 1)  # (1, width)
+        token_type = ops.vector(rows.reshape(1, hyper.width))
+    factors = {}
+    for kind, name in (("all", "rope_freqs"), ("short", "rope_factors_short"), ("long", "rope_factors_long")):
+        if load.has(f"{name}.weight"):
+            factors[kind] = load.vector(f"{name}.weight", hyper.rope_dimensions // 2)
+            if not ((factors[kind] >= 1e-6) & (factors[kind] <= 1e31)).all():  # NaN, too; 1e30 stands for no turning
+                raise load.fail(f"{name}.weight has a divisor that is not from 1e-06 to 1e+31")
+    output_norm = load.block_norm(graph.output_norm)
+    if load.has("output.weight"):
+        output = load.linear("output", vocabulary, hyper.width)
+    elif hyper.causal:
+        output = Linear(matrix, embedding.name, vocabulary, hyper.width)
+    else:
+        output = None
+    slots: list[Mixer] = []
+    blocks: list[Any] = [load_block(load, layer, slots) for layer in range(hyper.layers)]
+    if (streams := load_streams(load)) is not None:
+        blocks = [load_stream_block(load, block, layer, streams) for layer, block in enumerate(blocks)]
+    weights = Weights(
+        embedding=matrix,
+        vocabulary=vocabulary,
+        position=position,
+        positions=positions,
+        token_type=token_type,
+        embedding_norm=None if graph.output_norm == _EMBEDDING_NORM else load.norm(_EMBEDDING_NORM, hyper.width),
+        blocks=tuple(blocks),
+        slots=tuple(slots),
+        output_norm=output_norm,
+        output=output,
+        factors=factors,
+        per_layer=load_per_layer_table(load),
+        streams=streams,
+    )
+    spare = tuple(f"blk.{hyper.layers + i}." for i in range(hyper.spare_layers))
+    if unknown := [name for name in tensors if name not in load.taken and not name.startswith(spare)]:
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        raise load.fail(
+            f"nothing is known about the tensor {printable(unknown[0])}{more} of a {hyper.name} model, "
+            "so running it would give wrong text"
+        )
+    return weights
