@@ -53,6 +53,7 @@ class Graph:
     late_norm : queries and keys are normalised after rope.
     plain_norm : so they are, without weights, where there is rope.
     value_norm : values are normalised, without weights.
+    alibi : of so many layers, the greatest bias of ALiBi, which then stands for rope; 0 for none.
     attention_scale : of scores where it is neither metadata's nor 1/√(head size); 0 for these.
     chunked : windows begin at multiples of their size instead of moving along.
     temperature : (scale, length, first): queries of layers without rope are multiplied by
@@ -87,6 +88,7 @@ class Graph:
     late_norm: bool = False
     plain_norm: bool = False
     value_norm: bool = False
+    alibi: Callable[[int], float] = lambda layers: 0.0
     attention_scale: float = 0.0
     chunked: bool = False
     temperature: tuple[float, int, int] | None = None

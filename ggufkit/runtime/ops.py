@@ -115,6 +115,7 @@ class AttentionSpec:
     causal : no later tokens are seen.
     chunked : the window is the run of so many tokens, from a multiple of its size on, that a token is in.
     two_sided : the window reaches half its size to both sides.
+    slopes : array of shape (heads,): by how much a token's score is less for each token that it is away; or None.
     sinks : array of shape (heads,): a score that takes part in the softmax and gives nothing; or None.
     """
 
@@ -127,6 +128,7 @@ class AttentionSpec:
     window: int = 0
     causal: bool = True
     sinks: Array | None = None
+    slopes: Array | None = None
     chunked: bool = False
     two_sided: bool = False
 

@@ -403,6 +403,21 @@ def _more() -> dict[str, Recipe]:
             )
             for name in ("deepseek2", "mistral4")
         },
+        "bloom": Recipe(
+            LAYER,
+            norms("attn_norm", "ffn_norm", bias=True) | attention(True, True, fused=True, kv=HEADS) | plain(True),
+            FINAL_BIAS | norms("token_embd_norm", bias=True) | OUTPUT,
+            kv_heads=HEADS,
+        ),
+        "mpt": Recipe(
+            LAYER | {"attention.clamp_kqv": real(0.5), "attention.max_alibi_bias": real(8)},
+            norms("attn_norm", "ffn_norm") | attention(fused=True, kv=HEADS) | plain(),
+            FINAL,
+            kv_heads=HEADS,
+        ),
+        # llama.cpp knows its models by their number of layers.
+        "baichuan+rope": Recipe(RMS, LLAMA | attention(kv=HEADS), FINAL | OUTPUT, kv_heads=HEADS, layers=32),
+        "baichuan+alibi": Recipe(RMS, LLAMA | attention(kv=HEADS), FINAL | OUTPUT, kv_heads=HEADS, layers=40),
         "gemma4+experts": Recipe(
             RMS
             | MIXTURE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, string, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.llama import PERMUTED
@@ -11,6 +12,7 @@ from ggufkit.tokenizer.from_checkpoint.spm import sentencepiece
 SPECS = (
     Architecture(
         name="baichuan",
+        graph=Graph(alibi=lambda layers: 8.0 if layers == 40 else 0.0),
         models={"BaichuanForCausalLM": {}, "BaiChuanForCausalLM": {}},
         metadata=(
             *BASE,

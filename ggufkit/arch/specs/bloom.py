@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import FILE_TYPE, real, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import group_qkv, rename
@@ -12,6 +13,7 @@ _DEFAULTS = {"layer_norm_epsilon": 1e-5}
 SPECS = (
     Architecture(
         name="bloom",
+        graph=Graph(norm="layer", rope=None, activation="gelu", alibi=lambda layers: 8.0),
         models={"BloomForCausalLM": _DEFAULTS, "BloomModel": _DEFAULTS},
         metadata=(
             uint("context_length", lambda config: config.get("seq_length", default=config.width)),

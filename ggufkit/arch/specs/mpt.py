@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import real, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import rename
@@ -22,6 +23,7 @@ def _attention(config: Config, name: str) -> Any:
 SPECS = (
     Architecture(
         name="mpt",
+        graph=Graph(norm="layer", rope=None, activation="gelu"),
         models={"MPTForCausalLM": {"max_seq_len": 2048}},
         metadata=(
             uint("context_length", "max_seq_len"),

@@ -21,9 +21,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ggufkit.kernels.jit import inlined, specialised
+from ggufkit.kernels.jit import helper, inlined, specialised
 from ggufkit.kernels.lane_math import exp, tanh
-from ggufkit.kernels.lanes import highest, lane_numbers, load, maximum, multiply_add, select, splat, store, sum_lanes
+from ggufkit.kernels.lanes import (
+    fabs,
+    highest,
+    lane_numbers,
+    load,
+    maximum,
+    multiply_add,
+    select,
+    splat,
+    store,
+    sum_lanes,
+    to_f32,
+)
 from ggufkit.runtime.cpu.planes import Reader, key_reader, read_float_keys, read_float_values, value_reader
 from ggufkit.runtime.kv.types import CacheType
 
@@ -60,14 +72,14 @@ class Pass(NamedTuple):
     cap: np.float32
 
 
-def _attend(q, keys, values, sinks, call, out, lo, hi):
+def _attend(q, keys, values, sinks, slopes, call, out, lo, hi):
     """Items `lo:hi` of (kv_head, block of 32 rows).
 
     Parameters
     ----------
     q : (n, heads × head_k) float32.
     keys, values : bytes of a `LayerCache`.
-    sinks : (heads,) float32, or empty.
+    sinks, slopes : (heads,) float32, or empty.
     call : a `Pass`.
     out : (n, heads × head_v) float32.
     """
@@ -126,6 +138,8 @@ def _attend(q, keys, values, sinks, call, out, lo, hi):
             _score(queries, tile, call.head_k, fours, scores)
             for r in range(rows):
                 position = call.start + (first_row + r) // group
+                if slopes.shape[0]:
+                    _lean(scores, r, at, position, slopes[kv_head * group + (first_row + r) % group])
                 lower, upper = _first_seen(call, position), _last_seen(call, position)
                 _soften(scores, r, at, lower, upper, call.cap, best, total, found, padded)
             for r in range(rows * 32, fours * 32):
@@ -223,6 +237,15 @@ def _score(queries, tile, head, fours, scores):
         store(scores, at + 80, g)
         store(scores, at + 96, d)
         store(scores, at + 112, h)
+
+
+@helper
+def _lean(scores, r, at, position, slope):
+    """Scores of one row less the slope times the distance of each token."""
+    token = to_f32(lane_numbers() + splat(np.int32(at - position)))
+    low, high = load(scores, r * 32), load(scores, r * 32 + 16)
+    store(scores, r * 32, low - fabs(token) * splat(slope))
+    store(scores, r * 32 + 16, high - fabs(token + splat(np.float32(16))) * splat(slope))
 
 
 @inlined

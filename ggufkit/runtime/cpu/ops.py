@@ -103,7 +103,7 @@ class CpuOps:
         self, q: np.ndarray, k: np.ndarray | None, v: np.ndarray | None, spans: Sequence[Span], spec: AttentionSpec
     ) -> np.ndarray:
         out = np.empty((len(q), spec.heads * spec.head_v), np.float32)
-        sinks = _NONE if spec.sinks is None else spec.sinks
+        sinks, slopes = (_NONE if x is None else x for x in (spec.sinks, spec.slopes))
         calls: list[Callable[[int, int], None]] = []
         ends, work = [0], 0  # of each span's items among all
         for span in spans:
@@ -112,7 +112,9 @@ class CpuOps:
             if k is not None and v is not None:
                 cache.write(k[rows], v[rows], span.start)
             cache.turn_queries(q[rows])
-            calls.append(partial(_attend, q[rows], cache, sinks, _pass(spec, cache, span.start, seen), out[rows]))
+            calls.append(
+                partial(_attend, q[rows], cache, sinks, slopes, _pass(spec, cache, span.start, seen), out[rows])
+            )
             ends.append(ends[-1] + spec.kv_heads * -(-(n * spec.heads // spec.kv_heads) // ROWS))
             work += n * spec.heads * seen * (spec.head_k + spec.head_v)
 
@@ -281,8 +283,17 @@ def _pass(spec: AttentionSpec, cache: LayerCache, start: int, seen: int) -> Pass
     )
 
 
-def _attend(q: np.ndarray, cache: LayerCache, sinks: np.ndarray, call: Pass, out: np.ndarray, lo: int, hi: int) -> None:
-    cache.attend(q, cache.keys, cache.values, sinks, call, out, lo, hi)
+def _attend(
+    q: np.ndarray,
+    cache: LayerCache,
+    sinks: np.ndarray,
+    slopes: np.ndarray,
+    call: Pass,
+    out: np.ndarray,
+    lo: int,
+    hi: int,
+) -> None:
+    cache.attend(q, cache.keys, cache.values, sinks, slopes, call, out, lo, hi)
 
 
 def _gelu(gate: np.ndarray, up: np.ndarray, out: np.ndarray) -> None:

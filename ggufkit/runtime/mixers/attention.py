@@ -159,6 +159,7 @@ def load(load: Loader, layer: int, slots: list[Any]) -> Attention:
             window=window,
             causal=hyper.causal,
             sinks=None if sinks is None else ops.vector(sinks),
+            slopes=_slopes(load, heads),
             chunked=graph.chunked and window > 0,
             two_sided=graph.two_sided and window > 0,
         ),
@@ -202,7 +203,7 @@ def rope_of(load: Loader, layer: int) -> Rope | None:
     hyper, graph = load.hyper, load.graph
     local = hyper.windows[layer] > 0
     dimensions = hyper.local_rope_dimensions if local else hyper.rope_dimensions
-    if graph.rope is None or not dimensions:
+    if graph.rope is None or not dimensions or graph.alibi(hyper.layers):
         return None
     if graph.no_rope_period and (layer + 1) % graph.no_rope_period == 0:
         return None
@@ -229,6 +230,21 @@ def _stretched(load: Loader, rope: Rope | None) -> Rope | None:
         return rope
     less = 1 + 0.1 * multiplier * math.log(rope.scaling.factor)
     return replace(rope, scaling=replace(rope.scaling, attention_factor=rope.scaling.attention_factor / less))
+
+
+def _slopes(load: Loader, heads: int) -> Any:
+    """ALiBi's slopes of the heads, or None.
+
+    Source: `ggml_compute_forward_soft_max_f32` of ggml; Press et al., "Train Short, Test Long", 2021.
+    """
+    most = load.hyper.keys.number("attention.max_alibi_bias", load.graph.alibi(load.hyper.layers))
+    if not most:
+        return None
+    power = 1 << (heads.bit_length() - 1)  # of two, the greatest that is not above the number of heads
+    exponents = [
+        most / power * (h + 1) if h < power else most / 2 / power * (2 * (h - power) + 1) for h in range(heads)
+    ]
+    return load.ops.vector(np.exp2(-np.array(exponents)).astype(np.float32))
 
 
 def _temperature(load: Loader, rope: Rope | None) -> Temperature | None:

@@ -204,6 +204,8 @@ def _attention(q: mx.array, k: mx.array | None, v: mx.array | None, span: Span, 
             mx.async_eval(cache.keys.arrays, cache.values.arrays)
     first = _first_seen(start, spec)
     mask = None if n == 1 or not (spec.causal or spec.window) else _mask(start, n, first, spec)
+    if spec.slopes is not None:
+        mask = _lean(start, n, first, mask, spec.slopes)
     q = _by_head(q, spec.heads)
     q = turned(q, cache.keys.rotation)
     if cache.keys.type.rounds_queries:
@@ -234,6 +236,13 @@ def _mask(start: int, n: int, first: int, spec: AttentionSpec) -> mx.array:
     return seen & (keys > queries - spec.window)
 
 
+def _lean(start: int, n: int, first: int, mask: mx.array | None, slopes: mx.array) -> mx.array:
+    """What is added to scores for the distance of tokens, and for those that are not seen: (heads, n, tokens)."""
+    away = mx.abs(mx.arange(first, start + n)[None] - mx.arange(start, start + n)[:, None]).astype(mx.float32)
+    lean = -away * slopes[:, None, None]
+    return lean if mask is None else mx.where(mask, lean, -math.inf)
+
+
 def _first_seen(position: int, spec: AttentionSpec) -> int:
     """Earlier tokens are seen neither from `position` nor from later ones."""
     if not spec.window:
@@ -254,7 +263,7 @@ def _fast_attention(
         keys[None],
         values[None].astype(keys.dtype),
         scale=spec.scale,
-        mask=mask,
+        mask=mask if mask is None or mask.dtype == mx.bool_ else mask.astype(keys.dtype),
         sinks=sinks,
     )
     return found[0].astype(mx.float32)
@@ -271,7 +280,7 @@ def _slow_attention(
     if spec.cap:
         scores = mx.tanh(scores / spec.cap) * spec.cap
     if mask is not None:
-        scores = mx.where(mask, scores, -math.inf)
+        scores = scores + mask if spec.slopes is not None else mx.where(mask, scores, -math.inf)
     if spec.sinks is not None:
         sinks = mx.broadcast_to(spec.sinks[:, None, None], (heads, n, 1))
         scores = mx.softmax(mx.concatenate([scores, sinks], axis=-1), axis=-1)[..., :-1]
