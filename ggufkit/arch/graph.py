@@ -25,6 +25,7 @@ class Graph:
     Attributes
     ----------
     norm : ``"rms"`` or ``"layer"`` (with mean).
+    biased_norms : RMS norms may have biases, too.
     bare_norms : those of mixers, FFN and output have no weights.
     rope : which two of a head's numbers turn together: ``"norm"`` neighbours, ``"neox"`` those half a head apart; None
         for learned positions.
@@ -62,6 +63,7 @@ class Graph:
     """
 
     norm: str = "rms"
+    biased_norms: bool = False
     bare_norms: bool = False
     rope: str | None = "norm"
     activation: str = "silu"

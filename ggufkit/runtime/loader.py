@@ -67,7 +67,7 @@ class Loader:
         rows = heads if shape == (heads, size) else 1
         weight = self.numbers(full, rows, size)
         bias = None
-        if self.has(f"{name}.bias"):
+        if (self.graph.norm == "layer" or self.graph.biased_norms) and self.has(f"{name}.bias"):
             bias = self.ops.vector(self.vector(f"{name}.bias", size).reshape(1, size))
         return Norm(self.graph.norm, self.hyper.epsilon, size, self.ops.vector(weight), bias)
 

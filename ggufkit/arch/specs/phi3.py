@@ -125,7 +125,7 @@ SPECS = (
     ),
     Architecture(
         name="phimoe",
-        graph=Graph(rope="neox"),
+        graph=Graph(rope="neox", biased_norms=True),
         models={"PhiMoEForCausalLM": _MOE, "PhimoeForCausalLM": _MOE},
         metadata=(
             *_KEYS,
