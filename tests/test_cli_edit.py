@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from tiny_models import write_tiny
 
 import ggufkit
 from ggufkit.cli import main
@@ -119,7 +120,7 @@ def test_get_shows_a_terminal_no_control_character(path):
 def test_set_takes_the_type_of_the_key(run, path):
     code, out, err = run("set", path, "llama.block_count=0x10", "tokenizer.ggml.add_bos_token=no", "general.name=a=b:c")
     assert (code, err) == (0, "")
-    assert out.startswith(f"{path}: changed in place, ")
+    assert f"\n{path}: changed in place, " in out
     assert value(path, "llama.block_count") == 16
     assert value(path, "tokenizer.ggml.add_bos_token") is False
     assert value(path, "general.name") == "a=b:c"
@@ -153,7 +154,7 @@ def test_set_takes_texts_and_arrays_from_files(run, path, tmp_path):
     template, tokens = tmp_path / "t.jinja", tmp_path / "tokens.txt"
     template.write_text("{{ new }}\n")
     tokens.write_text("a\nb\n\nd\n")
-    assert run("set", path, "--chat-template-file", template, f"tokenizer.ggml.tokens=@{tokens}")[0] == 0
+    assert run("set", path, "--chat-template-file", template, f"tokenizer.ggml.tokens=@{tokens}", "--force")[0] == 0
     assert value(path, "tokenizer.chat_template") == "{{ new }}\n"
     assert value(path, "tokenizer.ggml.tokens") == ["a", "b", "", "d"]
     # What get prints, set takes back.
@@ -205,7 +206,11 @@ def test_dry_run_shows_each_change_and_makes_none(run, path, tmp_path):
 def test_output_leaves_the_file_alone(run, path, tmp_path):
     before = path.read_bytes()
     code, out, err = run("set", path, "llama.block_count=7", "-o", tmp_path / "out.gguf")
-    assert (code, out, err) == (0, f"{tmp_path / 'out.gguf'}: written anew, 32 bytes of data copied\n", "")
+    assert (code, out, err) == (
+        0,
+        f"llama.block_count: 2 -> 7\n{tmp_path / 'out.gguf'}: written anew, 32 bytes of data copied\n",
+        "",
+    )
     assert value(tmp_path / "out.gguf", "llama.block_count") == 7
     assert path.read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.gguf", "out.gguf"]
@@ -310,3 +315,63 @@ def test_numpy_is_not_imported(path):
         ["undo"],
     ):
         subprocess.run([sys.executable, "-c", probe, *args], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A model that runs."""
+    write_tiny(tmp_path / "m.gguf", "llama")
+    return tmp_path / "m.gguf"
+
+
+@pytest.mark.parametrize(
+    ("pair", "word"),
+    [
+        ("llama.block_count=2", "block_count is 2"),
+        ("llama.block_count=4", "block_count is 4"),
+        ("llama.block_count=100", "block_count is 100"),
+        ("llama.attention.head_count=5", "head"),
+        ("llama.attention.head_count=3", "head"),
+        ("llama.attention.head_count=8", "head"),
+        ("llama.attention.head_count=0", "head_count is 0"),
+        ("llama.attention.head_count_kv=1", "attn_k.weight has"),
+        ("llama.embedding_length=128", "embedding_length is 128"),
+        ("llama.feed_forward_length=95", "ffn_down.weight has"),
+        ("tokenizer.ggml.model=str:spm", "tokenizer.ggml.model is spm"),
+    ],
+)
+def test_set_refuses_what_would_not_run(run, model, pair, word):
+    before = model.read_bytes()
+    code, out, err = run("set", model, pair)
+    assert (code, out) == (2, "")
+    assert word in err
+    assert "--force" in err
+    assert model.read_bytes() == before
+    assert run("set", model, pair, "--force")[0] == 0
+    assert run("undo", model)[0] == 0
+    assert model.read_bytes() == before
+
+
+def test_set_shows_what_was_and_what_is(run, model):
+    code, out, _ = run("set", model, "llama.context_length=128", "general.name=str:Other")
+    assert code == 0
+    assert out.startswith("llama.context_length: 64 -> 128\n")
+    assert "general.name: " in out.splitlines()[1]
+    assert out.splitlines()[1].endswith(" -> Other")
+
+
+@pytest.mark.parametrize(
+    "key", ["llama.context_lenght", "llama.contextlength", "context_length", "llama.context-length"]
+)
+def test_a_misspelt_key_gets_a_suggestion(run, model, key):
+    code, _, err = run("set", model, f"{key}=5")
+    assert code == 2
+    assert "did you mean llama.context_length" in err
+
+
+def test_undo_says_how_many_more(run, model):
+    for name in "abc":
+        run("set", model, f"general.name=str:{name}")
+    outs = [run("undo", model)[1].strip().partition("last edit")[2] for _ in range(3)]
+    assert outs == ["; 2 more can be taken back", "; 1 more can be taken back", ""]
+    assert run("undo", model)[0] == 1

@@ -455,13 +455,16 @@ def test_token_is_found_only_as_a_whole(path):
 # -- undo -------------------------------------------------------------------------------------------------
 
 
-def test_undo_takes_back_the_last_edit_once(path):
-    for name in ("B model", "C model"):
-        before = path.read_bytes()
+def test_undo_takes_back_one_edit_after_the_other(path):
+    """In place and written anew, in any order; ten of them, and no more."""
+    before = []
+    for step in range(14):
+        before.append(path.read_bytes())
         with ggufkit.edit(path) as e:
-            e.set("general.name", name)
-    ggufkit.undo(path)
-    assert path.read_bytes() == before
+            e.set("general.name", f"{step} model" + " that is longer" * (step % 3 * step))
+    for data in before[:3:-1]:
+        ggufkit.undo(path)
+        assert path.read_bytes() == data
     with pytest.raises(FileError, match="nothing to take back"):
         ggufkit.undo(path)
     assert [p.name for p in path.parent.iterdir()] == [path.name]

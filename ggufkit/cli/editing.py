@@ -8,23 +8,28 @@ KEY=arr[str]:["a"]    an array as JSON; or its items from a file: arr[str]:@toke
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import click
 
-from ggufkit.cli.common import Size, show_item, show_value
+from ggufkit.cli.common import Size, human_bytes, show_item, show_value
 from ggufkit.cli.progress import note
 from ggufkit.errors import UsageError, os_errors, printable
-from ggufkit.gguf.edit.draft import is_pad
+from ggufkit.gguf.checks.hyperparameters import check_hyperparameters
+from ggufkit.gguf.checks.tokenizer import check_tokenizer
+from ggufkit.gguf.edit.draft import is_pad, similar
 from ggufkit.gguf.edit.session import Edit, edit
-from ggufkit.gguf.header import Field, Value, ValueType
+from ggufkit.gguf.header import Field, TensorInfo, Value, ValueType
+from ggufkit.gguf.reader import Metadata
 
 __all__ = ["copy_progress", "edit_options", "editing", "parse_value", "read_text", "value_of_text"]
 
 _TYPES = {t.short: t for t in ValueType} | {t.name.lower(): t for t in ValueType}
 _LARGE = 256 << 20  # bytes of a copy that takes a while
+_MUCH = 256 << 10  # bytes whose writing is said before
 _ITEMS = 8  # of an array that a dry run shows
 _BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
@@ -58,11 +63,15 @@ def editing(file: str, how: dict[str, Any]) -> Iterator[Edit]:
     e = edit(file, how["output"], spare=how["spare"], force=how["force"], progress=copy_progress(file))
     try:
         yield e
-        if how["dry_run"]:
-            result = e.plan()
-            echo_changes(e)
-        else:
+        result = e.plan()
+        if not how["dry_run"]:
+            if not how["force"]:
+                refuse_broken(e)
+            if (much := result.written + result.copied) > _MUCH and how["output"] is None:
+                why = "the header has no room for it" if result.how == "new file" else "what follows it moves"
+                click.echo(f"{printable(file, 4096)}: {why}: {human_bytes(much)} will be written", err=True)
             result = e.commit()
+        echo_changes(e)
     finally:
         e.close()
     target = printable(how["output"] or file, 4096)
@@ -71,12 +80,42 @@ def editing(file: str, how: dict[str, Any]) -> Iterator[Edit]:
         note("with --spare 64K later edits need no copy")
 
 
+@dataclass(frozen=True)
+class _Header:
+    fields: Mapping[str, Field]
+    metadata: Mapping[str, Any]
+    info: Mapping[str, TensorInfo]
+
+
+def refuse_broken(e: Edit) -> None:
+    """Refuse a change after which `validate` finds something that it did not find before.
+
+    Raises
+    ------
+    UsageError : it would.
+    """
+    old, new = e.header.fields, e.fields
+    changed = {key for key in {*old, *new} if old.get(key) is not new.get(key)}
+    architecture = old.get("general.architecture")
+    prefix = f"{architecture.value}." if architecture is not None else ""
+    checks = [check_hyperparameters] if any(prefix and key.startswith(prefix) for key in changed) else []
+    if any(key.startswith("tokenizer.ggml.") for key in changed):
+        checks.append(check_tokenizer)
+    for check in checks:
+        before = {finding.message for finding in check(_Header(old, Metadata(old), e.header.tensors))}
+        for finding in check(_Header(new, Metadata(new), e.tensors)):
+            if finding.message not in before:
+                raise UsageError(f"{finding.message}; the model would not run", "{force=True} writes it all the same")
+
+
 def echo_changes(e: Edit) -> None:
     """Print what an edit would change: keys before and after, tensors."""
     old, new = e.header.fields, e.fields
     for key in [*old, *(key for key in new if key not in old)]:
         before, after = old.get(key), new.get(key)
         if before is after or is_pad(key):
+            continue
+        if before is not None and after is not None and before.type is after.type and before.value == after.value:
             continue
         if before is None or after is None or before.describe() != after.describe() or after.item_type is None:
             shown = ["none" if field is None else show_value(field) for field in (before, after)]
@@ -117,8 +156,8 @@ def copy_progress(file: str) -> Callable[[int], Any]:
 # -- values -----------------------------------------------------------------------------------------------
 
 
-def parse_value(text: str, key: str, old: Field | None) -> Value:
-    """The value of ``KEY=…``: with a type in front, or of the type that the key has.
+def parse_value(text: str, key: str, old: Field | None, known: Iterable[str] = ()) -> Value:
+    """The value of ``KEY=…``: with a type in front, or of the type that the key has; `known` are the file's keys.
 
     Raises
     ------
@@ -132,7 +171,8 @@ def parse_value(text: str, key: str, old: Field | None) -> Value:
         several, kind = old.item_type is not None, old.type if old.item_type is None else old.item_type
     else:
         raise UsageError(
-            f"{printable(key)} is a new key: give its type, e.g. {printable(key)}=str:{printable(text, 40)}"
+            f"{printable(key)} is a new key{similar(key, known)}: give its type, e.g. "
+            f"{printable(key)}=str:{printable(text, 40)}"
         )
     if not several:
         return Value(kind, _single(text, kind, key))

@@ -79,7 +79,7 @@ def command(
         raise UsageError("nothing to set: give KEY=VALUE, --from-file, --token, --special or --spare")
     with editing(file, how) as e:
         for key, text in assignments:
-            e.set(key, parse_value(text, key, e.fields.get(key)))
+            e.set(key, parse_value(text, key, e.fields.get(key), e.fields))
         for key, text in texts:
             e.set(key, value_of_text(text, key, e.fields.get(key)))
         for i, text in tokens:

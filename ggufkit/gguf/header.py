@@ -287,7 +287,7 @@ class _Parser:
         if (found := foreign_file(head)) is None:
             return self.fail(f"this is not a GGUF file: it starts with {head[:4]!r} instead of b'GGUF'", 0)
         what, todo = found
-        return GGUFError(f"this is not a GGUF file: it is {what}", self.source.name, hint=todo)
+        return self.fail(f"this is not a GGUF file: it is {what}", 0, todo)
 
     def pairs(self, n: int) -> dict[str, Field]:
         fields: dict[str, Field] = {}

@@ -93,12 +93,38 @@ def _check_heads(model: Checkable, arch: str) -> Iterator[Finding]:
             f"{arch}.attention.key_length is missing",
             _offset(model, f"{arch}.attention.head_count"),
         )
+    yield from _check_sizes(model, arch)
     embedding = model.info.get("token_embd.weight")
     if width is not None and embedding is not None and embedding.shape and embedding.shape[-1] != width:
         yield warning(
             f"token_embd.weight has rows of {embedding.shape[-1]} weights, but {arch}.embedding_length is {width}",
             _offset(model, f"{arch}.embedding_length"),
         )
+
+
+def _check_sizes(model: Checkable, arch: str) -> Iterator[Finding]:
+    """The heads and the feed-forward network of the first layer have the sizes that the keys say."""
+    width, heads, kv_heads = (
+        _number(model, f"{arch}.{key}")
+        for key in ("embedding_length", "attention.head_count", "attention.head_count_kv")
+    )
+    length = _number(model, f"{arch}.attention.key_length") or (width // heads if width and heads else None)
+    ffn = _number(model, f"{arch}.feed_forward_length")
+    several = f"{arch}.attention.key_length_swa" in model.fields
+    for name, dimension, wanted, key in (
+        ("blk.0.attn_k.weight", -2, kv_heads and length and kv_heads * length, "attention.head_count_kv"),
+        ("blk.0.attn_q.weight", -2, heads and length and heads * length, "attention.head_count"),
+        ("blk.0.ffn_down.weight", -1, ffn, "feed_forward_length"),
+    ):
+        info = model.info.get(name)
+        if info is None or not wanted or len(info.shape) < 2 or (several and "attn" in name):
+            continue
+        if info.shape[dimension] != wanted:
+            what = "rows" if dimension == -2 else "columns"
+            yield warning(
+                f"{name} has {info.shape[dimension]} {what}, but {arch}.{key} calls for {wanted}",
+                _offset(model, f"{arch}.{key}"),
+            )
 
 
 def _offset(model: Checkable, key: str) -> int | None:

@@ -12,11 +12,14 @@ from ggufkit.gguf.edit.access import alone, folder_lock, refuse_read_only, settl
 from ggufkit.gguf.edit.spare import Layout
 from ggufkit.gguf.edit.undo import (
     Record,
+    forget_history,
     journal_path,
+    keep_history,
     read_record,
     refuse_stranger,
     remove_record,
     roll_back,
+    step_back,
     undo_path,
     write_all,
     write_record,
@@ -56,6 +59,7 @@ def change_in_place(source: FileSource, old: bytes, layout: Layout, force: bool)
             for lo, hi in layout.ranges:
                 write_all(handle, new[lo:hi], lo)
             sync_file(handle)
+            keep_history(path)
             os.replace(journal_path(path), undo_path(path))
         except BaseException as e:
             _restore(path, record, handle, e)
@@ -84,6 +88,7 @@ def write_new(
     force: bool,
     advance: Advance | None,
     undoable: bool = True,
+    back: bool = False,
 ) -> None:
     """Write the edited file anew: as `target`, or over the old one with an undo file where it is `undoable`.
 
@@ -107,13 +112,15 @@ def write_new(
         if target is not None:
             output.commit()
         else:
-            _replace(source, old, layout, output, undoable and layout.whole)
+            _replace(source, old, layout, output, undoable and layout.whole, back)
     except BaseException:
         output.discard()
         raise
 
 
-def _replace(source: FileSource, old: bytes, layout: Layout, output: AtomicFile, undoable: bool) -> None:
+def _replace(
+    source: FileSource, old: bytes, layout: Layout, output: AtomicFile, undoable: bool, back: bool = False
+) -> None:
     """Give a new file the old one's name."""
     path, handle = source.name, output.file.fileno()
     found = os.fstat(source.fileno())
@@ -135,10 +142,12 @@ def _replace(source: FileSource, old: bytes, layout: Layout, output: AtomicFile,
             # First the undo file: by the header's sum it proves which file it is about, so that it does no harm beside
             # the old one when the process dies in between.
             if undoable:
+                refuse_stranger(undo_path(path))
+                keep_history(path)
                 write_record(undo_path(path), record, found.st_mode)
             output.commit()
-            if not undoable:
-                remove_record(undo_path(path))
+            if not undoable and not back:
+                forget_history(path)
 
 
 def _keep_owner(source: int, target: int) -> None:
@@ -211,11 +220,14 @@ def take_back(path: str, force: bool, progress: Progress | None = None) -> None:
                 os.replace(undo_path(path), journal_path(path))
                 sync_folder(os.path.dirname(journal_path(path)))
                 roll_back(path, record, source.fileno())
+                step_back(path)
         else:
             ((_, old),) = record.ranges
             layout = Layout(old, record.old_size, record.moves)
             shown = progress(sum(n for _, _, n in record.moves)) if progress else nullcontext(None)
             with shown as advance:
-                write_new(source, header, layout, None, force, advance, undoable=False)
+                write_new(source, header, layout, None, force, advance, undoable=False, back=True)
+            remove_record(undo_path(path))
+            step_back(path)
     finally:
         source.close()

@@ -23,14 +23,20 @@ from ggufkit.storage.files import AtomicFile, lock_file, sync_file, sync_folder
 from ggufkit.storage.regular import kind_of_file, open_regular, read_small
 
 __all__ = [
+    "STEPS",
     "Move",
     "Record",
+    "forget_history",
+    "history_path",
     "journal_path",
+    "keep_history",
     "read_record",
     "refuse_stranger",
     "remove_record",
     "roll_back",
     "settle",
+    "step_back",
+    "steps_left",
     "undo_path",
     "write_record",
 ]
@@ -39,6 +45,9 @@ _MAGIC = b"ggufkit undo 1\n"
 
 # Bytes: a record holds the header of a model, for which readers have half of this as their limit.
 MAX_RECORD = 256 << 20
+
+# How many edits can be taken back, one after the other.
+STEPS = 10
 
 # (from, to, bytes): a piece of data that a new file takes over from the old one.
 Move = tuple[int, int, int]
@@ -74,6 +83,39 @@ def journal_path(path: str | os.PathLike[str]) -> str:
 def undo_path(path: str | os.PathLike[str]) -> str:
     """The record of the last edit."""
     return os.path.realpath(path) + ".undo"
+
+
+def history_path(path: str | os.PathLike[str], step: int) -> str:
+    """The record of the edit so many steps ago: FILE.undo, FILE.undo.2, …"""
+    return undo_path(path) if step == 1 else f"{undo_path(path)}.{step}"
+
+
+def keep_history(path: str) -> None:
+    """Make room for the record of the next edit: those that there are become a step older, the oldest goes."""
+    for step in range(STEPS, 0, -1):
+        if _is_record(history_path(path, step)):
+            if step == STEPS:
+                os.unlink(history_path(path, step))
+            else:
+                os.replace(history_path(path, step), history_path(path, step + 1))
+
+
+def step_back(path: str) -> None:
+    """After an edit was taken back: the one before is the last now."""
+    older = [step for step in range(2, STEPS + 1) if _is_record(history_path(path, step))]
+    for to, step in enumerate(older, 1):
+        os.replace(history_path(path, step), history_path(path, to))
+
+
+def forget_history(path: str) -> None:
+    """Remove all records of a file, of which none can be taken back any more."""
+    for step in range(1, STEPS + 1):
+        remove_record(history_path(path, step))
+
+
+def steps_left(path: str) -> int:
+    """How many edits of a file can be taken back."""
+    return next((step - 1 for step in range(1, STEPS + 1) if not _is_record(history_path(path, step))), STEPS)
 
 
 def write_record(path: str, record: Record, mode: int) -> None:
