@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from ggufkit import numbers
 from ggufkit.cli import main
 from ggufkit.errors import CodecError, UsageError
+from ggufkit.jobs.convert import convert
 from ggufkit.numbers.floats import FLOATS
 from ggufkit.numbers.product import MOST_COLUMNS, sums_int8
 
@@ -213,3 +216,38 @@ def test_the_table_of_noise(capsys):
     ordinary = lines["… of these, the ordinary ones"].split()[-9:]
     assert abs(float(ordinary[4])) < 0.1  # INT8 with one scale: nothing is left of them
     assert float(ordinary[1]) == pytest.approx(31.5, abs=0.2)
+
+
+@pytest.fixture(scope="module")
+def model(fixtures, tmp_path_factory):
+    return convert(fixtures / "pylib-llama", tmp_path_factory.mktemp("numbers") / "f16.gguf", "F16")
+
+
+def test_the_noise_of_a_models_weights(model, capsys):
+    main(["formats", "--measure", str(model), "--numbers", "--rows", "64", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["Q8_0"]["decibels"] > found["INT8 per row"]["decibels"] > found["E4M3 per row"]["decibels"]
+    assert found["E4M3 per row"]["decibels"] == pytest.approx(31.6, abs=0.5)
+    assert found["INT8 per tensor"]["worst"].endswith(".weight")
+    main(["formats", "--measure", str(model), "blk.0.ffn_down.weight", "--numbers", "--rows", "8"])
+    assert "blk.0.ffn_down.weight" in capsys.readouterr().out
+
+
+def test_the_noise_of_a_models_activations(model, capsys, fixtures):
+    text = fixtures.parent / "tests" / "test_numbers.py"
+    main(["formats", "--measure", str(model), "--numbers", "-f", str(text), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) == {"INT8 static", "INT8 per token", "INT8 per 32", "E4M3 static", "E4M3 per token"}
+    assert found["INT8 static"]["decibels"] < found["INT8 per token"]["decibels"] < found["INT8 per 32"]["decibels"]
+    assert found["INT8 per token"]["clipped"] == 0
+    assert found["INT8 static"]["numbers"] == found["INT8 per 32"]["numbers"] > 0
+    assert found["INT8 static"]["worst_decibels"] <= found["INT8 static"]["decibels"]
+
+
+@pytest.mark.parametrize(
+    "flags", [["-f", "x"], ["--numbers", "--types", "Q8_0"], ["--measure", "m", "t", "--numbers", "-f", "x"]]
+)
+def test_the_noise_of_nothing_is_refused(flags):
+    with pytest.raises(SystemExit) as end:
+        main(["formats", *flags])
+    assert end.value.code == 2

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
-from ggufkit.errors import printable
+from ggufkit.errors import UsageError, printable
 from ggufkit.gguf.header import Field, Limits, ValueType
 
 if TYPE_CHECKING:
     from ggufkit.gguf.reader import GGUF
+    from ggufkit.tensors.tensor import Tensor
 
 __all__ = [
     "SIZE",
@@ -23,6 +24,7 @@ __all__ = [
     "echo_table",
     "human_bytes",
     "human_count",
+    "matrices",
     "model_options",
     "open_model",
     "show_shape",
@@ -167,3 +169,19 @@ def _finite(value: Any) -> Any:
 def show_shape(shape: Sequence[int]) -> str:
     """A shape (NumPy order) as GGUF has it, row length first."""
     return " × ".join(map(str, reversed(shape))) or "scalar"
+
+
+def matrices(model: GGUF, name: str | None) -> list[Tensor]:
+    """The matrices of a model, or the tensor of this name."""
+    if name is None:
+        tensors = [tensor for tensor in model.tensors.values() if len(tensor.shape) > 1]
+        if not tensors:
+            raise UsageError(f"{printable(model.path)} has no matrices whose error could be measured")
+        return tensors
+    if name in model.tensors:
+        return [model.tensors[name]]
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, model.tensors, n=3)
+    hint = f"; did you mean {', '.join(map(printable, near))}?" if near else ""
+    raise UsageError(f"{printable(model.path)} has no tensor {printable(name)}{hint}")

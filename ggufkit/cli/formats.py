@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
-from ggufkit.cli.common import echo_json, echo_table, human_count, model_options, open_model
+from ggufkit.cli import noise
+from ggufkit.cli.common import echo_json, echo_table, human_count, matrices, model_options, open_model
 from ggufkit.errors import UsageError, printable
 from ggufkit.formats.table import Format, format_by_name, formats
 
@@ -27,7 +29,18 @@ __all__ = ["command"]
 @click.option(
     "--threads", type=click.IntRange(min=1), help="How many threads work. Default: GGUFKIT_THREADS or all CPUs."
 )
-@click.option("--numbers", is_flag=True, help="Show the noise of FP8 and INT8 beside Q8_0, on data of four kinds.")
+@click.option(
+    "--numbers",
+    is_flag=True,
+    help="Show the noise of FP8 and INT8 instead: on random data, or with --measure on weights.",
+)
+@click.option(
+    "-f",
+    "--file",
+    "text",
+    type=click.Path(path_type=Path),
+    help="With --measure and --numbers: on what meets the weights when the model reads this text.",
+)
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @model_options
 def command(
@@ -37,6 +50,7 @@ def command(
     rows: int,
     threads: int | None,
     numbers: bool,
+    text: Path | None,
     as_json: bool,
     how: dict[str, Any],
 ) -> None:
@@ -49,13 +63,22 @@ def command(
     ggufkit formats
     ggufkit formats --measure model-f16.gguf blk.0.ffn_down.weight
     ggufkit formats --numbers
+    ggufkit formats --measure model-f16.gguf --numbers -f text.txt
     ggufkit formats --measure model-f16.gguf --types Q4_K,Q5_K,Q6_K --json
     """
     chosen = [format_by_name(name.strip()) for name in types.split(",")] if types else formats()
-    if numbers:
-        if file is not None or types:
-            raise UsageError("the table of numbers is of random data; leave out --measure and --types")
-        noise(as_json)
+    if text is not None and not (numbers and file):
+        raise UsageError("a text is for the activations of a model: --measure FILE --numbers")
+    if numbers and types:
+        raise UsageError("--types are block formats; leave it out with --numbers")
+    if numbers and file is None:
+        noise.show_random(as_json)
+    elif numbers and text is not None:
+        if tensor is not None:
+            raise UsageError("activations are those of the whole model; leave out TENSOR")
+        noise.show_activations(str(file), text, as_json)
+    elif numbers:
+        noise.show_weights(str(file), tensor, rows, as_json, how)
     elif file is None:
         if tensor is not None:
             raise UsageError(f"TENSOR {printable(tensor)} needs a model to be in: --measure FILE {printable(tensor)}")
@@ -89,18 +112,6 @@ def listing(chosen: list[Format], as_json: bool) -> None:
     echo_table(rows, head, right=(1, 2, 3, 4, 7))
 
 
-def noise(as_json: bool) -> None:
-    """Decibels of signal over error for 512 × 4096 random numbers."""
-    from ggufkit.numbers.noise import NUMBERS, noise_table
-
-    table = noise_table()
-    if as_json:
-        echo_json(table)
-        return
-    rows = [(what, *(f"{value:.1f}" for value in row.values())) for what, row in table.items()]
-    echo_table(rows, ("dB", *NUMBERS), right=range(1, len(NUMBERS) + 1))
-
-
 def facts(format: Format) -> dict[str, Any]:
     return {
         "name": format.name,
@@ -126,18 +137,7 @@ def measurement(
 
     wanted = [f for f in chosen if f.encodable and (f.is_quantized or f.name in ("F16", "BF16"))]
     with open_model(file, how) as model:
-        if name is None:
-            tensors = [tensor for tensor in model.tensors.values() if len(tensor.shape) > 1]
-            if not tensors:
-                raise UsageError(f"{printable(model.path)} has no matrices whose error could be measured")
-        elif name in model.tensors:
-            tensors = [model.tensors[name]]
-        else:
-            from difflib import get_close_matches
-
-            near = get_close_matches(name, model.tensors, n=3)
-            hint = f"; did you mean {', '.join(map(printable, near))}?" if near else ""
-            raise UsageError(f"{printable(model.path)} has no tensor {printable(name)}{hint}")
+        tensors = matrices(model, name)
         errors, refused = measure_tensors(tensors, wanted, rows, threads)
     by_size = sorted((f for f in wanted if f.name in errors), key=lambda f: f.bits_per_weight)
     if as_json:
