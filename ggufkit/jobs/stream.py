@@ -36,10 +36,13 @@ from ggufkit.kernels.threads import for_each, thread_count
 __all__ = [
     "MEMORY",
     "Interrupted",
+    "Piece",
     "Progress",
     "Reporter",
+    "pieces_of",
     "silent",
     "stream",
+    "worker_count",
     "write_model",
     "write_models",
 ]
@@ -69,20 +72,23 @@ class Interrupted(KeyboardInterrupt):
 
 
 @dataclass(frozen=True)
-class _Piece:
+class Piece:
+    """Rows `lo … hi` of a tensor, which are read, encoded and written together."""
+
     planned: PlannedTensor
     lo: int
     hi: int
 
 
-def _pieces(planned: Sequence[PlannedTensor]) -> Iterator[_Piece]:
+def pieces_of(planned: Sequence[PlannedTensor]) -> Iterator[Piece]:
+    """All rows of the tensors, in their order."""
     for p in planned:
         step = max(1, _PIECE // max(p.tensor.cols, 1))
         for lo in range(0, p.tensor.rows, step):
-            yield _Piece(p, lo, min(lo + step, p.tensor.rows))
+            yield Piece(p, lo, min(lo + step, p.tensor.rows))
 
 
-def _workers(planned: Sequence[PlannedTensor], threads: int, memory: int) -> int:
+def worker_count(planned: Sequence[PlannedTensor], threads: int, memory: int) -> int:
     """As many workers as keep the threads busy and the buffers below `memory` bytes, at least one."""
     from ggufkit.formats.codec import CHUNK
 
@@ -125,12 +131,12 @@ def stream(
     encoding = threading.BoundedSemaphore(encode_at_once) if counted else nullcontext()
     lock = threading.Lock()
 
-    def done(piece: _Piece) -> None:
+    def done(piece: Piece) -> None:
         if progress is not None:
             with lock:
                 progress(piece.planned, piece.hi - piece.lo)
 
-    def work(piece: _Piece) -> None:
+    def work(piece: Piece) -> None:
         p, name = piece.planned, piece.planned.tensor.name
         nbytes = (piece.hi - piece.lo) * p.row_bytes
         if log is not None and log.has(name, piece.lo, nbytes):
@@ -144,7 +150,7 @@ def stream(
             log.record(name, piece.lo, nbytes)
         return done(piece)
 
-    for_each(work, _pieces(planned), _workers(planned, encode_at_once, memory))
+    for_each(work, pieces_of(planned), worker_count(planned, encode_at_once, memory))
 
 
 def write_model(

@@ -40,7 +40,7 @@ from ggufkit.gguf.writer import Writer
 from ggufkit.jobs.convert import conversion
 from ggufkit.jobs.job import Job
 from ggufkit.jobs.plan import PlannedTensor
-from ggufkit.jobs.stream import MEMORY, _Piece, _pieces, _workers
+from ggufkit.jobs.stream import MEMORY, Piece, pieces_of, worker_count
 from ggufkit.kernels.threads import for_each, thread_count
 
 sys.path[:0] = [str(Path(__file__).parents[2] / place) for place in ("tests/oracles", "tests/models", "tools")]
@@ -126,14 +126,14 @@ def stages(job: Job, scratch: Path) -> dict[str, tuple[float, float]]:
     chosen = sample(job)
     nbytes = sum(p.tensor.nbytes for p in chosen)
     threads = thread_count(None)
-    workers = _workers(chosen, threads, MEMORY)
-    pieces = list(_pieces(chosen))
+    workers = worker_count(chosen, threads, MEMORY)
+    pieces = list(pieces_of(chosen))
     # Sixteen buffers in turn, so that what is encoded comes from memory as it does in a conversion.
     longest = max((p.hi - p.lo) * max(p.planned.tensor.row_bytes, p.planned.row_bytes) for p in pieces)
     buffers = np.full((16, longest), 0, np.uint8)
     turn = itertools.cycle(range(16))
 
-    def rows(piece: _Piece, row_bytes: int) -> np.ndarray:
+    def rows(piece: Piece, row_bytes: int) -> np.ndarray:
         found = buffers[next(turn)][: (piece.hi - piece.lo) * row_bytes].reshape(-1, row_bytes)
         found.flags.writeable = False
         return found
@@ -162,7 +162,7 @@ def stages(job: Job, scratch: Path) -> dict[str, tuple[float, float]]:
     def all_three() -> None:
         with output() as out:
 
-            def work(piece: _Piece) -> None:
+            def work(piece: Piece) -> None:
                 p = piece.planned
                 out.write(p.tensor.name, piece.lo, p.encode_blocks(p.tensor.read(piece.lo, piece.hi), piece.lo))
 

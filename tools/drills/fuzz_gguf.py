@@ -23,6 +23,8 @@ import traceback
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+
 from ggufkit.cli.inspect import as_dict, echo_metadata, echo_summary, echo_tensors, echo_types
 from ggufkit.errors import GGUFError
 from ggufkit.formats.table import FORMATS
@@ -50,6 +52,9 @@ class Memory:
     def read(self, offset: int, n: int) -> bytes:
         assert offset + n <= self.size, "read past the end"
         return self.data[offset : offset + n]
+
+    def array(self, offset: int, n: int) -> np.ndarray:
+        return np.frombuffer(self.read(offset, n), np.uint8)
 
     def close(self) -> None:
         pass
