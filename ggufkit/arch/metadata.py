@@ -69,6 +69,9 @@ Source = str | Callable[[Config], Any]
 
 REQUIRED, OPTIONAL = "required", "optional"
 
+# What arithmetic with values of any kind may raise.
+_NONSENSE = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError)
+
 _WHOLE = (ValueType.UINT32, ValueType.INT32)
 
 
@@ -102,7 +105,12 @@ class Hyperparameter:
     def _find(self, key: str, config: Config) -> Any:
         source = self.sources[0]
         if callable(source):
-            return source(config)
+            try:
+                return source(config)
+            except _NONSENSE as e:
+                raise ArchitectureError(
+                    f"config.json: {key} cannot be worked out from what it holds: {printable(e)}"
+                ) from None
         names = [name for name in self.sources if isinstance(name, str)]
         return config.require(*names, what=key) if self.need == REQUIRED else config.get(*names)
 
@@ -263,7 +271,7 @@ def _gating(config: Config) -> int | None:
         "expert_selection_fn",
     )
     kinds = {None: None, "softmax": 1, "sigmoid": 2, "sqrtsoftplus": 4}
-    if name not in kinds:
+    if not isinstance(name, (str, type(None))) or name not in kinds:
         raise ArchitectureError(f"config.json: the experts' score function {printable(name)} is not known")
     return kinds[name]
 
@@ -390,6 +398,8 @@ def classifier(architecture: str, config: Config) -> Iterator[tuple[str, Value]]
     """The names of a classifier's outputs, but for the two dummies that are there by default."""
     labels = config.get("id2label")
     if isinstance(labels, dict) and labels and not (len(labels) == 2 and labels.get("0") == "LABEL_0"):
+        if not all(number.isdecimal() and isinstance(label, str) for number, label in labels.items()):
+            raise ArchitectureError("config.json: 'id2label' must map numbers to texts")
         names = [labels[number] for number in sorted(labels, key=int)]
         yield f"{architecture}.classifier.output_labels", Value(ValueType.ARRAY, names, ValueType.STRING)
 

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
+from ggufkit.arch.catalogue import ARCHITECTURES, CLASSES
 from ggufkit.arch.export import Export
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.spec import Architecture, Transform
@@ -60,11 +61,17 @@ def _specs_of(module: str) -> tuple[Architecture, ...]:
 
 
 def _likely_first(name: str) -> Iterator[Architecture]:
-    """All specs, first those of the file that is called like the beginning of `name`: the others may stay unread."""
+    """All specs, first those of the files that have the architecture `name`: the others may stay unread."""
     yield from _registered
-    plain = name.replace("-", "_")
-    for module in sorted(_modules(), key=lambda module: not plain.startswith(module)):
+    likely = ARCHITECTURES.get(name, ())
+    for module in sorted(_modules(), key=lambda module: module not in likely):
         yield from _specs_of(module)
+
+
+def _of_class(name: str) -> list[Architecture]:
+    """The specs of a Hugging Face class, of which only the files are read that have it."""
+    likely = [spec for module in CLASSES.get(name, ()) for spec in _specs_of(module)]
+    return [spec for spec in (*_registered, *likely) if name in spec.models]
 
 
 def architecture_of(
@@ -88,17 +95,18 @@ def architecture_of(
     names = values.get("architectures")
     if not isinstance(names, list) or not names or not isinstance(names[0], str):
         raise ArchitectureError("config.json has no 'architectures', so the model's architecture is unknown")
-    models = known_models()
-    if names[0] not in models and (whole := _whole_class(names[0])) in models:
+    specs = _of_class(names[0])
+    if not specs and (whole := _whole_class(names[0])):
         # A model without its head, as sentence encoders are: the same tensors without the head's prefix.
         values = {**values, "architectures": [whole]}
         spec, found = architecture_of(values, text, tensors, mtp)
         return replace(spec, transforms=(_under(_PREFIXES.get(names[0], "model.")), *spec.transforms)), found
-    if names[0] not in models:
+    if not specs:
+        models = known_models()
         near = get_close_matches(names[0], models, n=3)
         known = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(models))}"
         raise ArchitectureError(f"the architecture {printable(names[0])} is not known; {known}")
-    for spec in models[names[0]]:
+    for spec in specs:
         found = Config(values, spec.models[names[0]], text, tensors, mtp)
         if spec.when(found):
             return spec, found
@@ -121,8 +129,7 @@ _PREFIXES = {
 def _whole_class(name: str) -> str:
     """The class with a language model's head of a bare one: LlamaModel → LlamaForCausalLM."""
     stem = name.removesuffix("Model")
-    known = known_models()
-    return next((stem + end for end in ("ForCausalLM", "LMHeadModel") if stem + end in known), "")
+    return next((stem + end for end in ("ForCausalLM", "LMHeadModel") if _of_class(stem + end)), "")
 
 
 def _under(prefix: str) -> Transform:

@@ -30,6 +30,7 @@ from tiny_checkpoints import (
     llama_layer,
     norm,
 )
+from tiny_more import MORE
 
 __all__ = ["FAMILIES"]
 
@@ -648,4 +649,5 @@ FAMILIES: dict[str, Callable[[], Tiny]] = {
     "starcoder2": starcoder2,
     "t5encoder": t5encoder,
     "xlm-roberta": xlm_roberta,
+    **MORE,
 }

@@ -72,11 +72,16 @@ def _digest(data: Any) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("llama_cpp", type=Path)
-    source = parser.parse_args().llama_cpp
+    parser.add_argument("names", nargs="*", help="only these families; the others' references stay")
+    arguments = parser.parse_args()
+    source = arguments.llama_cpp
     sys.path[:0] = [str(source), str(source / "gguf-py")]
-    found = {}
+    known = ROOT / "fixtures" / "convert.json"
+    found = json.loads(known.read_text(encoding="utf-8")) if arguments.names else {}
     with tempfile.TemporaryDirectory() as scratch:
         for name, tiny in FAMILIES.items():
+            if arguments.names and name not in arguments.names:
+                continue
             folder = write(tiny(), Path(scratch) / name / "hf")
             out = Path(scratch) / "reference.gguf"
             reference(folder, out, "F16")
@@ -84,7 +89,8 @@ def main() -> None:
             reference(folder, out, "Q8_0")
             found[name]["Q8_0"] = hashlib.sha256(out.read_bytes()).hexdigest()
     _write("convert", found)
-    _write("adapters", _adapters(source))
+    if not arguments.names:
+        _write("adapters", _adapters(source))
 
 
 def _adapters(source: Path) -> dict[str, Any]:

@@ -29,7 +29,7 @@ _LOGIT_SCALE = real("logit_scale", "logit_scale")
 _NO_SCALING = string("rope.scaling.type", "none")
 
 
-def _drop_zero_biases(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
+def drop_zero_biases(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
     """Leave out biases, which llama.cpp's model has not, after a look that they are nothing but zeros."""
     for tensor in tensors:
         if not tensor.name.endswith(".bias"):
@@ -67,6 +67,6 @@ SPECS = (
             _NO_SCALING,
         ),
         vocabulary=bpe,
-        transforms=(_drop_zero_biases,),
+        transforms=(drop_zero_biases,),
     ),
 )

@@ -8,22 +8,14 @@ from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, OPTIONAL, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import drop, mlp_experts, rename, split_rows
-from ggufkit.checkpoint.checkpoint import Checkpoint
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import CheckpointError, printable
-from ggufkit.gguf.header import Value, ValueType
 from ggufkit.tensors.tensor import Tensor
 from ggufkit.tensors.views import take_rows
 from ggufkit.tokenizer.from_checkpoint.spm import sentencepiece
+from ggufkit.tokenizer.from_checkpoint.variants import with_space_prefix
 
 _DEFAULTS = {"max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "head_dim": 128}
-
-
-def _vocabulary(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[str, Value]]:
-    yield from sentencepiece(checkpoint, config)
-    prefix = (checkpoint.json("tokenizer_config.json") or {}).get("add_prefix_space")
-    if isinstance(prefix, bool):
-        yield "tokenizer.ggml.add_space_prefix", Value(ValueType.BOOL, prefix)
 
 
 def _split_qkv(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
@@ -57,7 +49,7 @@ SPECS = (
         name="ernie4_5",
         models={"Ernie4_5ForCausalLM": _DEFAULTS, "Ernie4_5_ForCausalLM": _DEFAULTS},
         metadata=BASE,
-        vocabulary=_vocabulary,
+        vocabulary=with_space_prefix(sentencepiece),
         graph=Graph(),
         transforms=_NAMES,
     ),
@@ -65,7 +57,7 @@ SPECS = (
         name="paddleocr",
         models={"PaddleOCRVLForConditionalGeneration": _DEFAULTS},
         metadata=BASE,
-        vocabulary=_vocabulary,
+        vocabulary=with_space_prefix(sentencepiece),
         graph=Graph(rope="neox"),
         transforms=(drop(r"mlp_AR\."), *_NAMES),
     ),
@@ -83,7 +75,7 @@ SPECS = (
             uint("expert_shared_count", "moe_num_shared_experts", need=OPTIONAL),
             uint("expert_shared_feed_forward_length", _shared_length),
         ),
-        vocabulary=_vocabulary,
+        vocabulary=with_space_prefix(sentencepiece),
         transforms=(
             drop(r"^model\.mtp_(block|emb_norm|hidden_norm|linear_proj)\.\d+"),
             *mlp_experts("moe_num_experts", parts=("gate", "up", "down")),

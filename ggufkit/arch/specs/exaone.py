@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ggufkit.arch.graph import Graph
-from ggufkit.arch.metadata import BASE, OPTIONAL, VOCAB_SIZE, flags, real, rope_parameters, uint
+from ggufkit.arch.metadata import BASE, OPTIONAL, VOCAB_SIZE, base, flags, mtp_layers, real, rope_parameters, uint
 from ggufkit.arch.rope_tensors import rope_freqs
 from ggufkit.arch.spec import Architecture
+from ggufkit.arch.transforms import mtp_blocks
 from ggufkit.checkpoint.config import Config
 from ggufkit.tokenizer.from_checkpoint.bpe import bpe
 
@@ -27,6 +28,10 @@ def sliding_of(config: Config) -> list[bool] | None:
     if isinstance(pattern, int) and pattern:
         return [(layer + 1) % pattern != 0 for layer in range(config.layers)]
     return None
+
+
+def _all_blocks(config: Config) -> int:
+    return config.layers + mtp_layers(config.with_mtp())
 
 
 SPECS = (
@@ -64,5 +69,19 @@ SPECS = (
         ),
         vocabulary=bpe,
         transforms=(rope_freqs,),
+    ),
+    Architecture(
+        name="exaone4",
+        models={"Exaone4_5_ForConditionalGeneration": {}},
+        metadata=(
+            *base(uint("block_count", _all_blocks)),
+            VOCAB_SIZE,
+            uint("attention.sliding_window", "sliding_window", need=OPTIONAL),
+            flags("attention.sliding_window_pattern", sliding_of),
+            uint("nextn_predict_layers", lambda config: mtp_layers(config.with_mtp()) or None),
+        ),
+        vocabulary=bpe,
+        transforms=(rope_freqs, mtp_blocks()),
+        blocks=_all_blocks,
     ),
 )

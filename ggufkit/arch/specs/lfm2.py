@@ -6,9 +6,10 @@ from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import VOCAB_SIZE, Row, base, flag, integers, pooling, real, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.moe import w123_experts
-from ggufkit.arch.transforms import rename, squeezed
+from ggufkit.arch.transforms import drop, rename, squeezed
 from ggufkit.checkpoint.config import Config
 from ggufkit.tokenizer.from_checkpoint.bpe import bpe
+from ggufkit.tokenizer.from_checkpoint.tokens import none
 
 
 def _layer_types(config: Config) -> list[str]:
@@ -88,6 +89,21 @@ SPECS = (
         metadata=(*_KEYS, flag("attention.causal", _causal), pooling),
         vocabulary=bpe,
         transforms=(rename((r"^(?!dense_2\.)", "model.")), _CONV),
+    ),
+    Architecture(
+        name="lfm2",
+        models={"Lfm25AudioTokenizer": _DEFAULTS},
+        metadata=(
+            *_KEYS,
+            uint("attention.sliding_window", "sliding_window"),
+            uint("embedding_length_out", "output_size"),
+        ),
+        vocabulary=none,
+        transforms=(
+            drop(r"^(istft\.window$|emb\.emb)"),
+            rename((r"^lin", "dense_2_out"), (r"lfm\.", "model.")),
+            _CONV,
+        ),
     ),
     Architecture(
         name="lfm2moe",

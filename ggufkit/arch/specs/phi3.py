@@ -116,7 +116,7 @@ SPECS = (
     Architecture(
         name="phi3",
         export=_EXPORT,
-        models={"Phi3ForCausalLM": _DEFAULTS},
+        models={"Phi3ForCausalLM": _DEFAULTS, "Phi4ForCausalLMV": _DEFAULTS},
         metadata=_KEYS,
         vocabulary=phi3,
         graph=Graph(rope="neox"),

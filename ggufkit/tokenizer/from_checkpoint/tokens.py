@@ -19,6 +19,7 @@ __all__ = [
     "Vocabulary",
     "first_of",
     "looks_special",
+    "none",
     "word_start_to_space",
 ]
 
@@ -96,6 +97,11 @@ def first_of(*vocabularies: Vocabulary) -> Vocabulary:
         raise NoTokenizer(folder + ", and ".join(reason.removeprefix(folder) for reason in reasons))
 
     return first
+
+
+def none(checkpoint: Checkpoint, config: Config) -> Iterable[tuple[str, Value]]:
+    """The vocabulary of a model without one."""
+    return [("tokenizer.ggml.model", Value(ValueType.STRING, "none"))]
 
 
 def word_start_to_space(text: str) -> str:

@@ -35,6 +35,7 @@ __all__ = [
     "led_by",
     "padded",
     "phi3",
+    "with_space_prefix",
 ]
 
 _NO_SPACE_PREFIX = {"add_space_prefix": False}
@@ -61,6 +62,18 @@ def led_by(vocabulary: Vocabulary, first: Mapping[str, bool]) -> Vocabulary:
         yield from vocabulary(checkpoint, config)
 
     return led
+
+
+def with_space_prefix(vocabulary: Vocabulary) -> Vocabulary:
+    """A vocabulary, and tokenizer_config.json's `add_prefix_space` where that is true or false."""
+
+    def extended(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[str, Value]]:
+        yield from vocabulary(checkpoint, config)
+        prefix = (checkpoint.json("tokenizer_config.json") or {}).get("add_prefix_space")
+        if isinstance(prefix, bool):
+            yield "tokenizer.ggml.add_space_prefix", Value(ValueType.BOOL, prefix)
+
+    return extended
 
 
 def bpe_with_roles(**roles: str) -> Vocabulary:

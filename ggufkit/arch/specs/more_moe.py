@@ -1,0 +1,349 @@
+"""Further mixtures of experts: AFM, Ling, dots.1, SmallThinker, LLaDA-MoE, Maple, Grove, Kimi Linear and others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from ggufkit.arch.metadata import (
+    BASE,
+    OPTIONAL,
+    ROPE_DIMENSIONS,
+    VOCAB_SIZE,
+    base,
+    blocks_with_mtp,
+    flag,
+    flags,
+    integers,
+    mtp_layers,
+    partial_rotary,
+    real,
+    reals,
+    string,
+    uint,
+)
+from ggufkit.arch.rope_tensors import rope_freqs
+from ggufkit.arch.spec import Architecture
+from ggufkit.arch.specs.cohere import drop_zero_biases
+from ggufkit.arch.specs.deepseek2 import absorbed
+from ggufkit.arch.specs.llama import PERMUTED
+from ggufkit.arch.specs.moe import w123_experts
+from ggufkit.arch.transforms import decay, drop, map_each, mlp_experts, rename, reshape, stack_experts, trunk
+from ggufkit.checkpoint.config import Config
+from ggufkit.errors import ArchitectureError, CheckpointError, printable
+from ggufkit.tensors.tensor import Tensor
+from ggufkit.tensors.views import computed, take_rows
+from ggufkit.tokenizer.from_checkpoint.bpe import bpe
+from ggufkit.tokenizer.from_checkpoint.llama import llama_vocabulary
+from ggufkit.tokenizer.from_checkpoint.spm import sentencepiece
+from ggufkit.tokenizer.from_checkpoint.tokens import first_of
+
+_EXPERT_LENGTH = uint("expert_feed_forward_length", "moe_intermediate_size")
+_BIASED = rename((r"\.expert_bias$", ".expert_bias.bias"))
+
+
+def _sliding(config: Config) -> list[bool]:
+    return [kind == "sliding_attention" for kind in config.list("layer_types", config.layers)]
+
+
+# ---- Ling -------------------------------------------------------------------------------------------------------
+
+
+def _split_ling(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
+    """Ling's fused projection: all queries, all keys, all values."""
+    import numpy as np
+
+    if config.get("norm_head"):
+        raise ArchitectureError("config.json: a normalized output ('norm_head') is not converted")
+    for tensor in tensors:
+        if not tensor.name.endswith("query_key_value.weight"):
+            yield tensor
+            continue
+        head = config.head_dim
+        q, k = config.heads * head, config.kv_heads * head
+        if tensor.rows != q + 2 * k:
+            raise CheckpointError(f"{printable(tensor.name)} has {tensor.rows} rows, config.json calls for {q + 2 * k}")
+        for name, lo, hi in (("q", 0, q), ("k", q, q + k), ("v", q + k, q + 2 * k)):
+            part = tensor.name.replace("query_key_value", f"{name}_proj")
+            yield take_rows(tensor, np.arange(lo, hi)).renamed(part)
+
+
+_LING_NAMES = {
+    f"model.layers.{{bid}}.attention.{name}.weight": f"blk.{{bid}}.{target}.weight"
+    for name, target in (("q_proj", "attn_q"), ("k_proj", "attn_k"), ("v_proj", "attn_v"), ("dense", "attn_output"))
+}
+
+
+def _ling2_blocks(config: Config) -> int:
+    return config.layers + mtp_layers(config.with_mtp())
+
+
+def _ling2(models: tuple[str, ...], centred: bool) -> Architecture:
+    """Sarvam's routers' biases lose their mean, and whole heads turn."""
+
+    def without_mean(tensor: Tensor, config: Config) -> Tensor:
+        return computed(tensor, lambda bias: bias - bias.mean())
+
+    def shared_length(config: Config) -> int:
+        product = config.integer("moe_intermediate_size") * config.integer("num_shared_experts")
+        return config.get("moe_shared_expert_intermediate_size", default=product)
+
+    return Architecture(
+        name="bailingmoe2",
+        models={name: {} for name in models},
+        metadata=(
+            *base(uint("block_count", _ling2_blocks)),
+            ROPE_DIMENSIONS
+            if centred
+            else uint("rope.dimension_count", lambda config: int(config.head_dim * partial_rotary(config, 0.5))),
+            uint("leading_dense_block_count", "first_k_dense_replace"),
+            VOCAB_SIZE,
+            _EXPERT_LENGTH,
+            uint("expert_shared_feed_forward_length", shared_length),
+            real("expert_weights_scale", "routed_scaling_factor"),
+            uint("expert_shared_count", "num_shared_experts"),
+            flag("expert_weights_norm", "norm_topk_prob"),
+            uint("nextn_predict_layers", "num_nextn_predict_layers", need=OPTIONAL),
+        ),
+        vocabulary=bpe,
+        transforms=(
+            *((map_each(r"\.expert_bias$", without_mean),) if centred else ()),
+            _BIASED,
+            *mlp_experts(),
+        ),
+        blocks=_ling2_blocks,
+    )
+
+
+# ---- Command A MoE, Kimi Linear, SmallThinker -------------------------------------------------------------------
+
+
+def _dense_lead(config: Config) -> int:
+    if "mlp_layer_types" not in config:
+        return config.get("first_k_dense_replace", default=0)
+    kinds = config.list("mlp_layer_types")
+    return next((layer for layer, kind in enumerate(kinds) if kind != "dense"), len(kinds))
+
+
+def _shared(config: Config) -> int | None:
+    if not (number := config.get("num_shared_experts", default=0)):
+        return None
+    if config.get("shared_expert_combination_strategy", default="average") != "average":
+        raise ArchitectureError("config.json: shared experts are averaged, not otherwise")
+    return number
+
+
+def _kda_kv_heads(config: Config) -> list[int]:
+    """One where attention is; the config counts layers from 1."""
+    full = config.part("linear_attn_config").list("full_attn_layers")
+    return [1 if layer + 1 in full else 0 for layer in range(config.layers)]
+
+
+def _primary_window(config: Config) -> int | None:
+    layout = config.get("sliding_window_layout", default=[])
+    return config.get("sliding_window_size") or None if isinstance(layout, list) and any(layout) else None
+
+
+_THINKER_EXPERT = r"model\.layers\.(?P<layer>\d+)\.block_sparse_moe\.experts\.(?P<expert>\d+)\.(?P<part>\w+)\.weight"
+
+SPECS = (
+    Architecture(
+        name="afmoe",
+        models={"AfmoeForCausalLM": {}},
+        metadata=(
+            *BASE,
+            VOCAB_SIZE,
+            ROPE_DIMENSIONS,
+            uint("expert_shared_count", "num_shared_experts", need=OPTIONAL),
+            uint("expert_feed_forward_length", "moe_intermediate_size", need=OPTIONAL),
+            uint("leading_dense_block_count", "num_dense_layers", need=OPTIONAL),
+            flag("expert_weights_norm", "route_norm", need=OPTIONAL),
+            real("expert_weights_scale", "route_scale", need=OPTIONAL),
+            uint("attention.sliding_window", "sliding_window", need=OPTIONAL),
+        ),
+        vocabulary=llama_vocabulary,
+        transforms=(rope_freqs, _BIASED, *mlp_experts(parts=("gate", "up", "down"))),
+    ),
+    Architecture(
+        name="bailingmoe",
+        models={"BailingMoeForCausalLM": {}},
+        metadata=(
+            *BASE,
+            ROPE_DIMENSIONS,
+            uint("leading_dense_block_count", "first_k_dense_replace"),
+            VOCAB_SIZE,
+            _EXPERT_LENGTH,
+            real("expert_weights_scale", lambda config: 1.0),
+            uint("expert_shared_count", "num_shared_experts"),
+            flag("expert_weights_norm", "norm_topk_prob"),
+        ),
+        vocabulary=bpe,
+        transforms=(_split_ling, *PERMUTED, *mlp_experts()),
+        names=_LING_NAMES,
+    ),
+    _ling2(("BailingMoeV2ForCausalLM",), centred=False),
+    _ling2(("SarvamMoEForCausalLM", "modeling_sarvam_moe.SarvamMoEForCausalLM"), centred=True),
+    Architecture(
+        name="dots1",
+        models={"Dots1ForCausalLM": {}},
+        metadata=(
+            *BASE,
+            uint("expert_feed_forward_length", "moe_intermediate_size", need=OPTIONAL),
+            uint("expert_shared_feed_forward_length", "shared_expert_intermediate_size", need=OPTIONAL),
+            uint("leading_dense_block_count", "first_k_dense_replace"),
+            uint("expert_shared_count", "n_shared_experts"),
+            real("expert_weights_scale", "routed_scaling_factor"),
+            flag("expert_weights_norm", "norm_topk_prob"),
+        ),
+        vocabulary=bpe,
+        transforms=mlp_experts("n_routed_experts"),
+    ),
+    Architecture(
+        name="smallthinker",
+        models={"SmallThinkerForCausalLM": {}},
+        metadata=(
+            *BASE,
+            uint("expert_count", "moe_num_primary_experts", need=OPTIONAL),
+            uint("expert_used_count", "moe_num_active_primary_experts", need=OPTIONAL),
+            uint("expert_feed_forward_length", "moe_ffn_hidden_size", need=OPTIONAL),
+            uint("feed_forward_length", "moe_ffn_hidden_size", need=OPTIONAL),
+            uint("expert_gating_func", lambda config: 1 if config.get("moe_primary_router_apply_softmax") else 2),
+            uint("attention.sliding_window", _primary_window),
+        ),
+        vocabulary=bpe,
+        transforms=(
+            stack_experts(
+                _THINKER_EXPERT,
+                ("down", "gate", "up"),
+                "model.layers.{layer}.block_sparse_moe.experts.{part}.weight",
+                lambda config: config.integer("moe_num_primary_experts", "num_local_experts", "num_experts"),
+            ),
+        ),
+    ),
+    Architecture(
+        name="llada-moe",
+        models={"LLaDAMoEModel": {}, "LLaDAMoEModelLM": {}},
+        metadata=(
+            *BASE,
+            uint("expert_feed_forward_length", "expert_intermediate_size", need=OPTIONAL),
+            uint("tokenizer.ggml.mask_token_id", lambda config: 156895),
+            flag("attention.causal", False),
+            flag("/diffusion.shift_logits", False),
+        ),
+        vocabulary=bpe,
+        transforms=mlp_experts(),
+    ),
+    Architecture(
+        name="maple",
+        models={"MapleForCausalLM": {}},
+        metadata=(
+            *BASE,
+            VOCAB_SIZE,
+            uint("rope.dimension_count", lambda config: int(config.head_dim * partial_rotary(config, 1.0))),
+            uint("attention.sliding_window", "sliding_window"),
+            flags("attention.sliding_window_pattern", _sliding),
+            _EXPERT_LENGTH,
+            reals("swiglu_clamp_exp", lambda config: [7.0] * config.layers),
+        ),
+        vocabulary=bpe,
+        transforms=mlp_experts("num_experts"),
+    ),
+    Architecture(
+        name="grovemoe",
+        models={"GroveMoeForCausalLM": {}, "modeling_grove_moe.GroveMoeForCausalLM": {}},
+        metadata=(
+            *BASE,
+            uint("expert_feed_forward_length", "moe_intermediate_size", need=OPTIONAL),
+            uint("expert_chunk_feed_forward_length", lambda config: config.get("head_dim") or 128),
+            uint("experts_per_group", lambda config: 2),
+            real("expert_group_scale", lambda config: 0.05),
+        ),
+        vocabulary=bpe,
+        transforms=(
+            drop(r"\.expert_bias$"),
+            stack_experts(
+                r"model\.layers\.(?P<layer>\d+)\.mlp\.chunk_experts\.(?P<expert>\d+)\.(?P<part>\w+)_proj\.weight",
+                ("down", "gate", "up"),
+                "model.layers.{layer}.mlp.chunk_experts.{part}_proj.weight",
+                lambda config: config.integer("num_local_experts", "num_experts") // 2,
+            ),
+            *mlp_experts(),
+        ),
+    ),
+    Architecture(
+        name="cohere2moe",
+        models={"Cohere2MoeForCausalLM": {}},
+        metadata=(
+            *base(uint("block_count", blocks_with_mtp)),
+            real("logit_scale", "logit_scale"),
+            uint("attention.sliding_window", "sliding_window"),
+            flags("attention.sliding_window_pattern", _sliding),
+            VOCAB_SIZE,
+            uint("expert_feed_forward_length", "intermediate_size"),
+            uint("leading_dense_block_count", _dense_lead),
+            flag("expert_weights_norm", lambda config: config.get("norm_topk_prob", default=False)),
+            uint("expert_shared_count", _shared),
+            uint(
+                "expert_shared_feed_forward_length",
+                lambda config: config.integer("intermediate_size") * (_shared(config) or 0) or None,
+            ),
+            uint("nextn_predict_layers", lambda config: mtp_layers(config) or None),
+            uint("rope.dimension_count", "head_dim"),
+            string("rope.scaling.type", "none"),
+        ),
+        vocabulary=bpe,
+        transforms=(trunk(blocks_with_mtp), drop_zero_biases, *mlp_experts("num_experts")),
+        blocks=blocks_with_mtp,
+    ),
+    Architecture(
+        name="deepseek",
+        models={"DeepseekForCausalLM": {}},
+        metadata=(
+            *BASE,
+            ROPE_DIMENSIONS,
+            string("rope.scaling.type", "none"),
+            uint("leading_dense_block_count", "first_k_dense_replace"),
+            VOCAB_SIZE,
+            _EXPERT_LENGTH,
+            real("expert_weights_scale", lambda config: 1.0),
+            uint("expert_count", "n_routed_experts"),
+            uint("expert_shared_count", "n_shared_experts"),
+        ),
+        vocabulary=first_of(sentencepiece, bpe),
+        transforms=(*PERMUTED, *mlp_experts("n_routed_experts")),
+    ),
+    Architecture(
+        name="kimi-linear",
+        models={"KimiLinearForCausalLM": {}, "KimiLinearModel": {}},
+        metadata=(
+            *BASE,
+            VOCAB_SIZE,
+            integers("attention.head_count_kv", _kda_kv_heads),
+            uint("ssm.conv_kernel", lambda config: config.part("linear_attn_config").get("short_conv_kernel_size")),
+            uint("kda.head_dim", lambda config: config.part("linear_attn_config").get("head_dim")),
+            uint("attention.q_lora_rank", "q_lora_rank", need=OPTIONAL),
+            uint("attention.kv_lora_rank", "kv_lora_rank"),
+            uint("rope.dimension_count", "qk_rope_head_dim"),
+            uint(
+                "attention.key_length",
+                lambda config: config.integer("kv_lora_rank") + config.integer("qk_rope_head_dim"),
+            ),
+            uint(
+                "attention.key_length_mla",
+                lambda config: config.integer("qk_nope_head_dim") + config.integer("qk_rope_head_dim"),
+            ),
+            uint("attention.value_length_mla", "v_head_dim", need=OPTIONAL),
+            _EXPERT_LENGTH,
+            uint("expert_shared_count", "num_shared_experts"),
+            uint("leading_dense_block_count", "first_k_dense_replace"),
+            real("expert_weights_scale", "routed_scaling_factor"),
+        ),
+        vocabulary=bpe,
+        transforms=(
+            reshape(r"\.[qkv]_conv1d\.weight$", lambda tensor, config: (1, tensor.shape[0], 1, tensor.shape[-1])),
+            decay(),
+            rename((r"\.dt_bias$", ".dt_proj.bias")),
+            *w123_experts("block_sparse_moe"),
+            absorbed,
+        ),
+    ),
+)
