@@ -35,7 +35,6 @@ from ggufkit.formats.table import FORMATS
 from ggufkit.gguf.checks.planned import check_planned
 from ggufkit.gguf.header import Value, ValueType
 from ggufkit.jobs.job import Job
-from ggufkit.jobs.lattice import keeping_lattices, lattice_notes
 from ggufkit.jobs.plan import Plan, PlannedTensor
 from ggufkit.jobs.quantize import plan_quantize, with_imatrix
 from ggufkit.jobs.stream import MEMORY, Reporter, silent
@@ -280,8 +279,7 @@ def _as_converted(model: CheckpointModel, outtype: str) -> Plan:
             continue
         decision = outtype_decision(tensor.name, tensor.shape, outtype, model.types)
         planned.append(PlannedTensor(tensor, decision.format, decision.reason))
-    planned = keeping_lattices(planned)
-    return Plan(((metadata, planned),), (*model.notes, *lattice_notes(planned)))
+    return Plan(((metadata, planned),), model.notes)
 
 
 def _file_type(model: CheckpointModel, outtype: str) -> int:
