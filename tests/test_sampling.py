@@ -140,3 +140,102 @@ def test_logits_that_are_no_numbers_are_refused(bad, temperature):
         Sampler(Sampling(temperature=temperature)).draw(logits)
     with pytest.raises(GgufkitError, match="is -inf, no number"):
         Sampler().draw(np.full(5, -np.inf, np.float32))
+
+
+def left(recent, steps):
+    return llama_sampler.candidates(LOGITS, recent, steps)[0]
+
+
+def shares(sampler):
+    return dict(zip(*(found.tolist() for found in sampler.probabilities(LOGITS)), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({"top_n_sigma": 1.0}, [("top_n_sigma", 1.0)]),
+        ({"top_n_sigma": 0.3}, [("top_n_sigma", 0.3)]),
+        ({"top_n_sigma": 3.0}, [("top_n_sigma", 3.0)]),
+        ({"typical_p": 0.5}, [("typical", 0.5, 0)]),
+        ({"typical_p": 0.9}, [("typical", 0.9, 0)]),
+        ({"typical_p": 0.02}, [("typical", 0.02, 0)]),
+        ({"xtc_probability": 1.0, "xtc_threshold": 0.01}, [("xtc", 1.0, 0.01, 0, 1)]),
+        ({"xtc_probability": 1.0, "xtc_threshold": 0.05}, [("xtc", 1.0, 0.05, 0, 1)]),
+        ({"xtc_probability": 1.0, "xtc_threshold": 0.4}, [("xtc", 1.0, 0.4, 0, 1)]),
+        ({"xtc_probability": 1.0, "xtc_threshold": 0.6}, [("xtc", 1.0, 0.6, 0, 1)]),
+        ({"temperature": 0.9, "dynatemp_range": 0.5}, [("temp_ext", 0.9, 0.5, 1.0)]),
+        ({"temperature": 0.9, "dynatemp_range": 0.7, "dynatemp_exponent": 2.0}, [("temp_ext", 0.9, 0.7, 2.0)]),
+        ({"temperature": 0.3, "dynatemp_range": 1.5}, [("temp_ext", 0.3, 1.5, 1.0)]),
+        ({"top_k": 30, "typical_p": 0.7, "min_p": 0.01}, [("top_k", 30), ("typical", 0.7, 0), ("min_p", 0.01, 0)]),
+        (
+            {"top_n_sigma": 1.5, "top_k": 9, "xtc_probability": 1.0, "temperature": 0.7},
+            [("top_n_sigma", 1.5), ("top_k", 9), ("xtc", 1.0, 0.1, 0, 1), ("temp", 0.7)],
+        ),
+        (
+            {"top_k": 9, "top_p": 0.9, "temperature": 1.5, "samplers": ("temperature", "top_p", "top_k")},
+            [("temp", 1.5), ("top_p", 0.9, 0), ("top_k", 9)],
+        ),
+        ({"mirostat": 2, "mirostat_tau": 2.0}, [("mirostat_v2", 1, 2.0, 0.1)]),
+        ({"mirostat": 2, "mirostat_tau": 0.5}, [("mirostat_v2", 1, 0.5, 0.1)]),
+        ({"mirostat": 1, "mirostat_tau": 3.0}, [("mirostat", len(LOGITS), 1, 3.0, 0.1, 100)]),
+        ({"mirostat": 1, "mirostat_tau": 1.0}, [("mirostat", len(LOGITS), 1, 1.0, 0.1, 100)]),
+    ],
+    ids=str,
+)
+def test_further_samplers_are_llama_cpps(settings, steps):
+    found = shares(Sampler(Sampling(**{**NONE, **settings})))
+    assert found == pytest.approx(left([], steps), rel=2e-4)
+
+
+@pytest.mark.parametrize("allowed", [0, 1, 2, 4])
+@pytest.mark.parametrize(
+    "recent",
+    [
+        [1, 2, 3, 1, 2, 3, 1, 2],
+        [7] * 12,
+        [1, 2, 3, 4, 5],
+        [5, 6, 7, 8, 9, 5, 6, 7, 8],
+        [1, 2, 1, 3, 1, 2, 1, 3, 1, 2, 1],
+        [1],
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("last", [-1, 6])
+def test_dry_is_llama_cpps(recent, allowed, last):
+    settings = Sampling(**NONE, dry_multiplier=0.8, dry_allowed_length=allowed, dry_penalty_last_n=last)
+    sampler = Sampler(settings)
+    sampler.accept(recent)
+    step = ("dry", None, 0.8, 1.75, allowed, 4096 if last < 0 else last, None, 0)
+    assert shares(sampler) == pytest.approx(left(recent, [step]), rel=2e-4)
+
+
+def test_dry_looks_over_no_breaker():
+    found = []
+    for breakers in ([3], []):
+        sampler = Sampler(Sampling(**NONE, dry_multiplier=1.0), breakers=breakers)
+        sampler.accept([1, 2, 3, 1, 2, 9, 1, 2, 3, 1, 2])
+        found.append(shares(sampler)[9])
+    assert found[0] > found[1]  # the longer repetition ends at the breaker
+
+
+def test_mirostat_keeps_the_surprise():
+    rng = np.random.default_rng(1)
+    for version in (1, 2):
+        sampler = Sampler(Sampling(seed=1, mirostat=version, mirostat_tau=3.0, temperature=1.0))
+        surprises = []
+        for _ in range(400):
+            logits = rng.normal(size=1000).astype(np.float32) * 3
+            parts = np.exp(logits - logits.max())
+            surprises.append(-np.log2(parts[sampler.draw(logits)] / parts.sum()))
+        assert np.mean(surprises[100:]) == pytest.approx(3.0, abs=0.8)
+
+
+def test_logit_bias_is_added():
+    logits = np.zeros(4, np.float32)
+    assert Sampler(Sampling(temperature=0, logit_bias={2: 1.0, 9: 100.0})).draw(logits) == 2
+    assert Sampler(Sampling(temperature=1, logit_bias={0: float("-inf")}, seed=1)).draw(logits) != 0
+
+
+def test_unknown_samplers_are_refused():
+    with pytest.raises(UsageError, match="there is no sampler tfs"):
+        Sampling(samplers=("top_k", "tfs"))

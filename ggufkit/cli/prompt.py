@@ -91,6 +91,57 @@ def runtime_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+# Flag of llama-cli, its type, and what it says; the name of the setting is the flag's.
+_SAMPLERS: tuple[tuple[str, type, str], ...] = (
+    ("--top-n-sigma", float, "Choose among tokens within this many standard deviations of the best logit; -1: all."),
+    ("--typical-p", float, "Choose among the most typical tokens that have this probability together; 1: all."),
+    ("--xtc-probability", float, "How often the best tokens but the last that reach the threshold are left out."),
+    ("--xtc-threshold", float, "The probability that they reach. Default: 0.1."),
+    ("--dynatemp-range", float, "How far the temperature goes down and up with the entropy."),
+    ("--dynatemp-exponent", float, "How the entropy counts in that. Default: 1."),
+    ("--dry-multiplier", float, "DRY: what a token that goes on with a repetition loses; 0: nothing."),
+    ("--dry-base", float, "DRY: how much more for each further token. Default: 1.75."),
+    ("--dry-allowed-length", int, "DRY: how many tokens may repeat. Default: 2."),
+    ("--dry-penalty-last-n", int, "DRY: in how many tokens repetitions are looked for; -1: all."),
+    ("--mirostat", int, "Keep the surprise of the text even: version 1 or 2 of Mirostat; 0: do not."),
+    ("--mirostat-ent", float, "Mirostat: the surprise in bits. Default: 5."),
+    ("--mirostat-lr", float, "Mirostat: how fast it learns. Default: 0.1."),
+)
+_SETTINGS = {"mirostat_ent": "mirostat_tau", "mirostat_lr": "mirostat_eta"}
+
+
+def sampler_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the samplers that few ask for; the command gets their settings as one dict, `more`."""
+
+    @functools.wraps(command)
+    def wrapped(samplers: str | None, logit_bias: tuple[str, ...], **arguments: Any) -> Any:
+        names = [flag[2:].replace("-", "_") for flag, _, _ in _SAMPLERS]
+        more: dict[str, Any] = {_SETTINGS.get(name, name): arguments.pop(name) for name in names}
+        if samplers:
+            more["samplers"] = tuple(name.strip() for name in samplers.replace(";", ",").split(",") if name.strip())
+        if logit_bias:
+            more["logit_bias"] = dict(map(_bias, logit_bias))
+        return command(more=more, **arguments)
+
+    for flag, kind, text in reversed(_SAMPLERS):
+        wrapped = click.option(flag, type=kind, help=text)(wrapped)
+    order = "Use these samplers in this order: top_k;top_p;temperature …"
+    wrapped = click.option("--samplers", metavar="NAMES", help=order)(wrapped)
+    bias = "Add to a token's logit: 15043+1, 15043-inf."
+    return click.option("-l", "--logit-bias", multiple=True, metavar="TOKEN±BIAS", help=bias)(wrapped)
+
+
+def _bias(text: str) -> tuple[int, float]:
+    """``15043+1`` → (15043, 1.0)"""
+    found = re.fullmatch(r"([0-9]{1,9})([+-](?:inf|[0-9.]{1,20}))", text)
+    try:
+        if found:
+            return int(found[1]), float(found[2])
+    except ValueError:
+        pass
+    raise UsageError(f"{text!r} should be a token's number and what to add, such as 15043+1 or 15043-inf")
+
+
 def generation_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of generation; the command gets `context`, `how` for `Model.generate`, and `on` for `load`."""
 
@@ -132,6 +183,7 @@ def generation_options(command: Callable[..., Any]) -> Callable[..., Any]:
         type=float,
         help="Taken off the logit of recent tokens, for each time they occur. Default: 0.",
     )
+    @sampler_options
     @click.option(
         "-r",
         "--reverse-prompt",
@@ -144,7 +196,8 @@ def generation_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--special", is_flag=True, help="Show control tokens in the text.")
     @functools.wraps(command)
     def wrapped(predict: int, ctx_size: int, seed: int, stop: tuple[str, ...], special: bool, **rest: Any) -> Any:
-        sampling = {
+        more = rest.pop("more")
+        sampling = more | {
             name: rest.pop(option)
             for option, name in (
                 ("temp", "temperature"),

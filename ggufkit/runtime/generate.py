@@ -110,7 +110,11 @@ class Generation:
                 f"the prompt has {len(self.prompt)} tokens and the context room for {self.cache.length}",
                 Hint("shorten it", "give a larger context with {context}"),
             )
-        self.sampler = sampling if isinstance(sampling, Sampler) else Sampler(sampling, tokenizer.vocab.suppressed)
+        self.sampler = (
+            sampling
+            if isinstance(sampling, Sampler)
+            else Sampler(sampling, tokenizer.vocab.suppressed, _breakers(tokenizer, sampling))
+        )
         self.max_tokens = max_tokens
         self.stop = tuple(stop)
         self.show_special, self.ignore_ends = show_special, ignore_ends
@@ -160,6 +164,14 @@ class Generation:
             start = time.perf_counter()
             logits = self.model.forward([token], self.cache)
             self.seconds += time.perf_counter() - start
+
+
+def _breakers(tokenizer: Tokenizer, sampling: Sampling | None) -> list[int]:
+    """Tokens over which DRY looks for no repetition: llama.cpp's line end, colon, quote and star."""
+    if sampling is None or not sampling.dry_multiplier:
+        return []
+    signs = ("\n", "\u010a", "<0x0A>", ":", '"', "*")  # \u010a: the line end of byte-level BPE
+    return [i for i, text in enumerate(tokenizer.vocab.texts) if any(sign in text for sign in signs)]
 
 
 class _Stops:

@@ -174,7 +174,7 @@ class Model:
         types: tuple[str, str] = ("F16", "F16"),
         show_special: bool = False,
         ignore_ends: bool = False,
-        **sampling: float | None,
+        **sampling: Any,
     ) -> Generation:
         """Text that continues the prompt, piece by piece: iterate over what is returned.
 

@@ -1,6 +1,7 @@
 """Choosing the next token from the logits, in the order of llama.cpp's default chain:
 
-    logits ─► penalties ─► top-k ─► top-p ─► min-p ─► temperature ─► draw
+    logits ─► bias ─► penalties ─► dry ─► top_n_sigma ─► top_k ─► typ_p ─► top_p ─► min_p ─► xtc ─► temperature ─► draw
+                                                                          with mirostat only: temperature ─► mirostat
 
 Source: llama-sampler.cpp, and the order and defaults of common/sampling.cpp.
 """
@@ -8,18 +9,36 @@ Source: llama-sampler.cpp, and the order and defaults of common/sampling.cpp.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ggufkit.errors import GGUFError, GgufkitError, UsageError, printable
+from ggufkit.runtime.filters import (
+    Candidates,
+    dry_penalties,
+    min_p,
+    mirostat,
+    mirostat_k,
+    softmax,
+    temperature,
+    top_k,
+    top_n_sigma,
+    top_p,
+    typical,
+    xtc,
+)
 
 if TYPE_CHECKING:
     from ggufkit.gguf.reader import GGUF
 
-__all__ = ["Sampler", "Sampling", "sampling_of"]
+__all__ = ["SAMPLERS", "Sampler", "Sampling", "sampling_of"]
+
+
+# llama.cpp's order and names.
+SAMPLERS = ("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature")
 
 
 @dataclass(frozen=True)
@@ -36,6 +55,15 @@ class Sampling:
     repeat_last_n : how many tokens are recent; 0 for none, -1 for all.
     frequency_penalty, presence_penalty : taken off a recent token's logit, for each time and once.
     seed : the same seed gives the same text; None for another one each time.
+    top_n_sigma : of tokens within so many standard deviations of the best logit; 0 and less for all.
+    typical_p : of the most typical tokens that have this probability together; 1 for all.
+    xtc_probability, xtc_threshold : so often all tokens but the last that reach the threshold are left out.
+    dynatemp_range, dynatemp_exponent : the temperature goes so far down and up with the entropy.
+    dry_multiplier, dry_base, dry_allowed_length, dry_penalty_last_n : off the logit of a token that goes on with a
+        repetition longer than allowed, multiplier times base for each token more; looked for in the last n, -1 for all.
+    mirostat, mirostat_tau, mirostat_eta : 1 or 2: keep the surprise at tau bits, learning by eta; 0 for not.
+    samplers : their order; those that are left out are not used.
+    logit_bias : token → what is added to its logit.
 
     Raises
     ------
@@ -51,8 +79,25 @@ class Sampling:
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     seed: int | None = None
+    top_n_sigma: float = -1.0
+    typical_p: float = 1.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    dynatemp_range: float = 0.0
+    dynatemp_exponent: float = 1.0
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    samplers: tuple[str, ...] = SAMPLERS
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if unknown := [name for name in self.samplers if name not in SAMPLERS]:
+            raise UsageError(f"there is no sampler {printable(unknown[0])}; there are {', '.join(SAMPLERS)}")
         for name, low, high in (
             ("temperature", 0.0, 1e6),
             ("top_k", -(1 << 31), (1 << 31) - 1),
@@ -63,6 +108,19 @@ class Sampling:
             ("frequency_penalty", -1e3, 1e3),
             ("presence_penalty", -1e3, 1e3),
             ("seed", 0, (1 << 64) - 1),
+            ("top_n_sigma", -1e6, 1e6),
+            ("typical_p", 0.0, 1.0),
+            ("xtc_probability", 0.0, 1.0),
+            ("xtc_threshold", 0.0, 1.0),
+            ("dynatemp_range", 0.0, 1e6),
+            ("dynatemp_exponent", 0.0, 1e3),
+            ("dry_multiplier", 0.0, 1e6),
+            ("dry_base", 1.0, 1e6),
+            ("dry_allowed_length", 0, (1 << 31) - 1),
+            ("dry_penalty_last_n", -1, (1 << 31) - 1),
+            ("mirostat", 0, 2),
+            ("mirostat_tau", 0.0, 1e3),
+            ("mirostat_eta", 0.0, 1e3),
         ):
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
@@ -81,7 +139,7 @@ _RECOMMENDED = {
 }
 
 
-def sampling_of(model: GGUF, **wanted: float | None) -> Sampling:
+def sampling_of(model: GGUF, **wanted: Any) -> Sampling:
     """What is `wanted`; for the settings that are None what the file recommends, or else the defaults."""
     recommended = {}
     for key, (name, kind) in _RECOMMENDED.items():
@@ -92,7 +150,7 @@ def sampling_of(model: GGUF, **wanted: float | None) -> Sampling:
                 raise GGUFError(f"{key}: {e.message}; give another one", model.path) from None
             recommended[name] = value
     chosen = {**recommended, **{name: value for name, value in wanted.items() if value is not None}}
-    return Sampling(**{name: value for name, value in chosen.items() if value is not None})  # type: ignore[arg-type]
+    return Sampling(**{name: value for name, value in chosen.items() if value is not None})
 
 
 class Sampler:
@@ -102,22 +160,31 @@ class Sampler:
     ----------
     settings : how.
     suppressed : ids that are never chosen.
+    breakers : ids over which DRY looks for no repetition: line ends, colons, quotes.
     """
 
-    def __init__(self, settings: Sampling | None = None, suppressed: Iterable[int] = ()):
+    def __init__(self, settings: Sampling | None = None, suppressed: Iterable[int] = (), breakers: Iterable[int] = ()):
         self.settings = settings or Sampling()
         n = self.settings.repeat_last_n
         self._recent: deque[int] = deque(maxlen=None if n < 0 else n)
+        n = self.settings.dry_penalty_last_n if self.settings.dry_multiplier else 0
+        self._history: deque[int] = deque(maxlen=None if n < 0 else n)
+        self._breakers = frozenset(breakers)
+        self._mu = 2 * self.settings.mirostat_tau
         self._suppressed = np.array(list(suppressed), np.int64)
         self._rng = np.random.default_rng(self.settings.seed)
 
     def accept(self, tokens: Iterable[int]) -> None:
         """Remember tokens of the prompt, for the penalties."""
+        tokens = list(tokens)
         self._recent.extend(tokens)
+        self._history.extend(tokens)
 
     def reset(self) -> None:
         """Forget all tokens; the draws go on."""
         self._recent.clear()
+        self._history.clear()
+        self._mu = 2 * self.settings.mirostat_tau
 
     def draw(self, logits: np.ndarray) -> int:
         """The next token, which is remembered.
@@ -138,59 +205,101 @@ class Sampler:
             )
         token = self._draw(self._penalized(logits))
         self._recent.append(token)
+        self._history.append(token)
         return token
 
     def probabilities(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(ids, probabilities) that a token is drawn from, the best first. Temperature 0: the best token alone."""
         ids, values = self._candidates(self._penalized(logits))
-        return ids, _softmax(values)
+        return ids, softmax(values)
 
     def _draw(self, logits: np.ndarray) -> int:
-        if self.settings.temperature == 0:
+        s = self.settings
+        if np.float32(s.temperature) == 0 and not s.dynatemp_range:
             return int(logits.argmax())
         ids, values = self._candidates(logits)
-        cumulative = np.cumsum(_softmax(values))
-        return int(ids[np.searchsorted(cumulative, self._rng.random() * cumulative[-1], side="right")])
+        shares = softmax(values)
+        cumulative = np.cumsum(shares)
+        at = int(np.searchsorted(cumulative, self._rng.random() * cumulative[-1], side="right"))
+        if s.mirostat:
+            self._mu -= s.mirostat_eta * (-float(np.log2(shares[at])) - s.mirostat_tau)
+        return int(ids[at])
 
     def _penalized(self, logits: np.ndarray) -> np.ndarray:
         s = self.settings
         active = s.repeat_penalty != 1 or s.frequency_penalty != 0 or s.presence_penalty != 0
-        if not self._suppressed.size and not (active and self._recent):
+        active = active and bool(self._recent) and "penalties" in s.samplers
+        dry = bool(s.dry_multiplier and self._history and "dry" in s.samplers)
+        if not (self._suppressed.size or s.logit_bias or active or dry):
             return logits
         logits = logits.astype(np.float32)  # a copy
         logits[self._suppressed] = -np.inf
-        if active and self._recent:
+        for token, bias in s.logit_bias.items():
+            if 0 <= token < len(logits):
+                logits[token] += np.float32(bias)
+        if active:
             ids, counts = np.unique(np.fromiter(self._recent, np.int64), return_counts=True)
             old = logits[ids]
             new = np.where(old <= 0, old * np.float32(s.repeat_penalty), old / np.float32(s.repeat_penalty))
             logits[ids] = (
                 new - counts.astype(np.float32) * np.float32(s.frequency_penalty) - np.float32(s.presence_penalty)
             )
+        if dry:
+            found = dry_penalties(self._history, s.dry_multiplier, s.dry_base, s.dry_allowed_length, self._breakers)
+            for token, penalty in found.items():
+                logits[token] -= np.float32(penalty)
         return logits
 
-    def _candidates(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _candidates(self, logits: np.ndarray) -> Candidates:
         """(ids, logits over the temperature) of the tokens that are left, the best first."""
         s = self.settings
-        n = len(logits)
-        if s.temperature == 0:
+        if np.float32(s.temperature) == 0 and not s.dynatemp_range:
             best = logits.argmax()
             return np.array([best]), logits[[best]]
-        ids = np.argpartition(logits, n - s.top_k)[n - s.top_k :] if 0 < s.top_k < n else np.arange(n)
-        ids = ids[np.argsort(-logits[ids], kind="stable")]  # (k,)
-        values = logits[ids].astype(np.float64)
-        if s.top_p < 1:
-            # The one that reaches top_p stays.
-            keep = int(np.searchsorted(np.cumsum(_softmax(values)), np.float32(s.top_p))) + 1
-            ids, values = ids[:keep], values[:keep]
-        if s.min_p > 0:
-            keep = int(np.count_nonzero(values >= values[0] + np.log(s.min_p)))
-            ids, values = ids[:keep], values[:keep]
-        with np.errstate(over="ignore"):  # far below the best: minus infinity will do
-            return ids, (values - values[0]) / s.temperature
+        if s.mirostat:
+            return self._mirostat(*_sorted(logits, len(logits)))
+        early = [name for name in s.samplers if name not in ("penalties", "dry")]
+        found = _sorted(logits, s.top_k if self._top_k_comes_first(early) else 0)
+        for name in early:
+            found = self._filtered(name, *found)
+        return found
+
+    def _top_k_comes_first(self, names: Sequence[str]) -> bool:
+        """Whether nothing looks at all logits before top_k: then only its are sorted."""
+        s = self.settings
+        before = names[: names.index("top_k")] if "top_k" in names else names
+        return "top_k" in names and all(name == "top_n_sigma" and s.top_n_sigma <= 0 for name in before)
+
+    def _filtered(self, name: str, ids: np.ndarray, values: np.ndarray) -> Candidates:
+        s = self.settings
+        if name == "top_n_sigma":
+            return top_n_sigma(ids, values, s.top_n_sigma)
+        if name == "top_k":
+            return top_k(ids, values, s.top_k)
+        if name == "typ_p":
+            return typical(ids, values, s.typical_p)
+        if name == "top_p":
+            return top_p(ids, values, s.top_p)
+        if name == "min_p":
+            return min_p(ids, values, s.min_p)
+        if name == "xtc":
+            return xtc(
+                ids, values, s.xtc_probability, s.xtc_threshold, self._rng.random() if s.xtc_probability else 1.0
+            )
+        return temperature(ids, values, s.temperature, s.dynatemp_range, s.dynatemp_exponent)
+
+    def _mirostat(self, ids: np.ndarray, values: np.ndarray) -> Candidates:
+        s = self.settings
+        n = len(ids)
+        ids, values = temperature(ids, values, s.temperature, s.dynatemp_range, s.dynatemp_exponent)
+        return (
+            mirostat(ids, values, self._mu) if s.mirostat == 2 else top_k(ids, values, mirostat_k(values, self._mu, n))
+        )
 
 
-def _softmax(values: np.ndarray) -> np.ndarray:
-    """Probabilities of sorted logits, the largest first."""
-    e = np.exp(values - values[0])
-    result: np.ndarray = e / e.sum()
-    return result
+def _sorted(logits: np.ndarray, k: int) -> Candidates:
+    """The k best (all for 0), the best first."""
+    n = len(logits)
+    ids = np.argpartition(logits, n - k)[n - k :] if 0 < k < n else np.arange(n)
+    ids = ids[np.argsort(-logits[ids], kind="stable")]
+    return ids, logits[ids].astype(np.float64)

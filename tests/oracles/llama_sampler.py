@@ -36,6 +36,16 @@ _ARGUMENTS = {
     "min_p": [ctypes.c_float, ctypes.c_size_t],
     "temp": [ctypes.c_float],
     "greedy": [],
+    "top_n_sigma": [ctypes.c_float],
+    "typical": [ctypes.c_float, ctypes.c_size_t],
+    "xtc": [ctypes.c_float, ctypes.c_float, ctypes.c_size_t, ctypes.c_uint32],
+    "temp_ext": [ctypes.c_float, ctypes.c_float, ctypes.c_float],
+    "mirostat": [ctypes.c_int32, ctypes.c_uint32, ctypes.c_float, ctypes.c_float, ctypes.c_int32],
+    "mirostat_v2": [ctypes.c_uint32, ctypes.c_float, ctypes.c_float],
+    "dry": [
+        *(ctypes.c_void_p, ctypes.c_float, ctypes.c_float, ctypes.c_int32, ctypes.c_int32),
+        *(ctypes.c_void_p, ctypes.c_size_t),
+    ],
     "dist": [ctypes.c_uint32],
 }
 
