@@ -311,3 +311,24 @@ def test_a_chat_starts_from_what_it_kept(chat_model, run, tmp_path):
     again = run("chat", chat_model, *flags, stdin=b"main\n")
     assert first[0] == again[0] == 0
     assert first[1] == again[1]
+
+
+def test_chat_answers_again_takes_files_and_saves(run, chat_model, tmp_path):
+    (tmp_path / "said.txt").write_text("from a file")
+    saved = tmp_path / "talk.json"
+    messages = f"import os\n/regenerate\n/file {tmp_path / 'said.txt'}\n/save {saved}\n/save {saved}\n/file\n"
+    code, out, err = run("chat", chat_model, "-n", 4, "--temp", 0, stdin=messages.encode())
+    assert code == 0
+    talk = json.loads(saved.read_text())
+    assert [m["content"] for m in talk if m["role"] == "user"] == ["import os", "from a file"]
+    assert out.splitlines()[0] == out.splitlines()[1]  # the same again
+    assert "exists already" in err
+    assert "needs the path" in err
+
+
+def test_run_through_the_chat_template(run, chat_model):
+    _, chatted, _ = run("chat", chat_model, "-p", "import os", "-n", 6, "--temp", 0, stdin=b"")
+    code, out, _ = run("run", chat_model, "--chat", "-p", "import os", "-n", 6, "--temp", 0)
+    assert (code, out) == (0, chatted)
+    assert run("run", chat_model, "--chat", "-p", "x", "--chat-template-kwargs", "[1]")[0] == 2
+    assert run("run", chat_model, "--chat", "-p", "x", "--chat-template-kwargs", "{")[0] == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +12,11 @@ import click
 
 from ggufkit.cli.hints import in_flags
 from ggufkit.cli.progress import note
-from ggufkit.cli.prompt import generation_options, say, speed
+from ggufkit.cli.prompt import generation_options, say, speed, template_options
 from ggufkit.cli.text import cache_options, kept_cache, prompt_cache_option
-from ggufkit.errors import GGUFError, GgufkitError, UsageError, os_errors
+from ggufkit.errors import GGUFError, GgufkitError, UsageError, os_errors, printable
+from ggufkit.storage.files import AtomicFile
+from ggufkit.storage.regular import read_small
 
 if TYPE_CHECKING:
     from ggufkit.runtime.chat import ChatTemplate
@@ -22,7 +25,13 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-HELP = "/reset starts anew, /exit or Ctrl-D ends; Ctrl-C ends an answer"
+HELP = (
+    "/regenerate answers again, /file PATH sends a file, /save PATH keeps the talk as JSON, /reset starts anew, "
+    "/exit or Ctrl-D ends; Ctrl-C ends an answer"
+)
+
+
+_MAX_FILE = 16 << 20  # bytes of a message
 
 
 @click.command()
@@ -35,6 +44,7 @@ HELP = "/reset starts anew, /exit or Ctrl-D ends; Ctrl-C ends an answer"
     type=click.Path(path_type=Path),
     help="Use the Jinja template in this file, instead of the model's own.",
 )
+@template_options
 @generation_options
 @cache_options
 @prompt_cache_option
@@ -45,6 +55,7 @@ def command(
     prompt: str | None,
     chat_template: str | None,
     chat_template_file: Path | None,
+    variables: dict[str, Any],
     how: dict[str, Any],
     context: int | None,
     on: dict[str, Any],
@@ -75,7 +86,7 @@ def command(
         else:
             template = read_template(loaded.gguf, vocab, chat_template)
         cache = loaded.new_cache(loaded.context(context), *types)
-        chat = Chat(loaded, template, system, cache, how, not no_perf)
+        chat = Chat(loaded, template, system, cache, how, not no_perf, variables)
         with kept_cache(cache, saved):
             if sys.stdin.isatty():
                 note(HELP)
@@ -102,7 +113,9 @@ class Chat:
         cache: Cache,
         how: dict[str, Any],
         perf: bool,
+        variables: dict[str, Any],
     ):
+        self.variables = variables
         self.model, self.template, self.how, self.perf = model, template, how, perf
         self.start = [{"role": "system", "content": system}] if system else []
         self.messages = list(self.start)
@@ -116,7 +129,13 @@ class Chat:
                 message = read_message()
             if message is None or message.strip() in ("/exit", "/quit"):
                 return
-            if message.strip() == "/reset":
+            word, _, rest = message.strip().partition(" ")
+            if word in ("/regenerate", "/save", "/file"):
+                try:
+                    self.obey(word, rest.strip())
+                except GgufkitError as e:
+                    note(in_flags(e, command))
+            elif message.strip() == "/reset":
                 self.messages = list(self.start)
                 note("a new conversation")
             elif message.strip() in ("/help", "/?"):
@@ -125,11 +144,29 @@ class Chat:
                 self.answer(message)
             message = None
 
+    def obey(self, word: str, path: str) -> None:
+        """/regenerate, /save PATH or /file PATH."""
+        if word == "/regenerate":
+            said = [i for i, message in enumerate(self.messages) if message["role"] == "user"]
+            if not said:
+                raise UsageError("nothing was said yet")
+            message = self.messages[said[-1]]["content"]
+            del self.messages[said[-1] :]
+            self.answer(message)
+        elif not path:
+            raise UsageError(f"{word} needs the path of a file")
+        elif word == "/file":
+            self.answer(read_small(path, _MAX_FILE).decode("utf-8", "replace"))
+        else:
+            with AtomicFile(path) as output:
+                output.file.write(json.dumps(self.messages, ensure_ascii=False, indent=1).encode())
+            note(f"{len(self.messages)} messages are in {printable(path)}")
+
     def answer(self, message: str) -> None:
         """The model's answer to a message. A message that does not fit is taken back; the conversation goes on."""
         self.messages.append({"role": "user", "content": message})
         try:
-            tokens = self.model.chat_tokens(self.template.prompt(self.messages))
+            tokens = self.model.chat_tokens(self.template.prompt(self.messages, **self.variables))
             generation = self.model.generate(tokens, cache=self.cache, **self.how)
         except GgufkitError as e:
             self.messages.pop()

@@ -25,6 +25,7 @@ __all__ = [
     "say",
     "show",
     "speed",
+    "template_options",
 ]
 
 
@@ -87,6 +88,28 @@ def runtime_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def wrapped(threads: int | None, backend: str, **arguments: Any) -> Any:
         return command(on={"threads": threads, "backend": backend}, **arguments)
+
+    return wrapped
+
+
+def template_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what a chat template is given besides the messages; the command gets it as one dict, `variables`."""
+
+    @click.option("--chat-template-kwargs", metavar="JSON", help="Give the chat template these, as a JSON object.")
+    @click.option("--reasoning", type=click.Choice(["on", "off"]), help="Whether the model thinks aloud first.")
+    @functools.wraps(command)
+    def wrapped(chat_template_kwargs: str | None, reasoning: str | None, **arguments: Any) -> Any:
+        import json
+
+        try:
+            variables = json.loads(chat_template_kwargs or "{}")
+        except (ValueError, RecursionError) as e:
+            raise UsageError(f"--chat-template-kwargs is not JSON: {e}") from None
+        if not isinstance(variables, dict):
+            raise UsageError("--chat-template-kwargs should be a JSON object, such as '{\"enable_thinking\": false}'")
+        if reasoning is not None:
+            variables["enable_thinking"] = reasoning == "on"
+        return command(variables=variables, **arguments)
 
     return wrapped
 

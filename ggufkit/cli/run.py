@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ggufkit.cli.progress import note
-from ggufkit.cli.prompt import generation_options, prompt_options, read_stdin, say, speed
+from ggufkit.cli.prompt import generation_options, prompt_options, read_stdin, say, speed, template_options
 from ggufkit.cli.text import cache_options, kept_cache, prompt_cache_option
 from ggufkit.errors import UsageError
 
@@ -18,6 +18,8 @@ __all__ = ["command"]
 @click.command()
 @click.argument("model")
 @prompt_options
+@click.option("--chat", is_flag=True, help="Give the text to the model as a message, through its chat template.")
+@template_options
 @generation_options
 @cache_options
 @prompt_cache_option
@@ -27,6 +29,8 @@ __all__ = ["command"]
 def command(
     model: str,
     prompt: str | None,
+    chat: bool,
+    variables: dict[str, Any],
     how: dict[str, Any],
     context: int | None,
     on: dict[str, Any],
@@ -42,10 +46,12 @@ def command(
 
     \b
     ggufkit run model.gguf -p 'def main(' -n 64
+    ggufkit run model.gguf --chat -p 'What is GGUF?' --reasoning off
     ggufkit run model.gguf -f long.txt -n 64 --cache small --prompt-cache long.cache
     ggufkit run model.gguf -p 'import os\\n' -n 32 --temp 0 --no-display-prompt
     """
     from ggufkit.cli.ahead import ready_to_run
+    from ggufkit.runtime.chat import read_template
     from ggufkit.runtime.model import load
 
     if prompt is None:
@@ -54,10 +60,14 @@ def command(
             raise UsageError("there is no prompt; give one with -p or -f, or on stdin")
     ready_to_run(model, on, types)
     with load(model, **on) as loaded:
-        generation = loaded.generate(prompt, context=context, types=types, ignore_ends=ignore_eos, **how)
+        given: str | list[int] = prompt
+        if chat:
+            template = read_template(loaded.gguf, loaded.tokenizer.vocab)
+            given = loaded.chat_tokens(template.prompt([{"role": "user", "content": prompt}], **variables))
+        generation = loaded.generate(given, context=context, types=types, ignore_ends=ignore_eos, **how)
         with kept_cache(generation.cache, saved):
             try:
-                if not no_display_prompt:
+                if not (no_display_prompt or chat):
                     say(prompt)
                 for piece in generation:
                     say(piece)
