@@ -38,7 +38,7 @@ ROOT = PAGES.parent.parent
 LANGUAGES = {"sh", "python", "toml", "json", "text"}
 
 # Verbs that write a file which the folder of the examples has already.
-WRITERS = {"convert", "quantize", "merge", "split", "endian", "export-mlx", "new-metadata", "imatrix"}
+WRITERS = {"convert", "quantize", "merge", "split", "endian", "export-mlx", "new-metadata", "imatrix", "calibrate"}
 # What a test adds so that an example is quick.
 QUICKLY = {
     "bench": ["-r", "1", "-n", "4"],
@@ -46,6 +46,7 @@ QUICKLY = {
     "chat": ["-n", "8"],
     "perplexity": ["--chunks", "1"],
     "imatrix": ["--chunks", "1"],
+    "calibrate": ["--chunks", "2"],
     "formats": ["--rows", "16"],
 }
 # What the examples call besides, and no test: they would install something, or never end.

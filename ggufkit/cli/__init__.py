@@ -33,6 +33,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "convert": "Convert a Hugging Face checkpoint to GGUF.",
         "quantize": "Make a model smaller, with llama-quantize's presets and bytes.",
         "imatrix": "Make an importance matrix: which weights matter when a model reads a text.",
+        "calibrate": "Learn from a text how to quantize a model well, and at which cost.",
         "export-mlx": "Write a model as a folder for mlx-lm.",
     },
     "Look": {

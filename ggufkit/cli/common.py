@@ -44,10 +44,14 @@ class Size(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
-        match = re.fullmatch(r"([0-9]{1,18})([KMGT]?)", value.upper())
-        if match is None or int(match[1]) < self.least:
-            self.fail(f"{value!r} is no size; give one like 500M or 4G", param, ctx)
-        return int(match[1]) * self.units[match[2]]
+        match = re.fullmatch(r"([0-9]{1,18})(?:\.([0-9]{1,9}))?([KMGT]?)", value.upper())
+        if match is None or (match[2] and not match[3]):
+            self.fail(f"{value!r} is no size; give one like 500M or 3.2G", param, ctx)
+        part = match[2] or ""
+        size = int(match[1] + part) * self.units[match[3]] // 10 ** len(part)
+        if size < self.least:
+            self.fail(f"{value!r} is less than {self.least}", param, ctx)
+        return size
 
 
 SIZE = Size()

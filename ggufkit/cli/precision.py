@@ -18,12 +18,14 @@ from ggufkit.errors import UsageError, printable
 from ggufkit.storage.source import is_address
 
 if TYPE_CHECKING:
+    from ggufkit.calibrate.allocation import Allocation
     from ggufkit.importance.imatrix_file import Imatrix
     from ggufkit.jobs.job import Job
     from ggufkit.policy.recipe import Recipe
 
 __all__ = [
     "checkpoint_type",
+    "gathered",
     "imatrix_of",
     "imatrix_options",
     "inexact_option",
@@ -32,13 +34,17 @@ __all__ = [
     "recipe_from",
     "run",
     "target_beside",
+    "with_options",
 ]
 
 _FILE = click.Path(path_type=Path)
 
 _IMPORTANCE = [
     click.option(
-        "--imatrix", type=_FILE, metavar="FILE", help="Importance matrix, GGUF or .dat; `ggufkit imatrix` makes one."
+        "--imatrix",
+        type=_FILE,
+        metavar="FILE",
+        help="Importance matrix, GGUF or .dat; `ggufkit imatrix` makes one, and `ggufkit calibrate` more than that.",
     ),
     click.option(
         "--include-weights",
@@ -115,28 +121,28 @@ _OUTPUT = [
 
 def precision_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that choose types; the command gets them as one dict, `precision`, for `recipe_from`."""
-    return _with(_PRECISION, _gathered(_PRECISION, "precision", command))
+    return with_options(_PRECISION, gathered(_PRECISION, "precision", command))
 
 
 def imatrix_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of the importance matrix alone; one dict, `importance`, for `imatrix_of`."""
-    return _with(_IMPORTANCE, _gathered(_IMPORTANCE, "importance", command))
+    return with_options(_IMPORTANCE, gathered(_IMPORTANCE, "importance", command))
 
 
 def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of writing: `force`, `threads`, `memory`, `dry_run`, `as_json`."""
-    return _with(_OUTPUT, command)
+    return with_options(_OUTPUT, command)
 
 
-def _with(options: list[Any], command: Callable[..., Any]) -> Callable[..., Any]:
+def with_options(options: list[Any], command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(options):
         command = option(command)
     return command
 
 
-def _gathered(options: list[Any], name: str, command: Callable[..., Any]) -> Callable[..., Any]:
+def gathered(options: list[Any], name: str, command: Callable[..., Any]) -> Callable[..., Any]:
     """`command`, which gets the values of `options` as one dict."""
-    names = [parameter.name for parameter in click.command()(_with(options, lambda: None)).params]
+    names = [parameter.name for parameter in click.command()(with_options(options, lambda: None)).params]
 
     @functools.wraps(command)
     def wrapped(**arguments: Any) -> Any:
@@ -238,20 +244,29 @@ def imatrix_of(precision: dict[str, Any]) -> Imatrix | None:
     return read_imatrix(precision["imatrix"]).selected(include, exclude)
 
 
-def run(job: Job, *, dry_run: bool, as_json: bool, force: bool, threads: int | None, memory: int) -> None:
-    """Write the output, or show its plan, as the options of `output_options` say."""
+def run(
+    job: Job,
+    found: Allocation | None = None,
+    *,
+    dry_run: bool,
+    as_json: bool,
+    force: bool,
+    threads: int | None,
+    memory: int,
+) -> None:
+    """Write the output, or show its plan, as the options of `output_options` say. found: see `echo_plan`."""
     from ggufkit.cli.ahead import ready_to_write
     from ggufkit.cli.progress import note, progress_bar
     from ggufkit.cli.show_plan import echo_plan
 
     if dry_run:
-        return echo_plan(job, as_json)
+        return echo_plan(job, as_json, found=found)
     for remark in job.plan.notes:
         note(remark)
     ready_to_write(job)
     paths = job.write(force=force, threads=threads, memory=memory, report=progress_bar)
     if as_json:
-        return echo_plan(job, as_json)
+        return echo_plan(job, as_json, found=found)
     for path in paths:
         click.echo(path)
     return None

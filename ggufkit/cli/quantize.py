@@ -6,6 +6,14 @@ from typing import Any
 
 import click
 
+from ggufkit.cli.allocation import (
+    allocated,
+    budget_options,
+    has_budget,
+    method_options,
+    rounded_job,
+    statistics_of,
+)
 from ggufkit.cli.common import open_model
 from ggufkit.cli.precision import output_options, precision_options, recipe_from, run, target_beside
 from ggufkit.errors import PolicyError, UsageError
@@ -16,29 +24,49 @@ __all__ = ["command"]
 @click.command()
 @click.argument("arguments", nargs=-1, required=True, metavar="IN [OUT] TYPE [NTHREADS]")
 @precision_options
+@budget_options
+@method_options
 @click.option("--keep-split", is_flag=True, help="Write a split model in the same parts.")
 @output_options
 def command(
-    arguments: tuple[str, ...], precision: dict[str, Any], keep_split: bool, threads: int | None, **options: Any
+    arguments: tuple[str, ...],
+    precision: dict[str, Any],
+    budget: dict[str, Any],
+    how: dict[str, Any],
+    keep_split: bool,
+    threads: int | None,
+    **options: Any,
 ) -> None:
     """Quantize the GGUF file IN to TYPE: the bytes that llama-quantize writes.
 
     TYPE is a preset such as Q4_K_M or IQ4_XS, or its number; COPY changes no tensor. It may be left out where a
     --policy has a base. Without OUT the file is called ggml-model-TYPE.gguf and lies beside IN.
 
+    With the statistics of `ggufkit calibrate` as --imatrix, weights are rounded by GPTQ; and in place of TYPE a
+    budget may stand, for which each tensor gets the type that costs least.
+
     A run that was stopped continues where it was when it is started again.
 
     \b
     ggufkit quantize model-BF16.gguf model-Q4_K_M.gguf Q4_K_M
     ggufkit quantize --imatrix imatrix.gguf --tensor-type attn_v=Q8_0 model-BF16.gguf IQ3_XXS
+    ggufkit quantize --imatrix stats.gguf --target-size 3.2G model-BF16.gguf small.gguf
     """
     from ggufkit.jobs.quantize import quantization
 
-    source, target, type_, nthreads = _positional(arguments, has_base=precision["policy"] is not None)
-    recipe = recipe_from(type_, precision)
+    free = has_budget(budget)
+    source, target, type_, nthreads = _positional(arguments, has_base=free or precision["policy"] is not None)
+    if free and type_ is not None:
+        raise UsageError(f"{type_} and a budget both say how large the file becomes; leave one out")
+    recipe = recipe_from(type_, precision, default="Q8_0" if free else None)
+    statistics = statistics_of(precision["imatrix"])
     with open_model(source) as model:
+        found = None
+        if free:
+            found = allocated(model, recipe, budget, statistics, threads or nthreads)
+            recipe = found.recipe
         job = quantization(model, target or target_beside(source, recipe), recipe, keep_split=keep_split)
-        run(job, threads=threads or nthreads, **options)
+        run(rounded_job(job, model, statistics, how), found, threads=threads or nthreads, **options)
 
 
 def _positional(arguments: tuple[str, ...], has_base: bool) -> tuple[str, str | None, str | None, int | None]:

@@ -10,18 +10,20 @@ from ggufkit.cli.common import echo_json, echo_table, human_bytes, human_count, 
 from ggufkit.errors import printable
 
 if TYPE_CHECKING:
+    from ggufkit.calibrate.allocation import Allocation
     from ggufkit.jobs.job import Job
     from ggufkit.jobs.plan import Plan, PlannedTensor
 
 __all__ = ["echo_plan"]
 
 
-def echo_plan(job: Job, as_json: bool, summary: bool = False) -> None:
+def echo_plan(job: Job, as_json: bool, summary: bool = False, found: Allocation | None = None) -> None:
     """Show each tensor's type, the reason for it and its bytes; then totals, and the files to come.
 
     Parameters
     ----------
     summary : leave the tensors out.
+    found : where types were chosen by their cost: what they cost, and what other sizes would.
     """
     plan = job.plan
     files = list(zip(map(str, job.paths), plan.sizes, strict=True))
@@ -39,7 +41,8 @@ def echo_plan(job: Job, as_json: bool, summary: bool = False) -> None:
                     for name, p in _by_type(plan).items()
                 },
                 "notes": plan.notes,
-                **({} if summary else {"tensors": [_as_dict(p) for p in plan.tensors]}),
+                **({} if summary else {"tensors": [_as_dict(p, found) for p in plan.tensors]}),
+                **({} if found is None else _prediction(found)),
             }
         )
         return
@@ -56,6 +59,8 @@ def echo_plan(job: Job, as_json: bool, summary: bool = False) -> None:
     for path, size in files:
         click.echo(f"  {printable(path, 4096)}: {size} bytes ({human_bytes(size)})")
     click.echo(f"  {len(plan.tensors)} tensors, {human_count(plan.weights)} weights, {bits:.3f} bits per weight")
+    if found is not None:
+        _echo_frontier(found)
 
 
 def _echo_tensors(plan: Plan) -> None:
@@ -90,8 +95,28 @@ def _weights(planned: list[PlannedTensor]) -> int:
     return sum(p.tensor.size for p in planned)
 
 
-def _as_dict(p: PlannedTensor) -> dict[str, Any]:
+def _echo_frontier(found: Allocation) -> None:
+    """What other sizes would cost, and what a megabyte more would buy."""
+    rows = [
+        (point.nbytes, human_bytes(point.nbytes), f"{point.cost:.5f}", f"{point.saving * 1e6:.2g}")
+        for point in found.points()
+    ]
+    click.echo(f"  predicted KLD {found.predicted:.5f}, encoded plainly; GPTQ brings it down further")
+    click.echo()
+    echo_table(rows, ("bytes", "size", "predicted KLD", "less with 1 MB more"), right=range(4))
+
+
+def _prediction(found: Allocation) -> dict[str, Any]:
+    points = [
+        {"size": point.nbytes, "predicted_kld": point.cost, "saving_per_byte": point.saving} for point in found.points()
+    ]
+    return {"predicted_kld": found.predicted, "frontier": points}
+
+
+def _as_dict(p: PlannedTensor, found: Allocation | None) -> dict[str, Any]:
+    cost = None if found is None else found.cost(p.tensor.name)
     return {
+        **({} if cost is None else {"predicted_kld": cost}),
         "name": p.tensor.name,
         "shape": list(reversed(p.tensor.shape)),
         "from": p.tensor.format.name,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ggufkit.jobs.plan import Plan, PlannedFile
-from ggufkit.jobs.stream import MEMORY, Reporter, silent, write_models
+from ggufkit.jobs.stream import MEMORY, Fill, Reporter, silent, write_models
 from ggufkit.storage.files import refuse_same_file
 
 __all__ = ["Job"]
@@ -24,12 +24,14 @@ class Job:
     plan : its contents.
     resume_key : the identity of the source; see `write_models`.
     doing : what this is called while it runs: "converting".
+    fill : what writes the tensors; see `write_models`.
     """
 
     target: Path
     plan: Plan
     resume_key: bytes
     doing: str
+    fill: Fill | None = None
 
     @property
     def paths(self) -> list[Path]:
@@ -73,6 +75,12 @@ class Job:
         files = [PlannedFile(path, *shard) for path, shard in zip(self.paths, self.plan.shards, strict=True)]
         with report(self.plan.tensors, self.doing) as progress:
             write_models(
-                files, force=force, threads=threads, memory=memory, progress=progress, resume_key=self.resume_key
+                files,
+                force=force,
+                threads=threads,
+                memory=memory,
+                progress=progress,
+                resume_key=self.resume_key,
+                fill=self.fill,
             )
         return self.paths

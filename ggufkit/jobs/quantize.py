@@ -95,7 +95,7 @@ def plan_quantize(
     traits = traits_of(str(values.get("general.architecture", "")))
     model = hyperparameters_of(values, names.values(), traits, recipe.imatrix is not None)
     decisions = decide([(t.name, t.shape, t.format) for t in shaped.values()], model, recipe)
-    planned = [_planned(old, t, decisions[t.name], recipe) for old, t in shaped.items()]
+    planned = [_planned(old, t, recipe.types.get(old, decisions[t.name]), recipe) for old, t in shaped.items()]
     _check_imatrix_used(planned, recipe.imatrix)
     planned = keeping_lattices(planned, recipe.lattice)
 

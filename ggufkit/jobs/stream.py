@@ -35,6 +35,7 @@ from ggufkit.kernels.threads import for_each, thread_count
 
 __all__ = [
     "MEMORY",
+    "Fill",
     "Interrupted",
     "Piece",
     "Progress",
@@ -57,6 +58,9 @@ _PIECE = 1 << 20
 _WAITING = 1
 
 Progress = Callable[["PlannedTensor", int], None]
+
+# Writes all tensors of a file, as `stream` does: `fill(planned, writer, threads=…, memory=…, progress=…, log=…)`.
+Fill = Callable[..., None]
 
 # Shows the progress of streaming some tensors, given a word for what is done.
 Reporter = Callable[[Sequence["PlannedTensor"], str], AbstractContextManager[Progress | None]]
@@ -168,6 +172,7 @@ def write_models(
     memory: int = MEMORY,
     progress: Progress | None = None,
     resume_key: bytes | None = None,
+    fill: Fill | None = None,
 ) -> None:
     """Write GGUF files (one, or the shards of a model): they appear under their names when all are complete.
 
@@ -179,6 +184,7 @@ def write_models(
     resume_key : what the contents depend on, beyond headers and importance: the identity of the source. With it, a
         run that was killed or ran out of disk leaves ``PATH.partial`` and its log, and the next run with the
         same key continues there.
+    fill : what writes the tensors of a file, called as `stream` is; default `stream`.
 
     Raises
     ------
@@ -190,12 +196,13 @@ def write_models(
             if os.path.exists(file.path):
                 raise FileError(f"{printable(os.fspath(file.path))} exists already", "give {force=True} to replace it")
     _check_space(files)
+    fill = fill or stream
     options: dict[str, Any] = {"threads": threads, "memory": memory, "progress": progress}
     if resume_key is None:
         with ExitStack() as stack:
             for file in files:
                 writer = Writer(file.path, file.metadata, file.tensors, force=force, reserved=True)
-                stream(file.planned, stack.enter_context(writer), **options)
+                fill(file.planned, stack.enter_context(writer), **options)
         return
     with ExitStack() as locks:
         logs = [
@@ -204,7 +211,7 @@ def write_models(
         with _explained(files, logs), ExitStack() as stack:
             for file, log in zip(files, logs, strict=True):
                 writer = Writer(file.path, file.metadata, file.tensors, force=force, temp=file.partial, reserved=True)
-                stream(file.planned, stack.enter_context(writer), log=log, **options)
+                fill(file.planned, stack.enter_context(writer), log=log, **options)
                 log.flush()
         for log in logs:
             log.remove()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ggufkit.formats.table import Format
 from ggufkit.gguf.header import Value
+from ggufkit.policy.decision import Decision
 from ggufkit.policy.presets import PRESETS, Preset, preset_by_name
 from ggufkit.policy.rules import Rule
 
@@ -43,6 +45,7 @@ class Recipe:
     overrides : metadata to set, in order.
     lattice : "auto" keeps the scales of tensors that were trained for their format, "on" looks for them in every block,
         "off" in none; see `jobs.lattice`.
+    types : tensor name → what it becomes, before all else; of tensors that are not kept.
     """
 
     preset: Preset
@@ -58,6 +61,7 @@ class Recipe:
     prune_layers: tuple[int, ...] = ()
     overrides: tuple[tuple[str, Value], ...] = ()
     lattice: str = "auto"
+    types: Mapping[str, Decision] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

@@ -1,0 +1,100 @@
+"""Functions of single numbers and rows, and their derivatives: the same bits on every CPU.
+
+NumPy's exp and tanh differ in the last bit from one CPU to the next; all here is made of the lanes' exponential.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ggufkit.kernels.jit import kernel
+from ggufkit.kernels.lane_math import exp as lane_exp
+from ggufkit.kernels.lanes import flat, load, store
+
+__all__ = ["ACTIVATION_GRADIENTS", "Gradients", "exp", "gelu", "sigmoid", "softmax", "tanh"]
+
+Gradients = Callable[[np.ndarray | None, np.ndarray], tuple[np.ndarray | None, np.ndarray]]
+
+
+def exp(x: np.ndarray) -> np.ndarray:
+    """eˣ, between e^-87 and e^88."""
+    padded = np.zeros(-(-x.size // 16) * 16, np.float32)
+    padded[: x.size] = x.reshape(-1)
+    _exp(padded)
+    return padded[: x.size].reshape(x.shape)
+
+
+@kernel
+def _exp(x):
+    values = flat(x)
+    for i in range(0, values.shape[0], 16):
+        store(values, i, lane_exp(load(values, i)))
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + exp(-x))
+
+
+def tanh(x: np.ndarray) -> np.ndarray:
+    return 1 - 2 / (exp(2 * x) + 1)
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    """Of each row (n, k)."""
+    e = exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+# ---- Activations: the derivatives of `Ops.activate`'s result by gate and by up ------------------------------------
+
+
+def _gated(value: Callable, slope: Callable) -> Gradients:
+    """Of f(gate) × up, or f(up)."""
+
+    def gradients(gate: np.ndarray | None, up: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
+        if gate is None:
+            return None, slope(up)
+        return slope(gate) * up, value(gate)
+
+    return gradients
+
+
+def _silu_slope(x: np.ndarray) -> np.ndarray:
+    s = sigmoid(x)
+    return s * (1 + x * (1 - s))
+
+
+_GELU, _CUBE = np.float32(0.7978845608028654), np.float32(0.044715)
+
+
+def gelu(x: np.ndarray) -> np.ndarray:
+    return np.float32(0.5) * x * (1 + tanh(_GELU * (x + _CUBE * x * x * x)))
+
+
+def _gelu_slope(x: np.ndarray) -> np.ndarray:
+    t = tanh(_GELU * (x + _CUBE * x * x * x))
+    return np.float32(0.5) * (1 + t + x * (1 - t * t) * _GELU * (1 + 3 * _CUBE * x * x))
+
+
+def _relu(x: np.ndarray) -> np.ndarray:
+    return np.maximum(x, 0)
+
+
+def _swiglu_oai(gate: np.ndarray | None, up: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
+    """min(gate, 7) σ(1.702 gate) (clip(up, ±7) + 1)."""
+    assert gate is not None
+    x, u = np.minimum(gate, np.float32(7)), np.clip(up, np.float32(-7), np.float32(7))
+    s = sigmoid(np.float32(1.702) * x)
+    slope = s * (1 + np.float32(1.702) * x * (1 - s))
+    return slope * (u + 1) * (gate <= 7), x * s * (np.abs(up) <= 7)
+
+
+ACTIVATION_GRADIENTS: dict[str, Gradients] = {
+    "silu": _gated(lambda x: x * sigmoid(x), _silu_slope),
+    "gelu": _gated(gelu, _gelu_slope),
+    "relu": _gated(_relu, lambda x: (x > 0).astype(np.float32)),
+    "relu_squared": _gated(lambda x: _relu(x) ** 2, lambda x: 2 * _relu(x)),
+    "swiglu_oai": _swiglu_oai,
+}

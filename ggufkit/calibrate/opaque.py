@@ -1,0 +1,39 @@
+"""What happens where a model computes with arrays in a way that calibration has no gradient for: one line says so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ggufkit.errors import ArchitectureError
+
+__all__ = ["Opaque", "OpaqueOps"]
+
+
+def _refused(what: str) -> ArchitectureError:
+    return ArchitectureError(f"calibration knows no gradient of {what}, so models that need it cannot be calibrated")
+
+
+class Opaque:
+    """An array without NumPy's functions and operators, but for those that a subclass defines."""
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise _refused(name)
+
+    def _refuse(self, *_: Any) -> Any:
+        raise _refused("arithmetic of this model's own")
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse
+    __pow__ = __neg__ = __getitem__ = _refuse
+
+
+class OpaqueOps:
+    """Operations of which those that a subclass does not define are refused."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise _refused(f"the operation {name}")

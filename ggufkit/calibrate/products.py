@@ -1,0 +1,218 @@
+"""Matrix products and factors whose bits depend on nothing but their operands.
+
+Sums are taken in the order of the columns, one chain of fused multiply-adds for each number, whatever the number of
+threads and the width of the CPU's vectors. BLAS promises neither.
+
+    product(x, w)          x wᵀ            (n, k), (rows, k) → (n, rows)
+    second_moment(x)       xᵀ x            (n, k) → (k, k)
+    Factor(H)              H = R Rᵀ with R upper; what GPTQ feeds errors on with, and solves with
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ggufkit.errors import GgufkitError
+from ggufkit.kernels.dot import TOKENS
+from ggufkit.kernels.jit import kernel
+from ggufkit.kernels.lanes import LANES
+from ggufkit.kernels.threads import for_ranges, in_all_threads, thread_count, unshared
+from ggufkit.runtime.cpu.products import floats
+
+__all__ = ["CHUNK", "Factor", "product", "second_moment", "transposed"]
+
+CHUNK = 256  # columns that are rounded between two products
+_BLOCK = 64  # columns of a step of the factorisation
+
+
+def product(x: np.ndarray, w: np.ndarray, threads: int | None = None) -> np.ndarray:
+    """x wᵀ.
+
+    Parameters
+    ----------
+    x : (n, k) float32.
+    w : (rows, k) float32.
+    threads : how many.
+
+    Returns
+    -------
+    array of shape (n, rows), float32
+    """
+    out = np.zeros((len(x), len(w)), np.float32)
+    if not out.size or not x.shape[1]:
+        return out
+    data = _frozen(np.ascontiguousarray(w, np.float32).reshape(-1).view(np.uint8))
+    rows = _frozen(_padded(x))
+
+    def work(shares: Sequence[np.ndarray]) -> None:
+        floats.F32.matrix(shares[0], data, len(w), rows, out)
+
+    if thread_count(threads) == 1:
+        work(unshared())
+    else:
+        in_all_threads(work, threads)
+    return out
+
+
+def _padded(x: np.ndarray) -> np.ndarray:
+    """With zeros up to the kernel's multiples of rows and columns."""
+    n, k = x.shape
+    out = np.empty((-(-n // TOKENS) * TOKENS, -(-k // LANES) * LANES), np.float32)
+    out[:n, :k] = x
+    out[n:], out[:n, k:] = 0, 0
+    return out
+
+
+def _frozen(x: np.ndarray) -> np.ndarray:
+    x = x.view()
+    x.flags.writeable = False
+    return x
+
+
+def transposed(x: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(x.T)
+
+
+def second_moment(x: np.ndarray, threads: int | None = None) -> np.ndarray:
+    """xᵀ x of rows x (n, k): (k, k) float32."""
+    columns = transposed(x)
+    return product(columns, columns, threads)
+
+
+# ---- Factors ----------------------------------------------------------------------------------------------------
+
+
+class Factor:
+    """H + damp · mean diag H · I = R Rᵀ, R upper triangular.
+
+    Parameters
+    ----------
+    H : (n, n) float32, symmetric.
+    damp : what is added to the diagonal, of its mean.
+
+    Attributes
+    ----------
+    weight : (n,) float32: R_jj², what an error in column j costs once later columns have made good what they can.
+    H : the damped matrix, float32.
+
+    Raises
+    ------
+    GgufkitError : H is not finite, or not positive definite in spite of the damping.
+
+    Notes
+    -----
+    Of an error e of a row, the loss e H eᵀ is |e R|²; number j of e R knows errors up to column j only. GPTQ makes one
+    after the other as small as it can. In its own terms, H⁻¹ = Uᵀ U with U = R⁻¹.
+    """
+
+    def __init__(self, H: np.ndarray, damp: float, threads: int | None = None):
+        n = len(H)
+        self.threads = threads
+        diagonal = np.diagonal(H)
+        mean = float(np.add.reduce(diagonal, dtype=np.float64)) / max(n, 1)
+        if not np.isfinite(mean) or mean <= 0:
+            raise GgufkitError("the second moment of the inputs is not finite, or zero")
+        self.H = np.ascontiguousarray(H, np.float32).copy()
+        self.H[np.diag_indices(n)] += np.float32(damp * mean)
+        reverse = self.H[::-1, ::-1].astype(np.float64)
+        self.R = np.ascontiguousarray(_cholesky(reverse, threads)[::-1, ::-1].astype(np.float32))
+        pivots = np.diagonal(self.R)
+        if not (np.isfinite(pivots).all() and (pivots > 0).all()):
+            raise GgufkitError("the second moment of the inputs is not positive definite")
+        self.weight = pivots * pivots
+        self.chunks = [(lo, min(lo + CHUNK, n)) for lo in range(0, n, CHUNK)]
+        self.inverses = [_inverse_upper(self.R[lo:hi, lo:hi]) for lo, hi in self.chunks]
+        self.above = [transposed(self.R[:lo, lo:hi]) for lo, hi in self.chunks]  # (columns, lo) each
+
+    def solve(self, rows: np.ndarray) -> np.ndarray:
+        """X with X H = rows; (m, n) float32."""
+        Q = np.zeros(rows.shape, np.float32)
+        for (lo, hi), inverse in zip(reversed(self.chunks), reversed(self.inverses), strict=True):
+            right = rows[:, lo:hi] - product(Q[:, hi:], self.R[lo:hi, hi:], self.threads)
+            Q[:, lo:hi] = product(right, inverse, self.threads)
+        X = np.zeros(rows.shape, np.float32)
+        for (lo, hi), inverse, above in zip(self.chunks, self.inverses, self.above, strict=True):
+            right = Q[:, lo:hi] - product(X[:, :lo], above, self.threads)
+            X[:, lo:hi] = product(right, transposed(inverse), self.threads)
+        return X
+
+
+def _cholesky(A: np.ndarray, threads: int | None) -> np.ndarray:
+    """The lower factor L of A = L Lᵀ, in place; (n, n) float64."""
+    n = len(A)
+    for lo in range(0, n, _BLOCK):
+        hi = min(lo + _BLOCK, n)
+        _factor_diagonal(A, lo, hi)
+        for_ranges(lambda i, j: _solve_panel(A, lo, hi, hi + i, hi + j), n - hi, 64, threads)  # noqa: B023
+        panel = np.ascontiguousarray(A[hi:, lo:hi].T)  # (block, n − hi)
+        for_ranges(lambda i, j: _update(A, panel, hi, hi + i, hi + j), n - hi, 64, threads)  # noqa: B023
+    return np.tril(A)
+
+
+@kernel
+def _factor_diagonal(A, lo, hi):
+    for j in range(lo, hi):
+        total = A[j, j]
+        for k in range(lo, j):
+            total -= A[j, k] * A[j, k]
+        root = np.sqrt(total)
+        A[j, j] = root
+        for i in range(j + 1, hi):
+            total = A[i, j]
+            for k in range(lo, j):
+                total -= A[i, k] * A[j, k]
+            A[i, j] = total / root
+
+
+@kernel
+def _solve_panel(A, lo, hi, first, last):
+    """Rows first:last of the columns lo:hi, given the factor on the diagonal."""
+    for i in range(first, last):
+        for j in range(lo, hi):
+            total = A[i, j]
+            for k in range(lo, j):
+                total -= A[i, k] * A[j, k]
+            A[i, j] = total / A[j, j]
+
+
+@kernel
+def _update(A, panel, start, first, last):
+    """A[i, start: i + 1] −= the panel's row i times its other rows. panel: (columns, rows from `start` on)"""
+    columns = panel.shape[0]
+    whole = columns // 4 * 4
+    for i in range(first, last):
+        row = i - start
+        for k in range(0, whole, 4):
+            a, b, c, d = panel[k, row], panel[k + 1, row], panel[k + 2, row], panel[k + 3, row]
+            for j in range(row + 1):
+                v = A[i, start + j] - a * panel[k, j]
+                v = v - b * panel[k + 1, j]
+                v = v - c * panel[k + 2, j]
+                A[i, start + j] = v - d * panel[k + 3, j]
+        for k in range(whole, columns):
+            a = panel[k, row]
+            for j in range(row + 1):
+                A[i, start + j] -= a * panel[k, j]
+
+
+def _inverse_upper(R: np.ndarray) -> np.ndarray:
+    """The inverse of an upper triangular matrix, (n, n) float32."""
+    out = np.zeros(R.shape, np.float64)
+    _invert(np.ascontiguousarray(R, np.float64), out)
+    return out.astype(np.float32)
+
+
+@kernel
+def _invert(R, out):
+    """Rows from the last on: row i is (I − R[i, i+1:] · those below) / R[i, i]."""
+    n = R.shape[0]
+    for i in range(n - 1, -1, -1):
+        out[i, i] = 1.0
+        for k in range(i + 1, n):
+            factor = R[i, k]
+            for j in range(k, n):
+                out[i, j] -= factor * out[k, j]
+        for j in range(i, n):
+            out[i, j] /= R[i, i]

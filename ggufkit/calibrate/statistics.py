@@ -1,0 +1,248 @@
+"""What calibration knows of a model, and its file: a GGUF that llama-quantize reads as an importance matrix.
+
+    blk.0.attn_q.weight.in_sum2    (experts, cols) f32    sums of squared inputs              as llama-imatrix writes
+    blk.0.attn_q.weight.counts     (experts, 1)    f32    how many inputs                     as llama-imatrix writes
+    blk.0.attn_q.weight.fisher     (experts, rows) f32    sums of squared gradients at the outputs
+    blk.0.attn_q.weight.moment.0   (n, n)          f32    Σ x xᵀ of its inputs, or of those columns of them
+    token_embd.weight.metric       (width, width)  f32    Σ g gᵀ of the gradients at looked up rows
+    token_embd.weight.frequency    (rows,)         f32    how often each row was looked up
+    calibrate.tokens               (windows, n)    i32    the text
+
+Matrices that read the same inputs share a moment: `calibrate.tensors[i]` finds its own under `calibrate.inputs[i]`.
+Everything is a sum, so that statistics of two texts are added.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ggufkit.errors import GGUFError, UsageError, printable
+from ggufkit.formats.table import FORMATS
+from ggufkit.gguf.header import Value, ValueType
+from ggufkit.gguf.reader import open as open_gguf
+from ggufkit.gguf.writer import Writer
+from ggufkit.importance.imatrix_file import Imatrix, Sums
+
+__all__ = ["WIDTH", "Statistics", "is_statistics", "merged", "read_statistics", "write_statistics"]
+
+WIDTH = 2048  # columns of a moment; wider inputs have several, of so many columns each
+
+_VERSION = 1
+_MARK = "calibrate.version"
+
+
+@dataclass
+class Statistics:
+    """Sums over the tokens of a text.
+
+    Attributes
+    ----------
+    windows : (count, length) int32: the text as the model saw it.
+    datasets : names of the texts.
+    inputs : tensor name → name of the tensor whose moments are its own.
+    moments : name → Σ x xᵀ of consecutive blocks of columns, (n, n) float32 each.
+    squares : tensor name → sums of squares and counts, as importance matrices have them.
+    fisher : tensor name → (experts, rows) float64.
+    metrics, frequencies : of looked up tensors, (width, width) and (rows,), float32.
+    """
+
+    windows: np.ndarray
+    datasets: tuple[str, ...] = ()
+    inputs: dict[str, str] = field(default_factory=dict)
+    moments: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    squares: dict[str, Sums] = field(default_factory=dict)
+    fisher: dict[str, np.ndarray] = field(default_factory=dict)
+    metrics: dict[str, np.ndarray] = field(default_factory=dict)
+    frequencies: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> int:
+        return self.windows.size
+
+    def moment(self, name: str) -> np.ndarray | None:
+        """The mean of x xᵀ of a tensor's inputs, (cols, cols) float32; zeros between blocks of columns."""
+        blocks = self.moments.get(self.inputs.get(name, ""))
+        if blocks is None:
+            return None
+        count = max(int(self.squares[name].counts.sum()), 1)
+        whole = np.zeros((sum(map(len, blocks)),) * 2, np.float32)
+        at = 0
+        for block in blocks:
+            whole[at : at + len(block), at : at + len(block)] = block / np.float32(count)
+            at += len(block)
+        return whole
+
+    def metric(self, name: str) -> np.ndarray | None:
+        """The mean of g gᵀ at the rows of a tensor that is looked up."""
+        return None if name not in self.metrics else self.metrics[name] / np.float32(max(self.tokens, 1))
+
+    def output_gradients(self, name: str) -> np.ndarray | None:
+        """The mean of the squared gradient at each row's output, (experts, rows) float32."""
+        found = self.fisher.get(name)
+        return None if found is None else (found / max(self.tokens, 1)).astype(np.float32)
+
+    def imatrix(self, path: str) -> Imatrix:
+        """The same as an importance matrix, in which looked up rows have one, too."""
+        values = {name: np.ascontiguousarray(np.diagonal(metric)) for name, metric in self.metrics.items()}
+        for name, sums in self.squares.items():
+            count = sums.counts[:, None].astype(np.float32)
+            mean = np.where(count > 0, sums.squares.astype(np.float32) / np.maximum(count, 1), np.float32(1))
+            values[name] = mean.astype(np.float32).reshape(-1)
+        return Imatrix(path, values, len(self.windows), self.datasets)
+
+
+def merged(parts: list[Statistics]) -> Statistics:
+    """The sums of several texts.
+
+    Raises
+    ------
+    UsageError : they are of different models, or their windows have other lengths.
+    """
+    first = parts[0]
+    for part in parts[1:]:
+        same = part.inputs == first.inputs and part.windows.shape[1] == first.windows.shape[1]
+        if not same or any(part.fisher[n].shape != first.fisher[n].shape for n in first.fisher):
+            raise UsageError("statistics of different models, or of windows of different lengths, cannot be added")
+
+    def added(values: Callable[[Statistics], Mapping[str, Any]]) -> dict[str, Any]:
+        return {name: sum(values(part)[name] for part in parts[1:]) + values(first)[name] for name in values(first)}
+
+    return Statistics(
+        windows=np.concatenate([part.windows for part in parts]),
+        datasets=tuple(dict.fromkeys(name for part in parts for name in part.datasets)),
+        inputs=dict(first.inputs),
+        moments={
+            name: [sum(p.moments[name][i] for p in parts[1:]) + block for i, block in enumerate(blocks)]
+            for name, blocks in first.moments.items()
+        },
+        squares={
+            name: Sums(sum(p.squares[name].squares for p in parts), sum(p.squares[name].counts for p in parts))
+            for name in first.squares
+        },
+        fisher=added(lambda part: part.fisher),
+        metrics=added(lambda part: part.metrics),
+        frequencies=added(lambda part: part.frequencies),
+    )
+
+
+# ---- Files ------------------------------------------------------------------------------------------------------
+
+
+def _arrays(found: Statistics) -> dict[str, np.ndarray]:
+    """What is written, by name, in order."""
+    arrays: dict[str, np.ndarray] = {}
+    for name in sorted(found.squares):
+        sums = found.squares[name]
+        experts, cols = sums.squares.shape
+        arrays[f"{name}.in_sum2"] = sums.squares.astype(np.float32).reshape((experts, cols) if experts > 1 else (cols,))
+        arrays[f"{name}.counts"] = sums.counts.astype(np.float32).reshape((experts, 1) if experts > 1 else (1,))
+    for name in sorted(found.fisher):
+        rows = found.fisher[name].astype(np.float32)
+        arrays[f"{name}.fisher"] = rows if len(rows) > 1 else rows[0]
+    for name in sorted(found.moments):
+        arrays |= {f"{name}.moment.{i}": block for i, block in enumerate(found.moments[name])}
+    for name in sorted(found.metrics):
+        arrays[f"{name}.metric"] = found.metrics[name]
+        arrays[f"{name}.frequency"] = found.frequencies[name]
+    return arrays
+
+
+def write_statistics(path: str | os.PathLike[str], found: Statistics, *, force: bool = False) -> None:
+    """Write statistics.
+
+    Raises
+    ------
+    FileError : the file exists without `force`, cannot be written, or the disk is full.
+    """
+    arrays = _arrays(found)
+
+    def texts(values: list[str]) -> Value:
+        return Value(ValueType.ARRAY, values, ValueType.STRING)
+
+    tensors = sorted(found.inputs)
+    metadata = {
+        "general.type": "imatrix",
+        "imatrix.datasets": texts(list(found.datasets)),
+        "imatrix.chunk_count": Value(ValueType.UINT32, len(found.windows)),
+        "imatrix.chunk_size": Value(ValueType.UINT32, found.windows.shape[1]),
+        _MARK: Value(ValueType.UINT32, _VERSION),
+        "calibrate.tensors": texts(tensors),
+        "calibrate.inputs": texts([found.inputs[name] for name in tensors]),
+    }
+    infos = [(name, array.shape, FORMATS["F32"]) for name, array in arrays.items()]
+    infos.append(("calibrate.tokens", found.windows.shape, FORMATS["I32"]))
+    arrays["calibrate.tokens"] = found.windows
+    with Writer(path, metadata, infos, force=force) as writer:
+        for name, array in arrays.items():
+            rows = np.ascontiguousarray(array).reshape(-1, array.shape[-1])
+            writer.write(name, 0, rows.view(np.uint8))
+
+
+def is_statistics(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is one of statistics, and not only an importance matrix."""
+    try:
+        with open(path, "rb") as file:
+            if file.read(4) != b"GGUF":
+                return False
+    except OSError:
+        return False
+    with open_gguf(path) as gguf:
+        return _MARK in gguf.fields
+
+
+def read_statistics(path: str | os.PathLike[str]) -> Statistics:
+    """Read statistics.
+
+    Raises
+    ------
+    FileError : the file cannot be read.
+    GGUFError : it is not such a file, or a part is missing or not finite.
+    """
+    with open_gguf(path) as gguf:
+        if _MARK not in gguf.fields:
+            raise GGUFError("not a file of calibrate: the key calibrate.version is missing", path)
+        if (version := gguf.get(_MARK, int)) != _VERSION:
+            raise GGUFError(f"written by another version: {version}, not {_VERSION}", path)
+
+        def array(name: str) -> np.ndarray:
+            if (tensor := gguf.tensors.get(name)) is None:
+                raise GGUFError(f"the tensor {printable(name)} is missing", path)
+            values = tensor.floats().reshape(tensor.shape)
+            if not np.isfinite(values).all():
+                raise GGUFError(f"{printable(name)} is not finite", path)
+            return values
+
+        def names(suffix: str) -> list[str]:
+            return [name.removesuffix(suffix) for name in gguf.tensors if name.endswith(suffix)]
+
+        if "calibrate.tokens" not in gguf.tensors:
+            raise GGUFError("the tensor calibrate.tokens is missing", path)
+        tokens = gguf.tensors["calibrate.tokens"]
+        if tokens.format.name != "I32" or len(tokens.shape) != 2:
+            raise GGUFError("calibrate.tokens must be I32 of two dimensions", path)
+        found = Statistics(
+            windows=tokens.read(0, tokens.rows).view(np.int32).reshape(tokens.shape).copy(),
+            datasets=tuple(map(str, gguf.get("imatrix.datasets", list))),
+        )
+        tensors, inputs = gguf.get("calibrate.tensors", list), gguf.get("calibrate.inputs", list)
+        if len(tensors) != len(inputs):
+            raise GGUFError(f"{len(tensors)} tensors and {len(inputs)} inputs", path)
+        found.inputs = dict(zip(map(str, tensors), map(str, inputs), strict=True))
+        for name in names(".in_sum2"):
+            counts = np.rint(array(f"{name}.counts")).astype(np.int64).reshape(-1)
+            squares = array(f"{name}.in_sum2").astype(np.float64).reshape(max(len(counts), 1), -1)
+            found.squares[name] = Sums(squares, counts)
+        for name in names(".fisher"):
+            rows = array(f"{name}.fisher").astype(np.float64)
+            found.fisher[name] = rows.reshape(-1, rows.shape[-1])
+        for name in sorted(set(found.inputs.values())):
+            count = sum(1 for other in gguf.tensors if other.startswith(f"{name}.moment."))
+            found.moments[name] = [array(f"{name}.moment.{i}") for i in range(count)]
+        for name in names(".metric"):
+            found.metrics[name], found.frequencies[name] = array(f"{name}.metric"), array(f"{name}.frequency")
+    return found

@@ -1,0 +1,125 @@
+"""What quantize and plan share: a budget in place of a type, and GPTQ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ggufkit.cli.common import SIZE
+from ggufkit.cli.precision import gathered, with_options
+from ggufkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from ggufkit.calibrate.allocation import Allocation
+    from ggufkit.calibrate.statistics import Statistics
+    from ggufkit.gguf.reader import GGUF
+    from ggufkit.jobs.job import Job
+    from ggufkit.policy.recipe import Recipe
+
+__all__ = [
+    "allocated",
+    "budget_options",
+    "has_budget",
+    "method_options",
+    "rounded_job",
+    "statistics_of",
+]
+
+_BUDGET = [
+    click.option(
+        "--target-size", "size", type=SIZE, metavar="SIZE", help="Types by their cost, for a file of so many bytes."
+    ),
+    click.option("--target-bpw", "bits", type=click.FloatRange(min=0, min_open=True), help="So many bits per weight."),
+    click.option("--like", metavar="PRESET", help="As many bytes as this preset takes."),
+    click.option("--types", metavar="LIST", help="Choose from these types, or of a class: all, cpu, metal."),
+]
+
+_METHOD = [
+    click.option(
+        "--method",
+        type=click.Choice(["plain", "gptq"]),
+        help="How weights are rounded: gptq where --imatrix is a file of calibrate, else plain, as llama.cpp.",
+    ),
+    click.option(
+        "--two-streams/--one-stream",
+        "streams",
+        default=True,
+        help="Aim at the original's outputs, running the text along; or round each matrix for itself.",
+    ),
+    click.option("--sweeps", type=click.IntRange(0, 100), default=2, show_default=True, help="Of descent, after GPTQ."),
+]
+
+
+def budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of a budget; one dict, `budget`."""
+    return with_options(_BUDGET, gathered(_BUDGET, "budget", command))
+
+
+def method_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of GPTQ; one dict, `how`."""
+    return with_options(_METHOD, gathered(_METHOD, "how", command))
+
+
+def has_budget(budget: dict[str, Any]) -> bool:
+    """Whether there is a budget in place of a type.
+
+    Raises
+    ------
+    UsageError : there are two, or types to choose from and no budget.
+    """
+    given = [name for name in ("size", "bits", "like") if budget[name] is not None]
+    if len(given) > 1:
+        raise UsageError("--target-size, --target-bpw and --like are three ways to say one thing; leave out two")
+    if budget["types"] is not None and not given:
+        raise UsageError("--types needs --target-size, --target-bpw or --like")
+    return bool(given)
+
+
+def statistics_of(path: Path | None) -> Statistics | None:
+    """What calibrate wrote, or None where --imatrix is something else, or nothing."""
+    if path is None:
+        return None
+    from ggufkit.calibrate.statistics import is_statistics, read_statistics
+
+    return read_statistics(path) if is_statistics(path) else None
+
+
+def allocated(
+    model: GGUF, recipe: Recipe, budget: dict[str, Any], statistics: Statistics | None, threads: int | None = None
+) -> Allocation:
+    """Types under the budget.
+
+    Raises
+    ------
+    UsageError : there are no statistics.
+    """
+    from ggufkit.calibrate.allocation import allocation, types_of
+
+    if statistics is None:
+        raise UsageError("to choose types by their cost needs the statistics of `ggufkit calibrate`, as --imatrix")
+    return allocation(
+        model,
+        recipe,
+        statistics,
+        size=budget["size"],
+        bits=budget["bits"],
+        like=budget["like"],
+        types=types_of(budget["types"]),
+        threads=threads,
+    )
+
+
+def rounded_job(job: Job, model: GGUF, statistics: Statistics | None, how: dict[str, Any]) -> Job:
+    """The job with the method that the options ask for."""
+    method = how["method"] or ("plain" if statistics is None else "gptq")
+    if method == "plain":
+        return job
+    if statistics is None:
+        raise UsageError("GPTQ needs the statistics of `ggufkit calibrate`, as --imatrix")
+    from ggufkit.calibrate.job import with_gptq
+    from ggufkit.cli.progress import note
+
+    return with_gptq(job, model, statistics, streams=how["streams"], sweeps=how["sweeps"], warn=note)
