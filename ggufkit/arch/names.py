@@ -22,7 +22,10 @@ _SUFFIXES = (".weight", ".bias")
 
 @cache
 def _table() -> dict[str, Any]:
-    return json.loads(resources.files("ggufkit.arch").joinpath("names.json").read_text(encoding="utf-8"))
+    result: dict[str, Any] = json.loads(
+        resources.files("ggufkit.arch").joinpath("names.json").read_text(encoding="utf-8")
+    )
+    return result
 
 
 @cache

@@ -9,8 +9,13 @@ Source: llama-sampler.cpp, and the order and defaults of common/sampling.cpp.
 from __future__ import annotations
 
 from collections import deque
+<<<<<<< HEAD
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+=======
+from collections.abc import Iterable
+from dataclasses import dataclass
+>>>>>>> add5ff9 (mypy --strict: what came since, too)
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -141,7 +146,7 @@ _RECOMMENDED = {
 
 def sampling_of(model: GGUF, **wanted: Any) -> Sampling:
     """What is `wanted`; for the settings that are None what the file recommends, or else the defaults."""
-    recommended = {}
+    recommended: dict[str, Any] = {}
     for key, (name, kind) in _RECOMMENDED.items():
         if wanted.get(name) is None and (value := model.get(key, kind, None)) is not None:
             try:

@@ -11,6 +11,7 @@ from ggufkit.arch.projector import USES_GELU, USES_SILU, Projector, of_vision, p
 from ggufkit.arch.transforms import permute_rope
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError, CheckpointError, printable
+from ggufkit.gguf.header import Value
 from ggufkit.tensors.tensor import Tensor
 from ggufkit.tensors.views import take_rows
 
@@ -26,7 +27,8 @@ def _row_end(config: Config) -> int:
             return int(token)
     for entry in described.get("added_tokens") or ():
         if isinstance(entry, dict) and entry.get("content") == _ROW_END and type(entry.get("id")) is int:
-            return entry["id"]
+            result: int = entry["id"]
+            return result
     raise CheckpointError(f"the tokenizer has no {_ROW_END}, which Pixtral puts behind each row of an image")
 
 
@@ -52,7 +54,7 @@ def _embedding_of_row_end(tensors: Iterable[Tensor], config: Config) -> Iterator
             yield take_rows(tensor, np.array([token]), (tensor.cols,)).renamed("v.token_embd.img_break")
 
 
-def _activation(name: str, config: Config):
+def _activation(name: str, config: Config) -> Iterable[tuple[str, Value]]:
     kind = config.vision.get("hidden_act")
     rows: dict[Any, Row] = {"silu": USES_SILU, "gelu": USES_GELU}
     if kind not in rows:

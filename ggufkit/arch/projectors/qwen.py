@@ -26,7 +26,8 @@ _QWEN2_KINDS = {"qwen2_vl": "qwen2vl_merger", "qwen2_5_vl": "qwen2.5vl_merger"}
 
 
 def _kind(config: Config) -> str:
-    if (kind := config.get("model_type")) not in _QWEN2_KINDS:
+    kind: str = config.get("model_type")
+    if kind not in _QWEN2_KINDS:
         raise ArchitectureError(f"config.json: {printable(repr(kind))} is no 'model_type' of a Qwen2-VL")
     return kind
 
@@ -73,7 +74,10 @@ QWEN2_VL = Projector(
 
 def _image_size(config: Config) -> int:
     positions = config.vision.get("num_position_embeddings", default=2304)
-    return config.vision.get("image_size", default=int(positions**0.5 * config.vision.get("patch_size", default=16)))
+    result: int = config.vision.get(
+        "image_size", default=int(positions**0.5 * config.vision.get("patch_size", default=16))
+    )
+    return result
 
 
 def _deepstack(config: Config) -> list[bool]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ggufkit.arch.metadata import integers, uint
 from ggufkit.arch.projector import (
     BLOCKS,
@@ -54,12 +56,13 @@ def _longest_edge(config: Config) -> int:
 _SMOLVLM = {"hidden_size": 1152, "num_attention_heads": 16, "intermediate_size": 3072}
 
 
-def _smolvlm(name: str):
+def _smolvlm(name: str) -> Callable[[Config], int]:
     """SmolVLM 2 leaves out what its class has as a default."""
 
     def find(config: Config) -> int:
         own = config.vision.get("model_type") == "smolvlm_vision"
-        return config.vision.get(name, default=_SMOLVLM[name]) if own else config.vision.require(name)
+        result: int = config.vision.get(name, default=_SMOLVLM[name]) if own else config.vision.require(name)
+        return result
 
     return find
 
@@ -86,7 +89,8 @@ SMOLVLM = Projector(
 def _lfm2_blocks(config: Config) -> int:
     """Without the layers behind the one whose output is taken, which is counted from the end."""
     dropped = -(config.get("vision_feature_layer", default=-1) + 1)
-    return config.vision.integer(*BLOCKS) - dropped
+    result: int = config.vision.integer(*BLOCKS) - dropped
+    return result
 
 
 LFM2_VL = Projector(
@@ -106,7 +110,7 @@ LFM2_VL = Projector(
 
 
 def _downsampling(config: Config) -> str:
-    mode = config.processor.get("downsample_mode", default="16x")
+    mode: str = config.processor.get("downsample_mode", default="16x")
     if mode not in ("4x", "16x"):
         raise ArchitectureError("preprocessor_config.json: 'downsample_mode' must be 4x or 16x")
     return mode

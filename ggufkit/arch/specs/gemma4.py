@@ -12,6 +12,7 @@ from ggufkit.arch.specs.gemma3 import KEYS, first_tokens
 from ggufkit.arch.transforms import rename, stack
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError, printable
+from ggufkit.gguf.header import Value
 from ggufkit.tensors.tensor import Tensor
 from ggufkit.tensors.views import padded_rows, vector
 from ggufkit.tokenizer.from_checkpoint.variants import GEMMA3, gemma4
@@ -92,13 +93,15 @@ GEMMA3N = Architecture(
 
 def _of_full_layers(config: Config, name: str, key: str) -> int | None:
     """A setting of layers that see everything: of its own name, or in `per_layer_config`."""
-    if (value := config.get(name)) is not None:
+    value: int | None = config.get(name)
+    if value is not None:
         return value
     per_layer, kinds = config.get("per_layer_config"), config.list("layer_types")
     for layer, settings in per_layer.items() if isinstance(per_layer, dict) else ():
         index = int(layer) if str(layer).isdigit() else len(kinds)
         if index < len(kinds) and kinds[index] == "full_attention" and isinstance(settings, dict) and key in settings:
-            return settings[key]
+            result: int | None = settings[key]
+            return result
     return None
 
 
@@ -136,10 +139,11 @@ def _feed_forward(config: Config) -> list[int] | int:
     return [width if layer < own else 2 * width for layer in range(config.layers)]
 
 
-def feed_forward(architecture: str, config: Config):
+def feed_forward(architecture: str, config: Config) -> Iterator[tuple[str, Value]]:
     value = _feed_forward(config)
-    row = integers if isinstance(value, list) else uint
-    yield from row("feed_forward_length", lambda config: value)(architecture, config)
+    name = "feed_forward_length"
+    row = integers(name, lambda config: value) if isinstance(value, list) else uint(name, lambda config: value)
+    yield from row(architecture, config)
 
 
 def _proportional(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:

@@ -26,7 +26,8 @@ _LONG = 256 * 1024  # what dynamic scaling with their alpha is good for; configs
 
 
 def _kind(config: Config) -> str | None:
-    return rope_parameters(config)["rope_type"]
+    result: str | None = rope_parameters(config)["rope_type"]
+    return result
 
 
 def _dynamic(config: Config) -> bool:
@@ -48,10 +49,11 @@ def _stretched(config: Config) -> float | None:
     alpha, base, head = settings.get("alpha", 50), settings["rope_theta"] or 10000.0, config.integer("head_dim")
     if not isinstance(alpha, (int, float)) or not 0 < alpha < 1e9 or head < 3:
         raise ArchitectureError(f"config.json: rope scaling by alpha {alpha} for heads of {head}")
-    return base * (alpha ** (head / (head - 2)))
+    result: float | None = base * (alpha ** (head / (head - 2)))
+    return result
 
 
-def _if_dynamic(value):
+def _if_dynamic(value: int) -> Callable[[Config], int | None]:
     return lambda config: value if _kind(config) == "dynamic" and _dynamic(config) else None
 
 

@@ -5,6 +5,8 @@ Mistral 4 is built like DeepSeek V2.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, ROPE_DIMENSIONS, VOCAB_SIZE, real, rope_parameters
 from ggufkit.arch.rope_tensors import rope_freqs
@@ -22,14 +24,15 @@ _DEFAULTS = {
 }
 
 
-def _of_ministral(name: str):
+def _of_ministral(name: str) -> Callable[[Config], float | None]:
     def find(config: Config) -> float | None:
         if config.get("model_type") != "ministral3":
             return None
         settings = rope_parameters(config)
         if settings["rope_type"] != "yarn" or not isinstance(settings.get(name), (int, float)):
             raise ArchitectureError(f"config.json: a ministral3 needs yarn rope with {name!r}")
-        return settings[name]
+        result: float | None = settings[name]
+        return result
 
     return find
 

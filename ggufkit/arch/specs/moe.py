@@ -18,7 +18,7 @@ from ggufkit.arch.metadata import (
     uint,
 )
 from ggufkit.arch.rope_tensors import rope_freqs
-from ggufkit.arch.spec import Architecture
+from ggufkit.arch.spec import Architecture, Transform
 from ggufkit.arch.specs.exaone import sliding_of
 from ggufkit.arch.transforms import mlp_experts, mtp_blocks, rename, trunk
 from ggufkit.checkpoint.config import Config
@@ -31,7 +31,7 @@ _EXPERT_LENGTH = uint("expert_feed_forward_length", "moe_intermediate_size")
 _NEXTN = uint("nextn_predict_layers", lambda config: mtp_layers(config) or None)
 
 
-def w123_experts(module: str, name: str = "layers.{layer}.feed_forward.experts.{part}.weight"):
+def w123_experts(module: str, name: str = "layers.{layer}.feed_forward.experts.{part}.weight") -> tuple[Transform, ...]:
     """Experts whose gate, down and up are called w1, w2, w3."""
     pattern = rf"model\.layers\.(?P<layer>\d+)\.{module}\.experts\.(?P<expert>\d+)\.(?P<part>w[123])\.weight"
     return mlp_experts(parts=("w1", "w2", "w3"), pattern=pattern, name=name)

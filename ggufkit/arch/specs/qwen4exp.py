@@ -34,7 +34,8 @@ def _if_ngrams(find: Callable[[Config], object]) -> Callable[[Config], object]:
 
 def _end(config: Config) -> int:
     end = config.require("eos_token_id")
-    return end[-1] if isinstance(end, list) and end else end
+    result: int = end[-1] if isinstance(end, list) and end else end
+    return result
 
 
 def _hash_constants(suffix: str) -> Callable[[Config], list[int] | None]:
