@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ggufkit.arch.graph import Graph
-from ggufkit.arch.metadata import OPTIONAL, base, blocks_with_mtp, flag, mtp_layers, partial_rotary, real, uint
+from ggufkit.arch.metadata import OPTIONAL, Row, base, blocks_with_mtp, flag, mtp_layers, partial_rotary, real, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import mlp_experts, trunk
 from ggufkit.checkpoint.config import Config
@@ -26,7 +26,7 @@ def _announced(config: Config) -> int | None:
     return mtp_layers(config) if config.mtp and "num_nextn_predict_layers" in config else None
 
 
-_KEYS = (
+_KEYS: tuple[Row, ...] = (
     *base(uint("block_count", blocks_with_mtp)),
     uint("rope.dimension_count", lambda config: int(config.head_dim * partial_rotary(config, 0.5))),
     uint("expert_count", "n_routed_experts", need=OPTIONAL),

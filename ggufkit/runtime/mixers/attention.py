@@ -35,7 +35,10 @@ class Temperature:
 
     def factors(self, positions: np.ndarray) -> np.ndarray:
         """(n,) → (n, 1) float32."""
-        return (1 + self.scale * np.log1p((positions + self.first) // self.length))[:, None].astype(np.float32)
+        result: np.ndarray = (1 + self.scale * np.log1p((positions + self.first) // self.length))[:, None].astype(
+            np.float32
+        )
+        return result
 
 
 @dataclass(frozen=True)

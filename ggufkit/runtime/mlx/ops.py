@@ -124,7 +124,8 @@ class MlxOps:
         return parts[:, :, 0].reshape(len(x), -1), parts[:, :, 1].reshape(len(x), -1)
 
     def split(self, x: mx.array, sizes: Sequence[int]) -> list[mx.array]:
-        return mx.split(x, np.cumsum(sizes)[:-1].tolist(), axis=-1)
+        parts: list[mx.array] = list(mx.split(x, np.cumsum(sizes)[:-1].tolist(), axis=-1))
+        return parts
 
     def concatenate(self, parts: Sequence[mx.array]) -> mx.array:
         return mx.concatenate(list(parts))
