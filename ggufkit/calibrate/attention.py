@@ -85,18 +85,21 @@ def _seen(n: int, spec: AttentionSpec) -> np.ndarray:
     """Which tokens each one sees: (n, n) bool."""
     places = np.arange(n)
     distance = places[:, None] - places[None]
-    seen = distance >= 0 if spec.causal else np.ones((n, n), bool)
+    seen: np.ndarray = distance >= 0 if spec.causal else np.ones((n, n), bool)
     if spec.chunked:
-        return seen & (places[:, None] // spec.window == places[None] // spec.window)
-    if spec.two_sided:
-        return seen & (np.abs(distance) <= spec.window // 2)
-    return seen & (distance < spec.window) if spec.window else seen
+        seen = seen & (places[:, None] // spec.window == places[None] // spec.window)
+    elif spec.two_sided:
+        seen = seen & (np.abs(distance) <= spec.window // 2)
+    elif spec.window:
+        seen = seen & (distance < spec.window)
+    return seen
 
 
 def _away(n: int) -> np.ndarray:
     """How far tokens are from one another: (n, n) float32."""
     places = np.arange(n, dtype=np.float32)
-    return np.abs(places[:, None] - places[None])
+    result: np.ndarray = np.abs(places[:, None] - places[None])
+    return result
 
 
 def attend(

@@ -51,5 +51,6 @@ def weigh_back(scores: np.ndarray, chosen: np.ndarray, g: np.ndarray, experts: E
     gradient = np.zeros(scores.shape, np.float32)
     np.put_along_axis(gradient, chosen, g, 1)
     if experts.scores == "softmax":
-        return gates * (gradient - (gradient * gates).sum(1, keepdims=True))
+        result: np.ndarray = gates * (gradient - (gradient * gates).sum(1, keepdims=True))
+        return result
     return gradient * gates * (1 - gates) if experts.scores == "sigmoid" else gradient

@@ -44,7 +44,8 @@ def tanh(x: np.ndarray) -> np.ndarray:
 def softmax(x: np.ndarray) -> np.ndarray:
     """Of each row (n, k)."""
     e = exp(x - x.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
+    result: np.ndarray = e / e.sum(-1, keepdims=True)
+    return result
 
 
 # ---- Activations: the derivatives of `Ops.activate`'s result by gate and by up ------------------------------------
@@ -63,23 +64,27 @@ def _gated(value: Callable, slope: Callable) -> Gradients:
 
 def _silu_slope(x: np.ndarray) -> np.ndarray:
     s = sigmoid(x)
-    return s * (1 + x * (1 - s))
+    result: np.ndarray = s * (1 + x * (1 - s))
+    return result
 
 
 _GELU, _CUBE = np.float32(0.7978845608028654), np.float32(0.044715)
 
 
 def gelu(x: np.ndarray) -> np.ndarray:
-    return np.float32(0.5) * x * (1 + tanh(_GELU * (x + _CUBE * x * x * x)))
+    result: np.ndarray = np.float32(0.5) * x * (1 + tanh(_GELU * (x + _CUBE * x * x * x)))
+    return result
 
 
 def _gelu_slope(x: np.ndarray) -> np.ndarray:
     t = tanh(_GELU * (x + _CUBE * x * x * x))
-    return np.float32(0.5) * (1 + t + x * (1 - t * t) * _GELU * (1 + 3 * _CUBE * x * x))
+    result: np.ndarray = np.float32(0.5) * (1 + t + x * (1 - t * t) * _GELU * (1 + 3 * _CUBE * x * x))
+    return result
 
 
 def _relu(x: np.ndarray) -> np.ndarray:
-    return np.maximum(x, 0)
+    result: np.ndarray = np.maximum(x, 0)
+    return result
 
 
 def _swiglu_oai(gate: np.ndarray | None, up: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:

@@ -13,6 +13,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -146,7 +147,7 @@ class _Rounding:
         name = p.tensor.name
         shares = shares_of(name, self.statistics, output_of(self.model))
         try:
-            H = sum(metric * np.float32(weights.mean(dtype=np.float64)) for weights, metric in shares)
+            H: Any = sum(metric * np.float32(weights.mean(dtype=np.float64)) for weights, metric in shares)
             factor = Factor(H, damp_for(self.statistics.tokens, len(H)), threads)
             return rounded(p.tensor.floats(), factor, p.format.name, self.sweeps, threads)
         except GgufkitError as e:

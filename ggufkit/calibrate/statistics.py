@@ -15,7 +15,7 @@ Everything is a sum, so that statistics of two texts are added.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -121,7 +121,7 @@ def merged(parts: list[Statistics]) -> Statistics:
             for name, blocks in first.moments.items()
         },
         squares={
-            name: Sums(sum(p.squares[name].squares for p in parts), sum(p.squares[name].counts for p in parts))
+            name: Sums(_summed(p.squares[name].squares for p in parts), _summed(p.squares[name].counts for p in parts))
             for name in first.squares
         },
         fisher=added(lambda part: part.fisher),
@@ -246,3 +246,8 @@ def read_statistics(path: str | os.PathLike[str]) -> Statistics:
         for name in names(".metric"):
             found.metrics[name], found.frequencies[name] = array(f"{name}.metric"), array(f"{name}.frequency")
     return found
+
+
+def _summed(arrays: Iterable[np.ndarray]) -> np.ndarray:
+    result: np.ndarray = sum(arrays)  # type: ignore[assignment]  # there is one at least
+    return result

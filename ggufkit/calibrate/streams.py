@@ -219,7 +219,8 @@ class Streams(OpaqueOps):
     def gated(self, x: Pair, score: Pair) -> Pair:
         def through(v: np.ndarray, s: np.ndarray) -> np.ndarray:
             shape = (*s.shape, -1)
-            return (v.reshape(shape) * sigmoid(s)[..., None]).reshape(v.shape)
+            result: np.ndarray = (v.reshape(shape) * sigmoid(s)[..., None]).reshape(v.shape)
+            return result
 
         first = through(x.quantized, score.quantized)
         return Pair(first, through(x.original, score.original) if self.two else first)
@@ -254,7 +255,7 @@ class Streams(OpaqueOps):
             blocks = self.known(*key)
             if blocks is None:
                 shares = shares_of(matrix.name, self.statistics, self.output)
-                H = sum(metric * np.float32(weights.mean(dtype=np.float64)) for weights, metric in shares)
+                H: Any = sum(metric * np.float32(weights.mean(dtype=np.float64)) for weights, metric in shares)
                 blocks = self._rounded(matrix.tensor.floats(), H, self.statistics.tokens, planned, None)
                 self.made(matrix.name, 0, blocks)
             self._done[key] = blocks
@@ -342,7 +343,8 @@ class _Inputs:
         if self._lag is None:
             lag = transposed(self.x.original - self.x.quantized)  # (cols, n)
             self._lag = product(transposed(self.x.quantized), lag, threads) / np.float32(len(self.x))
-        return W + factor.solve(product(W, self._lag, threads))
+        result: np.ndarray = W + factor.solve(product(W, self._lag, threads))
+        return result
 
 
 def quantize_on_the_way(

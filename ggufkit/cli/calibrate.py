@@ -78,7 +78,7 @@ def command(
     if not texts:
         raise UsageError("-f is missing: the text, or with --merge more statistics")
     if merge:
-        write_statistics(output, merged([read_statistics(path) for path in (source, *texts)]), force=force)
+        write_statistics(output, merged([read_statistics(path) for path in (Path(source), *texts)]), force=force)
         click.echo(output)
         return
     with load(source, backend=Tape(threads=threads)) as model:

@@ -48,7 +48,7 @@ class Size(click.ParamType):
         if match is None or (match[2] and not match[3]):
             self.fail(f"{value!r} is no size; give one like 500M or 3.2G", param, ctx)
         part = match[2] or ""
-        size = int(match[1] + part) * self.units[match[3]] // 10 ** len(part)
+        size: int = int(match[1] + part) * self.units[match[3]] // 10 ** len(part)
         if size < self.least:
             self.fail(f"{value!r} is less than {self.least}", param, ctx)
         return size

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -11,6 +11,9 @@ from ggufkit.cli.progress import note
 from ggufkit.cli.prompt import generation_options, prompt_options, read_stdin, say, speed, template_options
 from ggufkit.cli.text import cache_options, kept_cache, prompt_cache_option
 from ggufkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from ggufkit.runtime.kv.cache import Cache
 
 __all__ = ["command"]
 
@@ -65,7 +68,7 @@ def command(
             template = read_template(loaded.gguf, loaded.tokenizer.vocab)
             given = loaded.chat_tokens(template.prompt([{"role": "user", "content": prompt}], **variables))
         generation = loaded.generate(given, context=context, types=types, ignore_ends=ignore_eos, **how)
-        with kept_cache(generation.cache, saved):
+        with kept_cache(cast("Cache", generation.cache), saved):
             try:
                 if not (no_display_prompt or chat):
                     say(prompt)

@@ -144,7 +144,7 @@ def _filled(options: Options, chosen: dict[str, str], room: int) -> dict[str, st
 
 def frontier(options: Options, points: int = 12) -> list[Point]:
     """The best files from the smallest to the largest, `points` of them, about evenly spaced by size."""
-    found = []
+    found: list[Point] = []
     size, cost = 0, 0.0
     for chosen, step in _walk(options):
         if not found:

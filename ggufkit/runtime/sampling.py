@@ -9,13 +9,8 @@ Source: llama-sampler.cpp, and the order and defaults of common/sampling.cpp.
 from __future__ import annotations
 
 from collections import deque
-<<<<<<< HEAD
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-=======
-from collections.abc import Iterable
-from dataclasses import dataclass
->>>>>>> add5ff9 (mypy --strict: what came since, too)
 from typing import TYPE_CHECKING, Any
 
 import numpy as np

@@ -85,7 +85,8 @@ def _ling2(models: tuple[str, ...], centred: bool) -> Architecture:
 
     def shared_length(config: Config) -> int:
         product = config.integer("moe_intermediate_size") * config.integer("num_shared_experts")
-        return config.get("moe_shared_expert_intermediate_size", default=product)
+        result: int = config.get("moe_shared_expert_intermediate_size", default=product)
+        return result
 
     return Architecture(
         name="bailingmoe2",
@@ -119,13 +120,15 @@ def _ling2(models: tuple[str, ...], centred: bool) -> Architecture:
 
 def _dense_lead(config: Config) -> int:
     if "mlp_layer_types" not in config:
-        return config.get("first_k_dense_replace", default=0)
+        result: int = config.get("first_k_dense_replace", default=0)
+        return result
     kinds = config.list("mlp_layer_types")
     return next((layer for layer, kind in enumerate(kinds) if kind != "dense"), len(kinds))
 
 
 def _shared(config: Config) -> int | None:
-    if not (number := config.get("num_shared_experts", default=0)):
+    number: int = config.get("num_shared_experts", default=0)
+    if not number:
         return None
     if config.get("shared_expert_combination_strategy", default="average") != "average":
         raise ArchitectureError("config.json: shared experts are averaged, not otherwise")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from ggufkit.arch.metadata import (
     BASE,
@@ -22,7 +22,7 @@ from ggufkit.arch.metadata import (
     uint,
 )
 from ggufkit.arch.rope_tensors import rope_freqs
-from ggufkit.arch.spec import Architecture
+from ggufkit.arch.spec import Architecture, Transform
 from ggufkit.arch.specs.bert import CLEANED, ENCODER
 from ggufkit.arch.specs.llama import BARE_LLAMA, PERMUTED
 from ggufkit.arch.specs.qwen2 import BARE, EXPERT_LENGTHS, EXPERTS
@@ -43,7 +43,7 @@ from ggufkit.tokenizer.from_checkpoint.variants import bpe_with_roles, followed_
 _META_LAYOUT = "Meta AI original pth"
 
 
-def _two_parts(pattern: str, first: str, second: str, rows):
+def _two_parts(pattern: str, first: str, second: str, rows: Callable[[int, Config], int]) -> Transform:
     """A matrix as two: its first `rows(layer, config)` rows, and the others."""
     import re
 
@@ -103,7 +103,7 @@ def _glm_rope(config: Config) -> int:
     return int(size * partial_rotary(config, 0.5))
 
 
-def _jais_factor(*names: str):
+def _jais_factor(*names: str) -> Callable[[Config], float]:
     def find(config: Config) -> float:
         if names[0] == "mup_output_alpha" and "mup_output_alpha" in config:
             return config.number("mup_output_alpha") * config.number("mup_width_scale")
@@ -123,7 +123,8 @@ def _alibi(config: Config) -> float:
             first = float(tensor.floats().flat[0])
             if not 0 < first < 1:
                 raise CheckpointError(f"{printable(name)} begins with {first}, which is no slope")
-            return -round(math.log2(first) * 2 ** math.floor(math.log2(config.heads)))
+            result: float = -round(math.log2(first) * 2 ** math.floor(math.log2(config.heads)))
+            return result
     return 8.0
 
 
