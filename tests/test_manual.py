@@ -49,8 +49,10 @@ QUICKLY = {
     "calibrate": ["--chunks", "2"],
     "formats": ["--rows", "16"],
 }
-# What the examples call besides, and no test: they would install something, or never end.
-NOT_RUN = re.compile(r"(python3? -m (venv|pip)|pip|\.venv/bin|mlx_lm\.|git|cd|curl|source) ?|ggufkit serve\b")
+# What the examples call besides, and no test: they would install something, never end, or read a large checkpoint.
+NOT_RUN = re.compile(
+    r"(python3? -m (venv|pip)|pip|\.venv/bin|mlx_lm\.|git|cd|curl|source) ?|ggufkit serve\b|.* --mmproj"
+)
 
 
 @dataclass

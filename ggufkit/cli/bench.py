@@ -121,7 +121,7 @@ def command(
     \b
     ggufkit bench model.gguf
     ggufkit bench model.gguf -p 128,512 -n 64 -t 4 --json
-    ggufkit bench model.gguf --kv f16,q8_0,q4_0,small,smallest -f text.txt -c 512,4096
+    ggufkit bench model.gguf --kv f16,q8_0,q4_0,small,smallest -f text.txt -c 128,512
     """
     from ggufkit.cli.ahead import ready_to_run
     from ggufkit.runtime.model import load

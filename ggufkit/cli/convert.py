@@ -70,9 +70,9 @@ def _echo_known(context: click.Context, option: click.Parameter, wanted: bool) -
     help="Write several files of at most N tensors each.",
 )
 @click.option(
-    "--mmproj", is_flag=True, help="The encoders of images and sound, as mmproj-….gguf, not the language model."
+    "--mmproj", is_flag=True, help="Write the encoders of images and sound, as mmproj-….gguf, not the language model."
 )
-@click.option("--no-mtp", is_flag=True, help="Without the blocks that predict further tokens.")
+@click.option("--no-mtp", is_flag=True, help="Leave out the blocks that predict further tokens.")
 @output_options
 @click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_echo_known, help=_LIST)
 def command(

@@ -102,7 +102,7 @@ _PRECISION = [
 inexact_option = click.option(
     "--inexact",
     type=click.Choice(INEXACT, case_sensitive=False),
-    help="Of a quantized checkpoint: what matrices become that no block holds exactly. step: the smallest type that "
+    help="What matrices of a quantized checkpoint become that no block holds exactly. step: the smallest type that "
     "rounds by less than their own steps; F16, BF16, F32; preset: what TYPE says. Default: step for auto, else preset.",
 )
 
