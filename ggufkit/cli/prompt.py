@@ -148,7 +148,7 @@ def sampler_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     for flag, kind, text in reversed(_SAMPLERS):
         wrapped = click.option(flag, type=kind, help=text)(wrapped)
-    order = "Use these samplers in this order: top_k;top_p;temperature …"
+    order = "Use these samplers in this order: top_k;top_p;temperature, for example."
     wrapped = click.option("--samplers", metavar="NAMES", help=order)(wrapped)
     bias = "Add to a token's logit: 15043+1, 15043-inf."
     return click.option("-l", "--logit-bias", multiple=True, metavar="TOKEN±BIAS", help=bias)(wrapped)
