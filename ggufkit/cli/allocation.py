@@ -49,7 +49,13 @@ _METHOD = [
         default=True,
         help="Aim at the original's outputs, running the text along; or round each matrix for itself.",
     ),
-    click.option("--sweeps", type=click.IntRange(0, 100), default=2, show_default=True, help="Of descent, after GPTQ."),
+    click.option(
+        "--sweeps",
+        type=click.IntRange(0, 100),
+        default=2,
+        show_default=True,
+        help="Sweeps of coordinate descent after GPTQ.",
+    ),
 ]
 
 
