@@ -60,6 +60,7 @@ class Architecture:
     blocks : the number of layers for which there may be names.
     preamble : metadata that comes before `general.type`.
     when : tells the variants of a class apart: which of its configs are of this architecture.
+    types : pattern of GGUF names → the type that the converter always gives to such tensors; see `policy.outtype`.
     graph : how it computes; None for one that is only converted.
     traits : what is special about quantizing it.
     export : how a GGUF becomes a checkpoint again; None where it cannot.
@@ -75,6 +76,7 @@ class Architecture:
     blocks: Callable[[Config], int] = lambda config: config.layers
     preamble: tuple[Row, ...] = ()
     when: Callable[[Config], bool] = lambda config: True
+    types: Mapping[str, str] = field(default_factory=dict)
     graph: Graph | None = None
     traits: Traits = PLAIN
     export: Export | None = None

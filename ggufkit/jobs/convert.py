@@ -143,7 +143,7 @@ def as_gguf(
     if unpacked is not None:
         pairs.update(_hints(unpacked))
         notes = (*notes, _summary(unpacked, tensors))
-    return CheckpointModel(pairs, tensors, source_type, card, checkpoint.identity, notes)
+    return CheckpointModel(pairs, tensors, source_type, card, checkpoint.identity, notes, spec.types)
 
 
 def _hints(unpacked: Unpacked) -> dict[str, Value]:

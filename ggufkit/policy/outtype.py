@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from ggufkit.formats.table import FORMATS
 from ggufkit.policy.decision import Decision
 
-__all__ = ["F16_OR_F32", "OUTTYPES", "outtype_decision"]
+__all__ = ["AS_THE_FILE", "F16_OR_F32", "OUTTYPES", "outtype_decision"]
 
 # Type → `general.file_type` (enum llama_ftype).
 OUTTYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7, "TQ1_0": 36, "TQ2_0": 37}
@@ -38,6 +38,9 @@ _NOT_TERNARY = re.compile(r"(token_embd|per_layer_token_embd|output|blk\.\d+\.(a
 # What the convolutions of encoders are in a file of any type.
 F16_OR_F32 = "F16 or F32"
 
+# The file's own type, for what would be F32 elsewhere.
+AS_THE_FILE = "as the file"
+
 
 def outtype_decision(
     name: str, shape: tuple[int, ...], outtype: str, always: Mapping[str, str] | None = None
@@ -55,6 +58,8 @@ def outtype_decision(
         return Decision(FORMATS["F32"], "norm")
     for pattern, fixed in (always or {}).items():
         if re.search(pattern, name):
+            if fixed == AS_THE_FILE:
+                return _of_file(shape, outtype)
             convolution = "F16" if outtype == "F16" else "F32"
             return Decision(FORMATS[convolution if fixed == F16_OR_F32 else fixed], "always so in this architecture")
     if _ALWAYS_F32.fullmatch(name):
@@ -63,6 +68,10 @@ def outtype_decision(
         return Decision(FORMATS["F32"], "no weight matrix")
     if outtype.startswith("TQ") and _NOT_TERNARY.fullmatch(name):
         return Decision(FORMATS["F16"], f"an embedding or output is not made {outtype}")
+    return _of_file(shape, outtype)
+
+
+def _of_file(shape: tuple[int, ...], outtype: str) -> Decision:
     format = FORMATS[outtype]
     if shape[-1] % format.block_size:
         return Decision(FORMATS["F16"], f"rows of {shape[-1]} are not a multiple of {outtype}'s {format.block_size}")

@@ -392,6 +392,23 @@ def plm() -> Tiny:
     return Tiny(config("PLMForCausalLM", "plm_tiny", **more), decoder(layer, BPE_TOKENS, head=False))
 
 
+def dbrx() -> Tiny:
+    shapes: dict[str, tuple[int, ...]] = {"transformer.wte.weight": (BPE_TOKENS, WIDTH)}
+    for i in range(LAYERS):
+        at = f"transformer.blocks.{i}"
+        shapes |= dict(norm(f"{at}.norm_attn_norm.norm_1")) | dict(norm(f"{at}.norm_attn_norm.norm_2"))
+        shapes |= dict(linear(f"{at}.norm_attn_norm.attn.Wqkv", (HEADS + 2 * KV_HEADS) * HEAD, WIDTH))
+        shapes |= dict(linear(f"{at}.norm_attn_norm.attn.out_proj", WIDTH, WIDTH))
+        shapes |= dict(linear(f"{at}.ffn.router.layer", EXPERTS, WIDTH))
+        shapes |= {f"{at}.ffn.experts.mlp.{part}": (EXPERTS * FFN, WIDTH) for part in ("w1", "w2", "v1")}
+    shapes |= dict(norm("transformer.norm_f")) | {"lm_head.weight": (BPE_TOKENS, WIDTH)}
+    values: dict[str, Any] = {"architectures": ["DbrxForCausalLM"], "model_type": "dbrx_tiny", "d_model": WIDTH}
+    values |= {"n_heads": HEADS, "n_layers": LAYERS, "max_seq_len": 512, "vocab_size": BPE_TOKENS}
+    values |= {"attn_config": {"kv_n_heads": KV_HEADS, "rope_theta": 5e5, "clip_qkv": 8}}
+    values |= {"ffn_config": {"ffn_hidden_size": FFN, "moe_num_experts": EXPERTS, "moe_top_k": 2}}
+    return Tiny(values, shapes.items())
+
+
 def janus() -> Tiny:
     text = {f"model.language_model.{n.removeprefix('model.')}": s for n, s in decoder(llama_layer, SPM_TOKENS)}
     text["lm_head.weight"] = text.pop("model.language_model.lm_head.weight")
@@ -412,6 +429,7 @@ MORE: dict[str, Callable[[], Tiny]] = {
         bailingmoe,
         bailingmoe2,
         cohere2moe,
+        dbrx,
         deepseek1,
         dots1,
         glm,

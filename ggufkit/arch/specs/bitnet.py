@@ -9,18 +9,18 @@ from ggufkit.arch.transforms import map_each
 from ggufkit.checkpoint.packed.bitnet import rounded_to_ternary
 from ggufkit.tokenizer.from_checkpoint.spm import sentencepiece
 
+_DEFAULTS = {
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "num_key_value_heads": lambda config: config.heads,
+    "head_dim": lambda config: config.width // config.heads,
+}
+
 SPECS = (
     Architecture(
         name="bitnet",
-        models={
-            "BitnetForCausalLM": {
-                "max_position_embeddings": 2048,
-                "rms_norm_eps": 1e-6,
-                "rope_theta": 10000.0,
-                "num_key_value_heads": lambda config: config.heads,
-                "head_dim": lambda config: config.width // config.heads,
-            }
-        },
+        models={"BitNetForCausalLM": _DEFAULTS, "BitnetForCausalLM": _DEFAULTS},
         metadata=(
             *BASE,
             string("rope.scaling.type", "linear"),
