@@ -22,11 +22,11 @@ Source: gptqmodel/nn_modules/qlinear/__init__.py, utils/planar_packing.py and ut
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ggufkit.checkpoint.packed.integers import Integers
-from ggufkit.checkpoint.packed.matrix import Groups
+from ggufkit.checkpoint.packed.matrix import Groups, chunks
 from ggufkit.checkpoint.packed.stored import Matrix, Reading, Source, natural, parts_of, require
 from ggufkit.errors import CheckpointError, printable
 
@@ -98,10 +98,17 @@ def _matrix(source: Source, module: str, settings: Mapping[str, Any]) -> Matrix:
     def scale(lo: int, hi: int) -> np.ndarray:
         return transposed_floats(source, scales, lo, hi)
 
+    def extremes() -> Iterator[tuple[int, int]]:
+        for lo, hi in chunks(words, 4 * rows):
+            data = qweight.read(lo, hi)
+            low, high = (data, data) if bits == 8 else (data & 15, data >> 4)
+            yield min(int(low.min()), int(high.min())), max(int(low.max()), int(high.max()))
+
+    fast = extremes if bits in (4, 8) else None
     each = f"in groups of {-(cols // -groups)}" if groups > 1 else "a scale for each row"
     order = "" if not _unsorted(of.of) else ", inputs in any order"
     what = f"GPTQ, {bits} bits {each}{order}"
-    return Matrix(f"{module}.weight", what, Integers((rows, cols), codes, bits, scale, zeros, of))
+    return Matrix(f"{module}.weight", what, Integers((rows, cols), codes, bits, scale, zeros, of, extremes=fast))
 
 
 def _unsorted(of: np.ndarray) -> bool:
