@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ggufkit.kernels.jit import helper, inlined, specialised
+from ggufkit.kernels.jit import CPU_FEATURES, helper, inlined, specialised
 from ggufkit.kernels.lane_math import exp, tanh
 from ggufkit.kernels.lanes import (
     fabs,
@@ -42,6 +42,8 @@ from ggufkit.runtime.kv.types import CacheType
 __all__ = ["ROWS", "Pass", "attention_of"]
 
 ROWS = 32
+# Eight sums of sixteen lanes do not wait for one another; registers of half the width have room for four.
+_TWO_TILES = "avx512f" in CPU_FEATURES
 ZERO, ONE = np.float32(0), np.float32(1)
 # `attention_of` binds these anew for each pair of types.
 read_keys, KEY_LOW, KEY_HIGH = read_float_keys, 0, 0
@@ -212,31 +214,57 @@ def _gather_queries(q, call, kv_head, first_row, rows, fours, queries):
 
 @inlined
 def _score(queries, tile, head, fours, scores):
-    """Four rows with two tiles at a time: eight sums that do not wait for one another."""
-    second = head * 16
+    """q · k of 32 tokens: sums that do not wait for one another, as many as there are registers for."""
     for r in range(0, fours, 4):
-        a, b, c, d = splat(ZERO), splat(ZERO), splat(ZERO), splat(ZERO)
-        e, f, g, h = splat(ZERO), splat(ZERO), splat(ZERO), splat(ZERO)
-        q0, q1, q2, q3 = r * head, (r + 1) * head, (r + 2) * head, (r + 3) * head
-        for i in range(head):
-            x, y = load(tile, i * 16), load(tile, second + i * 16)
-            w = splat(queries[q0 + i])
-            a, e = multiply_add(w, x, a), multiply_add(w, y, e)
-            w = splat(queries[q1 + i])
-            b, f = multiply_add(w, x, b), multiply_add(w, y, f)
-            w = splat(queries[q2 + i])
-            c, g = multiply_add(w, x, c), multiply_add(w, y, g)
-            w = splat(queries[q3 + i])
-            d, h = multiply_add(w, x, d), multiply_add(w, y, h)
-        at = r * 32
-        store(scores, at, a)
-        store(scores, at + 16, e)
-        store(scores, at + 32, b)
-        store(scores, at + 48, f)
-        store(scores, at + 64, c)
-        store(scores, at + 80, g)
-        store(scores, at + 96, d)
-        store(scores, at + 112, h)
+        if _TWO_TILES:
+            _score_two(queries, tile, head, r, scores)
+        else:
+            _score_one(queries, tile, 0, head, r, scores, r * 32)
+            _score_one(queries, tile, head * 16, head, r, scores, r * 32 + 16)
+
+
+@inlined
+def _score_one(queries, tile, first, head, r, scores, at):
+    """Four rows with one tile of 16 tokens."""
+    a, b, c, d = splat(ZERO), splat(ZERO), splat(ZERO), splat(ZERO)
+    for i in range(head):
+        x, q = load(tile, first + i * 16), r * head + i
+        a = multiply_add(splat(queries[q]), x, a)
+        b = multiply_add(splat(queries[q + head]), x, b)
+        c = multiply_add(splat(queries[q + 2 * head]), x, c)
+        d = multiply_add(splat(queries[q + 3 * head]), x, d)
+    store(scores, at, a)
+    store(scores, at + 32, b)
+    store(scores, at + 64, c)
+    store(scores, at + 96, d)
+
+
+@inlined
+def _score_two(queries, tile, head, r, scores):
+    """Four rows with two tiles."""
+    second = head * 16
+    a, b, c, d = splat(ZERO), splat(ZERO), splat(ZERO), splat(ZERO)
+    e, f, g, h = splat(ZERO), splat(ZERO), splat(ZERO), splat(ZERO)
+    q0, q1, q2, q3 = r * head, (r + 1) * head, (r + 2) * head, (r + 3) * head
+    for i in range(head):
+        x, y = load(tile, i * 16), load(tile, second + i * 16)
+        w = splat(queries[q0 + i])
+        a, e = multiply_add(w, x, a), multiply_add(w, y, e)
+        w = splat(queries[q1 + i])
+        b, f = multiply_add(w, x, b), multiply_add(w, y, f)
+        w = splat(queries[q2 + i])
+        c, g = multiply_add(w, x, c), multiply_add(w, y, g)
+        w = splat(queries[q3 + i])
+        d, h = multiply_add(w, x, d), multiply_add(w, y, h)
+    at = r * 32
+    store(scores, at, a)
+    store(scores, at + 16, e)
+    store(scores, at + 32, b)
+    store(scores, at + 48, f)
+    store(scores, at + 64, c)
+    store(scores, at + 80, g)
+    store(scores, at + 96, d)
+    store(scores, at + 112, h)
 
 
 @helper
@@ -284,29 +312,57 @@ def _soften(scores, r, at, lower, upper, cap, best, total, found, padded):
 
 @inlined
 def _collect(scores, rows_v, padded, fours, found):
-    """found += p · v: four rows by 32 numbers at a time."""
+    """found += p · v."""
     for r in range(0, fours, 4):
-        for lo in range(0, padded, 32):
-            f0, f1, f2, f3 = r * padded + lo, (r + 1) * padded + lo, (r + 2) * padded + lo, (r + 3) * padded + lo
-            a, e = load(found, f0), load(found, f0 + 16)
-            b, f = load(found, f1), load(found, f1 + 16)
-            c, g = load(found, f2), load(found, f2 + 16)
-            d, h = load(found, f3), load(found, f3 + 16)
-            for t in range(32):
-                x, y = load(rows_v, t * padded + lo), load(rows_v, t * padded + lo + 16)
-                p = splat(scores[r * 32 + t])
-                a, e = multiply_add(p, x, a), multiply_add(p, y, e)
-                p = splat(scores[r * 32 + 32 + t])
-                b, f = multiply_add(p, x, b), multiply_add(p, y, f)
-                p = splat(scores[r * 32 + 64 + t])
-                c, g = multiply_add(p, x, c), multiply_add(p, y, g)
-                p = splat(scores[r * 32 + 96 + t])
-                d, h = multiply_add(p, x, d), multiply_add(p, y, h)
-            store(found, f0, a)
-            store(found, f0 + 16, e)
-            store(found, f1, b)
-            store(found, f1 + 16, f)
-            store(found, f2, c)
-            store(found, f2 + 16, g)
-            store(found, f3, d)
-            store(found, f3 + 16, h)
+        if _TWO_TILES:
+            for lo in range(0, padded, 32):
+                _collect_two(scores, rows_v, padded, r, lo, found)
+        else:
+            for lo in range(0, padded, 16):
+                _collect_one(scores, rows_v, padded, r, lo, found)
+
+
+@inlined
+def _collect_one(scores, rows_v, padded, r, lo, found):
+    """Four rows by 16 numbers."""
+    at, s = r * padded + lo, r * 32
+    a, b = load(found, at), load(found, at + padded)
+    c, d = load(found, at + 2 * padded), load(found, at + 3 * padded)
+    for t in range(32):
+        x = load(rows_v, t * padded + lo)
+        a = multiply_add(splat(scores[s + t]), x, a)
+        b = multiply_add(splat(scores[s + 32 + t]), x, b)
+        c = multiply_add(splat(scores[s + 64 + t]), x, c)
+        d = multiply_add(splat(scores[s + 96 + t]), x, d)
+    store(found, at, a)
+    store(found, at + padded, b)
+    store(found, at + 2 * padded, c)
+    store(found, at + 3 * padded, d)
+
+
+@inlined
+def _collect_two(scores, rows_v, padded, r, lo, found):
+    """Four rows by 32 numbers."""
+    f0, f1, f2, f3 = r * padded + lo, (r + 1) * padded + lo, (r + 2) * padded + lo, (r + 3) * padded + lo
+    a, e = load(found, f0), load(found, f0 + 16)
+    b, f = load(found, f1), load(found, f1 + 16)
+    c, g = load(found, f2), load(found, f2 + 16)
+    d, h = load(found, f3), load(found, f3 + 16)
+    for t in range(32):
+        x, y = load(rows_v, t * padded + lo), load(rows_v, t * padded + lo + 16)
+        p = splat(scores[r * 32 + t])
+        a, e = multiply_add(p, x, a), multiply_add(p, y, e)
+        p = splat(scores[r * 32 + 32 + t])
+        b, f = multiply_add(p, x, b), multiply_add(p, y, f)
+        p = splat(scores[r * 32 + 64 + t])
+        c, g = multiply_add(p, x, c), multiply_add(p, y, g)
+        p = splat(scores[r * 32 + 96 + t])
+        d, h = multiply_add(p, x, d), multiply_add(p, y, h)
+    store(found, f0, a)
+    store(found, f0 + 16, e)
+    store(found, f1, b)
+    store(found, f1 + 16, f)
+    store(found, f2, c)
+    store(found, f2 + 16, g)
+    store(found, f3, d)
+    store(found, f3 + 16, h)
