@@ -98,8 +98,8 @@ LONG = struct.pack("<Q", 1 << 60)
 
 REFUSED = {
     # what: (bytes, byte of the fault, words of the message)
-    "other magic": (b"\x1b[2J" + bytes(20), 0, "no GGUF"),
-    "empty file": (b"", 0, "only 0 are left"),
+    "other magic": (b"\x1b[2J" + bytes(20), 0, "not a GGUF"),
+    "empty file": (b"", 0, "it is empty"),
     "version 4": (gguf(version=4), 4, "version 4"),
     "tensor count": (b"GGUF" + struct.pack("<IQQ", 3, 1 << 40, 0), 8, "promises 1099511627776 tensors"),
     "pair count": (b"GGUF" + struct.pack("<IQQ", 3, 0, 9), 16, "promises 9 metadata pairs"),
@@ -115,7 +115,7 @@ REFUSED = {
     "array limit": (gguf([pair(b"k", 9, struct.pack("<IQ", 0, 1 << 31))]), 41, "limit is 1073741824"),
     "string in array": (gguf([pair(b"k", 9, struct.pack("<IQ", 8, 1) + LONG)]), 49, "string 0 of k"),
     "alignment type": (gguf([pair(b"general.alignment", 10, bytes(8))]), 24, "must be of type u32"),
-    "alignment 24": (gguf([pair(b"general.alignment", 4, b"\x18\0\0\0")]), 53, "no power of two"),
+    "alignment 24": (gguf([pair(b"general.alignment", 4, b"\x18\0\0\0")]), 53, "not a power of two"),
     "alignment 2^21": (gguf([pair(b"general.alignment", 4, b"\0\0\x20\0")]), 53, "limit is 1048576"),
     "name of 64 bytes": (gguf([], [tensor(b"n" * 64, (1,), 0, 0)], bytes(32)), 24, "limit is 63"),
     "name twice": (gguf([], [tensor(b"n", (0,), 0, 0)] * 2), 57, "occurs twice"),
@@ -123,7 +123,7 @@ REFUSED = {
     "negative dimension": (gguf([], [tensor(b"n", (1 << 63,), 0, 0)]), 37, "2^63"),
     "product 2^64": (gguf([], [tensor(b"n", (65536,) * 4, 0, 0)]), 37, "2^63"),
     "removed type": (gguf([], [tensor(b"n", (32,), 4, 0)]), 45, "type 4"),
-    "part of a block": (gguf([], [tensor(b"n", (33,), 8, 0)]), 37, "no multiple of 32"),
+    "part of a block": (gguf([], [tensor(b"n", (33,), 8, 0)]), 37, "not a multiple of 32"),
     "gap": (gguf([], [tensor(b"n", (1,), 0, 32)], bytes(64)), 49, "without gaps"),
     "data missing": (gguf([], [tensor(b"n", (9,), 0, 0)], bytes(35)), 24, "needs 36 bytes"),
 }

@@ -47,7 +47,7 @@ _CONFIG = "adapter_config.json"
 _HALF = re.compile(r"\.lora_(embedding_)?([AB])(?:\.(?!weight$)([^.]+))?(?:\.weight)?$")
 
 # A stand-in's rows: the number of the weight that it stands for.
-_NUMBERS = Format("weight's number", -1, 1, "x:i4", "raw", encodable=False)
+_NUMBERS = Format("weight's number", -1, 1, "x:i4", "number", encodable=False)
 
 
 @dataclass(frozen=True)
