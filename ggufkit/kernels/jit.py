@@ -50,7 +50,9 @@ _HELPER: dict[str, Any] = {**_MAKER, "_nrt": False}
 F = TypeVar("F", bound=Callable[..., Any])
 
 # What a source imports from rooms that may define kernels.
-_IMPORTS = re.compile(r"^\s*from ggufkit\.((?:evaluate|formats|kernels|runtime)[\w.]*) import", re.MULTILINE)
+_IMPORTS = re.compile(
+    r"^\s*from ggufkit\.((?:calibrate|evaluate|formats|kernels|runtime|turboquant)[\w.]*) import", re.MULTILINE
+)
 _PACKAGE = Path(__file__).parent.parent
 
 
