@@ -166,7 +166,9 @@ def traits_of(name: str) -> Traits:
 
     if name in TRAITS:
         return TRAITS[name]
-    return next((spec.traits for spec in _likely_first(name) if spec.name == name), PLAIN)
+    bundled = (spec for module in ARCHITECTURES.get(name, ()) for spec in _specs_of(module))
+    # Of several specs of this name, which differ in their checkpoints, one has them.
+    return next((s.traits for s in (*_registered, *bundled) if s.name == name and s.traits is not PLAIN), PLAIN)
 
 
 def export_of(name: str) -> Export:
