@@ -26,6 +26,7 @@ from ggufkit.jobs.quantize import quantize
 COMMANDS = (
     "set {0}/model.gguf --token 300 '<|im_end|>' --force",
     "imatrix {0}/model-F16.gguf -f {0}/calibration.txt -c 256 -o {0}/imatrix.gguf",
+    "calibrate {0}/model-F16.gguf -f {0}/calibration.txt -c 256 --chunks 1 -o {0}/stats.gguf",
     "quantize --imatrix {0}/imatrix.gguf {0}/model-BF16.gguf {0}/model-IQ3_XXS.gguf IQ3_XXS",
     "split --split-max-size 3M {0}/model.gguf {0}/part",
 )
