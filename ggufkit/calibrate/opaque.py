@@ -6,10 +6,10 @@ from typing import Any
 
 from ggufkit.errors import ArchitectureError
 
-__all__ = ["Opaque", "OpaqueOps"]
+__all__ = ["Opaque", "OpaqueOps", "no_gradient"]
 
 
-def _refused(what: str) -> ArchitectureError:
+def no_gradient(what: str) -> ArchitectureError:
     return ArchitectureError(f"calibration knows no gradient of {what}, so models that need it cannot be calibrated")
 
 
@@ -21,10 +21,10 @@ class Opaque:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        raise _refused(name)
+        raise no_gradient(name)
 
     def _refuse(self, *_: Any) -> Any:
-        raise _refused("arithmetic of this model's own")
+        raise no_gradient("arithmetic of this model's own")
 
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse
     __pow__ = __neg__ = __getitem__ = _refuse
@@ -36,4 +36,4 @@ class OpaqueOps:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        raise _refused(f"the operation {name}")
+        raise no_gradient(f"the operation {name}")

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ggufkit.calibrate.opaque import no_gradient
 from ggufkit.errors import ArchitectureError
 from ggufkit.runtime.forward import hidden_states, logits
 from ggufkit.runtime.model import Model
@@ -20,10 +21,14 @@ __all__ = ["hidden", "scored"]
 
 
 class _Nothing:
-    """The layers of a cache that remembers nothing."""
+    """The layers of a cache that remembers nothing: attention here reads none, and a state cannot be."""
 
-    def __getitem__(self, slot: int) -> None:
-        return None
+    def __getitem__(self, slot: int) -> _Nothing:
+        return self
+
+    @property
+    def arrays(self) -> Any:
+        raise no_gradient("states that go from token to token")
 
 
 class _Window:
