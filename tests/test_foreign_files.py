@@ -33,10 +33,10 @@ def safetensors():
 
 
 FILES = {
-    "safetensors": (safetensors(), "a safetensors file; convert the folder"),
-    "torch": (zipped("archive/data.pkl"), "PyTorch weights; convert the folder"),
+    "safetensors": (safetensors(), "a safetensors file.*convert the folder"),
+    "torch": (zipped("archive/data.pkl"), "PyTorch weights.*convert the folder"),
     "old torch": (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "pickle.*convert the folder"),
-    "zip": (zipped("model.gguf"), "a ZIP archive; unpack"),
+    "zip": (zipped("model.gguf"), "a ZIP archive.*unpack"),
     "npz": (zipped("weights.npy"), "NumPy arrays"),
     "html": (b"\n<!DOCTYPE html><html><head>", "an HTML page.*resolve"),
     "html, in capitals": (b"<HTML>", "an HTML page"),
