@@ -196,7 +196,9 @@ def test_sizes_of_many_digits_in_policies(key, value):
     assert len(str(error.value)) < 1000
 
 
-@pytest.mark.parametrize(("kind", "noted"), [("dynamic", True), ("llama3", False), (None, False)])
+@pytest.mark.parametrize(
+    ("kind", "noted"), [("dynamic", True), ("proportional", True), ("llama3", False), (None, False)]
+)
 def test_rope_types_that_a_gguf_cannot_say(kind, noted):
     from ggufkit.arch.metadata import rope_note
 

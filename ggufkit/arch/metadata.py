@@ -212,7 +212,7 @@ def rope_parameters(config: Config) -> dict[str, Any]:
 # Types of rope scaling with keys of their own, and those that are said elsewhere or have nothing to say. Of the others
 # llama.cpp's converter warns, and goes on.
 _ROPE_TYPES = ("linear", "yarn", "longrope", "su")
-_ROPE_ELSEWHERE = ("default", "llama3", "mrope", "none", "proportional", "xdrope")
+_ROPE_ELSEWHERE = ("default", "llama3", "mrope", "none", "xdrope")
 
 
 def rope_note(config: Config) -> str | None:

@@ -139,7 +139,9 @@ def as_gguf(
     check_shapes(spec.name, pairs, tensors)
     _check_header(checkpoint, pairs, tensors)
     source_type = _source_type(checkpoint)
-    notes = (*card.notes, *filter(None, [rope_note(config)]))
+    # A tensor of divisors says any rope.
+    rope = None if "rope_freqs.weight" in tensors else rope_note(config)
+    notes = card.notes if rope is None else (*card.notes, rope)
     if unpacked is not None:
         pairs.update(_hints(unpacked))
         notes = (*notes, _summary(unpacked, tensors))
