@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import hypothesis
@@ -16,6 +17,13 @@ ROOT = Path(__file__).parent.parent
 # A busy machine, or a kernel that is compiled by the first example, is no failure.
 hypothesis.settings.register_profile("ggufkit", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("ggufkit")
+
+
+@pytest.fixture(autouse=True)
+def quiet_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test reads on stderr does not depend on the kernels that this machine has compiled before."""
+    monkeypatch.setattr("ggufkit.cli.ahead._bar", lambda total: nullcontext(lambda name: None))
+    monkeypatch.setattr("ggufkit.kernels.jit._SayOnce.on_start", lambda self, event: None)
 
 
 @pytest.fixture(scope="session")
