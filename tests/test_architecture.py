@@ -31,6 +31,7 @@ FLOORS = [
     ["jobs"],
     ["evaluate"],
     ["calibrate"],
+    ["serve"],
     ["verbs"],
     ["cli"],
     ["__init__", "__main__"],

@@ -1,0 +1,95 @@
+"""The events of a request, from the worker's thread to whoever reads them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+
+from ggufkit.errors import GgufkitError
+from ggufkit.serve.engine.request import Event, Finished, Request, Token
+
+__all__ = ["Stream"]
+
+
+class Stream:
+    """What a request gives, event by event, the last a `Finished`. Made by `Engine.submit`.
+
+    Read it from one thread, ``for event in stream``, or in one loop, ``async for event in stream``. Either may be left
+    at any time; whoever leaves calls `cancel`.
+
+    Attributes
+    ----------
+    request : as given.
+    """
+
+    def __init__(self, request: Request):
+        self.request = request
+        self._events: deque[Event] = deque()
+        self._changed = threading.Condition()
+        self._wake: Callable[[], None] | None = None
+        self._cancelled = False
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody wants the rest."""
+        return self._cancelled
+
+    def cancel(self) -> None:
+        """Want no more: the work on it ends with the pass that runs now. May be called at any time, from any thread."""
+        self._cancelled = True
+
+    def put(self, event: Event) -> None:
+        """The worker's side: hand over an event."""
+        with self._changed:
+            self._events.append(event)
+            self._changed.notify_all()
+            wake = self._wake
+        if wake is not None:
+            wake()
+
+    def __iter__(self) -> Iterator[Event]:
+        while True:
+            with self._changed:
+                while not self._events:
+                    self._changed.wait()
+                event = self._events.popleft()
+            yield event
+            if isinstance(event, Finished):
+                return
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        loop, ready = asyncio.get_running_loop(), asyncio.Event()
+
+        def wake() -> None:
+            try:
+                loop.call_soon_threadsafe(ready.set)
+            except RuntimeError:  # the loop is closed: nobody reads any more
+                self.cancel()
+
+        self._wake = wake
+        while True:
+            while self._events:
+                event = self._events.popleft()
+                yield event
+                if isinstance(event, Finished):
+                    return
+            await ready.wait()
+            ready.clear()
+
+    def result(self) -> tuple[list[Token], str, Finished]:
+        """All tokens, the whole text, and how it ended.
+
+        Raises
+        ------
+        GgufkitError : it ended with an error.
+        """
+        tokens: list[Token] = []
+        for event in self:
+            if isinstance(event, Finished):
+                if event.error is not None:
+                    raise event.error
+                return tokens, "".join(token.text for token in tokens) + event.text, event
+            tokens.append(event)
+        raise GgufkitError("the stream was read by somebody else")
