@@ -31,6 +31,7 @@ FLOORS = [
     ["jobs"],
     ["evaluate"],
     ["calibrate"],
+    ["web"],
     ["serve"],
     ["verbs"],
     ["cli"],

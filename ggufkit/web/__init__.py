@@ -1,0 +1,1 @@
+"""Pages: parts as plain HTML, CSS and JavaScript in this folder, put together by `page.assemble`."""
