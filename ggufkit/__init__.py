@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ggufkit.errors import GgufkitError as GgufkitError
     from ggufkit.errors import Hint as Hint
+    from ggufkit.evaluate.compare import Comparison as Comparison
     from ggufkit.evaluate.perplexity import Estimate as Estimate
     from ggufkit.evaluate.verify import Verdict as Verdict
     from ggufkit.formats.codec import decode as decode
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from ggufkit.tokenizer.run.tokenizer import Tokenizer as Tokenizer
     from ggufkit.tokenizer.run.tokenizer import load_tokenizer as load_tokenizer
     from ggufkit.verbs import Difference as Difference
+    from ggufkit.verbs import compare as compare
     from ggufkit.verbs import diff as diff
     from ggufkit.verbs import hash as hash
     from ggufkit.verbs import imatrix as imatrix
@@ -68,6 +70,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "FORMATS": "formats.table",
     "GGUF": "gguf.reader",
+    "Comparison": "evaluate.compare",
     "Difference": "verbs",
     "Edit": "gguf.edit.session",
     "Estimate": "evaluate.perplexity",
@@ -90,6 +93,7 @@ _PUBLIC = {
     "ValueType": "gguf.values",
     "Verdict": "evaluate.verify",
     "Writer": "gguf.writer",
+    "compare": "verbs",
     "convert": "jobs.convert",
     "decode": "formats.codec",
     "diff": "verbs",

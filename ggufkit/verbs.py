@@ -16,6 +16,7 @@ from ggufkit.errors import FileError, printable
 from ggufkit.gguf.reader import open as open_gguf
 
 if TYPE_CHECKING:
+    from ggufkit.evaluate.compare import Comparison
     from ggufkit.evaluate.perplexity import Estimate
     from ggufkit.evaluate.verify import Verdict
     from ggufkit.evaluate.windows import Windows
@@ -27,7 +28,19 @@ if TYPE_CHECKING:
     from ggufkit.policy.recipe import Recipe
     from ggufkit.runtime.model import Model
 
-__all__ = ["Difference", "diff", "hash", "imatrix", "merge", "perplexity", "plan", "recipe", "split", "verify"]
+__all__ = [
+    "Difference",
+    "compare",
+    "diff",
+    "hash",
+    "imatrix",
+    "merge",
+    "perplexity",
+    "plan",
+    "recipe",
+    "split",
+    "verify",
+]
 
 StrPath = str | os.PathLike[str]
 
@@ -319,6 +332,44 @@ def perplexity(
     from ggufkit.evaluate.perplexity import perplexity as measure
 
     return measure(model, _windows(model, text, context, chunks), types=(keys, values))
+
+
+def compare(
+    models: Sequence[StrPath],
+    base: StrPath,
+    text: str,
+    *,
+    context: int = 512,
+    chunks: int | None = None,
+    keys: str = "F16",
+    values: str = "F16",
+    backend: str = "auto",
+    threads: int | None = None,
+) -> Comparison:
+    """Compare models with the one that they were made from: bytes, KL divergence, perplexity; it reads the text once.
+
+    Parameters
+    ----------
+    models : GGUF files.
+    base : the file that they were made from.
+    context, chunks, keys, values : see `perplexity`.
+    backend, threads : see `load`.
+
+    Raises
+    ------
+    GgufkitError : a model cannot be run, or the text is too short.
+    UsageError : a model has another vocabulary than the base.
+    """
+    from contextlib import ExitStack
+
+    from ggufkit.evaluate.compare import compare as measure
+    from ggufkit.runtime.model import load
+
+    with ExitStack() as stack:
+        source, *others = (
+            stack.enter_context(load(path, backend=backend, threads=threads)) for path in (base, *models)
+        )
+        return measure(source, others, _windows(source, text, context, chunks), types=(keys, values))
 
 
 def imatrix(

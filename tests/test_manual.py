@@ -38,13 +38,25 @@ ROOT = PAGES.parent.parent
 LANGUAGES = {"sh", "python", "toml", "json", "text"}
 
 # Verbs that write a file which the folder of the examples has already.
-WRITERS = {"convert", "quantize", "merge", "split", "endian", "export-mlx", "new-metadata", "imatrix", "calibrate"}
+WRITERS = {
+    "convert",
+    "quantize",
+    "merge",
+    "split",
+    "endian",
+    "export-mlx",
+    "new-metadata",
+    "imatrix",
+    "calibrate",
+    "compare",
+}
 # What a test adds so that an example is quick.
 QUICKLY = {
     "bench": ["-r", "1", "-n", "4"],
     "run": ["-n", "8"],
     "chat": ["-n", "8"],
     "perplexity": ["--chunks", "1"],
+    "compare": ["--chunks", "1"],
     "imatrix": ["--chunks", "1"],
     "calibrate": ["--chunks", "2"],
     "formats": ["--rows", "16"],

@@ -15,7 +15,8 @@ import ggufkit
 from ggufkit.calibrate.imatrix import collect
 from ggufkit.cli.text import file_windows
 from ggufkit.errors import FileError, GGUFError, UsageError
-from ggufkit.evaluate.perplexity import BaseFile, BaseWriter, divergence, mean_and_error, perplexity
+from ggufkit.evaluate.divergence import mean_and_error
+from ggufkit.evaluate.perplexity import BaseFile, BaseWriter, divergence, perplexity
 from ggufkit.evaluate.windows import Windows
 from ggufkit.importance.imatrix_file import Sums, read_imatrix, write_imatrix
 from ggufkit.jobs.convert import convert

@@ -13,9 +13,7 @@ from ggufkit.cli.text import cache_options, file_windows
 from ggufkit.errors import UsageError
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from ggufkit.evaluate.perplexity import Divergence
+    from ggufkit.evaluate.divergence import Divergence
     from ggufkit.evaluate.windows import Windows
     from ggufkit.runtime.model import Model
 
@@ -120,73 +118,15 @@ def _compare(model: Model, path: Path, chunks: int | None, types: tuple[str, str
             report=lambda tokens, estimate: advance(tokens, f"{estimate.perplexity:.4f}"),
         )
     if as_json:
-        echo_json(_facts(found))
+        echo_json(found.facts())
     else:
         _show(found)
 
 
-# Llama-perplexity's rows: label, fraction of the sorted values.
-_KLD = (
-    ("Maximum", 1.0),
-    ("99.9%  ", 0.999),
-    ("99.0%  ", 0.99),
-    ("95.0%  ", 0.95),
-    ("90.0%  ", 0.9),
-    ("Median ", 0.5),
-    ("10.0%  ", 0.1),
-    (" 5.0%  ", 0.05),
-    (" 1.0%  ", 0.01),
-    (" 0.1%  ", 0.001),
-    ("Minimum", 0.0),
-)
-_P = (*_KLD[:5], ("75.0%  ", 0.75), _KLD[5], ("25.0%  ", 0.25), *_KLD[6:])
-
-
-def _facts(found: Divergence) -> dict[str, Any]:
-    """All numbers, by name, each with its standard error where it has one."""
-    import math
-
-    import numpy as np
-
-    from ggufkit.evaluate.perplexity import mean_and_error
-
-    nll, base, n = mean_and_error(found.nll), mean_and_error(found.base_nll), len(found.nll)
-    covariance = 0.0
-    if n >= 10:
-        covariance = float((found.nll * found.base_nll).mean() - found.nll.mean() * found.base_nll.mean()) / (n - 1)
-    ppl, base_ppl = math.exp(nll[0]), math.exp(base[0])
-    log_error = math.sqrt(max(0.0, nll[1] ** 2 + base[1] ** 2 - 2 * covariance))
-    ratio = math.exp(nll[0] - base[0])
-    errors = ppl * nll[1], base_ppl * base[1]
-    difference = math.sqrt(max(0.0, errors[0] ** 2 + errors[1] ** 2 - 2 * ppl * base_ppl * covariance))
-    p = found.p_difference
-    square = mean_and_error(p * p)
-    rms, same = math.sqrt(square[0]), float(found.same_top.mean())
-    return {
-        "tokens": n,
-        "perplexity": [ppl, errors[0]],
-        "base_perplexity": [base_ppl, errors[1]],
-        "correlation": covariance / (nll[1] * base[1]) if nll[1] and base[1] else 1.0,
-        "log_ratio": [nll[0] - base[0], log_error],
-        "ratio": [ratio, ratio * log_error],
-        "difference": [ppl - base_ppl, difference],
-        "kld": list(mean_and_error(found.kld)),
-        "kld_quantiles": {name.strip(): _quantile(found.kld, at) for name, at in _KLD},
-        "p_difference": list(mean_and_error(p)),
-        "p_difference_quantiles": {name.strip(): _quantile(p, at) for name, at in _P},
-        "p_difference_rms": [rms, 0.5 / rms * square[1] if rms else 0.0],
-        "same_top": [same, float(np.sqrt(same * (1 - same) / max(1, n - 1)))],
-    }
-
-
-def _quantile(values: np.ndarray, at: float) -> float:
-    import numpy as np
-
-    return float(np.quantile(values, at))
-
-
 def _show(found: Divergence) -> None:
-    facts = _facts(found)
+    from ggufkit.evaluate.divergence import KLD_ROWS, P_ROWS
+
+    facts = found.facts()
 
     def row(name: str, key: str) -> None:
         click.echo(f"{name:<30}: {facts[key][0]:10.6f} ± {facts[key][1]:10.6f}")
@@ -200,12 +140,12 @@ def _show(found: Divergence) -> None:
     row("Mean PPL(Q)-PPL(base)", "difference")
     click.echo("\n====== KL divergence statistics ======")
     click.echo(f"Mean    KLD: {facts['kld'][0]:10.6f} ± {facts['kld'][1]:10.6f}")
-    for name, at in _KLD:
-        click.echo(f"{name} KLD: {_quantile(found.kld, at):10.6f}")
+    for name, _ in KLD_ROWS:
+        click.echo(f"{name} KLD: {facts['kld_quantiles'][name.strip()]:10.6f}")
     click.echo("\n====== Token probability statistics ======")
     click.echo(f"Mean    Δp: {100 * facts['p_difference'][0]:6.3f} ± {100 * facts['p_difference'][1]:5.3f} %")
-    for name, at in _P:
-        click.echo(f"{name} Δp: {100 * _quantile(found.p_difference, at):6.3f}%")
+    for name, _ in P_ROWS:
+        click.echo(f"{name} Δp: {100 * facts['p_difference_quantiles'][name.strip()]:6.3f}%")
     rms, same = facts["p_difference_rms"], facts["same_top"]
     click.echo(f"RMS Δp    : {100 * rms[0]:6.3f} ± {100 * rms[1]:5.3f} %")
     click.echo(f"Same top p: {100 * same[0]:6.3f} ± {100 * same[1]:5.3f} %")

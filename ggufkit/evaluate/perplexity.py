@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from ggufkit.errors import GGUFError, UsageError, os_errors, printable
+from ggufkit.evaluate.divergence import Divergence, mean_and_error
 from ggufkit.evaluate.windows import Windows
 from ggufkit.kernels.jit import helper, kernel
 from ggufkit.kernels.threads import for_ranges
@@ -34,7 +35,18 @@ from ggufkit.storage.regular import open_regular
 if TYPE_CHECKING:
     from ggufkit.runtime.model import Model
 
-__all__ = ["BaseFile", "BaseWriter", "Divergence", "Estimate", "divergence", "mean_and_error", "perplexity"]
+__all__ = [
+    "BaseFile",
+    "BaseWriter",
+    "Estimate",
+    "compared",
+    "divergence",
+    "estimate_of",
+    "level_count",
+    "packed",
+    "perplexity",
+    "predictions",
+]
 
 _MAGIC = b"_logits_"
 _ROWS = 8  # rows of logits a kernel call
@@ -51,40 +63,8 @@ class Estimate:
     tokens: int
 
 
-@dataclass(frozen=True)
-class Divergence:
-    """What each predicted token tells of two models: arrays of shape (n,).
-
-    Attributes
-    ----------
-    nll, base_nll : −ln p of the text's token.
-    kld : KL divergence from the base.
-    same_top : whether both find the same token most likely.
-    """
-
-    nll: np.ndarray
-    base_nll: np.ndarray
-    kld: np.ndarray
-    same_top: np.ndarray
-
-    @property
-    def p_difference(self) -> np.ndarray:
-        """p − p_base of the text's token."""
-        result: np.ndarray = np.exp(-self.nll) - np.exp(-self.base_nll)
-        return result
-
-
-def mean_and_error(values: np.ndarray) -> tuple[float, float]:
-    """Mean and its standard error; an error of 0 for ten values or fewer."""
-    n = len(values)
-    if not n:
-        return 0.0, 0.0
-    mean = float(values.mean(dtype=np.float64))
-    variance = float((values.astype(np.float64) ** 2).mean()) - mean * mean
-    return mean, math.sqrt(variance / (n - 1)) if variance > 0 and n > 10 else 0.0
-
-
-def _estimate(nll: np.ndarray) -> Estimate:
+def estimate_of(nll: np.ndarray) -> Estimate:
+    """A perplexity from −ln p of each predicted token."""
     mean, error = mean_and_error(nll)
     value = math.exp(mean) if mean < 700 else math.inf
     return Estimate(value, value * error, len(nll))
@@ -107,21 +87,17 @@ def perplexity(
     report : called after each window with its tokens and the estimate so far.
     """
     half, found = windows.length // 2, []
-    for logits, targets in _predictions(model, windows, types):
-        nll = np.empty(len(targets), np.float64)
+    for logits, targets in predictions(model, windows, types):
         if base is None:
+            nll = np.empty(len(targets), np.float64)
             for_ranges(lambda lo, hi: score(logits[lo:hi], targets[lo:hi], nll[lo:hi]), len(nll), _ROWS)  # noqa: B023
         else:
             levels = base.rows(half)
-            for_ranges(
-                lambda lo, hi: pack(logits[lo:hi], targets[lo:hi], nll[lo:hi], levels[lo:hi]),  # noqa: B023
-                len(nll),
-                _ROWS,
-            )
+            nll = packed(logits, targets, levels)
             base.write(levels)
         found.append(nll)
-        report(windows.length, _estimate(np.concatenate(found)))
-    return _estimate(np.concatenate(found))
+        report(windows.length, estimate_of(np.concatenate(found)))
+    return estimate_of(np.concatenate(found))
 
 
 def divergence(
@@ -140,21 +116,13 @@ def divergence(
     found = []
     with os_errors(base.path, "read"), open(base.path, "rb") as file:
         file.seek(base.start)
-        for logits, targets in _predictions(model, windows, types):
-            levels = base.read(file, len(targets))
-            facts = np.empty((len(targets), 4), np.float64)
-            for_ranges(
-                lambda lo, hi: compare(logits[lo:hi], targets[lo:hi], levels[lo:hi], facts[lo:hi]),  # noqa: B023
-                len(targets),
-                _ROWS,
-            )
-            found.append(facts)
-            report(windows.length, _estimate(np.concatenate(found)[:, 0]))
-    nll, base_nll, kld, same = np.concatenate(found).T
-    return Divergence(nll, base_nll, kld, same > 0)
+        for logits, targets in predictions(model, windows, types):
+            found.append(compared(logits, targets, base.read(file, len(targets))))
+            report(windows.length, estimate_of(np.concatenate(found)[:, 0]))
+    return Divergence.of(np.concatenate(found))
 
 
-def _predictions(model: Model, windows: Windows, types: tuple[str, str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def predictions(model: Model, windows: Windows, types: tuple[str, str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Of each window the logits (n, vocabulary) of its second half, without the last, and the tokens to come (n,)."""
     first = windows.length // 2
     cache = model.new_cache(windows.length, *types)
@@ -162,6 +130,31 @@ def _predictions(model: Model, windows: Windows, types: tuple[str, str]) -> Iter
         cache.truncate(0)
         logits = model.forward(seen, cache, logits=windows.length - first)
         yield np.ascontiguousarray(logits[:-1]), np.ascontiguousarray(text[first + 1 :])
+
+
+def level_count(vocabulary: int) -> int:
+    """Numbers that a row of log-probabilities takes in a base file."""
+    return (vocabulary + 1) // 2 * 2 + 4
+
+
+def packed(logits: np.ndarray, targets: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """−ln p of each row's target, (n,) float64; `levels` gets the rows of log-probabilities, as base files have them.
+
+    Parameters
+    ----------
+    logits : (n, vocabulary).
+    levels : (n, level_count) uint16, zeros.
+    """
+    nll = np.empty(len(targets), np.float64)
+    for_ranges(lambda lo, hi: pack(logits[lo:hi], targets[lo:hi], nll[lo:hi], levels[lo:hi]), len(nll), _ROWS)
+    return nll
+
+
+def compared(logits: np.ndarray, targets: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """What each row of logits (n, vocabulary) and the base's `levels` of it say: (n, 4), see `compare`."""
+    facts = np.empty((len(targets), 4), np.float64)
+    for_ranges(lambda lo, hi: compare(logits[lo:hi], targets[lo:hi], levels[lo:hi], facts[lo:hi]), len(targets), _ROWS)
+    return facts
 
 
 class BaseWriter:
@@ -176,7 +169,7 @@ class BaseWriter:
 
     def __init__(self, file: BinaryIO, windows: Windows, vocabulary: int):
         self.file, self.vocabulary = file, vocabulary
-        self.levels = (vocabulary + 1) // 2 * 2 + 4
+        self.levels = level_count(vocabulary)
         header = np.array([windows.length, vocabulary, windows.count], "<i4")
         _write(file, _MAGIC + header.tobytes() + windows.tokens.astype("<i4").tobytes())
 
@@ -228,7 +221,7 @@ class BaseFile:
                 )
             self.length, self.vocabulary, self.count = length, vocabulary, count
             self.start = 20 + 4 * length * count
-            self.levels = (vocabulary + 1) // 2 * 2 + 4
+            self.levels = level_count(vocabulary)
             needed = self.start + 2 * self.levels * count * (length - 1 - length // 2)
             if size < needed:
                 raise GGUFError(f"the file is cut: {size} bytes of {needed}", path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,13 @@ class Windows:
         self.count = full if count is None else min(count, full)
         self.bos = bos
         self.tokens = np.asarray(tokens[: self.count * length], np.int32).reshape(self.count, length)
+
+    def part(self, lo: int, hi: int) -> Windows:
+        """Some of the windows."""
+        found = copy.copy(self)
+        found.tokens = self.tokens[lo:hi]
+        found.count = len(found.tokens)
+        return found
 
     def __len__(self) -> int:
         return self.count
