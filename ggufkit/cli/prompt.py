@@ -165,6 +165,47 @@ def _bias(text: str) -> tuple[int, float]:
     raise UsageError(f"{text!r} should be a token's number and what to add, such as 15043+1 or 15043-inf")
 
 
+def grammar_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what a text may have to obey; the command gets it as `grammar`, or None."""
+
+    @click.option(
+        "-j", "--json-schema", metavar="JSON", help="The text is JSON that obeys this schema; {} for any JSON."
+    )
+    @click.option(
+        "-jf",
+        "--json-schema-file",
+        type=click.Path(path_type=Path),
+        help="The text is JSON by the schema in this file.",
+    )
+    @click.option("--grammar", "rules", metavar="TEXT", help="The text obeys this grammar, GBNF or Lark.")
+    @click.option(
+        "--grammar-file", type=click.Path(path_type=Path), help="The text obeys this file's grammar, GBNF or Lark."
+    )
+    @functools.wraps(command)
+    def wrapped(
+        json_schema: str | None,
+        json_schema_file: Path | None,
+        rules: str | None,
+        grammar_file: Path | None,
+        **arguments: Any,
+    ) -> Any:
+        given = [value for value in (json_schema, json_schema_file, rules, grammar_file) if value is not None]
+        if len(given) > 1:
+            raise UsageError("--json-schema, --grammar and their files each say what the text obeys; give one of them")
+        if not given:
+            return command(grammar=None, **arguments)
+        from ggufkit.runtime.constrain.grammar import MAX_CHARACTERS, Grammar
+        from ggufkit.storage.regular import read_small
+
+        [text] = given
+        if isinstance(text, Path):
+            text = read_small(text, MAX_CHARACTERS).decode("utf-8", "replace")
+        parse = Grammar.parse if rules is not None or grammar_file is not None else Grammar.json_schema
+        return command(grammar=parse(text), **arguments)
+
+    return wrapped
+
+
 def generation_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of generation; the command gets `context`, `how` for `Model.generate`, and `on` for `load`."""
 
@@ -217,6 +258,7 @@ def generation_options(command: Callable[..., Any]) -> Callable[..., Any]:
         help="End the generation before this text.",
     )
     @click.option("--special", is_flag=True, help="Show control tokens in the text.")
+    @grammar_options
     @functools.wraps(command)
     def wrapped(predict: int, ctx_size: int, seed: int, stop: tuple[str, ...], special: bool, **rest: Any) -> Any:
         more = rest.pop("more")
@@ -233,6 +275,7 @@ def generation_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "stop": tuple(unescape(text) for text in stop),
             "seed": seed if seed >= 0 else None,
             "show_special": special,
+            "grammar": rest.pop("grammar"),
             **sampling,
         }
         return command(how=how, context=ctx_size or None, **rest)

@@ -14,11 +14,13 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ggufkit.errors import Hint, UsageError
+from ggufkit.runtime.constrain.mask import allowed
 from ggufkit.runtime.sampling import Sampler, Sampling
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from ggufkit.runtime.constrain import Constraint
     from ggufkit.tokenizer import Tokenizer
 
 __all__ = ["Generation", "Runnable", "TokenCache", "prompt_tokens"]
@@ -69,6 +71,7 @@ class Generation:
     stop : the text ends before the first of these strings.
     show_special : show control tokens.
     ignore_ends : go on after a token that ends the text.
+    constraint : what the text must obey; it ends where nothing can follow.
 
     Attributes
     ----------
@@ -95,6 +98,7 @@ class Generation:
         stop: Sequence[str] = (),
         show_special: bool = False,
         ignore_ends: bool = False,
+        constraint: Constraint | None = None,
     ):
         self.model, self.tokenizer = model, tokenizer
         self.prompt = list(prompt)
@@ -117,7 +121,8 @@ class Generation:
         )
         self.max_tokens = max_tokens
         self.stop = tuple(stop)
-        self.show_special, self.ignore_ends = show_special, ignore_ends
+        self.show_special, self.ignore_ends = show_special, ignore_ends and constraint is None
+        self.constraint = constraint
         self.tokens: list[int] = []
         self.reason: str | None = None
         self.reused = 0
@@ -149,11 +154,18 @@ class Generation:
             if self.max_tokens is not None and len(self.tokens) >= self.max_tokens:
                 self.reason = "length"
                 return
+            if self.constraint is not None:
+                if self.constraint.done:
+                    self.reason = "end"
+                    return
+                logits = allowed(logits, self.constraint.mask())
             token = self.sampler.draw(logits)
             self.tokens.append(token)
             if token in ends and not self.ignore_ends:
                 self.reason = "end"
                 return
+            if self.constraint is not None:
+                self.constraint.accept(token)
             yield token
             if len(self.tokens) == self.max_tokens:
                 self.reason = "length"

@@ -33,6 +33,8 @@ from ggufkit.runtime.rope import RopeTables
 from ggufkit.runtime.weights import load_weights
 
 if TYPE_CHECKING:
+    from ggufkit.runtime.constrain.grammar import Grammar
+    from ggufkit.runtime.constrain.matcher import Grammars
     from ggufkit.runtime.generate import Generation
     from ggufkit.tensors.tensor import Tensor
     from ggufkit.tokenizer import Tokenizer
@@ -153,6 +155,18 @@ class Model:
 
         return load_tokenizer(self.gguf)
 
+    @functools.cached_property
+    def grammars(self) -> Grammars:
+        """What keeps texts to a grammar.
+
+        Raises
+        ------
+        MissingDependency : llguidance is not installed.
+        """
+        from ggufkit.runtime.constrain.matcher import Grammars
+
+        return Grammars(self.tokenizer, self.vocabulary)
+
     def context(self, length: int | None = None, tokens: int = 0) -> int:
         """Tokens of a context: `length`, or else 4096 or `tokens` if more, up to what the model was trained on."""
         return min(self.hyper.context_length, max(_CONTEXT, tokens)) if length is None else length
@@ -174,6 +188,7 @@ class Model:
         types: tuple[str, str] = ("F16", "F16"),
         show_special: bool = False,
         ignore_ends: bool = False,
+        grammar: Grammar | None = None,
         **sampling: Any,
     ) -> Generation:
         """Text that continues the prompt, piece by piece: iterate over what is returned.
@@ -185,11 +200,13 @@ class Model:
         types : of keys and values, without a `cache`.
         context : tokens that fit, without a `cache`. By default 4096, or what a longer prompt needs, up to what the
             model was trained on.
+        grammar : what the text must obey.
         sampling : settings of `runtime.sampling.Sampling`: `temperature`, `top_k`, `seed`, …
 
         Raises
         ------
-        UsageError : the prompt is empty or too long, or a setting is out of its range.
+        UsageError : the prompt is empty or too long, a setting is out of its range, or the grammar cannot be compiled.
+        MissingDependency : llguidance, which the grammar needs, is not installed.
         """
         from ggufkit.runtime.generate import Generation, prompt_tokens
         from ggufkit.runtime.sampling import sampling_of
@@ -209,6 +226,7 @@ class Model:
             stop=stop,
             show_special=show_special,
             ignore_ends=ignore_ends,
+            constraint=None if grammar is None else self.grammars.start(grammar),
         )
 
     def embed(self, tokens: Sequence[int] | np.ndarray, pooling: str | None = None) -> np.ndarray:

@@ -1,8 +1,9 @@
-"""The process that runs Jinja templates of strangers: a request a line on stdin, an answer a line on stdout, JSON.
+"""The process that runs what strangers wrote: a request a line on stdin, an answer a line on stdout, JSON.
 
     {"source": …}                                 →  {"loads": false}                 it compiles
     {"source": …, "variables": …, "limit": …}     →  {"text": …} or {"refused": …}
                                                      {"broken": …, "line": …}, {"failed": …}
+    {"grammar": …}                                →  {"error": …}                     "" where llguidance compiles it
 
 The templates get what transformers' `apply_chat_template` gives: `messages`, `tools`, `add_generation_prompt`, the
 texts of the special tokens, `raise_exception`, `strftime_now`, a `tojson` that does not escape HTML, loop controls and
@@ -84,6 +85,13 @@ def _wind_up(seconds: float) -> None:
         signal.setitimer(signal.ITIMER_PROF, seconds)  # of computing; its signal ends the process
 
 
+def _grammar_error(grammar: str) -> str:
+    from llguidance import LLMatcher
+
+    error: str = LLMatcher.validate_grammar(grammar)
+    return error
+
+
 def _answer(environment: ImmutableSandboxedEnvironment, request: dict[str, Any]) -> dict[str, Any]:
     source = request["source"]
     try:
@@ -125,7 +133,10 @@ def main() -> None:
         request = json.loads(line)
         _wind_up(request["seconds"])
         try:
-            text = json.dumps(_answer(environment, request))
+            if "grammar" in request:
+                text = json.dumps({"error": _grammar_error(request["grammar"])})
+            else:
+                text = json.dumps(_answer(environment, request))
         except MemoryError:
             text = json.dumps({"failed": _PLAIN[MemoryError]})
         _wind_up(0)

@@ -8,20 +8,16 @@ The process is started when the first template comes, and again after one that h
 
 from __future__ import annotations
 
-import atexit
 import json
-import subprocess
-import sys
-import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
+
+from ggufkit.sandbox.process import Child
 
 __all__ = ["BrokenTemplate", "FailedTemplate", "RefusedByTemplate", "check", "render"]
 
-# Seconds of computing, and what a megabyte of input adds; seconds on the clock, on a machine that is busy.
+# Seconds of computing, and what a megabyte of input adds.
 _SECONDS, _PER_MEGABYTE = 1.0, 1.0
-_PATIENCE = 30.0
 
 # Characters of output, beyond four for each of the input.
 _OUTPUT = 4 << 20
@@ -76,7 +72,7 @@ def render(source: str, variables: Mapping[str, Any]) -> str:
 def _ask(request: dict[str, Any]) -> dict[str, Any]:
     text = json.dumps(request)
     seconds = _SECONDS + _PER_MEGABYTE * len(text) / 1e6
-    answer = _process.ask(json.dumps({**request, "seconds": seconds}), seconds)
+    answer = _process.ask(request, seconds)
     if "broken" in answer:
         raise BrokenTemplate(answer["broken"], answer["line"])
     if "refused" in answer:
@@ -86,57 +82,4 @@ def _ask(request: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-class _Process:
-    """The child, and one question to it at a time."""
-
-    def __init__(self) -> None:
-        self._child: subprocess.Popen[str] | None = None
-        self._lock = threading.Lock()
-
-    def ask(self, line: str, seconds: float) -> dict[str, Any]:
-        with self._lock:
-            child = self._started()
-            assert child.stdin is not None
-            assert child.stdout is not None
-            timer = threading.Timer(_PATIENCE + seconds, child.kill)
-            timer.daemon = True
-            timer.start()
-            try:
-                child.stdin.write(line + "\n")
-                child.stdin.flush()
-                answer = child.stdout.readline()
-            except BrokenPipeError:
-                answer = ""
-            except BaseException:  # Ctrl-C: the answer would be taken for that of the next question
-                self.end()
-                raise
-            finally:
-                timer.cancel()
-            if not answer.endswith("\n"):
-                self.end()
-                return {"failed": f"it takes more than {seconds:.0f} s of computing, or breaks its process"}
-            found: dict[str, Any] = json.loads(answer)
-            return found
-
-    def _started(self) -> subprocess.Popen[str]:
-        if self._child is None:
-            self._child = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("child.py"))],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-                encoding="utf-8",
-                start_new_session=True,  # Ctrl-C is for the parent
-            )
-        return self._child
-
-    def end(self) -> None:
-        child, self._child = self._child, None
-        if child is not None:
-            child.kill()
-            child.communicate()
-
-
-_process = _Process()
-atexit.register(_process.end)
+_process = Child()

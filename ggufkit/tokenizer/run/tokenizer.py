@@ -70,7 +70,7 @@ class Tokenizer:
     def __len__(self) -> int:
         return len(self.vocab)
 
-    def encode(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
+    def encode(self, text: str, add_special: bool = True, parse_special: bool = True, first: bool = True) -> list[int]:
         """Token ids of a text.
 
         Parameters
@@ -78,12 +78,12 @@ class Tokenizer:
         text : bytes that are no UTF-8 may be in it as surrogate escapes.
         add_special : put BOS, EOS and separator where the vocabulary wants them.
         parse_special : read control tokens in the text (``<|im_start|>``) as what they are, not as letters.
+        first : the text begins here, and does not go on with another: SentencePiece puts a space before it then.
         """
         vocab = self.vocab
         ids: list[int] = []
         if add_special and vocab.bos is not None and (vocab.add_bos or vocab.kind == "wordpiece"):
             ids.append(vocab.bos)
-        first = True
         for part in self._specials.partition(text, parse_special):
             if isinstance(part, int):
                 ids.append(part)
