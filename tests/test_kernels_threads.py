@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -132,3 +133,15 @@ def test_thread_count_refuses_what_is_no_number_of_threads(monkeypatch, text):
     monkeypatch.setenv("GGUFKIT_THREADS", text)
     with pytest.raises(UsageError, match="at least 1"):
         thread_count()
+
+
+def test_helpers_keep_nothing_of_what_they_worked_on():
+    meeting = threading.Barrier(2)  # both take part: neither ends before the other has begun
+
+    def work(lo: int, hi: int) -> None:
+        meeting.wait(10)
+
+    there = weakref.ref(work)
+    for_ranges(work, 2, grain=1, threads=2)
+    del work
+    assert there() is None

@@ -126,6 +126,7 @@ class _Team:
                 work()
             except BaseException as e:
                 self._failures.append(e)
+            del work  # and the arrays that it holds, mapped files among them
 
     def _sleep(self, bell: threading.Lock, seen: int) -> None:
         """Until the next round begins."""
