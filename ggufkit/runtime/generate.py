@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ggufkit.errors import Hint, UsageError
 from ggufkit.runtime.constrain.mask import allowed
 from ggufkit.runtime.sampling import Sampler, Sampling
+from ggufkit.runtime.stops import Stops
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from ggufkit.runtime.constrain import Constraint
     from ggufkit.tokenizer import Tokenizer
 
-__all__ = ["Generation", "Runnable", "TokenCache", "prompt_tokens"]
+__all__ = ["Generation", "Runnable", "TokenCache", "breakers", "prompt_tokens"]
 
 
 class TokenCache(Protocol):
@@ -117,7 +118,7 @@ class Generation:
         self.sampler = (
             sampling
             if isinstance(sampling, Sampler)
-            else Sampler(sampling, tokenizer.vocab.suppressed, _breakers(tokenizer, sampling))
+            else Sampler(sampling, tokenizer.vocab.suppressed, breakers(tokenizer, sampling))
         )
         self.max_tokens = max_tokens
         self.stop = tuple(stop)
@@ -129,7 +130,7 @@ class Generation:
         self.prompt_seconds = self.seconds = 0.0
 
     def __iter__(self) -> Iterator[str]:
-        stops = _Stops(self.stop)
+        stops = Stops(self.stop)
         text = self.tokenizer.stream(self.show_special)
         for token in self._tokens():
             piece = stops.feed(text.feed([token]))
@@ -178,42 +179,9 @@ class Generation:
             self.seconds += time.perf_counter() - start
 
 
-def _breakers(tokenizer: Tokenizer, sampling: Sampling | None) -> list[int]:
+def breakers(tokenizer: Tokenizer, sampling: Sampling | None) -> list[int]:
     """Tokens over which DRY looks for no repetition: llama.cpp's line end, colon, quote and star."""
     if sampling is None or not sampling.dry_multiplier:
         return []
     signs = ("\n", "\u010a", "<0x0A>", ":", '"', "*")  # \u010a: the line end of byte-level BPE
     return [i for i, text in enumerate(tokenizer.vocab.texts) if any(sign in text for sign in signs)]
-
-
-class _Stops:
-    """Finds stop strings in text that comes in pieces. What may become one is held back.
-
-    stop "\\n\\n":   "a\\n" → "a"     "b" → "\\nb"     "\\n" → ""     "\\n" → found
-    """
-
-    def __init__(self, stops: Sequence[str]):
-        self._stops = stops
-        self._held = ""
-        self.found = False
-
-    def feed(self, text: str) -> str:
-        """The text that is certain to come before a stop string."""
-        text = self._held + text
-        places = [at for stop in self._stops if (at := text.find(stop)) >= 0]
-        if places:
-            self.found, self._held = True, ""
-            return text[: min(places)]
-        held = max((_overlap(text, stop) for stop in self._stops), default=0)
-        self._held = text[len(text) - held :]
-        return text[: len(text) - held]
-
-    def close(self) -> str:
-        """What was held back for nothing."""
-        held, self._held = self._held, ""
-        return held
-
-
-def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of `text` could begin `stop`."""
-    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)

@@ -10,9 +10,9 @@ import numpy as np
 
 from ggufkit.errors import UsageError
 
-__all__ = ["Cache", "LayerMemory"]
+__all__ = ["KEPT", "Cache", "LayerMemory"]
 
-_KEPT = 4  # positions whose states are kept
+KEPT = 4  # positions whose states are kept
 _MAGIC = b"ggufkit cache 1\n"
 
 
@@ -58,6 +58,11 @@ class Cache:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    @property
+    def recurrent(self) -> bool:
+        """Whether some layers cannot forget single tokens."""
+        return bool(self._states)
+
     def __repr__(self) -> str:
         return f"<Cache: {len(self)} of {self.length} tokens>"
 
@@ -102,7 +107,7 @@ class Cache:
     def _keep(self) -> None:
         if self._states and len(self) and len(self) not in self._kept:
             self._kept[len(self)] = [state.snapshot() for state in self._states]
-            if len(self._kept) > _KEPT:
+            if len(self._kept) > KEPT:
                 del self._kept[min(self._kept)]
 
     def _return_to(self, n: int) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from ggufkit.errors import GgufkitError, UsageError
+from ggufkit.errors import GgufkitError, UsageError, printable
 from ggufkit.runtime.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ __all__ = [
     "Request",
     "Token",
     "Usage",
+    "as_error",
 ]
 
 
@@ -187,3 +188,12 @@ class Finished:
 
 
 Event = Token | Finished
+
+
+def as_error(error: Exception) -> GgufkitError:
+    """What went wrong, as what a request may end with; what nobody foresaw keeps its cause."""
+    if isinstance(error, GgufkitError):
+        return error
+    found = GgufkitError(f"the request failed inside: {printable(f'{type(error).__name__}: {error}')}")
+    found.__cause__ = error
+    return found

@@ -1,0 +1,178 @@
+"""One request that is worked on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ggufkit.errors import GgufkitError
+from ggufkit.runtime.batch import Piece
+from ggufkit.runtime.generate import breakers
+from ggufkit.runtime.sampling import Sampler
+from ggufkit.runtime.stops import Stops
+from ggufkit.serve.engine.request import Finished, Reason, Token, Usage
+from ggufkit.serve.engine.stream import Stream
+
+if TYPE_CHECKING:
+    from ggufkit.runtime.kv.cache import Cache
+    from ggufkit.runtime.speculate import Ahead
+    from ggufkit.tokenizer import Tokenizer
+
+__all__ = ["Running"]
+
+
+class Running:
+    """A request with its cache: reads its prompt, then writes.
+
+    Attributes
+    ----------
+    tokens : the prompt, then what was chosen. The cache holds a part of them, at most all but the last.
+    cached : tokens of the prompt that it held at the beginning.
+    served : when something was last done for it.
+    finished : how it has ended, or None.
+    """
+
+    def __init__(self, stream: Stream, tokenizer: Tokenizer, context: int, submitted: float):
+        request = stream.request
+        self.stream, self.request, self._tokenizer = stream, request, tokenizer
+        self.tokens = list(request.tokens)
+        self.context = context
+        self.cached = 0
+        self.finished: Finished | None = None
+        self.ahead: Ahead | None = None
+        self._cache: Cache | None = None
+        self._guesses: list[int] = []
+        self._constraint = request.constraint
+        vocab = tokenizer.vocab
+        self._ends = (frozenset() if request.ignore_ends else vocab.ends) | request.stop_tokens
+        self._sampler = Sampler(request.sampling, vocab.suppressed, breakers(tokenizer, request.sampling))
+        self._text, self._stops = tokenizer.stream(request.show_special), Stops(request.stop)
+        self._submitted = submitted
+        self.started = self.served = clock()
+        self._first = 0.0
+
+    def begin(self, cache: Cache) -> None:
+        """Start with a cache that holds a part of the prompt, if any."""
+        self._cache, self.cached = cache, len(cache)
+        self._sampler.accept(self.request.tokens)
+
+    @property
+    def cache(self) -> Cache:
+        assert self._cache is not None
+        return self._cache
+
+    @property
+    def left(self) -> int:
+        """Tokens of the prompt that are still to be read."""
+        return max(0, len(self.request.tokens) - len(self.cache))
+
+    @property
+    def written(self) -> int:
+        return len(self.tokens) - len(self.request.tokens)
+
+    def reading(self, n: int, now: float) -> Piece:
+        """The next `n` tokens of the prompt, to be run; the last one's logits."""
+        at = len(self.cache)
+        self.served = now
+        return Piece(self.cache, self.tokens[at : at + n], 1 if n == self.left else 0)
+
+    def writing(self) -> Piece:
+        """What was chosen last, and what may follow, to be run."""
+        most = len(self.tokens) + 1
+        room = self.context - most if self.request.max_tokens is None else self.request.max_tokens - self.written - 1
+        self._guesses = [] if self.ahead is None else self.ahead.guess(self.tokens, min(room, self.context - most))
+        return Piece(self.cache, [self.tokens[-1], *self._guesses], 1 + len(self._guesses))
+
+    def take(self, rows: np.ndarray) -> None:
+        """Choose tokens: logits (1 + guesses, vocabulary) of the piece that was run."""
+        if self.request.max_tokens == 0:
+            self.finish("length")
+            return
+        right = 0
+        for row, guess in zip(rows, [*self._guesses, None], strict=True):
+            token = self._next(row)
+            if self.finished is not None or token != guess:
+                break
+            right += 1
+        if self.ahead is not None:
+            self.ahead.learn(len(self._guesses), right)
+        self._guesses = []
+        self.cache.truncate(len(self.tokens) - 1)
+
+    def _next(self, logits: np.ndarray) -> int:
+        """Choose the next token, and hand it over."""
+        allowed = None if self._constraint is None else self._constraint.mask()
+        if allowed is not None and not allowed.any():
+            self.finish("stop")
+            return -1
+        token = self._sampler.draw(logits if allowed is None else masked(logits, allowed))
+        self.tokens.append(token)
+        if self.written == 1:
+            self._first = clock()
+        if token in self._ends:
+            self.finish("stop", token)
+            return token
+        if self._constraint is not None:
+            self._constraint.accept(token)
+        text = self._stops.feed(self._text.feed([token]))
+        logprob, top = _logprobs(logits, token, self.request.logprobs)
+        data = self._tokenizer.piece(token, self.request.show_special)
+        self.stream.put(Token(token, data, text, logprob, top))
+        if self._stops.found is not None:
+            self.finish("stop", self._stops.found)
+        elif self._constraint is not None and self._constraint.done:
+            self.finish("stop")
+        elif self.written == self.request.max_tokens or len(self.tokens) > self.context:
+            self.finish("length")
+        return token
+
+    def finish(self, reason: Reason, stop: str | int | None = None, error: GgufkitError | None = None) -> None:
+        """It has ended; what comes later counts no more."""
+        if self.finished is not None:
+            return
+        text = ""
+        if self._stops.found is None:
+            text = self._stops.feed(self._text.close()) + self._stops.close()
+        self.finished = Finished(reason, self.usage(), text, stop, error)
+
+    def usage(self) -> Usage:
+        """What it has taken so far."""
+        now = clock()
+        first = self._first or now
+        return Usage(
+            len(self.request.tokens),
+            self.cached,
+            self.written,
+            0 if self.ahead is None else self.ahead.guessed,
+            0 if self.ahead is None else self.ahead.right,
+            self.started - self._submitted,
+            first - self.started,
+            now - first,
+        )
+
+
+def masked(logits: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+    """Logits (vocabulary,) with -∞ where a mask of `Constraint.mask` has no bit."""
+    bits = np.unpackbits(allowed.view(np.uint8), bitorder="little", count=len(logits))
+    return np.where(bits, logits, np.float32(-np.inf))
+
+
+def _logprobs(logits: np.ndarray, token: int, count: int | None) -> tuple[float | None, tuple[tuple[int, float], ...]]:
+    """The token's logarithm of its probability, and the `count` best tokens' with theirs."""
+    if count is None:
+        return None, ()
+    values = logits.astype(np.float64)
+    values -= values.max()
+    values -= np.log(np.exp(values).sum())
+    count = min(count, len(values))
+    best: Sequence[int] = np.argpartition(values, -count)[-count:].tolist() if count else []
+    top = sorted(((int(i), float(values[i])) for i in best), key=lambda pair: (-pair[1], pair[0]))
+    return float(values[token]), tuple(top)
+
+
+def clock() -> float:
+    """Seconds, for differences."""
+    return time.perf_counter()

@@ -1,0 +1,217 @@
+"""The engine: many requests at once give what each gives alone; caches are found again; nothing is lost or mixed."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+import numpy as np
+import pytest
+
+import ggufkit
+from ggufkit.errors import GgufkitError, UsageError
+from ggufkit.jobs.convert import convert
+from ggufkit.runtime.sampling import Sampling
+from ggufkit.serve.engine import ContextTooLong, Engine, EngineClosed, Finished, QueueFull, Request
+
+GREEDY = Sampling(temperature=0)
+RNG = np.random.default_rng(11)
+PROMPT = RNG.integers(3, 4000, 60).tolist()
+
+
+@pytest.fixture(scope="module")
+def path(fixtures, tmp_path_factory):
+    return convert(fixtures / "pylib-llama", tmp_path_factory.mktemp("serve") / "q8_0.gguf", "Q8_0")
+
+
+def start(path, **how):
+    return Engine(partial(ggufkit.load, path, backend="cpu"), **{"context": 256, **how})
+
+
+@pytest.fixture(scope="module")
+def engine(path):
+    engine = start(path, slots=8)
+    yield engine
+    engine.close()
+
+
+def ids(stream):
+    tokens, _, finished = stream.result()
+    return [token.id for token in tokens], finished
+
+
+def test_a_request_gives_what_generate_gives(engine):
+    prompt = engine.model.tokenizer.encode("import os\n")
+    tokens, text, finished = engine.submit(Request(prompt, max_tokens=20, sampling=GREEDY)).result()
+    with ggufkit.load(engine.model.gguf.path, backend="cpu") as model:
+        generation = model.generate(prompt, max_tokens=20, temperature=0)
+        assert text == "".join(generation)
+    assert [token.id for token in tokens] == generation.tokens
+    assert b"".join(token.data for token in tokens).decode() == text
+    assert (finished.reason, finished.usage.completion_tokens) == ("length", 20)
+
+
+def test_stops_at_strings_tokens_and_ends(engine):
+    prompt = engine.model.tokenizer.encode("import os\nimport sys\n")
+    tokens, text, _ = engine.submit(Request(prompt, max_tokens=30, sampling=GREEDY)).result()
+    assert len(text) > 8
+    _, short, finished = engine.submit(Request(prompt, max_tokens=30, sampling=GREEDY, stop=("?!", text[4:7]))).result()
+    assert (short, finished.reason, finished.stop) == (text[: text.index(text[4:7])], "stop", text[4:7])
+    last = tokens[5].id
+    first = next(i for i, token in enumerate(tokens) if token.id == last)
+    request = Request(prompt, max_tokens=30, sampling=GREEDY, stop_tokens=frozenset([last]))
+    some, _, finished = engine.submit(request).result()
+    assert (len(some), finished.stop, finished.usage.completion_tokens) == (first, last, first + 1)
+
+
+def test_logprobs_are_the_models_own(engine):
+    request = Request(PROMPT, max_tokens=3, sampling=Sampling(temperature=0, logit_bias={7: 100.0}), logprobs=2)
+    tokens, _, _ = engine.submit(request).result()
+    with ggufkit.load(engine.model.gguf.path, backend="cpu") as model:
+        logits = model.forward(PROMPT, model.new_cache(128)).astype(np.float64)
+    shares = logits - np.log(np.exp(logits - logits.max()).sum()) - logits.max()
+    assert tokens[0].id == 7
+    assert tokens[0].logprob == pytest.approx(shares[7], abs=1e-4)
+    assert [i for i, _ in tokens[0].top] == np.argsort(-shares)[:2].tolist()
+
+
+class Only:
+    """Allows some tokens, so many times."""
+
+    def __init__(self, allowed, times, vocabulary):
+        self.words = np.zeros(-(-vocabulary // 32), np.uint32)
+        for token in allowed:
+            self.words[token // 32] |= np.uint32(1 << token % 32)
+        self.left = times
+
+    @property
+    def done(self):
+        return self.left == 0
+
+    def mask(self):
+        return self.words
+
+    def accept(self, token):
+        self.left -= 1
+
+
+def test_a_constraint_allows_what_its_mask_has(engine):
+    constraint = Only([5, 1000, 4001], 6, engine.model.vocabulary)
+    found, finished = ids(engine.submit(Request(PROMPT, sampling=Sampling(seed=3), constraint=constraint)))
+    assert len(found) == 6
+    assert set(found) <= {5, 1000, 4001}
+    assert finished.reason == "stop"
+    nothing = Only([], 3, engine.model.vocabulary)
+    assert ids(engine.submit(Request(PROMPT, constraint=nothing)))[0] == []
+
+
+def test_what_cannot_be_done_is_refused(engine):
+    with pytest.raises(ContextTooLong, match="256 tokens") as caught:
+        engine.submit(Request([5] * 256))
+    assert (caught.value.prompt, caught.value.limit) == (256, 256)
+    for request in (Request([]), Request([10**6]), Request([5], max_tokens=-1), Request([5], stop=("",))):
+        with pytest.raises(UsageError):
+            engine.submit(request)
+    found, finished = ids(engine.submit(Request([5] * 250, sampling=Sampling(temperature=0), ignore_ends=True)))
+    assert (len(found), finished.reason) == (7, "length")  # the last one need not fit
+
+
+def test_one_that_fails_leaves_the_others(engine):
+    class Broken(Only):
+        def accept(self, token):
+            raise ZeroDivisionError("oh")
+
+    others = [engine.submit(Request(PROMPT, max_tokens=12, sampling=GREEDY)) for _ in range(3)]
+    broken = engine.submit(Request(PROMPT, constraint=Broken([5], 9, engine.model.vocabulary)))
+    with pytest.raises(GgufkitError, match="ZeroDivisionError"):
+        broken.result()
+    assert {len(ids(other)[0]) for other in others} == {12}
+    assert engine.metrics().failed >= 1
+
+
+def test_a_second_turn_reads_only_what_is_new(engine):
+    engine.drop_caches().result()
+    tokens, first = ids(engine.submit(Request(PROMPT, max_tokens=10, sampling=GREEDY, ignore_ends=True)))
+    assert first.usage.cached_tokens == 0
+    more = [*PROMPT, *tokens, 9, 8, 7]
+    again, second = ids(engine.submit(Request(more, max_tokens=5, sampling=GREEDY)))
+    assert second.usage.cached_tokens == len(PROMPT) + 9  # the last token was never run
+    fresh, third = ids(engine.submit(Request(more, max_tokens=5, sampling=GREEDY, reuse=False)))
+    assert (fresh, third.usage.cached_tokens) == (again, 0)
+    # Another end of a long beginning gets a copy, and the whole is still there.
+    _, other = ids(engine.submit(Request([*PROMPT[:30], 5], max_tokens=1)))
+    assert other.usage.cached_tokens == 30
+    assert ids(engine.submit(Request([*more, 5], max_tokens=1)))[1].usage.cached_tokens >= len(more)
+
+
+def test_requests_that_begin_alike_read_it_once(engine):
+    engine.drop_caches().result()
+    prompt = RNG.integers(3, 4000, 200).tolist()
+    streams = [engine.submit(Request([*prompt, i], max_tokens=2, sampling=GREEDY)) for i in (5, 6, 7)]
+    cached = sorted(ids(stream)[1].usage.cached_tokens for stream in streams)
+    assert cached == [0, 200, 200]
+
+
+def test_caches_are_saved_and_found_again(path, tmp_path):
+    with_folder = {"cache_folder": tmp_path / "caches", "slots": 1}
+    engine = start(path, **with_folder)
+    expected, _ = ids(engine.submit(Request(PROMPT, max_tokens=4, sampling=GREEDY)))
+    engine.close()
+    (tmp_path / "caches" / "broken.cache").write_bytes(b"ggufkit cache 1\nxx")
+    engine = start(path, **with_folder)
+    found, finished = ids(engine.submit(Request(PROMPT, max_tokens=4, sampling=GREEDY)))
+    engine.close()
+    assert (found, finished.usage.cached_tokens) == (expected, len(PROMPT) - 1)
+
+
+def test_the_queue_and_the_memory_have_bounds(path):
+    engine = start(path, slots=1, queue=2, cache_ram=0)
+    long = [engine.submit(Request(PROMPT, max_tokens=180, sampling=GREEDY, ignore_ends=True))]
+    with pytest.raises(QueueFull) as caught:  # noqa: PT012
+        for _ in range(4):
+            long.append(engine.submit(Request(PROMPT, max_tokens=3, sampling=GREEDY)))
+    assert caught.value.retry_after >= 1
+    long[0].cancel()
+    assert [list(stream)[-1].reason for stream in long] == ["cancelled", "length", "length"]
+    assert engine.metrics().caches == 0
+    engine.close()
+    with pytest.raises(EngineClosed):
+        engine.submit(Request(PROMPT))
+    with pytest.raises(UsageError, match="bytes of cache"):
+        start(path, cache_bytes=1000)
+
+
+def test_closing_drains(path):
+    engine = start(path, slots=2)
+    streams = [engine.submit(Request(PROMPT, max_tokens=8, sampling=GREEDY, ignore_ends=True)) for _ in range(5)]
+    engine.close(drain=None)
+    assert [list(stream)[-1].reason for stream in streams] == ["length"] * 5
+
+
+def test_speculation_gives_the_same_tokens(path):
+    text = "def first(a):\n    return a\n\n\ndef first(a):\n"
+    engine = start(path, slots=4, lookup=True)
+    prompt = engine.model.tokenizer.encode(text)
+    for how in (GREEDY, Sampling(seed=4), Sampling(seed=5, repeat_penalty=1.3, mirostat=2)):
+        plain, _ = ids(engine.submit(Request(prompt, max_tokens=60, sampling=how, speculate=False)))
+        found, _ = ids(engine.submit(Request(prompt, max_tokens=60, sampling=how)))
+        assert found == plain
+    assert engine.metrics().accepted_tokens > 0
+    engine.close()
+
+
+def test_streams_are_read_in_loops_and_vectors_come_along(engine):
+    async def read(stream):
+        return [event async for event in stream]
+
+    async def all_of():
+        streams = [engine.submit(Request(PROMPT, max_tokens=5, sampling=GREEDY, ignore_ends=True)) for _ in range(3)]
+        vectors = asyncio.wrap_future(engine.embed([[5, 6, 7], [5]], "mean"))
+        return await asyncio.gather(*map(read, streams), vectors)
+
+    *events, vectors = asyncio.run(all_of())
+    assert [len(some) for some in events] == [6, 6, 6]
+    assert all(isinstance(some[-1], Finished) for some in events)
+    assert [vector.shape for vector in vectors] == [(engine.model.hyper.width,)] * 2
+    with pytest.raises(UsageError):
+        engine.embed([[10**6]]).result()
