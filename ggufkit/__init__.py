@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from ggufkit.jobs.plan import PlannedTensor as PlannedTensor
     from ggufkit.jobs.quantize import quantize as quantize
     from ggufkit.jobs.to_mlx import export_mlx as export_mlx
+    from ggufkit.memory.fit import fit as fit
+    from ggufkit.memory.report import Fit as Fit
     from ggufkit.policy.recipe import Recipe as Recipe
     from ggufkit.runtime.generate import Generation as Generation
     from ggufkit.runtime.model import Model as Model
@@ -75,6 +77,7 @@ _PUBLIC = {
     "Edit": "gguf.edit.session",
     "Estimate": "evaluate.perplexity",
     "Finding": "gguf.checks.finding",
+    "Fit": "memory.report",
     "Format": "formats.table",
     "Generation": "runtime.generate",
     "GgufkitError": "errors",
@@ -100,6 +103,7 @@ _PUBLIC = {
     "edit": "gguf.edit.session",
     "encode": "formats.codec",
     "export_mlx": "jobs.to_mlx",
+    "fit": "memory.fit",
     "hash": "verbs",
     "imatrix": "verbs",
     "load": "runtime.model",

@@ -31,6 +31,7 @@ FLOORS = [
     ["jobs"],
     ["evaluate"],
     ["calibrate"],
+    ["memory"],
     ["web"],
     ["serve"],
     ["verbs"],

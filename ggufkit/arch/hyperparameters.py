@@ -6,21 +6,31 @@ Source: `llama_model_base::load_hparams` in src/llama-model.cpp of llama.cpp.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ggufkit.errors import ArchitectureError, printable
 
 if TYPE_CHECKING:
     from ggufkit.arch.graph import Graph
-    from ggufkit.gguf.reader import GGUF
 
-__all__ = ["Hyperparameters", "Keys", "RopeScaling", "read_hyperparameters"]
+__all__ = ["Described", "Hyperparameters", "Keys", "RopeScaling", "read_hyperparameters"]
 
 # What no honest file exceeds; refused before anything is allocated.
 _MOST = 1 << 24
 _MOST_LAYERS = 512  # LLAMA_MAX_LAYERS
 _TINY, _HUGE = 1e-30, 1e30  # what float32 can divide by, and multiply with once more
+
+
+class Described(Protocol):
+    """What has a path, for messages, and metadata: an open GGUF, or one that is only planned."""
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def metadata(self) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -103,7 +113,7 @@ class Hyperparameters:
 class Keys:
     """Metadata of one architecture, checked for type and range."""
 
-    def __init__(self, gguf: GGUF, name: str):
+    def __init__(self, gguf: Described, name: str):
         self.gguf, self.name = gguf, name
 
     def fail(self, key: str, problem: str) -> ArchitectureError:
@@ -162,7 +172,7 @@ class Keys:
 _POOLING = ("none", "mean", "cls", "last", "rank")
 
 
-def read_hyperparameters(gguf: GGUF, name: str, graph: Graph) -> Hyperparameters:
+def read_hyperparameters(gguf: Described, name: str, graph: Graph) -> Hyperparameters:
     """Read what a forward pass needs.
 
     Raises

@@ -23,15 +23,13 @@ import numpy as np
 from ggufkit.errors import UsageError
 from ggufkit.runtime.forward import hidden_states, logits
 from ggufkit.runtime.kv.cache import Cache
+from ggufkit.runtime.sizes import PASS
 from ggufkit.runtime.step import Step
 
 if TYPE_CHECKING:
     from ggufkit.runtime.model import Model
 
-__all__ = ["LIMIT", "Piece", "hidden", "step"]
-
-# Tokens that go through the layers together: more fill memory with activations and are no faster.
-LIMIT = 512
+__all__ = ["Piece", "hidden", "step"]
 
 
 @dataclass(frozen=True)
@@ -93,9 +91,9 @@ def step(model: Model, pieces: Sequence[Piece]) -> list[np.ndarray]:
 
 
 def _passes(pieces: Sequence[Piece], checked: Sequence[np.ndarray]) -> Iterator[list[_Run]]:
-    """The pieces cut into passes of at most `LIMIT` tokens."""
+    """The pieces cut into passes of at most `PASS` tokens."""
     runs: list[_Run] = []
-    room = LIMIT
+    room = PASS
     for number, (piece, tokens) in enumerate(zip(pieces, checked, strict=True)):
         wanted = {"last": 1, "all": len(tokens), None: 0}
         count = piece.logits if isinstance(piece.logits, int) else wanted[piece.logits]
@@ -106,7 +104,7 @@ def _passes(pieces: Sequence[Piece], checked: Sequence[np.ndarray]) -> Iterator[
             room -= hi - lo
             if not room:
                 yield runs
-                runs, room = [], LIMIT
+                runs, room = [], PASS
             lo = hi
     if runs:
         yield runs

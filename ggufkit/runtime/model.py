@@ -23,13 +23,15 @@ import numpy as np
 from ggufkit.arch.hyperparameters import read_hyperparameters
 from ggufkit.arch.registry import graph_of
 from ggufkit.errors import GGUFError, UsageError, printable
+from ggufkit.gguf.kind import other_kind
 from ggufkit.gguf.reader import GGUF
 from ggufkit.gguf.reader import open as open_gguf
 from ggufkit.runtime.backend import make_ops
-from ggufkit.runtime.batch import LIMIT, Piece, hidden, step
+from ggufkit.runtime.batch import Piece, hidden, step
 from ggufkit.runtime.kv.cache import Cache
 from ggufkit.runtime.ops import CacheSpec, Ops
 from ggufkit.runtime.rope import RopeTables
+from ggufkit.runtime.sizes import CONTEXT, PASS
 from ggufkit.runtime.weights import load_weights
 
 if TYPE_CHECKING:
@@ -40,9 +42,6 @@ if TYPE_CHECKING:
     from ggufkit.tokenizer import Tokenizer
 
 __all__ = ["Model", "load", "normalized"]
-
-# Tokens of a context that nobody asked for: the cache of what large models were trained on fills the memory.
-_CONTEXT = 4096
 
 
 class Model:
@@ -169,7 +168,7 @@ class Model:
 
     def context(self, length: int | None = None, tokens: int = 0) -> int:
         """Tokens of a context: `length`, or else 4096 or `tokens` if more, up to what the model was trained on."""
-        return min(self.hyper.context_length, max(_CONTEXT, tokens)) if length is None else length
+        return min(self.hyper.context_length, max(CONTEXT, tokens)) if length is None else length
 
     def chat_tokens(self, text: str) -> list[int]:
         """The tokens of a text that a chat template made; without a second BOS if the template wrote one."""
@@ -214,7 +213,7 @@ class Model:
         self._require_output()
         tokens = prompt_tokens(self.tokenizer, prompt)
         if cache is None:
-            more = _CONTEXT // 4 if max_tokens is None else max_tokens
+            more = CONTEXT // 4 if max_tokens is None else max_tokens
             cache = self.new_cache(self.context(context, len(tokens) + more), *types)
         return Generation(
             self,
@@ -244,7 +243,7 @@ class Model:
             raise UsageError(f"the text has {len(ids)} tokens; the model reads {self.hyper.context_length} at most")
         cache = self.new_cache(len(ids), "F32", "F32")
         if self.hyper.causal:
-            states = [hidden(self, [(cache, ids[lo : lo + LIMIT])]) for lo in range(0, len(ids), LIMIT)]
+            states = [hidden(self, [(cache, ids[lo : lo + PASS])]) for lo in range(0, len(ids), PASS)]
         else:
             states = [hidden(self, [(cache, ids)])]
         norm = self.weights.output_norm
@@ -299,7 +298,7 @@ def load(
     """
     gguf = open_gguf(path)
     try:
-        if (other := _other_kind(gguf)) is not None:
+        if (other := other_kind(gguf)) is not None:
             what, todo = other
             raise GGUFError(f"this is {what}, not a model", gguf.path, hint=todo)
         if "general.architecture" not in gguf.fields:
@@ -309,20 +308,6 @@ def load(
     except BaseException:
         gguf.close()
         raise
-
-
-def _other_kind(gguf: GGUF) -> tuple[str, str] | None:
-    """What a GGUF without a language model is, and what to do with it."""
-    kind, architecture = (gguf.metadata.get(f"general.{key}") for key in ("type", "architecture"))
-    if kind == "adapter":
-        return "a LoRA adapter", "run its base model with {lora}"
-    if kind == "imatrix" or "imatrix.datasets" in gguf.fields or "imatrix.chunk_count" in gguf.fields:
-        return "an importance matrix", "quantize a model with it"
-    if kind == "mmproj" or architecture == "clip":
-        return "the projector of a model that sees or hears", "give the language model that it belongs to"
-    if not gguf.info and "tokenizer.ggml.tokens" in gguf.fields:
-        return "a vocabulary alone", "tokenize with it, or give the whole model"
-    return None
 
 
 def normalized(vectors: np.ndarray, power: int = 2) -> np.ndarray:

@@ -43,6 +43,7 @@ _CONTEXT = {
     "type_v": ("i4", 108, F16),
     "embeddings": ("u1", 136, 0),
     "swa_full": ("u1", 140, 1),
+    "kv_unified": ("u1", 141, 0),
 }
 
 

@@ -11,12 +11,12 @@ from ggufkit.runtime.cpu.levels import find_codes, round_queries
 from ggufkit.runtime.cpu.planes import key_bytes, layout_of, place_codes, value_bytes, write_keys, write_values
 from ggufkit.runtime.kv.types import Rotation, cache_type
 from ggufkit.runtime.ops import AttentionSpec, CacheSpec
+from ggufkit.runtime.sizes import CPU_STEP
 from ggufkit.turboquant.kernels import turn
 from ggufkit.turboquant.rotation import hartley, part_of, signs_of
 
-__all__ = ["STEP", "LayerCache", "Turn"]
+__all__ = ["LayerCache", "Turn"]
 
-STEP = 32  # tokens that attention reads at once
 TILE = 16  # tokens of a tile of keys
 
 
@@ -38,7 +38,7 @@ class LayerCache:
         self.key_type, self.value_type = keys, values
         self.key_layout, self.value_layout = layout_of(keys, spec.head_k), layout_of(values, spec.head_v)
         self.attend = attention_of(keys, values)
-        self.tokens = -(-length // STEP) * STEP
+        self.tokens = -(-length // CPU_STEP) * CPU_STEP
         # Pages are given by the system when they are first written.
         self.keys = np.zeros(spec.kv_heads * self.tokens * key_bytes(keys, spec.head_k), np.uint8)
         self.values = np.zeros(spec.kv_heads * self.tokens * value_bytes(values, spec.head_v), np.uint8)

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from ggufkit.errors import UsageError
+from ggufkit.runtime.sizes import KEPT_STATES
 
-__all__ = ["KEPT", "Cache", "LayerMemory"]
+__all__ = ["Cache", "LayerMemory"]
 
-KEPT = 4  # positions whose states are kept
 _MAGIC = b"ggufkit cache 1\n"
 
 
@@ -107,7 +107,7 @@ class Cache:
     def _keep(self) -> None:
         if self._states and len(self) and len(self) not in self._kept:
             self._kept[len(self)] = [state.snapshot() for state in self._states]
-            if len(self._kept) > KEPT:
+            if len(self._kept) > KEPT_STATES:
                 del self._kept[min(self._kept)]
 
     def _return_to(self, n: int) -> None:

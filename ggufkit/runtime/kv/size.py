@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ggufkit.runtime.cpu.ops import CpuOps
-from ggufkit.runtime.kv.cache import KEPT
 from ggufkit.runtime.ops import CacheSpec
+from ggufkit.runtime.sizes import KEPT_STATES
 
 if TYPE_CHECKING:
     from ggufkit.runtime.model import Model
@@ -25,5 +25,5 @@ def cache_sizes(model: Model, types: tuple[str, str]) -> Callable[[int], int]:
         sum(mixer.memory(ops, CacheSpec(*types), n).nbytes for mixer in model.weights.slots) for n in (32, 64)
     )
     each = (large - small) // 32
-    states = (small - 32 * each) * (1 + KEPT)
+    states = (small - 32 * each) * (1 + KEPT_STATES)
     return lambda tokens: states + tokens * each

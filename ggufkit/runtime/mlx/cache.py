@@ -14,10 +14,10 @@ import numpy as np
 from ggufkit.runtime.kv.types import CacheType, cache_type
 from ggufkit.runtime.mlx.levels import planes, turned
 from ggufkit.runtime.ops import AttentionSpec, CacheSpec
+from ggufkit.runtime.sizes import MLX_STEP
 
 __all__ = ["LayerCache", "Stored"]
 
-_STEP = 256  # tokens
 _NUMBERS = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}
 
 
@@ -47,7 +47,7 @@ class Stored:
         have = self._arrays[0].shape[1] if self._arrays else 0
         if tokens <= have:
             return
-        more = -(-(tokens - have) // _STEP) * _STEP
+        more = -(-(tokens - have) // MLX_STEP) * MLX_STEP
         rooms = [mx.zeros((self.heads, more, part.shape[-1]), part.dtype) for part in parts]
         if self._arrays:
             rooms = [mx.concatenate([old, new], axis=1) for old, new in zip(self._arrays, rooms, strict=True)]
