@@ -10,7 +10,7 @@ import ggufkit
 from ggufkit.errors import UsageError
 from ggufkit.jobs.convert import convert
 from ggufkit.runtime.batch import Piece
-from ggufkit.runtime.sizes import PASS
+from ggufkit.runtime.sizes import LIMIT
 
 RNG = np.random.default_rng(7)
 LONG, SHORT = RNG.integers(3, 4000, 41).tolist(), RNG.integers(3, 4000, 7).tolist()
@@ -84,10 +84,10 @@ def test_caches_of_other_types_mix(model, kind):
 
 
 def test_what_is_longer_than_a_pass_is_cut(model):
-    tokens = RNG.integers(3, 4000, PASS + 100).tolist()
-    a, b = caches(model, 2, length=PASS + 200)
+    tokens = RNG.integers(3, 4000, LIMIT + 100).tolist()
+    a, b = caches(model, 2, length=LIMIT + 200)
     found = model.step([Piece(a, tokens, 150), Piece(b, SHORT, "all")])
-    assert divergence(alone(model, tokens, length=PASS + 200)[-150:], found[0]).max() < 1e-6
+    assert divergence(alone(model, tokens, length=LIMIT + 200)[-150:], found[0]).max() < 1e-6
     assert divergence(alone(model, SHORT), found[1]).max() < 1e-6
 
 

@@ -20,7 +20,7 @@ from ggufkit.memory.line import Line
 from ggufkit.memory.model import Layer, Model
 from ggufkit.memory.placement import Placement
 from ggufkit.memory.setup import Setup
-from ggufkit.runtime.sizes import PASS
+from ggufkit.runtime.sizes import LIMIT
 
 __all__ = ["compute_lines", "passed"]
 
@@ -31,7 +31,7 @@ _ERROR = 0.3
 def passed(setup: Setup) -> int:
     """Tokens that go through the layers together at most."""
     if setup.engine != "llama.cpp":
-        return min(PASS, setup.context * setup.slots)
+        return min(LIMIT, setup.context * setup.slots)
     asked = setup.context * (1 if setup.unified else setup.slots)
     return padded(min(setup.ubatch, setup.batch, padded(asked, 256)), setup.slots)
 

@@ -23,13 +23,13 @@ import numpy as np
 from ggufkit.errors import UsageError
 from ggufkit.runtime.forward import hidden_states, logits
 from ggufkit.runtime.kv.cache import Cache
-from ggufkit.runtime.sizes import PASS
+from ggufkit.runtime.sizes import LIMIT
 from ggufkit.runtime.step import Step
 
 if TYPE_CHECKING:
     from ggufkit.runtime.model import Model
 
-__all__ = ["Piece", "hidden", "step"]
+__all__ = ["LIMIT", "Piece", "hidden", "step"]
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,9 @@ def step(model: Model, pieces: Sequence[Piece]) -> list[np.ndarray]:
 
 
 def _passes(pieces: Sequence[Piece], checked: Sequence[np.ndarray]) -> Iterator[list[_Run]]:
-    """The pieces cut into passes of at most `PASS` tokens."""
+    """The pieces cut into passes of at most `LIMIT` tokens."""
     runs: list[_Run] = []
-    room = PASS
+    room = LIMIT
     for number, (piece, tokens) in enumerate(zip(pieces, checked, strict=True)):
         wanted = {"last": 1, "all": len(tokens), None: 0}
         count = piece.logits if isinstance(piece.logits, int) else wanted[piece.logits]
@@ -104,7 +104,7 @@ def _passes(pieces: Sequence[Piece], checked: Sequence[np.ndarray]) -> Iterator[
             room -= hi - lo
             if not room:
                 yield runs
-                runs, room = [], PASS
+                runs, room = [], LIMIT
             lo = hi
     if runs:
         yield runs

@@ -31,7 +31,7 @@ from ggufkit.runtime.batch import Piece, hidden, step
 from ggufkit.runtime.kv.cache import Cache
 from ggufkit.runtime.ops import CacheSpec, Ops
 from ggufkit.runtime.rope import RopeTables
-from ggufkit.runtime.sizes import CONTEXT, PASS
+from ggufkit.runtime.sizes import CONTEXT, LIMIT
 from ggufkit.runtime.weights import load_weights
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ class Model:
             raise UsageError(f"the text has {len(ids)} tokens; the model reads {self.hyper.context_length} at most")
         cache = self.new_cache(len(ids), "F32", "F32")
         if self.hyper.causal:
-            states = [hidden(self, [(cache, ids[lo : lo + PASS])]) for lo in range(0, len(ids), PASS)]
+            states = [hidden(self, [(cache, ids[lo : lo + LIMIT])]) for lo in range(0, len(ids), LIMIT)]
         else:
             states = [hidden(self, [(cache, ids)])]
         norm = self.weights.output_norm

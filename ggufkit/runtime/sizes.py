@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["CONTEXT", "CPU_STEP", "KEPT_STATES", "MLX_STEP", "PASS"]
+__all__ = ["CONTEXT", "CPU_STEP", "KEPT_STATES", "LIMIT", "MLX_STEP"]
 
 # Tokens of a context that nobody asked for: the cache of what large models were trained on fills the memory.
 CONTEXT = 4096
 
 # Tokens that go through the layers together: more fill memory with activations and are no faster.
-PASS = 512
+LIMIT = 512
 
 # Tokens by which a layer's cache grows: on the CPU attention reads so many at once.
 CPU_STEP = 32
