@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from ggufkit.verbs import recipe as recipe
     from ggufkit.verbs import split as split
     from ggufkit.verbs import verify as verify
+    from ggufkit.web.simulate import simulate as simulate
 
 __version__ = "0.1.0"
 
@@ -115,6 +116,7 @@ _PUBLIC = {
     "quantize": "jobs.quantize",
     "read_imatrix": "importance.imatrix_file",
     "recipe": "verbs",
+    "simulate": "web.simulate",
     "split": "verbs",
     "undo": "gguf.edit.session",
     "validate": "gguf.validate",

@@ -49,6 +49,7 @@ WRITERS = {
     "imatrix",
     "calibrate",
     "compare",
+    "simulate",
 }
 # What a test adds so that an example is quick.
 QUICKLY = {

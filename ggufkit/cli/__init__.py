@@ -64,6 +64,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "bench": "Measure how fast a model runs, in tokens per second.",
         "perplexity": "Measure how well a model predicts a text, or how far it is from another.",
         "compare": "Compare models of one source: size, KL divergence, perplexity, in a table and a plot.",
+        "simulate": "Write a page that shows what each way to quantize does to a block of weights.",
         "formats": "List the tensor types, or measure what each would do to a model's weights.",
         "verify": "Check that a quantized model is exactly what its source gives.",
     },

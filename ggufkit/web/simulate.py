@@ -1,0 +1,101 @@
+"""`ggufkit simulate`: a page on which one changes a block of weights and sees what each method makes of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ggufkit.errors import UsageError, printable
+from ggufkit.web.page import assemble, write_page
+
+if TYPE_CHECKING:
+    from ggufkit.tensors.tensor import Tensor
+
+__all__ = ["simulate", "simulator", "tensor_block"]
+
+_BLOCK, _SUPER = 32, 256
+
+
+def simulate(
+    output: str | os.PathLike[str],
+    model: str | os.PathLike[str] | None = None,
+    *,
+    tensor: str | None = None,
+    block: int = 0,
+    force: bool = False,
+) -> Path:
+    """Write the block simulator: one HTML file that a browser opens without a network.
+
+    Parameters
+    ----------
+    output : the page.
+    model, tensor, block : begin with a block of 32 weights of this tensor, counted along its rows.
+    force : replace an existing file.
+
+    Returns
+    -------
+    `output`
+
+    Raises
+    ------
+    UsageError : there is no such tensor or block.
+    FileError, GGUFError : the model cannot be read or is malformed; the page exists already or cannot be written.
+    """
+    from ggufkit.gguf.reader import open as open_gguf
+
+    if model is None:
+        return write_page(simulator(), output, force=force)
+    with open_gguf(model) as opened:
+        if tensor not in opened.tensors:
+            raise UsageError(f"{printable(os.fspath(model))} has no tensor {printable(tensor)}")
+        first = tensor_block(opened.tensors[tensor], block, model)
+    return write_page(simulator(first), output, force=force)
+
+
+def simulator(block: dict[str, Any] | None = None) -> str:
+    """The page.
+
+    Parameters
+    ----------
+    block : a block of a tensor as `tensor_block` gives it, to begin with.
+    """
+    return assemble(
+        "Block simulator",
+        "simulate.html",
+        styles=["page.css", "simulate.css"],
+        scripts=["page.js", "codecs.js", "methods.js", "chart.js", "simulate.js"],
+        data={} if block is None else {"block": block},
+    )
+
+
+def tensor_block(tensor: Tensor, block: int, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Block `block` of 32 weights of a tensor, counted along its rows, and what follows it.
+
+    Raises
+    ------
+    UsageError : there is no such block, or its weights are not numbers that a block format can hold.
+    """
+    import numpy as np
+
+    blocks = tensor.cols // _BLOCK
+    count = blocks * tensor.rows
+    name = printable(tensor.name)
+    if not tensor.format.is_quantized and tensor.format.name not in ("F32", "F16", "BF16"):
+        raise UsageError(f"{name} is {tensor.format.name}: only floats and quantized weights can be shown as blocks")
+    if not count:
+        raise UsageError(f"{name} has rows of {tensor.cols} weights; a block needs {_BLOCK}")
+    if not 0 <= block < count:
+        raise UsageError(f"{name} has {count} blocks of {_BLOCK} weights, 0 to {count - 1}; there is no block {block}")
+    row, column = divmod(block, blocks)
+    whole = tensor.floats(row, row + 1).reshape(-1)
+    weights = np.resize(whole[_BLOCK * column :], _SUPER)  # a short row's end is repeated
+    if not np.isfinite(weights).all() or np.abs(weights).max() > 1000:
+        raise UsageError(f"block {block} of {name} has weights that are not finite or beyond ±1000")
+    where = f"row {row}, columns {_BLOCK * column} to {_BLOCK * column + _BLOCK - 1}"
+    kind = f"{tensor.format.name} in {os.path.basename(os.fspath(path))}"
+    return {
+        "title": f"{tensor.name} {block}",
+        "about": f"Block {block} of {tensor.name} ({where}), {kind}.",
+        "weights": [float(v) for v in weights],
+    }
