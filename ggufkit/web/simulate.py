@@ -47,7 +47,7 @@ def simulate(
     if model is None:
         return write_page(simulator(), output, force=force)
     with open_gguf(model) as opened:
-        if tensor not in opened.tensors:
+        if tensor is None or tensor not in opened.tensors:
             raise UsageError(f"{printable(os.fspath(model))} has no tensor {printable(tensor)}")
         first = tensor_block(opened.tensors[tensor], block, model)
     return write_page(simulator(first), output, force=force)
