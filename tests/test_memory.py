@@ -79,6 +79,7 @@ def test_llama_cpp_allocates_what_is_said(tiny, name, setup):
         (part(fit, "logits"), found.output),
     ):
         assert ours == pytest.approx(theirs, abs=llama_memory.STEP)
+    assert part(fit, "compute") == pytest.approx(found.compute, rel=0.01)
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -64,7 +64,7 @@ class Layer:
     window : tokens that it sees back; 0 for all.
     convolution, state : numbers of its recurrent state: the last inputs of a convolution, and the rest; 0 for none.
     indexer : numbers per token of the key that a sparse attention chooses by; 0 for none.
-    inner : the widest row between its input and output: of the feed-forward network, or of a state space.
+    inner : the widest row of its feed-forward network.
     gated : its feed-forward network has a gate.
     experts, used : of a mixture: how many, and how many a token goes through; 0 for a dense network.
     expert_inner : width of an expert.
@@ -104,6 +104,7 @@ class Model:
     unused : tensors of layers that draft further tokens, which a plain run leaves out.
     cached : llama.cpp keeps keys and values for it; False of most encoders.
     causal : tokens see only those before them.
+    positions : numbers that say where a token is: 1, or 4 in an image, too.
     known : whether the runtime of this package knows the architecture; else windows are as metadata lists them.
     """
 
@@ -117,6 +118,7 @@ class Model:
     unused: frozenset[str]
     cached: bool
     causal: bool
+    positions: int
     known: bool
 
     @property
@@ -195,6 +197,7 @@ def _model(header: _Header, tensors: Iterable[Matrix]) -> Model:
         unused=frozenset(name for name in shapes if spare and name.startswith(spare)),
         cached=architecture not in UNCACHED,
         causal=hyper.causal,
+        positions=4 if hyper.keys.get("rope.dimension_sections") is not None else 1,
         known=known,
     )
 
@@ -227,7 +230,7 @@ def _layer(hyper: Hyperparameters, shapes: Mapping[str, tuple[int, ...]], number
         convolution=convolution,
         state=state,
         indexer=keys.count("attention.indexer.key_length", 0, least=0) if rows("indexer.attn_k") else 0,
-        inner=max(dense, rows("ssm_in"), rows("ffn_up_shexp")),
+        inner=max(dense, rows("ffn_up_shexp")),
         gated=gated,
         experts=experts,
         used=keys.count("expert_used_count", 0, least=0) if experts else 0,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -72,15 +73,12 @@ class Fit:
 
     def largest_context(self) -> int:
         """Tokens of the largest context that fits, up to what the model was trained on; 0 where none does."""
-        step = 256
-        low, high = 0, padded(self.model.context_length, step) // step
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self.with_setup(context=min(middle * step, self.model.context_length)).fits:
-                low = middle
-            else:
-                high = middle - 1
-        return min(low * step, self.model.context_length)
+        step, most = 256, self.model.context_length
+
+        def too_long(steps: int) -> bool:
+            return not self.with_setup(context=min(steps * step + step, most)).fits
+
+        return min(_least(padded(most, step) // step, too_long) * step, most)
 
     # -- speed ------------------------------------------------------------------------------------------------
 
@@ -182,22 +180,27 @@ def report(model: Model, setup: Setup, devices: Sequence[Device], extra: Sequenc
 
 
 def fitted(wanted: Fit) -> Fit:
-    """The same with as much on the GPUs as fits: experts go to the CPU first, then whole layers."""
+    """The same with as much on the cards as fits: experts go to the CPU first, then whole layers."""
     if wanted.setup.engine != "llama.cpp" or len(wanted.devices) < 2:
         return wanted
-    last = wanted
-    for candidate in _candidates(wanted):
-        last = candidate
-        if all(last.used(number) <= device.usable for number, device in enumerate(last.devices[:-1])):
-            return last
-    return last
-
-
-def _candidates(wanted: Fit) -> Iterator[Fit]:
     layers = len(wanted.model.layers)
+    best = wanted.with_setup(gpu_layers=layers + 1)
+    if _on_cards(best):
+        return best
     if wanted.setup.cpu_experts == 0 and any(layer.experts for layer in wanted.model.layers):
-        for count in range(layers + 1):
-            yield wanted.with_setup(cpu_experts=count, gpu_layers=layers + 1)
-        wanted = wanted.with_setup(cpu_experts=layers)
-    for count in range(layers + 1, -1, -1):
-        yield wanted.with_setup(gpu_layers=count)
+        count = _least(layers, lambda count: _on_cards(best.with_setup(cpu_experts=count)))
+        best = best.with_setup(cpu_experts=count)
+        if _on_cards(best):
+            return best
+    left = _least(layers + 1, lambda left: _on_cards(best.with_setup(gpu_layers=layers + 1 - left)))
+    return best.with_setup(gpu_layers=layers + 1 - left)
+
+
+def _on_cards(fit: Fit) -> bool:
+    """Whether what lies on cards fits there."""
+    return all(fit.used(number) <= device.usable for number, device in enumerate(fit.devices[:-1]))
+
+
+def _least(most: int, holds: Callable[[int], bool]) -> int:
+    """The least number up to `most` for which something holds that holds for all above, or `most`."""
+    return bisect_left(range(most), True, key=holds)

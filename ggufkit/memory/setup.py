@@ -23,6 +23,8 @@ class Setup:
     unified : llama.cpp: they share one pool of tokens.
     keys, values : types of the cache, of `runtime.kv.types`.
     batch, ubatch : llama.cpp: tokens of a batch, and of those how many go through the layers together.
+    outputs : llama.cpp: of so many tokens of a batch it can be asked for logits; 0 for all. Its newer servers ask for
+        one of each slot.
     flash : llama.cpp: flash attention.
     swa_full : llama.cpp: layers with a window keep everything all the same.
     gpu_layers : llama.cpp: layers on GPUs, counted from the output matrix, which is the first; None for as many as fit.
@@ -37,6 +39,7 @@ class Setup:
     values: str = "F16"
     batch: int = 2048
     ubatch: int = 512
+    outputs: int = 0
     flash: bool = True
     swa_full: bool = False
     gpu_layers: int | None = None
@@ -45,7 +48,8 @@ class Setup:
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
             raise UsageError(f"the engine is {', '.join(ENGINES)}, not {printable(self.engine)}")
-        for name, least in (("context", 1), ("slots", 1), ("batch", 1), ("ubatch", 1), ("cpu_experts", 0)):
+        least_of = {"context": 1, "slots": 1, "batch": 1, "ubatch": 1, "outputs": 0, "cpu_experts": 0}
+        for name, least in least_of.items():
             if not least <= getattr(self, name) <= 1 << 40:
                 raise UsageError(f"{name} must be at least {least}, not {getattr(self, name)}")
         if self.gpu_layers is not None and self.gpu_layers < 0:
