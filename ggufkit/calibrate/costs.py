@@ -9,6 +9,7 @@ embeddings that are the output, too, both.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from ggufkit.kernels.threads import for_ranges
 from ggufkit.policy.allocate import Option
 from ggufkit.tensors.tensor import Tensor
 
-__all__ = ["CLASSES", "costs", "fitting", "shares_of"]
+__all__ = ["CLASSES", "Sample", "costs", "error_cost", "fitting", "sampled", "shares_of"]
 
 _ROWS = 128  # of a tensor that are tried
 
@@ -103,19 +104,44 @@ def _of_tensor(
     fits = fitting(types, cols)
     if not fits:
         raise PolicyError(f"none of the types {', '.join(types)} fits {printable(name)} with its {cols} columns")
-    rows, chances = _drawn(shares)
-    sample = np.concatenate([tensor.floats(int(r), int(r) + 1) for r in rows])
+    sample = sampled(tensor, shares)
     importance = np.ascontiguousarray(np.diagonal(shares[-1][1]))
     options = {}
     for type_ in fits:
-        errors = decode(encode(sample, type_, importance, threads=1), type_, threads=1) - sample
-        cost = 0.0
-        for weights, metric in shares:
-            squares = (product(errors, metric, 1) * errors).sum(-1, dtype=np.float64)
-            cost += 0.5 * float((weights[rows] * squares / chances).mean())
+        errors = decode(encode(sample.values, type_, importance, threads=1), type_, threads=1) - sample.values
+        cost = error_cost(errors, sample, shares)
         nbytes = tensor.rows * FORMATS[type_].row_bytes(cols)
         options[type_] = Option(-(-nbytes // alignment) * alignment, cost)
     return options
+
+
+class Sample(NamedTuple):
+    """Some rows of a tensor.
+
+    Attributes
+    ----------
+    rows, chances : (n,): their numbers, and the chance that each had to be drawn.
+    values : (n, cols) float32.
+    """
+
+    rows: np.ndarray
+    chances: np.ndarray
+    values: np.ndarray
+
+
+def sampled(tensor: Tensor, shares: list[tuple[np.ndarray, np.ndarray]]) -> Sample:
+    """Rows of a tensor by what they weigh."""
+    rows, chances = _drawn(shares)
+    return Sample(rows, chances, np.concatenate([tensor.floats(int(r), int(r) + 1) for r in rows]))
+
+
+def error_cost(errors: np.ndarray, sample: Sample, shares: list[tuple[np.ndarray, np.ndarray]]) -> float:
+    """What errors (n, cols) of the sampled rows say that those of the whole tensor cost, in KL divergence."""
+    cost = 0.0
+    for weights, metric in shares:
+        squares = (product(errors, metric, 1) * errors).sum(-1, dtype=np.float64)
+        cost += 0.5 * float((weights[sample.rows] * squares / sample.chances).mean())
+    return cost
 
 
 def _drawn(shares: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

@@ -128,7 +128,7 @@ class _Rounding:
             return
         if self.streams:
             quantize_on_the_way(
-                self.model.path,
+                self.model,
                 ours,
                 self.statistics,
                 made,

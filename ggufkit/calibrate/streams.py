@@ -32,9 +32,10 @@ from ggufkit.calibrate.statistics import Statistics
 from ggufkit.errors import GgufkitError, printable
 from ggufkit.formats.codec import decode
 from ggufkit.formats.grids import GRIDS
+from ggufkit.gguf.reader import GGUF
 from ggufkit.jobs.plan import PlannedTensor
 from ggufkit.runtime.cpu.ops import CpuOps
-from ggufkit.runtime.model import load
+from ggufkit.runtime.model import Model
 from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Experts, Linear, Norm, Span
 from ggufkit.tensors.tensor import Tensor
 
@@ -348,7 +349,7 @@ class _Inputs:
 
 
 def quantize_on_the_way(
-    path: str,
+    gguf: GGUF,
     planned: Mapping[str, PlannedTensor],
     statistics: Statistics,
     made: Made,
@@ -359,7 +360,7 @@ def quantize_on_the_way(
 
     Parameters
     ----------
-    path : of the model.
+    gguf : the model.
     planned : tensor name → what it becomes; formats that have a grid.
     statistics : of the model, with the text.
     made, known : see `Made` and `Known`.
@@ -371,9 +372,9 @@ def quantize_on_the_way(
     """
     assert all(p.format.name in GRIDS for p in planned.values())
     streams = Streams(planned, statistics, "", made, known, **options)
-    with load(path, backend=streams) as model:
-        if model.weights.output is not None:
-            streams.output = model.weights.output.name
-        x = hidden(model, statistics.windows)
-        if model.weights.output is not None:
-            scored(model, x)
+    model = Model(gguf, streams)
+    if model.weights.output is not None:
+        streams.output = model.weights.output.name
+    x = hidden(model, statistics.windows)
+    if model.weights.output is not None:
+        scored(model, x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "allocated",
+    "as_asked",
     "budget_options",
     "has_budget",
     "method_options",
@@ -56,6 +58,12 @@ _METHOD = [
         show_default=True,
         help="Sweeps of coordinate descent after GPTQ.",
     ),
+    click.option(
+        "--fold",
+        type=click.Choice(["awq"]),
+        help="Fold scales into norms and matrices that leave the model what it is and its errors smaller.",
+    ),
+    click.option("--rotate", is_flag=True, help="Turn the stream between the blocks, where that is exact."),
 ]
 
 
@@ -118,8 +126,40 @@ def allocated(
     )
 
 
+def as_asked(
+    model: GGUF, recipe: Recipe, statistics: Statistics | None, how: dict[str, Any], types: dict[str, str] | None = None
+) -> tuple[GGUF, Recipe, Statistics | None]:
+    """The model with the other weights that --rotate, or with `types` --fold, asks for; with what belongs to it.
+
+    Parameters
+    ----------
+    types : tensor name → format; for --fold, which needs to know them.
+    """
+    wanted = how["rotate"] if types is None else how["fold"]
+    if not wanted:
+        return model, recipe, statistics
+    if statistics is None:
+        raise UsageError("--fold and --rotate need the statistics of `ggufkit calibrate`, as --imatrix")
+    if types is None:
+        from ggufkit.calibrate.rotate import rotated
+
+        found = rotated(model, statistics)
+    else:
+        from ggufkit.calibrate.fold import folded
+
+        found = folded(model, statistics, types)
+    if (given := recipe.imatrix) is not None:
+        values = found.statistics.imatrix(given.path).values
+        kept = {name: values.get(name, old) for name, old in given.values.items()}
+        recipe = replace(recipe, imatrix=replace(given, values=kept))
+    return found.model, recipe, found.statistics
+
+
 def rounded_job(job: Job, model: GGUF, statistics: Statistics | None, how: dict[str, Any]) -> Job:
     """The job with the method that the options ask for."""
+    if how["fold"] or how["rotate"]:  # other weights: a run with them cannot go on with one without
+        what = f" fold {how['fold']} rotate {how['rotate']}".encode()
+        job = replace(job, resume_key=job.resume_key + what)
     method = how["method"] or ("plain" if statistics is None else "gptq")
     if method == "plain":
         return job

@@ -8,6 +8,7 @@ import click
 
 from ggufkit.cli.allocation import (
     allocated,
+    as_asked,
     budget_options,
     has_budget,
     method_options,
@@ -60,12 +61,18 @@ def command(
         raise UsageError(f"{type_} and a budget both say how large the file becomes; leave one out")
     recipe = recipe_from(type_, precision, default="Q8_0" if free else None)
     statistics = statistics_of(precision["imatrix"])
-    with open_model(source) as model:
+    with open_model(source) as original:
         found = None
+        model, recipe, statistics = as_asked(original, recipe, statistics, how)
         if free:
             found = allocated(model, recipe, budget, statistics, threads or nthreads)
             recipe = found.recipe
-        job = quantization(model, target or target_beside(source, recipe), recipe, keep_split=keep_split)
+        target = target or target_beside(source, recipe)
+        job = quantization(model, target, recipe, keep_split=keep_split)
+        if how["fold"]:
+            types = {p.tensor.name: p.format.name for p in job.plan.tensors if not p.copied}
+            model, recipe, statistics = as_asked(model, recipe, statistics, how, types)
+            job = quantization(model, target, recipe, keep_split=keep_split)
         run(rounded_job(job, model, statistics, how), found, threads=threads or nthreads, **options)
 
 

@@ -7,6 +7,7 @@ with ggufkit.open("model.gguf") as model:
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -84,11 +85,13 @@ class GGUF:
     metadata : the same, as plain Python values.
     tensors : the lazy tensors of all parts, in file order.
     info : where each tensor is in its file's data section.
+    changed : names of the tensors that are not those of the file; see `with_tensors`.
     """
 
     def __init__(self, path: str, parts: list[Part]):
         self.path = path
         self.parts = parts
+        self.changed: frozenset[str] = frozenset()
         self.fields: Mapping[str, Field] = parts[0].header.fields
         self.metadata = Metadata(self.fields)
         self.info: dict[str, TensorInfo] = {}
@@ -188,6 +191,18 @@ class GGUF:
     @cached_property
     def tensors(self) -> Mapping[str, Tensor]:
         return {name: Tensor(name, info.shape, info.format, self._rows_of(info)) for name, info in self.info.items()}
+
+    def with_tensors(self, changed: Mapping[str, Tensor]) -> GGUF:
+        """The same model with other contents of some tensors, which are read from these.
+
+        Parameters
+        ----------
+        changed : tensor name → a tensor of the same shape.
+        """
+        found = copy.copy(self)
+        found.__dict__["tensors"] = {**self.tensors, **changed}
+        found.changed = self.changed | changed.keys()
+        return found
 
     def _rows_of(self, info: TensorInfo) -> Any:
         part = self._part_of[info.name]

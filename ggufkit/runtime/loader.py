@@ -69,7 +69,7 @@ class Loader:
         bias = None
         if (self.graph.norm == "layer" or self.graph.biased_norms) and self.has(f"{name}.bias"):
             bias = self.ops.vector(self.vector(f"{name}.bias", size).reshape(1, size))
-        return Norm(self.graph.norm, self.hyper.epsilon, size, self.ops.vector(weight), bias)
+        return Norm(self.graph.norm, self.hyper.epsilon, size, self.ops.vector(weight), bias, full)
 
     def block_norm(self, name: str) -> Norm | None:
         """The norm of the stream x; of architectures that have such norms without weights one of those."""

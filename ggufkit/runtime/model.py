@@ -60,7 +60,9 @@ class Model:
         name = gguf.get("general.architecture", str)
         self.graph = graph_of(name)
         self.hyper = read_hyperparameters(gguf, name, self.graph)
-        tensors = {name: _mapped(gguf, tensor) for name, tensor in gguf.tensors.items()}
+        tensors = {
+            name: tensor if name in gguf.changed else _mapped(gguf, tensor) for name, tensor in gguf.tensors.items()
+        }
         self.weights = load_weights(gguf.path, tensors, self.hyper, self.graph, ops)
         self.vocabulary = self.weights.vocabulary
         self.tables = RopeTables(self.weights.factors)

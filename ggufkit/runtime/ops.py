@@ -58,6 +58,7 @@ class Norm:
     size : numbers that are normalised together.
     weight : array of shape (1, size), or (heads, size) for other weights in each head.
     bias : the same, or None.
+    name : the tensor's name in the file; ``""`` for a norm that has none.
     """
 
     kind: str
@@ -65,6 +66,7 @@ class Norm:
     size: int
     weight: Array
     bias: Array | None = None
+    name: str = ""
 
 
 @dataclass(frozen=True)
