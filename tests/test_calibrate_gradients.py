@@ -31,6 +31,9 @@ class _Embedded:
     def returned(self, linear, gradient, chosen=None):
         assert gradient.shape[1] == linear.rows
 
+    def normed(self, norm, unit, gradient):
+        assert unit.shape == gradient.shape
+
     def embedded(self, weight, ids, gradient):
         if weight.name == "token_embd.weight":
             self.gradient = gradient

@@ -26,7 +26,7 @@ from ggufkit.calibrate.tape import Node, Tape
 from ggufkit.errors import GgufkitError, UsageError, printable
 from ggufkit.importance.imatrix_file import Sums
 from ggufkit.runtime.model import Model
-from ggufkit.runtime.ops import Linear
+from ggufkit.runtime.ops import Linear, Norm
 
 __all__ = ["collect"]
 
@@ -86,6 +86,9 @@ class _Sums:
             return
         for expert in np.unique(chosen):
             sums[expert, part] += np.add.reduce(gradient[chosen == expert].astype(np.float64) ** 2, 0)
+
+    def normed(self, norm: Norm, unit: np.ndarray, gradient: np.ndarray) -> None:
+        """Norms are not quantized."""
 
     def embedded(self, weight: Matrix, ids: np.ndarray, gradient: np.ndarray) -> None:
         name = weight.name

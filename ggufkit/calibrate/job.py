@@ -1,6 +1,7 @@
 """A quantizing job that rounds with GPTQ: the same plan and the same file, other blocks.
 
     job = with_gptq(quantization(model, "small.gguf", recipe), model, statistics)
+    job = with_tuned_norms(job, model, statistics)      # and then the norms
     job.write()
 
 What has no grid, or is kept, is encoded as ever. Each matrix is written, and noted in the log, when it is done; a
@@ -19,10 +20,12 @@ import numpy as np
 
 from ggufkit.calibrate.allocation import output_of
 from ggufkit.calibrate.costs import shares_of
+from ggufkit.calibrate.equivalent import computed
 from ggufkit.calibrate.gptq import SWEEPS, damp_for, rounded
 from ggufkit.calibrate.products import Factor
 from ggufkit.calibrate.statistics import Statistics
 from ggufkit.calibrate.streams import quantize_on_the_way
+from ggufkit.calibrate.tune import STEPS, tuned
 from ggufkit.errors import GgufkitError, PolicyError, UsageError, printable
 from ggufkit.formats.grids import GRIDS
 from ggufkit.gguf.reader import GGUF
@@ -30,9 +33,9 @@ from ggufkit.gguf.writer import Writer
 from ggufkit.jobs.job import Job
 from ggufkit.jobs.plan import PlannedTensor
 from ggufkit.jobs.resume import ResumeLog
-from ggufkit.jobs.stream import Progress, stream
+from ggufkit.jobs.stream import Fill, Progress, stream
 
-__all__ = ["with_gptq"]
+__all__ = ["with_gptq", "with_tuned_norms"]
 
 
 def with_gptq(
@@ -153,3 +156,88 @@ class _Rounding:
         except GgufkitError as e:
             self.warn(f"{printable(name)} is encoded without the text: {e}")
             return p.encode(0, p.tensor.rows)
+
+
+def with_tuned_norms(
+    job: Job,
+    model: GGUF,
+    statistics: Statistics,
+    *,
+    steps: int = STEPS,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Job:
+    """The job, with norm weights that are tuned to the original's predictions once all else is written.
+
+    Parameters
+    ----------
+    job : of `jobs.quantize.quantization`, or of `with_gptq`.
+    statistics : of this model, with the text.
+    steps : of Adam.
+    tell : called with a sentence about the divergence before and after.
+
+    Raises
+    ------
+    UsageError : the output is split.
+    """
+    if len(job.plan.shards) > 1:
+        raise UsageError("norms are tuned in one file; split it afterwards")
+    digest = hashlib.sha256(job.resume_key + f"norms 1 {steps} ".encode() + statistics.windows.tobytes())
+    return replace(job, fill=_Tuning(job.fill or stream, model, statistics, steps, tell), resume_key=digest.digest())
+
+
+@dataclass
+class _Tuning:
+    """Writes the norms of a file last; see `jobs.stream.Fill`."""
+
+    fill: Fill
+    model: GGUF
+    statistics: Statistics
+    steps: int
+    tell: Callable[[str], None]
+
+    def __call__(
+        self,
+        planned: Sequence[PlannedTensor],
+        writer: Writer,
+        *,
+        threads: int | None = None,
+        memory: int,
+        progress: Progress | None = None,
+        log: ResumeLog | None = None,
+    ) -> None:
+        norms = {p.tensor.name: p for p in planned if _is_norm(p)}
+        others = [p for p in planned if p.tensor.name not in norms]
+        options: dict[str, Any] = {"threads": threads, "memory": memory, "progress": progress, "log": log}
+        self.fill(others, writer, **options)
+        written = {p.tensor.name: replace(p.tensor, format=p.format, read=_reading(p, writer)) for p in others}
+        quantized = self.model.with_tensors(written)
+        seen: list[float] = []
+        found = tuned(
+            quantized,
+            self.model,
+            self.statistics.windows,
+            steps=self.steps,
+            threads=threads,
+            report=lambda step, kld: seen.append(kld),
+        )
+        self.tell(f"norms: KL divergence {seen[0]:.5f} → {min(seen):.5f} on the windows that are held out")
+        stream([_with_values(p, found.get(name)) for name, p in norms.items()], writer, **{**options, "log": None})
+
+
+def _is_norm(p: PlannedTensor) -> bool:
+    return p.format.name == "F32" and len(p.tensor.shape) == 1 and p.tensor.name.endswith("norm.weight")
+
+
+def _reading(p: PlannedTensor, writer: Writer) -> Callable[[int, int], np.ndarray]:
+    """Rows of a tensor that was written."""
+    start = writer.layout.file_offset(p.tensor.name)
+
+    def read(lo: int, hi: int) -> np.ndarray:
+        data = os.pread(writer.fileno(), (hi - lo) * p.row_bytes, start + lo * p.row_bytes)
+        return np.frombuffer(data, np.uint8).reshape(hi - lo, p.row_bytes)
+
+    return read
+
+
+def _with_values(p: PlannedTensor, values: np.ndarray | None) -> PlannedTensor:
+    return p if values is None else replace(p, tensor=computed(p.tensor, values.reshape(p.tensor.rows, -1)))

@@ -81,6 +81,9 @@ class Watch(Protocol):
     def embedded(self, weight: Matrix, ids: np.ndarray, gradient: np.ndarray) -> None:
         """The gradient (n, cols) at looked up rows."""
 
+    def normed(self, norm: Norm, unit: np.ndarray, gradient: np.ndarray) -> None:
+        """What a norm gave before its weights, and the gradient behind them: (n, heads, size) each."""
+
 
 class Tape(OpaqueOps):
     """Implements `Ops`; an array is a `Node`.
@@ -166,6 +169,8 @@ class Tape(OpaqueOps):
                 v = v - v.mean(-1, keepdims=True)
             r = 1 / np.sqrt((v * v).mean(-1, keepdims=True) + np.float32(norm.epsilon))
             unit = v * r
+            if self.watch is not None:
+                self.watch.normed(norm, unit, g.reshape(shape))
             gradient = d - unit * (d * unit).mean(-1, keepdims=True)
             if norm.kind == "layer":
                 gradient = gradient - d.mean(-1, keepdims=True)

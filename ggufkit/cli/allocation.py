@@ -63,6 +63,11 @@ _METHOD = [
         type=click.Choice(["awq"]),
         help="Fold scales into norms and matrices that leave the model what it is and its errors smaller.",
     ),
+    click.option(
+        "--tune",
+        type=click.Choice(["norms"]),
+        help="When all is rounded, learn norm weights that bring predictions nearer to the original's.",
+    ),
     click.option("--rotate", is_flag=True, help="Turn the stream between the blocks, where that is exact."),
 ]
 
@@ -161,11 +166,14 @@ def rounded_job(job: Job, model: GGUF, statistics: Statistics | None, how: dict[
         what = f" fold {how['fold']} rotate {how['rotate']}".encode()
         job = replace(job, resume_key=job.resume_key + what)
     method = how["method"] or ("plain" if statistics is None else "gptq")
-    if method == "plain":
-        return job
     if statistics is None:
-        raise UsageError("GPTQ needs the statistics of `ggufkit calibrate`, as --imatrix")
-    from ggufkit.calibrate.job import with_gptq
+        if method == "gptq" or how["tune"]:
+            what = "GPTQ" if method == "gptq" else "--tune"
+            raise UsageError(f"{what} needs the statistics of `ggufkit calibrate`, as --imatrix")
+        return job
+    from ggufkit.calibrate.job import with_gptq, with_tuned_norms
     from ggufkit.cli.progress import note
 
-    return with_gptq(job, model, statistics, streams=how["streams"], sweeps=how["sweeps"], warn=note)
+    if method == "gptq":
+        job = with_gptq(job, model, statistics, streams=how["streams"], sweeps=how["sweeps"], warn=note)
+    return with_tuned_norms(job, model, statistics, tell=note) if how["tune"] else job
