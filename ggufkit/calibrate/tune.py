@@ -106,7 +106,7 @@ def tuned(
 
     def outside() -> float:
         spans = [(lo, min(lo + count, aside)) for lo in range(0, aside, count)]
-        return sum(divergence(held_out, lo, hi, False) * (hi - lo) for lo, hi in spans) / aside
+        return float(sum(divergence(held_out, lo, hi, False) * (hi - lo) for lo, hi in spans)) / aside
 
     best, found = outside(), {}
     report(0, best)

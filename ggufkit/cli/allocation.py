@@ -163,8 +163,7 @@ def as_asked(
 def rounded_job(job: Job, model: GGUF, statistics: Statistics | None, how: dict[str, Any]) -> Job:
     """The job with the method that the options ask for."""
     if how["fold"] or how["rotate"]:  # other weights: a run with them cannot go on with one without
-        what = f" fold {how['fold']} rotate {how['rotate']}".encode()
-        job = replace(job, resume_key=job.resume_key + what)
+        job = replace(job, resume_key=job.resume_key + f" fold {how['fold']} rotate {how['rotate']}".encode())
     method = how["method"] or ("plain" if statistics is None else "gptq")
     if statistics is None:
         if method == "gptq" or how["tune"]:

@@ -67,12 +67,12 @@ def command(
         if free:
             found = allocated(model, recipe, budget, statistics, threads or nthreads)
             recipe = found.recipe
-        target = target or target_beside(source, recipe)
-        job = quantization(model, target, recipe, keep_split=keep_split)
+        output = target or target_beside(source, recipe)
+        job = quantization(model, output, recipe, keep_split=keep_split)
         if how["fold"]:
             types = {p.tensor.name: p.format.name for p in job.plan.tensors if not p.copied}
             model, recipe, statistics = as_asked(model, recipe, statistics, how, types)
-            job = quantization(model, target, recipe, keep_split=keep_split)
+            job = quantization(model, output, recipe, keep_split=keep_split)
         run(rounded_job(job, model, statistics, how), found, threads=threads or nthreads, **options)
 
 
