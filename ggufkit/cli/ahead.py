@@ -136,7 +136,7 @@ def _operations() -> None:
     """Norms, rotations, activations, sums."""
     import numpy as np
 
-    from ggufkit.runtime.cpu.ops import _ACTIVATIONS, CpuOps
+    from ggufkit.runtime.cpu.ops import ACTIVATIONS, CpuOps
     from ggufkit.runtime.ops import Norm
 
     ops = CpuOps(1)
@@ -144,7 +144,7 @@ def _operations() -> None:
     weight = ops.vector(np.ones((1, 64), np.float32))
     for kind in ("rms", "layer"):
         ops.norm(x, Norm(kind, 1e-5, 64, weight, None))
-    for name in _ACTIVATIONS:
+    for name in sorted(ACTIVATIONS):
         ops.activate(x, x, name)
     for style in ("norm", "neox"):
         ops.rope(x, 1, style, (np.ones((2, 32), np.float32), np.ones((2, 32), np.float32)))

@@ -21,12 +21,16 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-__all__ = ["address", "call"]
+__all__ = ["address", "address_for", "call"]
 
 
 def address(kernel: Any, *arguments: Any) -> int:
     """Where the machine code of `kernel` for arguments like these begins; compiles or loads it if need be."""
-    signature = tuple(numba.typeof(argument) for argument in arguments)
+    return address_for(kernel, tuple(numba.typeof(argument) for argument in arguments))
+
+
+def address_for(kernel: Any, signature: tuple[Any, ...]) -> int:
+    """Where it begins for arguments of these types."""
     kernel.compile(signature)
     compiled = kernel.overloads[signature]
     return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)

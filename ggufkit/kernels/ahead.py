@@ -179,8 +179,8 @@ def _recorded(dry_run: Callable[[], object]) -> list[tuple[Any, tuple[Any, ...]]
         record(self, tuple(map(self.typeof_pyval, arguments)))
         return _all_done if self.py_func.__name__ == "take_share" else _nothing
 
-    def address(kernel: Any, *arguments: Any) -> int:
-        record(kernel, tuple(map(numba.typeof, arguments)))
+    def address_for(kernel: Any, signature: tuple[Any, ...]) -> int:
+        record(kernel, signature)
         return 1
 
     # What this process has compiled or loaded already would be called.
@@ -189,7 +189,7 @@ def _recorded(dry_run: Callable[[], object]) -> list[tuple[Any, tuple[Any, ...]]
             kernel._clear()
     compiled = numba_dispatcher._DispatcherBase._compile_for_args
     numba_dispatcher._DispatcherBase._compile_for_args = called
-    addresses.address = address  # type: ignore[assignment]
+    addresses.address_for = address_for
     threads.thread_count = lambda number=None: 1
     try:
         with contextlib.suppress(Exception):

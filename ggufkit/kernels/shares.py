@@ -13,7 +13,7 @@ from numba.extending import intrinsic
 
 from ggufkit.kernels.jit import kernel
 
-__all__ = ["LINE", "take", "take_share", "wait_for_end", "wait_for_start"]
+__all__ = ["LINE", "fence", "now", "pause", "take", "take_share", "tell", "wait_for_end", "wait_for_start"]
 
 LINE = 8  # int64 of a cache line
 
@@ -38,7 +38,7 @@ def take_share(counter, amount):
 
 
 @intrinsic
-def _now(typingctx, numbers, index):
+def now(typingctx, numbers, index):
     """`numbers[index]` as it is in memory now, with all that was written before it."""
 
     def emit(ctx, b, sig, args):
@@ -49,7 +49,7 @@ def _now(typingctx, numbers, index):
 
 
 @intrinsic
-def _tell(typingctx, numbers, index, value):
+def tell(typingctx, numbers, index, value):
     """Write `numbers[index]` after all that was written before."""
 
     def emit(ctx, b, sig, args):
@@ -61,7 +61,18 @@ def _tell(typingctx, numbers, index, value):
 
 
 @intrinsic
-def _pause(typingctx):
+def fence(typingctx):
+    """What this thread wrote before is seen by all before it reads what comes after."""
+
+    def emit(ctx, b, sig, args):
+        b.fence("seq_cst")
+        return ctx.get_dummy_value()
+
+    return types.void(), emit
+
+
+@intrinsic
+def pause(typingctx):
     """Let the other thread of the core work a little."""
 
     def emit(ctx, b, sig, args):
@@ -83,14 +94,14 @@ def wait_for_start(state, round_at, seen, busy_at, patience):
 
     First says that this thread is not busy any more.
     """
-    _tell(state, busy_at, 0)
+    tell(state, busy_at, 0)
     for _ in range(patience):
-        current = _now(state, round_at)
-        if current != seen and _now(state, 0) != 0:
+        current = now(state, round_at)
+        if current != seen and now(state, 0) != 0:
             for _ in range(_SETTLE):
-                _pause()
+                pause()
             return current
-        _pause()
+        pause()
     return seen
 
 
@@ -98,9 +109,9 @@ def wait_for_start(state, round_at, seen, busy_at, patience):
 def wait_for_end(state, busy_at, count, patience):
     """True once none of `count` threads is busy, False after `patience` pauses."""
     for helper in range(count):
-        while _now(state, busy_at + helper * LINE) != 0:
+        while now(state, busy_at + helper * LINE) != 0:
             patience -= 1
             if patience < 0:
                 return False
-            _pause()
+            pause()
     return True

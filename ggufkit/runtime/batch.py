@@ -15,7 +15,9 @@ The rows of a pass are the pieces' tokens one after the other:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -77,17 +79,25 @@ def step(model: Model, pieces: Sequence[Piece]) -> list[np.ndarray]:
         piece.cache.require(len(tokens))
     found: list[list[np.ndarray]] = [[np.empty((0, model.vocabulary), np.float32)] for _ in pieces]
     for runs in _passes(pieces, checked):
-        x = hidden(model, [(run.cache, run.tokens) for run in runs])
-        ends = np.cumsum([len(run.tokens) for run in runs])
-        rows = np.concatenate([np.arange(end - run.wanted, end) for run, end in zip(runs, ends, strict=True)])
-        if not rows.size:
-            continue
-        scores = model.ops.numpy(logits(model.ops, model.hyper, model.weights, model.ops.pick(x, rows)))
+        ends = accumulate(len(run.tokens) for run in runs)
+        rows = np.array([row for run, end in zip(runs, ends, strict=True) for row in range(end - run.wanted, end)])
+        scores = _scores(model, [(run.cache, run.tokens) for run in runs], rows)
         for run in runs:
             found[run.piece].append(scores[: run.wanted])
             scores = scores[run.wanted :]
     results = [parts[1] if len(parts) == 2 else np.concatenate(parts) for parts in found]
     return [x[0] if piece.logits == "last" else x for x, piece in zip(results, pieces, strict=True)]
+
+
+def _scores(model: Model, runs: Sequence[tuple[Cache, np.ndarray]], rows: np.ndarray) -> np.ndarray:
+    """Do a pass, and put the tokens into the caches; the logits of some rows of it: (rows, vocabulary)."""
+    with _put_into(runs):
+        if rows.size and (scores := model.replays.logits(model, runs, rows)) is not None:
+            return scores
+        x = hidden_states(model.hyper, model.weights, Step(model.ops, model.tables, runs))
+        if not rows.size:
+            return np.empty((0, model.vocabulary), np.float32)
+        return model.ops.numpy(logits(model.ops, model.hyper, model.weights, model.ops.pick(x, rows)))
 
 
 def _passes(pieces: Sequence[Piece], checked: Sequence[np.ndarray]) -> Iterator[list[_Run]]:
@@ -112,14 +122,20 @@ def _passes(pieces: Sequence[Piece], checked: Sequence[np.ndarray]) -> Iterator[
 
 def hidden(model: Model, runs: Sequence[tuple[Cache, np.ndarray]]) -> Any:
     """What the last block gives for the tokens of each cache, and the tokens put into it: (n, width)."""
+    with _put_into(runs):
+        return hidden_states(model.hyper, model.weights, Step(model.ops, model.tables, runs))
+
+
+@contextmanager
+def _put_into(runs: Sequence[tuple[Cache, np.ndarray]]) -> Iterator[None]:
+    """Tokens are in their caches after a pass, or not, if it was interrupted."""
     for cache, tokens in runs:
         cache.begin(len(tokens))
     try:
-        x = hidden_states(model.hyper, model.weights, Step(model.ops, model.tables, runs))
+        yield
     except BaseException:
         for cache, _ in runs:
             cache.roll_back()
         raise
     for cache, tokens in runs:
         cache.extend(tokens.tolist())
-    return x

@@ -30,6 +30,7 @@ from ggufkit.runtime.backend import make_ops
 from ggufkit.runtime.batch import Piece, hidden, step
 from ggufkit.runtime.kv.cache import Cache
 from ggufkit.runtime.ops import CacheSpec, Ops
+from ggufkit.runtime.replay import Replays
 from ggufkit.runtime.rope import RopeTables
 from ggufkit.runtime.sizes import CONTEXT, LIMIT
 from ggufkit.runtime.weights import load_weights
@@ -66,6 +67,7 @@ class Model:
         self.weights = load_weights(gguf.path, tensors, self.hyper, self.graph, ops)
         self.vocabulary = self.weights.vocabulary
         self.tables = RopeTables(self.weights.factors)
+        self.replays = Replays()
 
     def __repr__(self) -> str:
         return f"<Model {printable(self.gguf.path)}: {self.hyper.name}, {self.hyper.layers} layers>"

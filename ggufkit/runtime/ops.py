@@ -20,7 +20,19 @@ if TYPE_CHECKING:
 
     from ggufkit.tensors.tensor import Tensor
 
-__all__ = ["Array", "AttentionSpec", "CacheSpec", "Experts", "Linear", "Norm", "Ops", "Span", "StateSpace"]
+__all__ = [
+    "Array",
+    "AttentionSpec",
+    "CacheSpec",
+    "Experts",
+    "Linear",
+    "Norm",
+    "NotRecorded",
+    "Ops",
+    "Recorder",
+    "Span",
+    "StateSpace",
+]
 
 # Arithmetic, slices, `reshape` and `len` work on arrays of all backends as they do on NumPy's.
 Array = Any
@@ -180,8 +192,38 @@ class Span:
     cache: Any
 
 
+class NotRecorded(Exception):
+    """Something of a pass cannot be written down, only done."""
+
+
+class Recorder(Protocol):
+    """Writes down a pass, to be done again with other tokens, positions and caches (see `runtime.replay`).
+
+    Attributes
+    ----------
+    ops : operations that are written down; they raise NotRecorded where they cannot be.
+    """
+
+    ops: Ops
+
+    def start(self, run: int, start: int) -> int:
+        """The first position of a conversation, as a number that is another one when the pass is done again."""
+
+    def finish(self) -> None:
+        """All is written down."""
+
+    def play(self, starts: Sequence[int], caches: Sequence[Sequence[Any]]) -> None:
+        """Do it all, with the conversations at these positions, and these layers of their caches."""
+
+    def numpy(self, x: Array) -> np.ndarray:
+        """The numbers that `x` has now, in an array of their own."""
+
+
 class Ops(Protocol):
     """What a backend provides."""
+
+    def recorder(self, caches: Sequence[Sequence[Any]]) -> Recorder | None:
+        """What writes down a pass of conversations with caches like these, the layers of each; None if nothing does."""
 
     def weight(self, tensor: Tensor) -> Any:
         """A matrix (rows, cols), or a stack (experts, rows, cols), ready for `linear`, `embed` or `experts`."""

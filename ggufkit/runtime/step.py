@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 import numpy as np
 
@@ -22,6 +22,7 @@ class Step:
     ops : what computes.
     tables : of rope.
     runs : of each conversation its cache, and the tokens that follow those in it, (n,) int32.
+    start : makes the number that spans have of a conversation's number and its first position (see `Recorder`).
 
     Attributes
     ----------
@@ -29,38 +30,50 @@ class Step:
     per_layer : of models that have them, the rows' vectors of each layer (see `runtime.per_layer`).
     """
 
-    def __init__(self, ops: Ops, tables: RopeTables, runs: Sequence[tuple[Cache, np.ndarray]]):
-        self.ops, self._tables, self._runs = ops, tables, runs
-        self._starts = [len(cache) for cache, _ in runs]
-        self._ends = np.cumsum([len(tokens) for _, tokens in runs]).tolist()
-        self.tokens = _joined([tokens for _, tokens in runs])
-        self.positions = _joined(
-            [
-                np.arange(start, start + len(tokens), dtype=np.int32)
-                for start, (_, tokens) in zip(self._starts, runs, strict=True)
-            ]
-        )
+    def __init__(
+        self,
+        ops: Ops,
+        tables: RopeTables,
+        runs: Sequence[tuple[Cache, np.ndarray]],
+        start: Callable[[int, int], int] = lambda run, start: start,
+    ):
+        self.ops, self._tables, self._start = ops, tables, start
+        n = sum(len(tokens) for _, tokens in runs)
+        self.tokens, self.positions = np.empty(n, np.int32), np.empty(n, np.int32)
         self.per_layer: Sequence[Array] = ()
         self._angles: dict[Rope, tuple[np.ndarray, np.ndarray]] = {}
+        self.move(runs)
+
+    def move(self, runs: Sequence[tuple[Cache, np.ndarray]]) -> None:
+        """Be the step of other runs with as many tokens each: arrays that were given have other numbers from now on."""
+        self._runs = runs
+        self._starts = [len(cache) for cache, _ in runs]
+        self._ends = list(accumulate(len(tokens) for _, tokens in runs))
+        for (_, tokens), start, end in zip(runs, self._starts, self._ends, strict=True):
+            n = len(tokens)
+            self.tokens[end - n : end] = tokens
+            self.positions[end - n : end] = range(start, start + n) if n == 1 else np.arange(start, start + n)
+        for rope, angles in self._angles.items():
+            self._turn(rope, angles)
 
     def spans(self, slot: int) -> list[Span]:
         """Whose the rows are, with what one layer remembers of each conversation."""
         return [
-            Span(end - len(tokens), end, start, cache.layers[slot])
-            for (cache, tokens), start, end in zip(self._runs, self._starts, self._ends, strict=True)
+            Span(end - len(tokens), end, self._start(run, start), cache.layers[slot])
+            for run, ((cache, tokens), start, end) in enumerate(zip(self._runs, self._starts, self._ends, strict=True))
         ]
 
     def turned(self, x: Array, heads: int, rope: Rope) -> Array:
         """Heads of `x` (n, heads × size) turned by their positions. `x` itself may be used up."""
         if rope not in self._angles:
-            parts = [
-                self._tables.rows(rope, cache.length, start, start + len(tokens))
-                for start, (cache, tokens) in zip(self._starts, self._runs, strict=True)
-            ]
-            cos, sin = (_joined(part) for part in zip(*parts, strict=True))
+            cos, sin = np.empty((2, len(self.tokens), rope.dimensions // 2), np.float32)
+            self._turn(rope, (cos, sin))
             self._angles[rope] = (cos, sin)
         return self.ops.rope(x, heads, rope.style, self._angles[rope])
 
-
-def _joined(arrays: Sequence[Any]) -> Any:
-    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+    def _turn(self, rope: Rope, angles: tuple[np.ndarray, np.ndarray]) -> None:
+        """Write the cosines and sines of all rows."""
+        for (cache, tokens), start, end in zip(self._runs, self._starts, self._ends, strict=True):
+            n = len(tokens)
+            for out, rows in zip(angles, self._tables.rows(rope, cache.length, start, start + n), strict=True):
+                out[end - n : end] = rows

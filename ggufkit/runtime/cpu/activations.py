@@ -123,11 +123,10 @@ def scale(x, factor):
 
 @kernel
 def weighted_sum(x, weights, out):
-    """Σ x × weights over the second dimension: x (n, used, width), weights (n, used), out (n, width); gives `out`."""
+    """Σ x × weights over the second dimension: x (n, used, width), weights (n, used), out (n, width)."""
     for row in range(x.shape[0]):
         for i in range(x.shape[2]):
             out[row, i] = x[row, 0, i] * weights[row, 0]
         for k in range(1, x.shape[1]):
             for i in range(x.shape[2]):
                 out[row, i] += x[row, k, i] * weights[row, k]
-    return out

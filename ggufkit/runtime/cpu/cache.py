@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from ggufkit.runtime.cpu.attention import attention_of
-from ggufkit.runtime.cpu.levels import find_codes, round_queries
+from ggufkit.runtime.cpu.calls import NOW, Calls
+from ggufkit.runtime.cpu.levels import first_level, fit_codes, round_queries
 from ggufkit.runtime.cpu.planes import key_bytes, layout_of, place_codes, value_bytes, write_keys, write_values
-from ggufkit.runtime.kv.types import Rotation, cache_type
+from ggufkit.runtime.kv.types import CacheType, Rotation, cache_type
 from ggufkit.runtime.ops import AttentionSpec, CacheSpec
 from ggufkit.runtime.sizes import CPU_STEP
-from ggufkit.turboquant.kernels import turn
+from ggufkit.turboquant.kernels import kernels_of, turn
 from ggufkit.turboquant.rotation import hartley, part_of, signs_of
+from ggufkit.turboquant.vectors import code_of
 
 __all__ = ["LayerCache", "Turn"]
 
@@ -26,6 +29,7 @@ class LayerCache:
     Attributes
     ----------
     keys, values : arrays of bytes; see `planes`.
+    addresses : of these two.
     key_type, value_type : their types; key_layout, value_layout : the same for kernels.
     tokens : how many fit, a multiple of 32.
     attend : the kernel that reads these types.
@@ -42,6 +46,7 @@ class LayerCache:
         # Pages are given by the system when they are first written.
         self.keys = np.zeros(spec.kv_heads * self.tokens * key_bytes(keys, spec.head_k), np.uint8)
         self.values = np.zeros(spec.kv_heads * self.tokens * value_bytes(values, spec.head_v), np.uint8)
+        self.addresses = self.keys.ctypes.data, self.values.ctypes.data
         self.key_turn = Turn(keys.rotation(spec.head_k, values=False))
         self.value_turn = Turn(values.rotation(spec.head_v, values=True))
 
@@ -49,26 +54,26 @@ class LayerCache:
     def nbytes(self) -> int:
         return self.keys.nbytes + self.values.nbytes
 
-    def write(self, k: np.ndarray, v: np.ndarray, start: int) -> None:
+    def write(self, k: Any, v: Any, start: int, calls: Calls = NOW) -> None:
         """Keys (n, kv_heads × head_k) and values (n, kv_heads × head_v) of tokens `start …`; rotates them in place."""
-        self._write(k, self.keys, start, keys=True)
-        self._write(v, self.values, start, keys=False)
+        self._write(k, self.keys, start, calls, keys=True)
+        self._write(v, self.values, start, calls, keys=False)
 
-    def turn_queries(self, q: np.ndarray) -> None:
+    def turn_queries(self, q: Any, calls: Calls = NOW) -> None:
         """Rotate queries (n, heads × head_k) in place as the keys are, and round them where llama.cpp does."""
-        self.key_turn.forward(q)
+        self.key_turn.forward(q, calls)
         if self.key_type.rounds_queries:
-            round_queries(q.reshape(-1, 32))
+            calls.call(round_queries, q.reshape(-1, 32))
 
-    def _write(self, x: np.ndarray, data: np.ndarray, start: int, *, keys: bool) -> None:
+    def _write(self, x: Any, data: np.ndarray, start: int, calls: Calls, *, keys: bool) -> None:
         kind, layout = (self.key_type, self.key_layout) if keys else (self.value_type, self.value_layout)
         if kind.rule != "turbo":  # whose encoder rotates
-            (self.key_turn if keys else self.value_turn).forward(x)
+            (self.key_turn if keys else self.value_turn).forward(x, calls)
         if kind.leveled:
-            codes, scales = find_codes(kind, x, self.heads)
-            place_codes(codes, scales, data, self.tokens, start, layout, keys)
+            codes, scales = _find_codes(kind, x, self.heads, calls)
+            calls.call(place_codes, codes, scales, data, self.tokens, start, layout, keys)
         else:
-            (write_keys if keys else write_values)(x, data, self.heads, self.tokens, start, layout)
+            calls.call(write_keys if keys else write_values, x, data, self.heads, self.tokens, start, layout)
 
     def prefix(self, n: int) -> list[np.ndarray]:
         keys, values = self._by_token()
@@ -85,6 +90,27 @@ class LayerCache:
         return self.keys.reshape(self.heads, self.tokens // TILE, -1), self.values.reshape(self.heads, self.tokens, -1)
 
 
+def _find_codes(kind: CacheType, x: Any, heads: int, calls: Calls = NOW) -> tuple[Any, Any]:
+    """Codes of keys or values (n, heads × head) float32, contiguous, and the scales that go with them.
+
+    Returns
+    -------
+    codes : array of shape (n, heads, head), uint8.
+    scales : array of shape (n, heads, blocks), float32.
+    """
+    n, head = len(x), x.shape[1] // heads
+    codes = calls.empty(n, heads, head, dtype=np.uint8)
+    scales = calls.empty(n, heads, kind.blocks(head))
+    if kind.rule == "turbo":
+        rows, found = x.reshape(-1, head), codes.reshape(-1, head)
+        encode, code = kernels_of(kind.bits).encode_codes, code_of(kind.bits, head)
+        calls.call(encode, rows, code, found, scales.reshape(-1), 0, len(rows))
+    else:
+        rows, found = x.reshape(-1, kind.block), codes.reshape(-1, kind.block)
+        calls.call(fit_codes, rows, found, scales.reshape(-1), first_level(kind))
+    return codes, scales
+
+
 class Turn:
     """A rotation of heads, in their place; None turns nothing."""
 
@@ -95,12 +121,14 @@ class Turn:
             self._mix = hartley(rotation.size // self._part)
             self._signs = signs_of(rotation.size, 0) if rotation.random else np.ones(rotation.size, np.float32)
 
-    def forward(self, x: np.ndarray) -> None:
+    def forward(self, x: Any, calls: Calls = NOW) -> None:
         """Rotate each run of numbers of `x`, contiguous rows of heads."""
-        if self._size:
-            turn(x.reshape(-1, self._size), self._signs, self._mix, self._part, True)
+        self._turn(x, calls, True)
 
-    def back(self, x: np.ndarray) -> None:
+    def back(self, x: Any, calls: Calls = NOW) -> None:
         """Undo it."""
+        self._turn(x, calls, False)
+
+    def _turn(self, x: Any, calls: Calls, before: bool) -> None:
         if self._size:
-            turn(x.reshape(-1, self._size), self._signs, self._mix, self._part, False)
+            calls.call(turn, x.reshape(-1, self._size), self._signs, self._mix, self._part, before)

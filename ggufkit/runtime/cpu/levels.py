@@ -11,10 +11,9 @@ from ggufkit.formats.iquants import iq4
 from ggufkit.kernels.jit import kernel
 from ggufkit.kernels.lanes import float_to_half, half_to_float
 from ggufkit.runtime.kv.types import TYPES, CacheType
-from ggufkit.turboquant.kernels import kernels_of
 from ggufkit.turboquant.vectors import code_of
 
-__all__ = ["LEVELS", "find_codes", "first_level", "round_queries"]
+__all__ = ["LEVELS", "first_level", "fit_codes", "round_queries"]
 
 ZERO, ONE = np.float32(0), np.float32(1)
 _LEAST = np.float32(1e-15)
@@ -38,29 +37,8 @@ def first_level(kind: CacheType) -> int:
     return _FIRST.get(kind.name, 0)
 
 
-def find_codes(kind: CacheType, x: np.ndarray, heads: int) -> tuple[np.ndarray, np.ndarray]:
-    """Codes of keys or values (n, heads × head) float32, contiguous, and the scales that go with them.
-
-    Returns
-    -------
-    codes : array of shape (n, heads, head), uint8.
-    scales : array of shape (n, heads, blocks), float32.
-    """
-    n, head = len(x), x.shape[1] // heads
-    codes = np.empty((n, heads, head), np.uint8)
-    scales = np.empty((n, heads, kind.blocks(head)), np.float32)
-    if kind.rule == "turbo":
-        rows = x.reshape(-1, head)
-        kernels_of(kind.bits).encode_codes(
-            rows, code_of(kind.bits, head), codes.reshape(-1, head), scales.reshape(-1), 0, len(rows)
-        )
-    else:
-        _fit_codes(x.reshape(-1, kind.block), codes.reshape(-1, kind.block), scales.reshape(-1), first_level(kind))
-    return codes, scales
-
-
 @kernel
-def _fit_codes(blocks, codes, scales, base):
+def fit_codes(blocks, codes, scales, base):
     """The rule "fitted", for rows of one block."""
     n, size = blocks.shape
     for b in range(n):

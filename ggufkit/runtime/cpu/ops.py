@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from typing import Any
 
 import numpy as np
 
 from ggufkit.errors import ArchitectureError
-from ggufkit.kernels.threads import for_ranges, thread_count
+from ggufkit.kernels.threads import thread_count
 from ggufkit.runtime.cpu import activations, norms, recurrence
 from ggufkit.runtime.cpu.attention import ROWS, Pass
 from ggufkit.runtime.cpu.cache import LayerCache
+from ggufkit.runtime.cpu.calls import NOW, Calls
 from ggufkit.runtime.cpu.products import rounded
 from ggufkit.runtime.cpu.weight import Activations, Weight, multiply_all
-from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Experts, Linear, Norm, Span, StateSpace
+from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Experts, Linear, Norm, Recorder, Span, StateSpace
 from ggufkit.runtime.router import choose
 from ggufkit.tensors.tensor import Tensor
 
-__all__ = ["CpuOps"]
-
-# Multiplications below which a second thread costs more than it saves.
-_WORTH_A_THREAD = 1 << 18
+__all__ = ["ACTIVATIONS", "CpuOps"]
 
 _NONE = np.empty(0, np.float32)
 _NONE.flags.writeable = False
@@ -47,6 +45,12 @@ class CpuOps:
     def __init__(self, threads: int | None = None, *, as_ggml: bool = False):
         self.threads = thread_count(threads)
         self.as_ggml = as_ggml
+        self.calls: Calls = NOW
+
+    def recorder(self, caches: Sequence[Sequence[Any]]) -> Recorder:
+        from ggufkit.runtime.cpu.recorder import CpuRecorder
+
+        return CpuRecorder(self, caches)
 
     def weight(self, tensor: Tensor) -> Weight:
         fits = self.as_ggml and tensor.shape[-1] % rounded.COLUMNS == 0
@@ -61,81 +65,91 @@ class CpuOps:
     def layer_cache(self, spec: AttentionSpec, types: CacheSpec, length: int) -> LayerCache:
         return LayerCache(spec, types, length)
 
-    def embed(self, weight: Weight, ids: np.ndarray) -> np.ndarray:
-        return weight.rows(ids)
+    def embed(self, weight: Weight, ids: np.ndarray) -> Any:
+        out = self.calls.empty(len(ids), weight.shape[-1])
+        self.calls.between(lambda array: weight.rows(ids, array), out)
+        return out
 
-    def linear(self, x: np.ndarray, *linears: Linear) -> list[np.ndarray]:
-        results = multiply_all([linear.weight for linear in linears], x)
+    def linear(self, x: Any, *linears: Linear) -> list[Any]:
+        results: list[Any] = multiply_all([linear.weight for linear in linears], x, self.calls)
         for result, linear in zip(results, linears, strict=True):
+            flat = result.reshape(-1)
             if linear.factor is not None:
-                np.multiply(result, linear.factor, out=result)
+                self.calls.call(activations.scale, flat, np.float32(linear.factor[0]))
             if linear.bias is not None:
-                activations.add(result.reshape(-1), linear.bias, result.reshape(-1))
+                self.calls.call(activations.add, flat, linear.bias, flat)
         return results
 
-    def norm(self, x: np.ndarray, norm: Norm) -> np.ndarray:
-        result = np.empty(x.shape, np.float32)
+    def norm(self, x: Any, norm: Norm) -> Any:
+        result = self.calls.empty(*x.shape)
         epsilon = np.float32(norm.epsilon)
         bias = _NO_BIAS if norm.bias is None else norm.bias
 
         def function(lo: int, hi: int) -> None:
             rows, out = x[lo:hi].reshape(-1, norm.size), result[lo:hi].reshape(-1, norm.size)
             if norm.kind == "rms":
-                norms.rms_norm(rows, norm.weight, epsilon, out)
+                self.calls.call(norms.rms_norm, rows, norm.weight, epsilon, out)
                 if norm.bias is not None:
-                    out += norm.bias
+                    self.calls.call(activations.add, out.reshape(-1), norm.bias.reshape(-1), out.reshape(-1))
             elif norm.kind == "l2":
                 length = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
                 np.divide(rows, np.maximum(length, epsilon), out=out)
             else:
-                norms.layer_norm(rows, norm.weight, bias, epsilon, out)
+                self.calls.call(norms.layer_norm, rows, norm.weight, bias, epsilon, out)
 
-        self._ranges(function, len(x), x.size)
+        self.calls.ranges(function, len(x), x.size, self.threads)
         return result
 
-    def rope(self, x: np.ndarray, heads: int, style: str, table: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    def rope(self, x: Any, heads: int, style: str, table: tuple[np.ndarray, np.ndarray]) -> Any:
         cos, sin = table
-        function = norms.rope_neox if style == "neox" else norms.rope_norm
-        self._ranges(lambda lo, hi: function(x[lo:hi], heads, cos[lo:hi], sin[lo:hi]), len(x), x.size)
+        kernel = norms.rope_neox if style == "neox" else norms.rope_norm
+        self.calls.ranges(
+            lambda lo, hi: self.calls.call(kernel, x[lo:hi], heads, cos[lo:hi], sin[lo:hi]),
+            len(x),
+            x.size,
+            self.threads,
+        )
         return x
 
-    def attention(
-        self, q: np.ndarray, k: np.ndarray | None, v: np.ndarray | None, spans: Sequence[Span], spec: AttentionSpec
-    ) -> np.ndarray:
-        out = np.empty((len(q), spec.heads * spec.head_v), np.float32)
+    def attention(self, q: Any, k: Any | None, v: Any | None, spans: Sequence[Span], spec: AttentionSpec) -> Any:
+        calls = self.calls
+        out = calls.empty(len(q), spec.heads * spec.head_v)
         sinks, slopes = (_NONE if x is None else x for x in (spec.sinks, spec.slopes))
-        calls: list[Callable[[int, int], None]] = []
-        ends, work = [0], 0  # of each span's items among all
+        parts: list[tuple[Any, tuple[Any, ...], int]] = []
+        work = 0
         for span in spans:
-            cache, rows = span.cache, slice(span.lo, span.hi)
-            n, seen = span.hi - span.lo, span.start + span.hi - span.lo
+            cache: LayerCache = span.cache
+            rows, n = slice(span.lo, span.hi), span.hi - span.lo
+            seen = span.start + n
             if k is not None and v is not None:
-                cache.write(k[rows], v[rows], span.start)
-            cache.turn_queries(q[rows])
-            calls.append(
-                partial(_attend, q[rows], cache, sinks, slopes, _pass(spec, cache, span.start, seen), out[rows])
-            )
-            ends.append(ends[-1] + spec.kv_heads * -(-(n * spec.heads // spec.kv_heads) // ROWS))
-            work += n * spec.heads * seen * (spec.head_k + spec.head_v)
-
-        def function(lo: int, hi: int) -> None:
-            for first, last, call in zip(ends, ends[1:], calls, strict=False):
-                if lo < last and first < hi:
-                    call(max(lo, first) - first, min(hi, last) - first)
-
-        self._ranges(function, ends[-1], work)
+                cache.write(k[rows], v[rows], span.start, calls)
+            cache.turn_queries(q[rows], calls)
+            call = _pass(spec, cache, span.start, seen)
+            blocks = -(-(n * spec.heads // spec.kv_heads) // ROWS)
+            arguments = (q[rows], cache.keys, cache.values, sinks, slopes, call, out[rows])
+            parts.append((cache.attend, arguments, spec.kv_heads * blocks))
+            work += n * spec.heads * int(seen) * (spec.head_k + spec.head_v)
+        calls.ranged(parts, work, self.threads)
         for span in spans:
-            span.cache.value_turn.back(out[span.lo : span.hi])
+            span.cache.value_turn.back(out[span.lo : span.hi], calls)
         return out
 
-    def activate(self, gate: np.ndarray | None, up: np.ndarray, activation: str) -> np.ndarray:
-        out = np.empty_like(up)
+    def activate(self, gate: Any | None, up: Any, activation: str) -> Any:
+        out = self.calls.empty(*up.shape)
         first, second, result = _NONE if gate is None else gate.reshape(-1), up.reshape(-1), out.reshape(-1)
-        function = _ACTIVATIONS.get(activation)
-        if function is None:
+
+        def function(lo: int, hi: int) -> None:
+            # Of no gate any part is none, too.
+            parts = first[lo:hi], second[lo:hi]
+            if activation in _KERNELS:
+                kernel, constants = _KERNELS[activation]()
+                self.calls.call(kernel, *parts, *constants, result[lo:hi])
+            else:
+                _OTHERS[activation](parts[1], result[lo:hi])
+
+        if activation not in ACTIVATIONS:
             raise ArchitectureError(f"the activation {activation} is not known")
-        # Of no gate any part is none, too.
-        self._ranges(lambda lo, hi: function(first[lo:hi], second[lo:hi], result[lo:hi]), up.size, up.size * 4)
+        self.calls.ranges(function, up.size, up.size * 4, self.threads)
         return out
 
     def choose(self, scores: np.ndarray, experts: Experts) -> tuple[np.ndarray, np.ndarray]:
@@ -155,15 +169,18 @@ class CpuOps:
             results.append(result.reshape(n, used, -1))
         return results
 
-    def mix(self, x: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        return activations.weighted_sum(x, weights, np.empty((len(x), x.shape[-1]), np.float32))
+    def mix(self, x: Any, weights: Any) -> Any:
+        out = self.calls.empty(len(x), x.shape[-1])
+        self.calls.call(activations.weighted_sum, x, weights, out)
+        return out
 
-    def add(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        activations.add(x.reshape(-1), y.reshape(-1), x.reshape(-1))
+    def add(self, x: Any, y: Any) -> Any:
+        flat = x.reshape(-1)
+        self.calls.call(activations.add, flat, y.reshape(-1), flat)
         return x
 
-    def scale(self, x: np.ndarray, factor: float) -> np.ndarray:
-        activations.scale(x.reshape(-1), np.float32(factor))
+    def scale(self, x: Any, factor: float) -> Any:
+        self.calls.call(activations.scale, x.reshape(-1), np.float32(factor))
         return x
 
     def gated(self, x: np.ndarray, score: np.ndarray) -> np.ndarray:
@@ -226,7 +243,7 @@ class CpuOps:
                 out[rows],
             )
             work = (span.hi - span.lo) * x.shape[1] * space.states * 4
-            self._ranges(partial(recurrence.scan, *parts), space.heads, work)
+            self.calls.ranged([(recurrence.scan, parts, space.heads)], work, self.threads)
         return out
 
     def delta(
@@ -243,24 +260,16 @@ class CpuOps:
             rows = slice(span.lo, span.hi)
             parts = q[rows], k[rows], v[rows], factors[rows], beta[rows], span.cache.arrays[-1], out[rows]
             work = (span.hi - span.lo) * v.shape[1] * q.shape[2] * v.shape[2] * 4
-            self._ranges(partial(recurrence.delta, *parts), v.shape[1], work)
+            self.calls.ranged([(recurrence.delta, parts, v.shape[1])], work, self.threads)
         return out
 
-    def soft_cap(self, x: np.ndarray, cap: float) -> np.ndarray:
-        activations.soft_cap(x.reshape(-1), np.float32(cap))
+    def soft_cap(self, x: Any, cap: float) -> Any:
+        self.calls.call(activations.soft_cap, x.reshape(-1), np.float32(cap))
         return x
 
-    def pick(self, x: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        return x[rows]
-
-    def _ranges(self, function: Callable[[int, int], None], items: int, work: int) -> None:
-        """`function` over items, in as many threads as the work is worth."""
-        threads = min(self.threads, max(1, work // _WORTH_A_THREAD))
-        if threads == 1:
-            function(0, items)
-        else:
-            # Several ranges a thread: later rows of a prompt see more tokens than earlier ones.
-            for_ranges(function, items, -(-items // (4 * threads)), threads)
+    def pick(self, x: Any, rows: np.ndarray) -> Any:
+        lo = int(rows[0])
+        return x[lo : lo + len(rows)] if np.array_equal(rows, np.arange(lo, lo + len(rows))) else x[rows]
 
 
 def _pass(spec: AttentionSpec, cache: LayerCache, start: int, seen: int) -> Pass:
@@ -283,30 +292,19 @@ def _pass(spec: AttentionSpec, cache: LayerCache, start: int, seen: int) -> Pass
     )
 
 
-def _attend(
-    q: np.ndarray,
-    cache: LayerCache,
-    sinks: np.ndarray,
-    slopes: np.ndarray,
-    call: Pass,
-    out: np.ndarray,
-    lo: int,
-    hi: int,
-) -> None:
-    cache.attend(q, cache.keys, cache.values, sinks, slopes, call, out, lo, hi)
-
-
-def _gelu(gate: np.ndarray, up: np.ndarray, out: np.ndarray) -> None:
-    activations.gelu(gate, up, activations.gelu_table(), out)
-
-
-_ACTIVATIONS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], None]] = {
-    "silu": activations.silu,
-    "swiglu_oai": activations.swiglu_oai,
-    "gelu": _gelu,
-    "tanh": lambda gate, up, out: np.tanh(up, out=out),
-    "sigmoid": lambda gate, up, out: np.copyto(out, 1 / (1 + np.exp(-up))),
-    "softplus": lambda gate, up, out: np.copyto(out, np.log1p(np.exp(-np.abs(up))) + np.maximum(up, 0)),
-    "relu": lambda gate, up, out: activations.relu(gate, up, False, out),
-    "relu_squared": lambda gate, up, out: activations.relu(gate, up, True, out),
+# Of activations that are kernels: the kernel, and what it takes before the output.
+_KERNELS: dict[str, Callable[[], tuple[Any, tuple[Any, ...]]]] = {
+    "silu": lambda: (activations.silu, ()),
+    "swiglu_oai": lambda: (activations.swiglu_oai, ()),
+    "gelu": lambda: (activations.gelu, (activations.gelu_table(),)),
+    "relu": lambda: (activations.relu, (False,)),
+    "relu_squared": lambda: (activations.relu, (True,)),
 }
+
+_OTHERS: dict[str, Callable[[np.ndarray, np.ndarray], object]] = {
+    "tanh": lambda up, out: np.tanh(up, out=out),
+    "sigmoid": lambda up, out: np.copyto(out, 1 / (1 + np.exp(-up))),
+    "softplus": lambda up, out: np.copyto(out, np.log1p(np.exp(-np.abs(up))) + np.maximum(up, 0)),
+}
+
+ACTIVATIONS = frozenset((*_KERNELS, *_OTHERS))

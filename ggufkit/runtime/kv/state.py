@@ -27,6 +27,11 @@ class State:
         self.arrays: list[Array] = [ops.zeros(*shape) for shape in shapes]
 
     @property
+    def addresses(self) -> tuple[int, ...]:
+        """None: they are other arrays after each token."""
+        return ()
+
+    @property
     def nbytes(self) -> int:
         return sum(4 * int(np.prod(shape)) for shape in self._shapes)
 

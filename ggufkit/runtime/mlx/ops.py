@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -30,6 +31,10 @@ class MlxOps:
     def __init__(self) -> None:
         self._table: object = None
         self._angles = (mx.zeros(0), mx.zeros(0))
+
+    def recorder(self, caches: Sequence[Sequence[Any]]) -> None:
+        """None: MLX itself writes down what is to be computed."""
+        return None
 
     def weight(self, tensor: Tensor) -> Weight:
         return load_weight(tensor)

@@ -3,7 +3,7 @@
     Q8_0   32 at a time: d = max |x| / 127, kept as float16         for Q4_0, Q8_0, IQ4_NL, MXFP4 …
     Q8_K   256 at a time: d = extreme / -127, kept as float32       for the K-quants and IQ4_XS
 
-What a block holds there lies here in planes, with rows padded to a multiple of 256 columns, and zero rows after them:
+What a block holds there lies here in planes (see `forms.Planes`):
 
     levels   (n, cols) int8                    x ≈ scale · level
     scales   (n, cols / group) float32         group: 16 or 32, whatever the weights have
@@ -13,14 +13,10 @@ What a block holds there lies here in planes, with rows padded to a multiple of 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
-from ggufkit.formats.codec import frozen
 from ggufkit.formats.tiles import nearest_wrapped
 from ggufkit.kernels.blocks import finite_level
-from ggufkit.kernels.dot import TOKENS
 from ggufkit.kernels.jit import helper, kernel
 from ggufkit.kernels.lanes import (
     LANES,
@@ -39,10 +35,9 @@ from ggufkit.kernels.lanes import (
     to_i32,
     total,
 )
-from ggufkit.kernels.threads import for_ranges
-from ggufkit.runtime.cpu.products import UNIT
 
-_RANGE = 1 << 17  # activations that a thread takes at once
+__all__ = ["quantize_q8_0", "quantize_q8_k"]
+
 _ZERO, _TOP = np.float32(0), np.float32(127)
 
 
@@ -59,21 +54,23 @@ def _spoiled(x, at, count):
 def quantize_q8_0(x, levels, scales, counts, sums):
     """As quantize_row_q8_0 of llama.cpp's x86-64 build does: levels to nearest, ties to even.
 
-    x: (n, cols) float32; levels: (n, cols) int8; the others: flat.
+    x: (n, cols) float32; levels: (≥ n, ≥ cols) int8; the others: flat, so many of each row as levels have groups.
     """
     values, bytes_ = x.reshape(-1), levels.reshape(-1)
-    for block in range(values.size // 32):
-        at = 32 * block
-        low, high = load(values, at), load(values, at + LANES)
-        largest = highest(maximum(fabs(low), fabs(high)))
-        inverse = splat(_TOP / largest if largest > _ZERO else _ZERO)
-        low = to_i32(finite_level(nearest_int(low * inverse)))
-        high = to_i32(finite_level(nearest_int(high * inverse)))
-        store(bytes_, at, low)
-        store(bytes_, at + LANES, high)
-        scales[block] = half_to_float(float_to_half(largest / _TOP)) + _spoiled(values, at, 32)
-        counts[block] = total(low + high)
-        sums[block] = scales[block] * np.float32(counts[block])
+    cols, wide = x.shape[1], levels.shape[1]
+    for row in range(x.shape[0]):
+        for block in range(cols // 32):
+            at, to, group = row * cols + 32 * block, row * wide + 32 * block, row * (wide // 32) + block
+            low, high = load(values, at), load(values, at + LANES)
+            largest = highest(maximum(fabs(low), fabs(high)))
+            inverse = splat(_TOP / largest if largest > _ZERO else _ZERO)
+            low = to_i32(finite_level(nearest_int(low * inverse)))
+            high = to_i32(finite_level(nearest_int(high * inverse)))
+            store(bytes_, to, low)
+            store(bytes_, to + LANES, high)
+            scales[group] = half_to_float(float_to_half(largest / _TOP)) + _spoiled(values, at, 32)
+            counts[group] = total(low + high)
+            sums[group] = scales[group] * np.float32(counts[group])
 
 
 @kernel
@@ -112,86 +109,3 @@ def _extreme(values, at):
         if values[i] == largest or values[i] == smallest:
             return values[i]
     return largest
-
-
-class Planes(NamedTuple):
-    """Quantized rows of activations."""
-
-    levels: np.ndarray
-    scales: np.ndarray
-    counts: np.ndarray
-    sums: np.ndarray
-
-
-def quantize(x: np.ndarray, form: str, group: int, threads: int | None = None) -> Planes:
-    """Rows of activations as planes.
-
-    Parameters
-    ----------
-    x : array of shape (n, cols), float32, read-only.
-    form : ``"Q8_0"`` or ``"Q8_K"``.
-    group : 16 or 32 columns that have a scale and a sum of their own.
-
-    Returns
-    -------
-    levels : array of shape (tokens, cols), int8. One row stays one; more are made a multiple of TOKENS with zeros,
-        and columns a multiple of 256.
-    scales, counts, sums : arrays of shape (tokens · groups + 16,).
-    """
-    n, cols = x.shape
-    tokens, wide = n if n == 1 else -(-n // TOKENS) * TOKENS, -(-cols // UNIT) * UNIT
-    if wide != cols:
-        x = frozen(np.pad(x, ((0, 0), (0, wide - cols))))
-    groups = wide // group
-    levels, counts = np.zeros((tokens, wide), np.int8), np.zeros(tokens * groups + 16, np.int32)
-    scales, sums = np.zeros((2, tokens * groups + 16), np.float32)
-
-    planes = Planes(levels, scales, counts, sums)
-    if n * wide <= _RANGE:
-        _quantize(x, form, group, planes)
-    else:
-        for_ranges(
-            lambda lo, hi: _quantize(x[lo:hi], form, group, _rows_of(planes, lo, hi, groups)),
-            n,
-            max(1, _RANGE // wide),
-            threads,
-        )
-    return planes
-
-
-def _rows_of(planes: Planes, lo: int, hi: int, groups: int) -> Planes:
-    levels, *flat = planes
-    return Planes(levels[lo:hi], *(plane[lo * groups : hi * groups] for plane in flat))
-
-
-def _quantize(x: np.ndarray, form: str, group: int, planes: Planes) -> None:
-    if form == "Q8_0":
-        quantize_q8_0(x, *planes)
-    else:
-        quantize_q8_k(x, group, *planes)
-
-
-def rounded(x: np.ndarray, form: str) -> np.ndarray:
-    """x rounded to ``"F16"`` or ``"BF16"``, in the order of `products.rounded`.
-
-    Returns
-    -------
-    array of shape (tokens, cols), float32, tokens made a multiple of 4 with zeros. Of 32 columns of BF16 those with
-    odd numbers come first.
-    """
-    n, cols = x.shape
-    if form == "F16":
-        with np.errstate(over="ignore"):
-            x = x.astype(np.float16).astype(np.float32)
-    else:
-        import ml_dtypes
-
-        pairs = x.astype(ml_dtypes.bfloat16).astype(np.float32).reshape(n, cols // 32, LANES, 2)
-        x = pairs[..., ::-1].swapaxes(2, 3).reshape(n, cols)
-    return frozen(np.pad(x, ((0, -n % 4), (0, 0))))
-
-
-def padded(x: np.ndarray) -> np.ndarray:
-    """x with zeros to a multiple of TOKENS rows and of 16 columns."""
-    n, cols = x.shape
-    return frozen(np.pad(x, ((0, -n % TOKENS), (0, -cols % LANES))))

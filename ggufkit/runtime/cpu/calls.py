@@ -1,0 +1,214 @@
+"""How the operations of `ops` call kernels: at once, or written down to be called many times (`kernels.recording`).
+
+    calls.empty(n, width)                 an array to write to
+    calls.zeros(n, width)                 one that is 0 where nothing is ever written
+    calls.call(rms_norm, x, weight, …)    one kernel
+    calls.shared(jobs)                    kernels whose rows threads share
+    calls.ranged(parts, work)             kernels whose items threads share
+    calls.between(function, out)          what is done in Python
+
+Operations that do all their work so can be recorded. One that computes with arrays itself cannot: instead of arrays a
+recording hands out `Later`, which have a shape and can be cut, but no numbers yet.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+
+from ggufkit.formats.codec import frozen
+from ggufkit.kernels.recording import COUNTER, Call, Recording
+from ggufkit.kernels.threads import SHARES, for_ranges, in_all_threads
+from ggufkit.runtime.ops import NotRecorded
+
+__all__ = ["NOW", "Calls", "Job", "Later", "Now", "Recorded"]
+
+# Multiplications below which a second thread costs more than it saves.
+_WORTH_A_THREAD = 1 << 18
+
+_ALIGNED = 64
+
+
+class Job(NamedTuple):
+    """A kernel whose rows threads share: its first argument is a counter of them (see `kernels.threads`)."""
+
+    kernel: Callable[..., object]
+    arguments: tuple[Any, ...]
+
+
+class Now:
+    """Kernels are called at once, arrays are NumPy's."""
+
+    def empty(self, *shape: int, dtype: Any = np.float32) -> Any:
+        return np.empty(shape, dtype)
+
+    def zeros(self, *shape: int, dtype: Any = np.float32) -> Any:
+        return np.zeros(shape, dtype)
+
+    def frozen(self, x: Any) -> Any:
+        """Read-only and contiguous."""
+        return frozen(np.asarray(x, np.float32))
+
+    def call(self, kernel: Callable[..., object], *arguments: Any) -> None:
+        kernel(*arguments)
+
+    def shared(self, jobs: Sequence[Job], threads: int | None) -> None:
+        """All threads at the first job, then, each when it finds nothing left there, at the next."""
+        for first in range(0, len(jobs), SHARES):
+            some = jobs[first : first + SHARES]
+
+            def work(shares: Sequence[np.ndarray], some: Sequence[Job] = some) -> None:
+                for job, turn in zip(some, shares, strict=False):
+                    job.kernel(turn, *job.arguments)
+
+            in_all_threads(work, threads)
+
+    def ranged(self, parts: Sequence[tuple[Any, tuple[Any, ...], int]], work: int, threads: int) -> None:
+        """Kernels that take a range of items, after these arguments: (kernel, arguments, items) each."""
+        ends = np.cumsum([0, *(items for _, _, items in parts)]).tolist()
+
+        def function(lo: int, hi: int) -> None:
+            for first, last, (kernel, arguments, _) in zip(ends, ends[1:], parts, strict=False):
+                if lo < last and first < hi:
+                    kernel(*arguments, max(lo, first) - first, min(hi, last) - first)
+
+        self.ranges(function, ends[-1], work, threads)
+
+    def ranges(self, function: Callable[[int, int], None], items: int, work: int, threads: int) -> None:
+        """`function` over items, in as many threads as the work is worth."""
+        threads = min(threads, max(1, work // _WORTH_A_THREAD))
+        if threads == 1:
+            function(0, items)
+        else:
+            # Several ranges a thread: later rows of a prompt see more tokens than earlier ones.
+            for_ranges(function, items, -(-items // (4 * threads)), threads)
+
+    def between(self, function: Callable[..., object], *arrays: Any) -> None:
+        function(*arrays)
+
+
+NOW = Now()
+
+
+class Recorded:
+    """Kernels are written down, arrays are `Later`.
+
+    Parameters
+    ----------
+    recording : what is written to.
+    """
+
+    def __init__(self, recording: Recording):
+        self.recording = recording
+        self._memory = _Memory()
+        self._kept: list[Any] = []  # what is no `Later`
+
+    def empty(self, *shape: int, dtype: Any = np.float32) -> Later:
+        return Later(self._memory.array(shape, np.dtype(dtype)))
+
+    def zeros(self, *shape: int, dtype: Any = np.float32) -> Later:
+        array = np.zeros(shape, dtype)
+        self._kept.append(array)
+        return Later(array)
+
+    def frozen(self, x: Later) -> Later:
+        array = x.array[:]
+        array.flags.writeable = False
+        return Later(array)
+
+    def call(self, kernel: Callable[..., object], *arguments: Any) -> None:
+        self._stage([Call(kernel, arguments)], shared=False)
+
+    def shared(self, jobs: Sequence[Job], threads: int | None) -> None:
+        self._stage([Call(job.kernel, (COUNTER, *job.arguments)) for job in jobs])
+
+    def ranged(self, parts: Sequence[tuple[Any, tuple[Any, ...], int]], work: int, threads: int) -> None:
+        self._stage([Call(*part) for part in parts], shared=sum(items for _, _, items in parts) > 1)
+
+    def _stage(self, calls: Sequence[Call], shared: bool = True) -> None:
+        if any(not hasattr(call.kernel, "py_func") for call in calls):
+            raise NotRecorded("a function of Python's")
+        self.recording.stage([call._replace(arguments=self._arrays(call.arguments)) for call in calls], shared)
+
+    def ranges(self, function: Callable[[int, int], None], items: int, work: int, threads: int) -> None:
+        function(0, items)
+
+    def between(self, function: Callable[..., object], *arrays: Any) -> None:
+        self.recording.between(partial(function, *self._arrays(arrays)))
+
+    def _arrays(self, arguments: Sequence[Any]) -> tuple[Any, ...]:
+        self._kept += [argument for argument in arguments if not isinstance(argument, Later)]
+        return tuple(argument.array if isinstance(argument, Later) else argument for argument in arguments)
+
+
+Calls = Now | Recorded
+
+
+class Later:
+    """An array that has no numbers before the recording is played.
+
+    Attributes
+    ----------
+    array : its memory.
+    """
+
+    def __init__(self, array: np.ndarray):
+        self.array = array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    @property
+    def size(self) -> int:
+        return self.array.size
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def reshape(self, *shape: Any) -> Later:
+        array = self.array.reshape(*shape)
+        return self if array is self.array else self._part(array)
+
+    def __getitem__(self, where: Any) -> Later:
+        return self._part(self.array[where])
+
+    def _part(self, array: np.ndarray) -> Later:
+        if not (np.may_share_memory(array, self.array) and array.flags.c_contiguous) and array.size:
+            raise NotRecorded("a part of an array that would be a copy")
+        return Later(array)
+
+    def _unknown(self, *arguments: Any, **more: Any) -> NoReturn:
+        raise NotRecorded("arithmetic outside of kernels")
+
+    __array__ = __array_ufunc__ = __array_function__ = __setitem__ = __getattr__ = _unknown
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __pow__ = __neg__ = _unknown
+    __iadd__ = __imul__ = __bool__ = __iter__ = _unknown
+
+
+class _Memory:
+    """Arrays of a recording. The memory of those that nothing refers to any more is used again: a later call cannot
+    mean them, and calls are made in the order in which they were written down.
+    """
+
+    def __init__(self) -> None:
+        self._free: dict[int, list[int]] = {}  # bytes → addresses
+        self._blocks: list[np.ndarray] = []
+
+    def array(self, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+        size = int(np.prod(shape)) * dtype.itemsize
+        room = 1 << max(size - 1, _ALIGNED - 1).bit_length()
+        free = self._free.setdefault(room, [])
+        if not free:
+            block = np.zeros(room + _ALIGNED, np.uint8)
+            self._blocks.append(block)
+            free.append(block.ctypes.data + -block.ctypes.data % _ALIGNED)
+        address = free.pop()
+        held = (ctypes.c_char * max(size, 1)).from_address(address)
+        weakref.finalize(held, free.append, address)
+        return np.frombuffer(held, np.uint8, size).view(dtype).reshape(shape)

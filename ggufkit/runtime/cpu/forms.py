@@ -1,0 +1,148 @@
+"""Rows of activations in the forms that products read them in, each made when it is first needed."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ggufkit.errors import CodecError
+from ggufkit.formats.codec import frozen
+from ggufkit.kernels.dot import TOKENS
+from ggufkit.kernels.lanes import LANES
+from ggufkit.kernels.threads import for_ranges
+from ggufkit.runtime.cpu.calls import NOW, Calls
+from ggufkit.runtime.cpu.products import FEW, UNIT, Product
+from ggufkit.runtime.cpu.products.activations import quantize_q8_0, quantize_q8_k
+
+__all__ = ["Activations", "Planes", "quantize"]
+
+_RANGE = 1 << 17  # activations that a thread takes at once
+
+
+class Activations:
+    """Rows of activations, and the forms in which products read them, each made on first use.
+
+    Parameters
+    ----------
+    x : array of shape (n, cols), float32.
+    calls : how kernels are called.
+    """
+
+    def __init__(self, x: Any, calls: Calls = NOW):
+        if len(x.shape) != 2:
+            raise CodecError(f"activations must have the shape (n, cols), not {x.shape}")
+        self.x, self._calls = calls.frozen(x), calls
+        self._planes: dict[tuple[str, int], Planes] = {}
+        self._rounded: dict[str, np.ndarray] = {}
+        self._started: dict[tuple[str, int, int], np.ndarray] = {}
+
+    def form(self, product: Product) -> tuple[Any, ...]:
+        """What the kernels of a format read: x itself, or levels, scales, sums (see `products.loops`)."""
+        few = len(self.x) <= FEW
+        if product.form is None:
+            return (self.x if few else padded(self.x),)
+        if product.form in ("F16", "BF16"):
+            if product.form not in self._rounded:
+                self._rounded[product.form] = rounded(self.x, product.form)
+            return (self._rounded[product.form],)
+        key = product.form, product.group
+        if key not in self._planes:
+            self._planes[key] = quantize(self.x, *key, calls=self._calls)
+        planes = self._planes[key]
+        if not product.offset or few:
+            return planes.levels, planes.scales, planes.sums
+        return planes.levels, planes.scales, self._starts(planes, (*key, product.offset))
+
+    def _starts(self, planes: Planes, key: tuple[str, int, int]) -> np.ndarray:
+        """What the level that means zero adds to each sum of products, to be taken off."""
+        if key not in self._started:
+            self._started[key] = planes.counts * np.int32(-key[2])
+        return self._started[key]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.x.shape
+
+    def take(self, rows: np.ndarray) -> Activations:
+        """Some of the rows, by number."""
+        return Activations(self.x[rows])
+
+
+class Planes(NamedTuple):
+    """Quantized rows of activations, see `products.activations`; x = scale · level.
+
+    Attributes
+    ----------
+    levels : array of shape (tokens, cols), int8. Rows up to FEW stay so many; more are made a multiple of TOKENS with
+        zeros, and columns a multiple of 256.
+    scales, counts, sums : arrays of shape (tokens · groups + 16,); float32, int32, float32.
+    """
+
+    levels: Any
+    scales: Any
+    counts: Any
+    sums: Any
+
+
+def quantize(x: Any, form: str, group: int, threads: int | None = None, calls: Calls = NOW) -> Planes:
+    """Rows of activations as planes.
+
+    Parameters
+    ----------
+    x : array of shape (n, cols), float32, read-only.
+    form : ``"Q8_0"`` or ``"Q8_K"``.
+    group : 16 or 32 columns that have a scale and a sum of their own.
+    """
+    n, cols = x.shape
+    tokens, wide = n if n <= FEW else -(-n // TOKENS) * TOKENS, -(-cols // UNIT) * UNIT
+    groups = wide // group
+    size = tokens * groups + 16
+    planes = Planes(
+        calls.zeros(tokens, wide, dtype=np.int8),
+        calls.zeros(size),
+        calls.zeros(size, dtype=np.int32),
+        calls.zeros(size),
+    )
+    kernel, more = (quantize_q8_0, ()) if form == "Q8_0" else (quantize_q8_k, (group,))
+    if n * wide <= _RANGE:
+        calls.call(kernel, x, *more, *planes)
+    else:
+        for_ranges(
+            lambda lo, hi: calls.call(kernel, x[lo:hi], *more, *_rows_of(planes, lo, hi, groups)),
+            n,
+            max(1, _RANGE // wide),
+            threads,
+        )
+    return planes
+
+
+def _rows_of(planes: Planes, lo: int, hi: int, groups: int) -> Planes:
+    levels, *flat = planes
+    return Planes(levels[lo:hi], *(plane[lo * groups : hi * groups] for plane in flat))
+
+
+def rounded(x: np.ndarray, form: str) -> np.ndarray:
+    """x rounded to ``"F16"`` or ``"BF16"``, in the order of `products.rounded`.
+
+    Returns
+    -------
+    array of shape (tokens, cols), float32, tokens made a multiple of 4 with zeros. Of 32 columns of BF16 those with
+    odd numbers come first.
+    """
+    n, cols = x.shape
+    if form == "F16":
+        with np.errstate(over="ignore"):
+            x = x.astype(np.float16).astype(np.float32)
+    else:
+        import ml_dtypes
+
+        pairs = x.astype(ml_dtypes.bfloat16).astype(np.float32).reshape(n, cols // 32, LANES, 2)
+        x = pairs[..., ::-1].swapaxes(2, 3).reshape(n, cols)
+    return frozen(np.pad(x, ((0, -n % 4), (0, 0))))
+
+
+def padded(x: np.ndarray) -> np.ndarray:
+    """x with zeros to a multiple of TOKENS rows and of 16 columns."""
+    n, cols = x.shape
+    return frozen(np.pad(x, ((0, -n % TOKENS), (0, -cols % LANES))))
