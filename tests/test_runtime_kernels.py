@@ -128,7 +128,8 @@ def test_gates_equal_their_twins(size):
 
 def test_weighted_sum_equals_its_twin():
     x, weights = normal(3, 4, 5), normal(3, 4)
-    actual = activations.weighted_sum(x, weights, np.empty((3, 5), np.float32))
+    actual = np.empty((3, 5), np.float32)
+    activations.weighted_sum(x, weights, actual)
     np.testing.assert_allclose(actual, np.einsum("nkw,nk->nw", x, weights), rtol=1e-5, atol=1e-6)
 
 

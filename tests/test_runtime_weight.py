@@ -9,8 +9,8 @@ import pytest
 from ggufkit.errors import CodecError
 from ggufkit.formats.codec import decode, encode, frozen
 from ggufkit.formats.table import format_by_name
+from ggufkit.runtime.cpu.forms import quantize
 from ggufkit.runtime.cpu.products import product_of, rounded
-from ggufkit.runtime.cpu.products.activations import quantize
 from ggufkit.runtime.cpu.weight import Activations, Weight, multiply_all
 from ggufkit.tensors.tensor import Tensor
 

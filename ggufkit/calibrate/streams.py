@@ -201,7 +201,8 @@ class Streams(OpaqueOps):
 
     def mix(self, x: Pair, weights: Pair) -> Pair:
         def mixed(v: np.ndarray, share: np.ndarray) -> np.ndarray:
-            return self.cpu.mix(np.ascontiguousarray(v), np.ascontiguousarray(share))
+            result: np.ndarray = self.cpu.mix(np.ascontiguousarray(v), np.ascontiguousarray(share))
+            return result
 
         first = mixed(x.quantized, weights.quantized)
         return Pair(first, mixed(x.original, weights.original) if self.two else first)

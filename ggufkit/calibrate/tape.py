@@ -182,7 +182,8 @@ class Tape(OpaqueOps):
         cos, sin = table
 
         def turned(v: np.ndarray, sin: np.ndarray) -> np.ndarray:
-            return self.cpu.rope(np.array(v, np.float32, order="C"), heads, style, (cos, sin))
+            result: np.ndarray = self.cpu.rope(np.array(v, np.float32, order="C"), heads, style, (cos, sin))
+            return result
 
         return self.node(turned(x.value, sin), lambda g: x.take(turned(g, -sin)))
 

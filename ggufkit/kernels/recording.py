@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -96,6 +96,7 @@ class Recording:
         self._placed = placed or {}
         self._words: list[int] = []
         self._calls: list[tuple[int, ...]] = []  # entry, code, first word, items
+        self._entries: list[tuple[tuple[Any, ...], bool]] = []  # of each call
         self._stages: list[tuple[int, int, int]] = []  # first call, one after the last, whether threads share them
         self._parts: list[tuple[int, int] | Callable[[], object]] = []  # stages, or what is done in Python between
         self._moving: dict[int, list[tuple[int, int]]] = {}  # source → (word, what is added)
@@ -125,6 +126,8 @@ class Recording:
         """No more is added."""
         self._words_now = np.array(self._words, np.int64)
         self._calls_now = np.array(self._calls, np.int64).reshape(-1, 4)
+        _make_entries(self._entries)
+        self._calls_now[:, 0] = [_ENTRIES[key] for key in self._entries]
         self._stages_now = np.array(self._stages, np.int64).reshape(-1, 3)
         runs: list[Any] = []  # consecutive stages are one run
         for part in self._parts:
@@ -174,7 +177,8 @@ class Recording:
         for argument, kind in zip(call.arguments, kinds, strict=True):
             own = self._counters[number * LINE : number * LINE + 2]
             self._write(own if argument is COUNTER else argument, kind)
-        self._calls.append((_entry_of(kinds, call.items > 0), code, first, call.items))
+        self._entries.append((kinds, call.items > 0))
+        self._calls.append((0, code, first, call.items))
 
     def _write(self, value: Any, kind: Any) -> None:
         """An argument as machine code takes it; see Numba's data models."""
@@ -183,7 +187,7 @@ class Recording:
             if address in self._placed and value.size:
                 self._places.append((len(self._words) + 4, self._placed[address]))
             self._words += [0, 0, value.size, value.itemsize, address, *value.shape, *value.strides]
-        elif isinstance(kind, types.BaseTuple):
+        elif isinstance(kind, types.BaseTuple):  # type: ignore[attr-defined]
             for part, type_ in zip(value, kind, strict=True):
                 self._write(part, type_)
         elif isinstance(kind, types.Float):
@@ -203,23 +207,28 @@ def _code_of(kernel: Any, kinds: tuple[Any, ...], ranged: bool) -> int:
 # -- how a kernel is entered ------------------------------------------------------------------------------
 
 
-@cache
-def _entry_of(kinds: tuple[Any, ...], ranged: bool) -> int:
-    """The address of a function (code, words, lo, hi) that calls a kernel for arguments of these types."""
-    library = _entry_library(kinds, ranged)
-    return int(library.get_pointer_to_function(_NAME))
+_ENTRIES: dict[tuple[tuple[Any, ...], bool], int] = {}  # (types, whether a range follows) → address
+_LIBRARIES: list[Any] = []  # whose code they are
 
 
-_NAME = "ggufkit_entry"
-
-
-@cache
 @global_compiler_lock
-def _entry_library(kinds: tuple[Any, ...], ranged: bool) -> Any:
+def _make_entries(wanted: Iterable[tuple[tuple[Any, ...], bool]]) -> None:
+    """Make functions (code, words, lo, hi) that call kernels for arguments of these types, all at once."""
+    if not (missing := [key for key in dict.fromkeys(wanted) if key not in _ENTRIES]):
+        return
+    library = cpu_target.target_context.codegen().create_library("ggufkit_entries")
+    module = library.create_ir_module("ggufkit_entries")
+    names = [f"ggufkit_entry_{len(_ENTRIES) + i}" for i in range(len(missing))]
+    for name, key in zip(names, missing, strict=True):
+        _write_entry(ir.Function(module, _ENTRY, name), *key)
+    library.add_ir_module(module)
+    library.finalize()
+    _LIBRARIES.append(library)
+    _ENTRIES.update(zip(missing, map(library.get_pointer_to_function, names), strict=True))
+
+
+def _write_entry(function: ir.Function, kinds: tuple[Any, ...], ranged: bool) -> None:
     context = cpu_target.target_context
-    library = context.codegen().create_library(_NAME)
-    module = library.create_ir_module(_NAME)
-    function = ir.Function(module, _ENTRY, _NAME)
     b = ir.IRBuilder(function.append_basic_block())
     code, words, lo, hi = function.args
     packer = context.get_arg_packer(kinds)
@@ -231,9 +240,6 @@ def _entry_library(kinds: tuple[Any, ...], ranged: bool) -> Any:
     callee = b.inttoptr(code, ir.PointerType(convention.get_function_type(types.none, every)))
     status, _ = convention.call_function(b, callee, types.none, every, values)
     b.ret(status.code)
-    library.add_ir_module(module)
-    library.finalize()
-    return library
 
 
 def _as(b: ir.IRBuilder, word: Any, kind: Any) -> Any:

@@ -204,7 +204,8 @@ class Recorder(Protocol):
     ops : operations that are written down; they raise NotRecorded where they cannot be.
     """
 
-    ops: Ops
+    @property
+    def ops(self) -> Ops: ...
 
     def start(self, run: int, start: int) -> int:
         """The first position of a conversation, as a number that is another one when the pass is done again."""

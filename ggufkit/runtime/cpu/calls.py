@@ -211,4 +211,4 @@ class _Memory:
         address = free.pop()
         held = (ctypes.c_char * max(size, 1)).from_address(address)
         weakref.finalize(held, free.append, address)
-        return np.frombuffer(held, np.uint8, size).view(dtype).reshape(shape)
+        return np.frombuffer(memoryview(held), np.uint8, size).view(dtype).reshape(shape)

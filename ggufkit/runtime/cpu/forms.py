@@ -32,7 +32,8 @@ class Activations:
     def __init__(self, x: Any, calls: Calls = NOW):
         if len(x.shape) != 2:
             raise CodecError(f"activations must have the shape (n, cols), not {x.shape}")
-        self.x, self._calls = calls.frozen(x), calls
+        self.x: Any = calls.frozen(x)
+        self._calls = calls
         self._planes: dict[tuple[str, int], Planes] = {}
         self._rounded: dict[str, np.ndarray] = {}
         self._started: dict[tuple[str, int, int], np.ndarray] = {}

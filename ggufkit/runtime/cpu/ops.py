@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -92,8 +93,7 @@ class CpuOps:
                 if norm.bias is not None:
                     self.calls.call(activations.add, out.reshape(-1), norm.bias.reshape(-1), out.reshape(-1))
             elif norm.kind == "l2":
-                length = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
-                np.divide(rows, np.maximum(length, epsilon), out=out)
+                self.calls.between(partial(_unit_length, epsilon), rows, out)
             else:
                 self.calls.call(norms.layer_norm, rows, norm.weight, bias, epsilon, out)
 
@@ -145,28 +145,23 @@ class CpuOps:
                 kernel, constants = _KERNELS[activation]()
                 self.calls.call(kernel, *parts, *constants, result[lo:hi])
             else:
-                _OTHERS[activation](parts[1], result[lo:hi])
+                self.calls.between(_OTHERS[activation], parts[1], result[lo:hi])
 
         if activation not in ACTIVATIONS:
             raise ArchitectureError(f"the activation {activation} is not known")
         self.calls.ranges(function, up.size, up.size * 4, self.threads)
         return out
 
-    def choose(self, scores: np.ndarray, experts: Experts) -> tuple[np.ndarray, np.ndarray]:
-        return choose(np, scores, experts)
+    def choose(self, scores: Any, experts: Experts) -> tuple[Any, Any]:
+        chosen = self.calls.empty(len(scores), experts.used, dtype=np.int64)
+        weights = self.calls.empty(len(scores), experts.used)
+        self.calls.between(partial(_choose, experts), scores, chosen, weights)
+        return chosen, weights
 
-    def each(self, x: np.ndarray, chosen: np.ndarray, *linears: Linear) -> list[np.ndarray]:
+    def each(self, x: Any, chosen: Any, *linears: Linear) -> list[Any]:
         n, used = chosen.shape
-        rows = Activations(np.repeat(x, used // x.shape[1], axis=1).reshape(n * used, -1))
-        experts = chosen.reshape(-1)
-        results = []
-        for linear in linears:
-            result = linear.weight.multiply_each(rows, experts)
-            if linear.factor is not None:
-                result *= linear.factor[experts]
-            if linear.bias is not None:
-                result += linear.bias[experts]
-            results.append(result.reshape(n, used, -1))
+        results = [self.calls.empty(n, used, linear.rows) for linear in linears]
+        self.calls.between(partial(_each, linears), x, chosen, *results)
         return results
 
     def mix(self, x: Any, weights: Any) -> Any:
@@ -183,38 +178,45 @@ class CpuOps:
         self.calls.call(activations.scale, x.reshape(-1), np.float32(factor))
         return x
 
-    def gated(self, x: np.ndarray, score: np.ndarray) -> np.ndarray:
-        parts = x.reshape(*score.shape, -1)
-        with np.errstate(over="ignore"):
-            parts *= (1 / (1 + np.exp(-score)))[..., None]
+    def gated(self, x: Any, score: Any) -> Any:
+        self.calls.between(_gated, x, score)
         return x
 
-    def clamp(self, x: np.ndarray, low: float, high: float) -> np.ndarray:
-        return np.clip(x, np.float32(low), np.float32(high))
+    def clamp(self, x: Any, low: float, high: float) -> Any:
+        out = self.calls.empty(*x.shape)
+        self.calls.between(lambda x, out: np.clip(x, np.float32(low), np.float32(high), out=out), x, out)
+        return out
 
-    def xielu(self, x: np.ndarray, alpha_n: float, alpha_p: float, beta: float, epsilon: float) -> np.ndarray:
-        below = np.expm1(np.minimum(x, np.float32(epsilon))) - x
-        return np.where(x > 0, x * x * np.float32(alpha_p), below * np.float32(alpha_n)) + x * np.float32(beta)
+    def xielu(self, x: Any, alpha_n: float, alpha_p: float, beta: float, epsilon: float) -> Any:
+        out = self.calls.empty(*x.shape)
+        self.calls.between(partial(_xielu, (alpha_n, alpha_p, beta, epsilon)), x, out)
+        return out
 
-    def halves(self, x: np.ndarray, heads: int) -> tuple[np.ndarray, np.ndarray]:
-        n = len(x)
-        parts = x.reshape(n, heads, 2, -1)
-        return parts[:, :, 0].reshape(n, -1), parts[:, :, 1].reshape(n, -1)
+    def halves(self, x: Any, heads: int) -> tuple[Any, Any]:
+        n, width = x.shape
+        first, second = self.split(x.reshape(n, heads, -1), [width // heads // 2] * 2)
+        return first.reshape(n, -1), second.reshape(n, -1)
 
-    def split(self, x: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
-        return [np.ascontiguousarray(part) for part in np.split(x, np.cumsum(sizes)[:-1], axis=-1)]
+    def split(self, x: Any, sizes: Sequence[int]) -> list[Any]:
+        parts = [self.calls.empty(*x.shape[:-1], size) for size in sizes]
+        self.calls.between(_split, x, *parts)
+        return parts
 
     def concatenate(self, parts: Sequence[np.ndarray]) -> np.ndarray:
         return np.concatenate(parts)
 
-    def joined(self, parts: Sequence[np.ndarray]) -> np.ndarray:
-        return np.concatenate(parts, axis=-1)
+    def joined(self, parts: Sequence[Any]) -> Any:
+        out = self.calls.empty(*parts[0].shape[:-1], sum(part.shape[-1] for part in parts))
+        self.calls.between(lambda out, *parts: np.concatenate(parts, axis=-1, out=out), out, *parts)
+        return out
 
     def indices(self, n: int, count: int) -> np.ndarray:
         return np.broadcast_to(np.arange(count), (n, count))
 
-    def copy(self, x: np.ndarray) -> np.ndarray:
-        return x.copy()
+    def copy(self, x: Any) -> Any:
+        out = self.calls.empty(*x.shape)
+        self.calls.between(np.copyto, out, x)
+        return out
 
     def zeros(self, *shape: int) -> np.ndarray:
         return np.zeros(shape, np.float32)
@@ -290,6 +292,47 @@ def _pass(spec: AttentionSpec, cache: LayerCache, start: int, seen: int) -> Pass
         np.float32(spec.scale),
         np.float32(spec.cap),
     )
+
+
+def _unit_length(least: np.float32, rows: np.ndarray, out: np.ndarray) -> None:
+    length = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
+    np.divide(rows, np.maximum(length, least), out=out)
+
+
+def _choose(experts: Experts, scores: np.ndarray, chosen: np.ndarray, weights: np.ndarray) -> None:
+    chosen[...], weights[...] = choose(np, scores, experts)
+
+
+def _each(linears: Sequence[Linear], x: np.ndarray, chosen: np.ndarray, *results: np.ndarray) -> None:
+    n, used = chosen.shape
+    rows = Activations(np.repeat(x, used // x.shape[1], axis=1).reshape(n * used, -1))
+    experts = chosen.reshape(-1)
+    for linear, out in zip(linears, results, strict=True):
+        result = out.reshape(n * used, -1)
+        linear.weight.multiply_each(rows, experts, result)
+        if linear.factor is not None:
+            result *= linear.factor[experts]
+        if linear.bias is not None:
+            result += linear.bias[experts]
+
+
+def _gated(x: np.ndarray, score: np.ndarray) -> None:
+    parts = x.reshape(*score.shape, -1)
+    with np.errstate(over="ignore"):
+        parts *= (1 / (1 + np.exp(-score)))[..., None]
+
+
+def _xielu(numbers: Sequence[float], x: np.ndarray, out: np.ndarray) -> None:
+    alpha_n, alpha_p, beta, epsilon = np.array(numbers, np.float32)
+    below = np.expm1(np.minimum(x, epsilon)) - x
+    out[...] = np.where(x > 0, x * x * alpha_p, below * alpha_n) + x * beta
+
+
+def _split(x: np.ndarray, *parts: np.ndarray) -> None:
+    lo = 0
+    for part in parts:
+        part[...] = x[..., lo : lo + part.shape[-1]]
+        lo += part.shape[-1]
 
 
 # Of activations that are kernels: the kernel, and what it takes before the output.

@@ -10,6 +10,7 @@ import numpy as np
 
 from ggufkit.kernels.recording import Moving, Recording
 from ggufkit.runtime.cpu.calls import Later, Recorded
+from ggufkit.runtime.ops import Ops
 
 if TYPE_CHECKING:
     from ggufkit.runtime.cpu.ops import CpuOps
@@ -24,8 +25,9 @@ class CpuRecorder:
         self._placed = _addresses(caches)
         numbers = {address: number for number, address in enumerate(self._placed.tolist())}
         self._recording = Recording(ops.threads, numbers)
-        self.ops = copy.copy(ops)
-        self.ops.calls = Recorded(self._recording)
+        recorded = copy.copy(ops)
+        recorded.calls = Recorded(self._recording)
+        self.ops: Ops = recorded
 
     def start(self, run: int, start: int) -> int:
         return Moving(start, run)

@@ -109,13 +109,15 @@ class Weight:
 
         return Job(work, ())
 
-    def multiply_each(self, x: np.ndarray | Activations, experts: np.ndarray) -> np.ndarray:
-        """Row i of x with the matrix `experts[i]`: arrays of shape (n, cols) and (n,) → (n, rows), float32.
+    def multiply_each(
+        self, x: np.ndarray | Activations, experts: np.ndarray, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Row i of x with the matrix `experts[i]`: arrays of shape (n, cols) and (n,) → out (n, rows), float32.
 
         Rows of one expert are multiplied together.
         """
         x = x if isinstance(x, Activations) else Activations(x)
-        out = np.empty((len(experts), self._rows), np.float32)
+        out = np.empty((len(experts), self._rows), np.float32) if out is None else out
         chosen = [(int(expert), np.flatnonzero(experts == expert)) for expert in np.unique(experts)]
         parts = [np.empty((len(rows), self._rows), np.float32) for _, rows in chosen]
         jobs = [self._job(x.take(rows), part, e) for (e, rows), part in zip(chosen, parts, strict=True)]
