@@ -123,6 +123,7 @@ from ggufkit.kernels.dot import add_scaled, flip, pack_steps, store_bytes, store
 from ggufkit.kernels.jit import kernel
 from ggufkit.kernels.lanes import splat, store
 
+steps = pack_steps(32)
 tile_15, tile_31, tile_63, tile_wide = (dot_tile(32, top, False) for top in (15, 31, 63, WIDE))
 
 @kernel
@@ -136,7 +137,7 @@ def products(narrow, wide, x, table, sums, looked_up):
 @kernel
 def pack(levels, weights):
     for p in range(PANELS):
-        pack_steps(levels, 256 * p, 16, weights, 256 * p)
+        steps(levels, 256 * p, 16, weights, 256 * p, 128)
 
 @kernel
 def tiles(a, b, c, d, x, ones, out):

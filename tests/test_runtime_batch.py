@@ -44,6 +44,19 @@ def test_sequences_of_different_length_give_what_each_gives_alone(model):
         assert divergence(alone(model, tokens), logits).max() < 1e-6
 
 
+@pytest.mark.parametrize("type", ["F16", "Q8_0", "Q5_1"])
+def test_a_row_gives_the_same_bits_whatever_is_beside_it(fixtures, tmp_path, type):
+    with ggufkit.load(convert(fixtures / "pylib-llama", tmp_path / "m.gguf", type), backend="cpu") as model:
+        expected = alone(model, LONG)
+        for cuts in ([1] * 41, [3, 8, 9, 1, 20]):
+            (cache,), found, at = caches(model, 1), [], 0
+            for n in cuts:
+                other = Piece(model.new_cache(64), SHORT, None)
+                found.append(model.step([other, Piece(cache, LONG[at : at + n], "all")])[1])
+                at += n
+            assert np.array_equal(np.concatenate(found), expected)
+
+
 def test_pieces_of_prompts_and_single_tokens_mix(model):
     a, b, c = caches(model, 3)
     model.step([Piece(a, LONG[:10], None), Piece(b, SHORT[:3], None)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from functools import partial
 
 import numpy as np
@@ -127,6 +128,27 @@ def test_one_that_fails_leaves_the_others(engine):
         broken.result()
     assert {len(ids(other)[0]) for other in others} == {12}
     assert engine.metrics().failed >= 1
+
+
+def test_tokens_do_not_depend_on_what_else_runs(engine):
+    chance = random.Random(5)
+    requests = [
+        Request(
+            RNG.integers(3, 4000, chance.choice([3, 40, 130])).tolist(),
+            max_tokens=chance.choice([5, 25]),
+            sampling=Sampling(seed=i, temperature=1.0),
+            ignore_ends=True,
+        )
+        for i in range(17)
+    ]
+    alone = [ids(engine.submit(request))[0] for request in requests]
+    engine.drop_caches().result()
+    streams = [engine.submit(request) for request in requests]
+    gone = [engine.submit(Request(PROMPT)) for _ in range(5)]
+    for stream in gone:
+        stream.cancel()
+    assert [ids(stream)[0] for stream in streams] == alone
+    assert [list(stream)[-1].reason for stream in gone] == ["cancelled"] * 5
 
 
 def test_a_second_turn_reads_only_what_is_new(engine):

@@ -19,7 +19,7 @@ import functools
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import types
 from numba.extending import intrinsic
 
 from ggufkit.kernels.dot.bodies import DOT, WIDE, Dots
@@ -45,16 +45,19 @@ from ggufkit.kernels.lanes.types import f32x16, i32x16
 __all__ = [
     "PANELS",
     "TOKENS",
-    "add_products",
+    "add_product",
     "add_scaled",
+    "add_tile",
     "dot_bytes",
     "dot_tile",
     "dot_wide",
+    "group_sums_2",
+    "group_sums_4",
     "pack_steps",
-    "spread_2",
-    "spread_4",
     "store_tile",
     "subtract_scaled",
+    "sum_pairs_8",
+    "sum_pairs_16",
     "zero_tile",
 ]
 
@@ -79,22 +82,54 @@ dot_bytes.__doc__ = "`sums + Σ w · x` of the four bytes in each lane; narrow w
 dot_wide.__doc__ = "The same with wide weights."
 
 
-def _spread(count: int) -> Any:
-    four = types.containers.UniTuple(f32x16, 4)
-
+def _group_sums(count: int) -> Any:
     @intrinsic
-    def function(typingctx, vector):
-        def emit(ctx, b, sig, args):
-            orders = [[count * q + k * count // LANES for k in range(LANES)] for q in range(4)]
-            return cgutils.pack_array(b, [shuffle(b, args[0], args[0], order) for order in orders])
+    def function(typingctx, a, b, c, d):
+        def emit(ctx, builder, sig, args):
+            a, b, c, d = args
+            # Quarter q of the lanes now has the sums of a's, b's, c's and d's quarter q.
+            sums = _neighbours(builder, _neighbours(builder, a, b), _neighbours(builder, c, d))
+            if count == 2:
+                sums = builder.add(sums, shuffle(builder, sums, sums, [k ^ 4 for k in range(LANES)]))
+                order = [k // 2 + 8 * (k % 2) for k in range(8)] * 2
+            else:
+                order = [k // 4 + 4 * (k % 4) for k in range(LANES)]
+            return shuffle(builder, sums, sums, order)
 
-        return four(f32x16), emit
+        return i32x16(i32x16, i32x16, i32x16, i32x16), emit
 
-    function.__doc__ = f"The first {4 * count} lanes as four vectors: {count} of them each, in {LANES // count} lanes."
+    function.__doc__ = (
+        f"Sums of {LANES // count} neighbouring lanes each of four vectors of int32: {count} of a vector."
+    )
     return function
 
 
-spread_2, spread_4 = _spread(2), _spread(4)
+def _neighbours(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
+    """Of each four lanes of x and of y two sums of neighbours: x0 + x1, x2 + x3, y0 + y1, y2 + y3."""
+    at = [4 * (k // 4) + 2 * (k % 2) + (LANES if k % 4 > 1 else 0) for k in range(LANES)]
+    return b.add(shuffle(b, x, y, at), shuffle(b, x, y, [k + 1 for k in at]))
+
+
+group_sums_2, group_sums_4 = _group_sums(2), _group_sums(4)
+
+
+def _sum_pairs(count: int) -> Any:
+    @intrinsic
+    def function(typingctx, vector):
+        def emit(ctx, b, sig, args):
+            value, left = args[0], count
+            while left > 1:
+                even, odd = (shuffle(b, value, value, list(range(first, left, 2))) for first in (0, 1))
+                value, left = b.fadd(even, odd), left // 2
+            return b.extract_element(value, ir.Constant(I32, 0))
+
+        return types.float32(f32x16), emit
+
+    function.__doc__ = f"The sum of the first {count} float32 lanes, a scalar: neighbours, then neighbouring sums, …"
+    return function
+
+
+sum_pairs_8, sum_pairs_16 = _sum_pairs(8), _sum_pairs(16)
 
 
 _SIZE = TOKENS * PANELS
@@ -135,25 +170,30 @@ def zero_tile(typingctx):
     return f32_tile(), lambda ctx, b, sig, args: _tile(b, f32_tile, [ir.Constant(f32x16.llvm, None)] * _SIZE)
 
 
-@intrinsic
-def pack_steps(typingctx, levels, at, stride, weights, to):
-    """Sixteen steps of a panel from 64 columns of 16 rows. int32 arrays; a row of `levels` after `stride` elements."""
-    i = types.intp
+@functools.cache
+def pack_steps(group: int) -> Any:
+    """Sixteen steps of a panel from 64 columns of 16 rows, as an intrinsic; `group` columns of them lie together."""
+    run = group // 4  # steps
 
-    def emit(ctx, b, sig, args):
-        source, target = (
-            _Operand(ctx, b, sig.args[0], *args[:3]),
-            _Operand(ctx, b, sig.args[3], args[3], args[4], args[4]),
-        )
-        steps = transposed(b, [source.vector(k, 0, i32x16) for k in range(LANES)])
-        if DOT.paired:
-            pairs = zip(steps[::2], steps[1::2], strict=True)
-            steps = [half for x, y in pairs for half in halves(b, shuffle(b, x, y, _ZIPPED))]
-        for step, rows in enumerate(steps):
-            write(b, rows, target.pointer(0, step * LANES, i32x16.llvm))
-        return ctx.get_dummy_value()
+    @intrinsic
+    def function(typingctx, levels, at, stride, weights, to, jump):
+        """int32 arrays; a row of `levels` after `stride` elements, a group of `weights` after `jump`."""
+        i = types.intp
 
-    return types.void(levels, i, i, weights, i), emit
+        def emit(ctx, b, sig, args):
+            source = _Operand(ctx, b, sig.args[0], *args[:3])
+            target = _Operand(ctx, b, sig.args[3], *args[3:6])
+            steps = transposed(b, [source.vector(k, 0, i32x16) for k in range(LANES)])
+            if DOT.paired:
+                pairs = zip(steps[::2], steps[1::2], strict=True)
+                steps = [half for x, y in pairs for half in halves(b, shuffle(b, x, y, _ZIPPED))]
+            for step, rows in enumerate(steps):
+                write(b, rows, target.pointer(step // run, step % run * LANES, i32x16.llvm))
+            return ctx.get_dummy_value()
+
+        return types.void(levels, i, i, weights, i, i), emit
+
+    return function
 
 
 _ZIPPED = [position + LANES * which for position in range(LANES) for which in (0, 1)]
@@ -240,7 +280,7 @@ def add_scaled(typingctx, totals, dots, scales, at, panel, x, x_at, x_stride):
     return f32_tile(f32_tile, i32_tile, scales, i, i, x, i, i), emit
 
 
-def _multiply_add(negative: bool, steps: int) -> Any:
+def _multiply_add(negative: bool) -> Any:
     @intrinsic
     def function(typingctx, totals, weights, at, panel, x, x_at, x_stride):
         i = types.intp
@@ -248,26 +288,23 @@ def _multiply_add(negative: bool, steps: int) -> Any:
         def emit(ctx, b, sig, args):
             w = _Operand(ctx, b, sig.args[1], *args[1:4])
             x = _Operand(ctx, b, sig.args[4], *args[4:7])
-            sums = [b.extract_value(args[0], k) for k in range(_SIZE)]
-            for step in range(steps):
-                rows = [w.vector(p, step, f32x16) for p in range(PANELS)]
-                rows = [b.fneg(row) for row in rows] if negative else rows
-                for t in range(TOKENS):
-                    one = x.splat(t, step, F32)
-                    for p in range(PANELS):
-                        k = PANELS * t + p
-                        sums[k] = emit_multiply_add(b, rows[p], one, sums[k])
+            rows = [w.vector(p, 0, f32x16) for p in range(PANELS)]
+            rows = [b.fneg(row) for row in rows] if negative else rows
+            sums = []
+            for t in range(TOKENS):
+                one = x.splat(t, 0, F32)
+                for p in range(PANELS):
+                    sums.append(emit_multiply_add(b, rows[p], one, b.extract_value(args[0], PANELS * t + p)))
             return _tile(b, f32_tile, sums)
 
         return f32_tile(f32_tile, weights, i, i, x, i, i), emit
 
     sign = "-" if negative else "+"
-    function.__doc__ = f"`totals {sign} weights · x[t]` over {steps} columns; float32 weights of 16 rows a panel."
+    function.__doc__ = f"`totals {sign} weights · x[t]` of one column; float32 weights of 16 rows a panel."
     return function
 
 
-subtract_scaled = _multiply_add(negative=True, steps=1)
-add_products = _multiply_add(negative=False, steps=4)
+subtract_scaled, add_product = _multiply_add(negative=True), _multiply_add(negative=False)
 
 
 @intrinsic
@@ -283,3 +320,18 @@ def store_tile(typingctx, array, at, stride, tile):
         return ctx.get_dummy_value()
 
     return types.void(array, types.intp, types.intp, f32_tile), emit
+
+
+@intrinsic
+def add_tile(typingctx, tile, array, at, stride):
+    """`tile` and the one that `store_tile` wrote there, added."""
+
+    def emit(ctx, b, sig, args):
+        other = _Operand(ctx, b, sig.args[1], *args[1:4])
+        sums = []
+        for t in range(TOKENS):
+            for p in range(PANELS):
+                sums.append(b.fadd(b.extract_value(args[0], PANELS * t + p), other.vector(t, p, f32x16)))
+        return _tile(b, f32_tile, sums)
+
+    return f32_tile(f32_tile, array, types.intp, types.intp), emit

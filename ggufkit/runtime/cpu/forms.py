@@ -12,7 +12,7 @@ from ggufkit.kernels.dot import TOKENS
 from ggufkit.kernels.lanes import LANES
 from ggufkit.kernels.threads import for_ranges
 from ggufkit.runtime.cpu.calls import NOW, Calls
-from ggufkit.runtime.cpu.products import FEW, UNIT, Product
+from ggufkit.runtime.cpu.products import COLUMNS, FEW, UNIT, Product
 from ggufkit.runtime.cpu.products.activations import quantize_q8_0, quantize_q8_k
 
 __all__ = ["Activations", "Planes", "quantize"]
@@ -34,6 +34,7 @@ class Activations:
             raise CodecError(f"activations must have the shape (n, cols), not {x.shape}")
         self.x: Any = calls.frozen(x)
         self._calls = calls
+        self._by_column: np.ndarray | None = None
         self._planes: dict[tuple[str, int], Planes] = {}
         self._rounded: dict[str, np.ndarray] = {}
         self._started: dict[tuple[str, int, int], np.ndarray] = {}
@@ -42,7 +43,9 @@ class Activations:
         """What the kernels of a format read: x itself, or levels, scales, sums (see `products.loops`)."""
         few = len(self.x) <= FEW
         if product.form is None:
-            return (self.x if few else padded(self.x),)
+            if not few and self._by_column is None:
+                self._by_column = by_column(self.x)
+            return (self.x if few else self._by_column,)
         if product.form in ("F16", "BF16"):
             if product.form not in self._rounded:
                 self._rounded[product.form] = rounded(self.x, product.form)
@@ -143,7 +146,9 @@ def rounded(x: np.ndarray, form: str) -> np.ndarray:
     return frozen(np.pad(x, ((0, -n % 4), (0, 0))))
 
 
-def padded(x: np.ndarray) -> np.ndarray:
-    """x with zeros to a multiple of TOKENS rows and of 16 columns."""
+def by_column(x: np.ndarray) -> np.ndarray:
+    """x (n, cols) with zeros to a multiple of TOKENS rows, every 32nd column together: (tokens, 32, columns / 32)."""
     n, cols = x.shape
-    return frozen(np.pad(x, ((0, -n % TOKENS), (0, -cols % LANES))))
+    found = np.zeros((n + -n % TOKENS, cols + -cols % COLUMNS), np.float32)
+    found[:n, :cols] = x
+    return frozen(np.ascontiguousarray(found.reshape(len(found), -1, COLUMNS).swapaxes(1, 2)))

@@ -20,9 +20,12 @@ from typing import Any
 
 from ggufkit.formats.table import Format
 
-__all__ = ["FEW", "UNIT", "Product", "product_of"]
+__all__ = ["COLUMNS", "FEW", "UNIT", "Product", "product_of"]
 
 UNIT = 256
+
+# Columns of floats that are taken together.
+COLUMNS = 32
 
 # Rows of activations up to which it is faster to unpack weights as they come than to lay out tiles of them.
 FEW = 8

@@ -3,16 +3,18 @@
 `lanes_at` and `one_at` are given by the format: sixteen weights, or one, of `data` as float32. The loops are those of
 `loops`, with columns in place of units:
 
-    vector    64 columns at a time in four sums of 16 lanes
+    vector    32 columns at a time in two sums of 16 lanes
     few       the same for a few rows of x
-    matrix    weights (cols, 16) float32 for each panel of 16 rows
+    matrix    weights (32, cols / 32, 16) float32 for each panel of 16 rows: of every 32nd column a sum
+
+In all three the products of every 32nd column are added one after the other, and then the 32 sums, neighbours first.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from ggufkit.kernels.dot import PANELS, TOKENS, add_products, prefetch, zero_tile
+from ggufkit.kernels.dot import PANELS, TOKENS, add_product, prefetch, sum_pairs_16, zero_tile
 from ggufkit.kernels.jit import inlined, specialised
 from ggufkit.kernels.lanes import (
     LANES,
@@ -24,12 +26,11 @@ from ggufkit.kernels.lanes import (
     multiply_add,
     splat,
     store,
-    sum_lanes,
     transpose,
 )
 from ggufkit.kernels.shares import take
-from ggufkit.runtime.cpu.products import Product
-from ggufkit.runtime.cpu.products.loops import AHEAD, put_tile, share
+from ggufkit.runtime.cpu.products import COLUMNS, Product
+from ggufkit.runtime.cpu.products.loops import AHEAD, add_pairs, put_tile, share
 
 _PACKED = 1 << 17  # weights that stay in a core's cache
 _ZERO = np.float32(0)
@@ -43,76 +44,92 @@ def vector(turn, data, rows, x, out):
     """out[r] = row r · x. data: flat bytes; x: (1, cols) float32; out: (1, rows) float32."""
     weights, values, result = data.view(DTYPE), x.reshape(-1), out.reshape(-1)
     cols = values.size
-    whole = cols - cols % 64
+    whole = cols - cols % COLUMNS
+    W, X = np.zeros(COLUMNS, np.float32), np.zeros(COLUMNS, np.float32)  # the columns that are left
+    for i in range(whole, cols):
+        X[i - whole] = values[i]
     grain = share(turn, rows, cols * weights.itemsize)
     first = take(turn, grain)
     while first < rows:
         end = min(first + grain, rows)
         for r in range(first, end):
-            a = b = c = d = splat(_ZERO)
+            a = b = splat(_ZERO)
             at = r * cols
-            for i in range(0, whole, 64):
-                for k in range(0, 64 * weights.itemsize, 64):
+            for i in range(0, whole, COLUMNS):
+                for k in range(0, COLUMNS * weights.itemsize, 64):
                     prefetch(data, (at + i) * weights.itemsize + AHEAD + k)
                 a = multiply_add(lanes_at(weights, at + i), load(values, i), a)
                 b = multiply_add(lanes_at(weights, at + i + 16), load(values, i + 16), b)
-                c = multiply_add(lanes_at(weights, at + i + 32), load(values, i + 32), c)
-                d = multiply_add(lanes_at(weights, at + i + 48), load(values, i + 48), d)
-            rest = _ZERO
-            for i in range(whole, cols):
-                rest += one_at(weights, at + i) * values[i]
-            result[r] = sum_lanes((a + b) + (c + d)) + rest
+            if whole < cols:
+                for i in range(whole, cols):
+                    W[i - whole] = one_at(weights, at + i)
+                a = multiply_add(load(W, 0), load(X, 0), a)
+                b = multiply_add(load(W, 16), load(X, 16), b)
+            result[r] = sum_pairs_16(a) + sum_pairs_16(b)
         grain = share(turn, rows, cols * weights.itemsize)
         first = take(turn, grain)
 
 
 def few(turn, data, rows, x, out):
-    """As `vector` for the n rows of `out`, four at a time; x as in `matrix`."""
-    weights, values, columns, n = data.view(DTYPE), x.reshape(-1), x.shape[1], out.shape[0]
-    cols = weights.size // rows
-    whole = cols - cols % 32
+    """As `vector` for the n rows of x and `out`, four at a time."""
+    weights, values, n, cols = data.view(DTYPE), x.reshape(-1), x.shape[0], x.shape[1]
+    whole = cols - cols % COLUMNS
+    W, X = np.zeros(COLUMNS, np.float32), np.zeros(n * COLUMNS, np.float32)  # the columns that are left
+    for t in range(n):
+        for i in range(whole, cols):
+            X[t * COLUMNS + i - whole] = values[t * cols + i]
     grain = share(turn, rows, cols * weights.itemsize)
     first = take(turn, grain)
     while first < rows:
         end = min(first + grain, rows)
         for r in range(first, end):
             at = r * cols
+            for i in range(whole, cols):
+                W[i - whole] = one_at(weights, at + i)
             for t in range(0, n, 4):
                 # Of fewer than four the last is taken again.
-                p, q = t * columns, min(t + 1, n - 1) * columns
-                v, w = min(t + 2, n - 1) * columns, min(t + 3, n - 1) * columns
+                p, q, v, w = t, min(t + 1, n - 1), min(t + 2, n - 1), min(t + 3, n - 1)
                 a = b = c = d = e = f = g = h = splat(_ZERO)
-                for i in range(0, whole, 32):
-                    if i % 64 == 0:
-                        for k in range(0, 64 * weights.itemsize, 64):
-                            prefetch(data, (at + i) * weights.itemsize + AHEAD + k)
+                for i in range(0, whole, COLUMNS):
+                    for k in range(0, COLUMNS * weights.itemsize, 64):
+                        prefetch(data, (at + i) * weights.itemsize + AHEAD + k)
                     low, high = lanes_at(weights, at + i), lanes_at(weights, at + i + 16)
-                    a, b = multiply_add(low, load(values, p + i), a), multiply_add(high, load(values, p + i + 16), b)
-                    c, d = multiply_add(low, load(values, q + i), c), multiply_add(high, load(values, q + i + 16), d)
-                    e, f = multiply_add(low, load(values, v + i), e), multiply_add(high, load(values, v + i + 16), f)
-                    g, h = multiply_add(low, load(values, w + i), g), multiply_add(high, load(values, w + i + 16), h)
-                for k, total in enumerate((a + b, c + d, e + f, g + h)):
+                    a, b = _add_two(low, high, values, p * cols + i, a, b)
+                    c, d = _add_two(low, high, values, q * cols + i, c, d)
+                    e, f = _add_two(low, high, values, v * cols + i, e, f)
+                    g, h = _add_two(low, high, values, w * cols + i, g, h)
+                if whole < cols:
+                    low, high = load(W, 0), load(W, 16)
+                    a, b = _add_two(low, high, X, p * COLUMNS, a, b)
+                    c, d = _add_two(low, high, X, q * COLUMNS, c, d)
+                    e, f = _add_two(low, high, X, v * COLUMNS, e, f)
+                    g, h = _add_two(low, high, X, w * COLUMNS, g, h)
+                for k, sums in enumerate(((a, b), (c, d), (e, f), (g, h))):
                     if t + k < n:
-                        rest = _ZERO
-                        for i in range(whole, cols):
-                            rest += one_at(weights, at + i) * values[(t + k) * columns + i]
-                        out[t + k, r] = sum_lanes(total) + rest
+                        out[t + k, r] = sum_pairs_16(sums[0]) + sum_pairs_16(sums[1])
         grain = share(turn, rows, cols * weights.itemsize)
         first = take(turn, grain)
 
 
-def matrix(turn, data, rows, x, out):
-    """out[t, r] = row r · x[t]. x: (tokens, columns) float32, zeros beyond n and cols; out: (n, rows) float32.
+@inlined
+def _add_two(low, high, x, at, a, b):
+    """32 columns more."""
+    return multiply_add(low, load(x, at), a), multiply_add(high, load(x, at + 16), b)
 
-    tokens is a multiple of TOKENS, columns one of 16.
+
+def matrix(turn, data, rows, x, out):
+    """out[t, r] = row r · x[t]. x: (tokens, 32, columns / 32) float32, zeros beyond n and cols; out: (n, rows) float32.
+
+    tokens is a multiple of TOKENS.
     """
-    weights, values, columns = data.view(DTYPE), x.reshape(-1), x.shape[1]
-    cols = weights.size // rows
+    weights, values, runs = data.view(DTYPE), x.reshape(-1), x.shape[2]
+    cols, columns = weights.size // rows, COLUMNS * runs
     whole = cols - cols % LANES
     panel_rows = LANES * PANELS
     grain = min(max(_PACKED // columns // panel_rows, 1), 4) * panel_rows
     W = np.zeros(grain * columns, np.float32)
-    T, edge = np.zeros(LANES * LANES, np.float32), np.empty(TOKENS * panel_rows, np.float32)
+    T, edge = np.zeros(2 * LANES * LANES, np.float32), np.empty(TOKENS * panel_rows, np.float32)
+    waiting = np.empty(6 * edge.size, np.float32)
     first = take(turn, grain)
     while first < rows:
         last = min(first + grain, rows)
@@ -126,13 +143,19 @@ def matrix(turn, data, rows, x, out):
                     else:
                         for j in range(LANES):
                             T[k * LANES + j] = one_at(weights, at + j) if i + j < cols else _ZERO
-                transpose(T, 0, LANES, W, (p * columns + i) * LANES)
+                transpose(T, 0, LANES, T, LANES * LANES)
+                for j in range(LANES):
+                    to = (p * COLUMNS + i % COLUMNS + j) * runs + i // COLUMNS
+                    store(W, to * LANES, load(T, (LANES + j) * LANES))
         for t in range(0, x.shape[0], TOKENS):
             for p in range(0, panels, PANELS):
-                totals = zero_tile()
-                for i in range(0, columns, 4):
-                    w = (p * columns + i) * LANES
-                    totals = add_products(totals, W, w, columns * LANES, values, t * columns + i, columns)
+                for c in range(COLUMNS):
+                    totals = zero_tile()
+                    for k in range(c * runs, (c + 1) * runs):
+                        totals = add_product(
+                            totals, W, (p * columns + k) * LANES, columns * LANES, values, t * columns + k, columns
+                        )
+                    totals = add_pairs(totals, c, waiting, edge.size)
                 put_tile(totals, t, first + p * LANES, edge, out)
         first = take(turn, grain)
 

@@ -9,19 +9,27 @@ Names in capitals and those below are given by the format (see `specialised`):
     OFFSET           the level that means zero, or -1 if groups have mins
     begin            what sums of products start with: what OFFSET takes off, or nothing
     dot, tile        products of weights of its range (see `kernels.dot.bodies`)
-    ALIKE            whether the groups of a unit of activations have one scale
+    pack             lays out a tile's weights
+    group_sums       the sums of groups from those of lanes
+    sum_groups       the sum of what the lanes of all groups have
 
 Threads that call a kernel with the same `turn` share its rows: each takes some when it has done its last (see
 `kernels.threads`). Every output is made by one thread from start to end, so the bytes do not depend on who
 takes what.
 
-    vector    a row of weights at a time. 64 columns meet in the 16 lanes of a sum of int32, which is exact; a fused
-              multiply-add brings each lane to its group's scale; lanes are added at the end.
+    vector    a row of weights at a time. 64 columns meet in the 16 lanes of a sum of int32, which is exact; these are
+              added to a sum for each group, which meets the group's scale in a lane of its own.
     few       the same for a few rows of activations, as a batch of conversations has: a unit is unpacked once for all.
     matrix    sixteen rows of weights in lanes. A block of rows is unpacked once, transposed, and stays in the core's
               cache while all activations pass by.
 
-              unit of 16 rows   levels (64, 16, 4)   scales (16, 16)   mins (16, 16)     group or columns first
+              16 rows   levels (groups, units, GROUP / 4, 16, 4)   scales, mins (units, groups, 16)
+
+All three add the same numbers in the same order, so that a row of activations gives the same bits whatever others are
+multiplied with it: of group g of each unit, one unit after the other, s[g] = s[g] + sum of products · scale (and less
+the min), and then the groups' sums, neighbours first:
+
+    ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]))     of eight
 """
 
 from __future__ import annotations
@@ -37,20 +45,23 @@ from ggufkit.kernels.dot import (
     TOKENS,
     WIDE,
     add_scaled,
+    add_tile,
     dot_bytes,
     dot_tile,
     dot_wide,
+    group_sums_2,
+    group_sums_4,
     load_bytes,
     pack_steps,
     prefetch,
-    spread_2,
-    spread_4,
     store_tile,
     subtract_scaled,
+    sum_pairs_8,
+    sum_pairs_16,
     zero_tile,
 )
 from ggufkit.kernels.jit import helper, inlined, specialised
-from ggufkit.kernels.lanes import LANES, load, multiply_add, splat, store, sum_lanes, to_f32, transpose
+from ggufkit.kernels.lanes import LANES, load, multiply_add, splat, store, to_f32, transpose
 from ggufkit.kernels.shares import take
 from ggufkit.runtime.cpu.products import UNIT, Product
 
@@ -59,14 +70,17 @@ LEAST, MOST = 1 << 16, 1 << 20  # bytes of blocks that a thread takes at once
 AHEAD = 4096  # bytes of blocks that are asked for before they are needed: a page, where the CPU's own look-ahead ends
 _PACKED = 1 << 19  # levels that stay in a core's cache
 
-_ZERO = np.float32(0)
+_ZERO, _LESS = np.float32(0), np.float32(-1)
 
 # Bound by each format.
-BLOCK = BYTES = GROUP = OFFSET = ALIKE = 0
+BLOCK = BYTES = GROUP = OFFSET = 0
 unpack: Any = None
 begin: Any = None
 dot: Any = None
 tile: Any = None
+pack: Any = None
+group_sums: Any = None
+sum_groups: Any = None
 
 
 @inlined
@@ -95,26 +109,21 @@ def vector(turn, data, rows, levels, scales, sums, out):
     while first < rows:
         end = min(first + grain, rows)
         for r in range(first, end):
-            a = b = c = d = low = splat(_ZERO)
+            total = splat(_ZERO)
             for u in range(units):
                 at, last = (r * blocks + u * (UNIT // BLOCK)) * BYTES, (r * blocks + blocks - 1) * BYTES
                 for k in range(0, UNIT // BLOCK * BYTES, 64):
                     prefetch(data, at + AHEAD + k)
                 scale, least = unpack(data, at, last, U)
-                scale = scale * load(scales, u * groups)
-                quarters = spread_2(scale) if GROUP == 32 else spread_4(scale)
                 i, q = u * UNIT, u * QUADS
-                dots = dot(begin(start, q), load_bytes(U, 0), load_bytes(x, i))
-                a = multiply_add(to_f32(dots), quarters[0], a)
-                dots = dot(begin(start, q + 16), load_bytes(U, 64), load_bytes(x, i + 64))
-                b = multiply_add(to_f32(dots), quarters[1], b)
-                dots = dot(begin(start, q + 32), load_bytes(U, 128), load_bytes(x, i + 128))
-                c = multiply_add(to_f32(dots), quarters[2], c)
-                dots = dot(begin(start, q + 48), load_bytes(U, 192), load_bytes(x, i + 192))
-                d = multiply_add(to_f32(dots), quarters[3], d)
+                a = dot(begin(start, q), load_bytes(U, 0), load_bytes(x, i))
+                b = dot(begin(start, q + 16), load_bytes(U, 64), load_bytes(x, i + 64))
+                c = dot(begin(start, q + 32), load_bytes(U, 128), load_bytes(x, i + 128))
+                d = dot(begin(start, q + 48), load_bytes(U, 192), load_bytes(x, i + 192))
+                total = multiply_add(to_f32(group_sums(a, b, c, d)), scale * load(scales, u * groups), total)
                 if OFFSET < 0:
-                    low = multiply_add(least, load(sums, u * groups), low)
-            result[r] = sum_lanes((a + b) + (c + d)) - sum_lanes(low)
+                    total = multiply_add(least * splat(_LESS), load(sums, u * groups), total)
+            result[r] = sum_groups(total)
         grain = share(turn, rows, blocks * BYTES)
         first = take(turn, grain)
 
@@ -138,10 +147,7 @@ def _start_none(start, at):
 
 
 def few(turn, data, rows, levels, scales, sums, out):
-    """As `vector` for the n rows of `out`: a unit is unpacked once and meets them all. levels: (≥ n, cols) int8.
-
-    Where activations have one scale for a unit (`ALIKE`), only the weights' are spread over the lanes.
-    """
+    """As `vector` for the n rows of `out`: a unit is unpacked once and meets them all. levels: (≥ n, cols) int8."""
     n, width, groups = out.shape[0], levels.shape[1], UNIT // GROUP
     units, blocks = width // UNIT, data.size // (rows * BYTES)
     x, stride = levels.reshape(-1), units * groups  # groups of a row of x
@@ -149,7 +155,7 @@ def few(turn, data, rows, levels, scales, sums, out):
     start = np.empty(n * width // 4, np.int32)
     if OFFSET > 0:
         _start_lanes(x[: n * width], OFFSET, start)
-    totals, lows = np.empty(n * LANES, np.float32), np.empty(n * LANES, np.float32)
+    totals = np.empty(n * LANES, np.float32)
     grain = share(turn, rows, blocks * BYTES)
     first = take(turn, grain)
     while first < rows:
@@ -157,33 +163,26 @@ def few(turn, data, rows, levels, scales, sums, out):
         for r in range(first, end):
             for t in range(n):
                 store(totals, t * LANES, splat(_ZERO))
-                store(lows, t * LANES, splat(_ZERO))
             for u in range(units):
                 at, last = (r * blocks + u * (UNIT // BLOCK)) * BYTES, (r * blocks + blocks - 1) * BYTES
-                for i in range(0, UNIT // BLOCK * BYTES, 64):
-                    prefetch(data, at + AHEAD + i)
-                weight_scale, least = unpack(data, at, last, U)
-                quarters = spread_2(weight_scale) if GROUP == 32 else spread_4(weight_scale)
+                for k in range(0, UNIT // BLOCK * BYTES, 64):
+                    prefetch(data, at + AHEAD + k)
+                scale, least = unpack(data, at, last, U)
+                least = least * splat(_LESS)
                 for t in range(n):
-                    group, column, quad = t * stride + u * groups, t * width + u * UNIT, (t * units + u) * QUADS
-                    before = load(totals, t * LANES)
-                    total = splat(_ZERO) if ALIKE else before
-                    if not ALIKE:
-                        scale = weight_scale * load(scales, group)
-                        quarters = spread_2(scale) if GROUP == 32 else spread_4(scale)
-                    dots = dot(begin(start, quad), load_bytes(U, 0), load_bytes(x, column))
-                    total = multiply_add(to_f32(dots), quarters[0], total)
-                    dots = dot(begin(start, quad + 16), load_bytes(U, 64), load_bytes(x, column + 64))
-                    total = multiply_add(to_f32(dots), quarters[1], total)
-                    dots = dot(begin(start, quad + 32), load_bytes(U, 128), load_bytes(x, column + 128))
-                    total = multiply_add(to_f32(dots), quarters[2], total)
-                    dots = dot(begin(start, quad + 48), load_bytes(U, 192), load_bytes(x, column + 192))
-                    total = multiply_add(to_f32(dots), quarters[3], total)
-                    store(totals, t * LANES, multiply_add(total, splat(scales[group]), before) if ALIKE else total)
+                    group = t * stride + u * groups
+                    i, q = t * width + u * UNIT, (t * units + u) * QUADS
+                    a = dot(begin(start, q), load_bytes(U, 0), load_bytes(x, i))
+                    b = dot(begin(start, q + 16), load_bytes(U, 64), load_bytes(x, i + 64))
+                    c = dot(begin(start, q + 32), load_bytes(U, 128), load_bytes(x, i + 128))
+                    d = dot(begin(start, q + 48), load_bytes(U, 192), load_bytes(x, i + 192))
+                    scaled = scale * load(scales, group)
+                    total = multiply_add(to_f32(group_sums(a, b, c, d)), scaled, load(totals, t * LANES))
                     if OFFSET < 0:
-                        store(lows, t * LANES, multiply_add(least, load(sums, group), load(lows, t * LANES)))
+                        total = multiply_add(least, load(sums, group), total)
+                    store(totals, t * LANES, total)
             for t in range(n):
-                out[t, r] = sum_lanes(load(totals, t * LANES)) - sum_lanes(load(lows, t * LANES))
+                out[t, r] = sum_groups(load(totals, t * LANES))
         grain = share(turn, rows, blocks * BYTES)
         first = take(turn, grain)
 
@@ -195,13 +194,15 @@ def matrix(turn, data, rows, levels, scales, sums, out):
     levels) if OFFSET is above 0, and not read if it is 0.
     """
     units, blocks = levels.shape[1] // UNIT, data.size // (rows * BYTES)
-    stride = units * (UNIT // GROUP)  # groups of a row
+    groups, steps, step = UNIT // GROUP, GROUP // 4, GROUP // 4 * LANES  # step: int32 of a group of a unit
+    stride = units * groups  # groups of a row
     panel_rows = LANES * PANELS
     grain = min(max(_PACKED // levels.shape[1] // panel_rows, 1) * panel_rows, 8 * panel_rows)
     W = np.empty(grain * units * QUADS, np.int32)
     scales_of, mins_of = np.empty(grain * units * LANES, np.float32), np.empty(grain * units * LANES, np.float32)
     U, S, M = np.zeros(LANES * UNIT, np.uint8), np.zeros(LANES * LANES, np.float32), np.zeros(LANES * LANES, np.float32)
     x, edge = levels.reshape(-1).view(np.int32), np.empty(TOKENS * panel_rows, np.float32)
+    waiting = np.empty(5 * edge.size, np.float32)
     first = take(turn, grain)
     while first < rows:
         last = min(first + grain, rows)
@@ -215,27 +216,41 @@ def matrix(turn, data, rows, levels, scales, sums, out):
                     store(S, k * LANES, scale)
                     if OFFSET < 0:
                         store(M, k * LANES, least)
-                to = (p * units + u) * QUADS * LANES
-                for i in range(0, QUADS, LANES):
-                    pack_steps(U.view(np.int32), i, QUADS, W, to + i * LANES)
+                for g in range(0, groups, 64 // GROUP):
+                    pack(U.view(np.int32), g * steps, QUADS, W, ((p * groups + g) * units + u) * step, units * step)
                 transpose(S, 0, LANES, scales_of, (p * units + u) * LANES * LANES)
                 if OFFSET < 0:
                     transpose(M, 0, LANES, mins_of, (p * units + u) * LANES * LANES)
         for t in range(0, levels.shape[0], TOKENS):
             for p in range(0, panels, PANELS):
-                totals = zero_tile()
-                for u in range(units):
-                    for g in range(UNIT // GROUP):
-                        w = (p * units + u) * QUADS * LANES + g * (GROUP // 4) * LANES
+                for g in range(groups):
+                    totals = zero_tile()
+                    for u in range(units):
+                        w = ((p * groups + g) * units + u) * step
                         s = (p * units + u) * LANES * LANES + g * LANES
-                        xw = (t * units + u) * QUADS + g * (GROUP // 4)
-                        xs = t * stride + u * (UNIT // GROUP) + g
+                        xw = (t * units + u) * QUADS + g * steps
+                        xs = t * stride + u * groups + g
                         dots = tile(W, w, units * QUADS * LANES, x, xw, units * QUADS, sums, xs, stride)
                         totals = add_scaled(totals, dots, scales_of, s, units * LANES * LANES, scales, xs, stride)
                         if OFFSET < 0:
                             totals = subtract_scaled(totals, mins_of, s, units * LANES * LANES, sums, xs, stride)
+                    totals = add_pairs(totals, g, waiting, edge.size)
                 put_tile(totals, t, first + p * LANES, edge, out)
         first = take(turn, grain)
+
+
+@inlined
+def add_pairs(totals, k, waiting, size):
+    """Tile k of a row of tiles, with those before that are added up with it; the last has all.
+
+    waiting: tiles of `size` numbers, the sum of one, two, four … of them.
+    """
+    at = 0
+    while k % 2:
+        totals = add_tile(totals, waiting, at, LANES * PANELS)
+        k, at = k // 2, at + size
+    store_tile(waiting, at, LANES * PANELS, totals)
+    return totals
 
 
 @helper
@@ -267,11 +282,13 @@ def products_of(
         "unpack": unpack,
         "begin": _start_at if offset else _start_none,
         "dot": dot_wide if top == WIDE else dot_bytes,
+        "pack": pack_steps(group),
         "tile": dot_tile(group, top, bool(offset)),
         "BLOCK": format.block_size,
         "BYTES": format.type_size,
         "GROUP": group,
-        "ALIKE": int(form == "Q8_K"),
+        "group_sums": group_sums_2 if group == 32 else group_sums_4,
+        "sum_groups": sum_pairs_8 if group == 32 else sum_pairs_16,
         "OFFSET": -1 if offset is None else offset,
     }
     prefix = name.lower()
