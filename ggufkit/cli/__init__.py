@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ggufkit import __version__
-from ggufkit.cli.hints import in_flags
 from ggufkit.errors import GgufkitError, UsageError
 
 if TYPE_CHECKING:
@@ -187,6 +186,8 @@ def main(args: list[str] | None = None) -> Any:
         e.show()
         sys.exit(e.exit_code)
     except GgufkitError as e:
+        from ggufkit.cli.hints import in_flags
+
         click.echo(f"ggufkit: {in_flags(e, cli.called)}", err=True)
         sys.exit(2 if isinstance(e, UsageError) else 1)
     except (KeyboardInterrupt, click.Abort) as e:

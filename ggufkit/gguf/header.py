@@ -33,7 +33,6 @@ from math import prod
 from ggufkit.errors import GGUFError, printable
 from ggufkit.formats.table import Format, format_by_id
 from ggufkit.gguf.values import VALUE_TYPES, Field, Value, ValueType
-from ggufkit.storage.foreign import HEAD, foreign_file
 from ggufkit.storage.source import FileSource, Source
 
 __all__ = ["Field", "Header", "Limits", "TensorInfo", "Value", "ValueType", "parse_header"]
@@ -283,6 +282,8 @@ class _Parser:
         return version, n_tensors, n_pairs
 
     def not_gguf(self) -> GGUFError:
+        from ggufkit.storage.foreign import HEAD, foreign_file
+
         head = self.source.read(self.start, min(HEAD, max(0, self.size)))
         if (found := foreign_file(head)) is None:
             return self.fail(f"this is not a GGUF file: it starts with {head[:4]!r} instead of b'GGUF'", 0)

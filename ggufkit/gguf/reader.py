@@ -20,7 +20,6 @@ from ggufkit.formats.table import Format
 from ggufkit.gguf.edit.access import settle_edit
 from ggufkit.gguf.header import Field, Header, Limits, TensorInfo, parse_header
 from ggufkit.gguf.shards import check_shards, shard_count, sibling_names
-from ggufkit.storage.foreign import foreign_folder
 from ggufkit.storage.source import FileSource, Source, open_source
 from ggufkit.tensors.tensor import Tensor
 
@@ -281,6 +280,8 @@ def open(path: str | os.PathLike[str], *, offset: int = 0, shards: bool = True, 
     """
     name = os.fspath(path)
     if os.path.isdir(name):
+        from ggufkit.storage.foreign import foreign_folder
+
         what, todo = foreign_folder(os.listdir(name)) or ("a folder", "give a file")
         raise FileError(f"cannot read {printable(name)}: it is {what}, not a GGUF file", todo)
     with ExitStack() as opened:

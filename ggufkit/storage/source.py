@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from ggufkit.errors import FileError, GGUFError, os_errors, printable
 from ggufkit.storage.files import lock_file
-from ggufkit.storage.once import OnceReader
 from ggufkit.storage.regular import open_regular
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from ggufkit.storage.once import OnceReader
 
 __all__ = ["FileSource", "Settle", "Source", "is_address", "open_source"]
 
@@ -163,6 +164,8 @@ class FileSource:
     def read_once(self) -> None:
         """From now on weights are read about once: `array` leaves the system's cache alone."""
         if self._once is None:
+            from ggufkit.storage.once import OnceReader
+
             self._once = OnceReader(self._handle)
 
     def read_into(self, offset: int, view: memoryview) -> None:
