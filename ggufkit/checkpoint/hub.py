@@ -9,12 +9,15 @@ from __future__ import annotations
 import re
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ggufkit.checkpoint.checkpoint import Checkpoint, gather, read_index, read_json
 from ggufkit.checkpoint.safetensors import read_safetensors
 from ggufkit.errors import CheckpointError, FileError, UsageError, printable
-from ggufkit.storage.http import NoSuchFile, RemoteSource
 from ggufkit.tensors.tensor import Tensor
+
+if TYPE_CHECKING:
+    from ggufkit.storage.http import RemoteSource
 
 __all__ = ["is_repository", "open_hub"]
 
@@ -84,6 +87,8 @@ def open_hub(address: str, *, weights: bool = True) -> Checkpoint:
 
 def _fetch(address: str, name: str, path: Path) -> str | None:
     """Copy a file of a repository to `path`; returns its version, None when there is no such file."""
+    from ggufkit.storage.http import NoSuchFile, RemoteSource
+
     try:
         source = RemoteSource(f"{address}/{name}")
     except NoSuchFile:
@@ -99,6 +104,8 @@ def _fetch(address: str, name: str, path: Path) -> str | None:
 
 
 def _shard(address: str) -> RemoteSource:
+    from ggufkit.storage.http import NoSuchFile, RemoteSource
+
     try:
         return RemoteSource(address)
     except NoSuchFile as e:
