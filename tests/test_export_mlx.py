@@ -123,7 +123,7 @@ def test_what_came_from_mlx_goes_back_unchanged(tmp_path, fixtures, bits, group)
 
 
 def test_large_models_are_sharded(models, tmp_path, monkeypatch):
-    monkeypatch.setattr("ggufkit.jobs.to_mlx._SHARD", 1 << 20)
+    monkeypatch.setattr("ggufkit.jobs.checkpoint_folder._SHARD", 1 << 20)
     export_mlx(models("Q8_0"), tmp_path / "out")
     files = sorted(p.name for p in (tmp_path / "out").glob("*.safetensors"))
     assert len(files) > 3

@@ -1,24 +1,44 @@
 """The way back: from a GGUF's metadata and names to the config.json and names of a Hugging Face checkpoint.
 
-A spec says it with an `Export`. Only those have one whose tensors keep their numbers on the way: no fused or split
-matrices, rows that move at most within their matrix.
+A spec says it with `Export`s, one for each class of checkpoints that becomes its GGUF. What transforms did is undone:
+rows go back to their places, stacks of experts fall apart, what was split is put together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
 from typing import TYPE_CHECKING, Any
 
-from ggufkit.arch.rope import llama3_divisors, rope_order
+from ggufkit.arch.heads import qkv_rows, rope_order
+from ggufkit.arch.rope import llama3_divisors
 from ggufkit.errors import ArchitectureError, printable
-from ggufkit.tensors.tensor import Tensor
-from ggufkit.tensors.views import computed, take_rows
+from ggufkit.formats.table import FORMATS
+from ggufkit.tensors.tensor import Origin, Tensor
+from ggufkit.tensors.views import LastMatrices, computed, stacked, take_rows, transposed
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["POST_NORMS", "Export", "Exported", "Setting", "Source", "exported", "key"]
+__all__ = [
+    "COMMON",
+    "EXPERTS",
+    "NAMES",
+    "POST_NORMS",
+    "W123_EXPERTS",
+    "Export",
+    "Exported",
+    "Setting",
+    "Source",
+    "Undo",
+    "decoded",
+    "exported",
+    "key",
+    "rope_scaling",
+    "transposed_back",
+    "ungrouped",
+]
 
 
 @dataclass(frozen=True)
@@ -38,30 +58,76 @@ class Source:
             raise ArchitectureError(f"the metadata has no {self.architecture}.{key}, which config.json needs")
         return value
 
+    def natural(self, key: str) -> int:
+        """A whole number of at least 1."""
+        value = self.require(key)
+        if type(value) is not int or not 1 <= value < 1 << 31:
+            raise ArchitectureError(
+                f"{self.architecture}.{key} is {printable(repr(value), 60)}, and config.json needs a whole number"
+            )
+        return value
+
     @property
     def head_dim(self) -> int:
-        result: int = self.get("attention.key_length") or self.require("embedding_length") // self.heads
-        return result
+        return self.natural("attention.key_length") if self.get("attention.key_length") else self.width // self.heads
+
+    @property
+    def width(self) -> int:
+        return self.natural("embedding_length")
 
     @property
     def heads(self) -> int:
-        result: int = self.require("attention.head_count")
-        return result
+        return self.natural("attention.head_count")
 
     @property
     def kv_heads(self) -> int:
-        return self.get("attention.head_count_kv") or self.heads
+        return self.natural("attention.head_count_kv") if self.get("attention.head_count_kv") else self.heads
+
+    @property
+    def layers(self) -> int:
+        """Blocks; refuses more than there are tensors."""
+        count = self.natural("block_count")
+        if count > len(self.tensors):
+            raise ArchitectureError(f"{self.architecture}.block_count is {count}, of {len(self.tensors)} tensors")
+        return count
+
+    def has(self, *names: str) -> bool:
+        """Whether the first block has tensors of these names: all or none of them.
+
+        Raises
+        ------
+        ArchitectureError : it has some, which config.json has no setting for.
+        """
+        there = [f"blk.0.{name}" in self.tensors for name in names]
+        if any(there) and not all(there):
+            missing = names[there.index(False)]
+            raise ArchitectureError(
+                f"blk.0.{names[there.index(True)]} is there and blk.0.{missing} is not, which no config.json can say"
+            )
+        return all(there)
 
 
 # A value of config.json: a constant is one, too.
 Setting = Callable[[Source], Any]
+
+# Takes back what a transform did to a tensor.
+Undo = Callable[[Source, Tensor], Tensor]
 
 
 def key(name: str, default: Any = None) -> Setting:
     return (lambda s: s.require(name)) if default is None else (lambda s: s.get(name, default))
 
 
-def _rope_scaling(s: Source) -> dict[str, Any] | None:
+# Keys of yarn that a config may leave out.
+_YARN = {
+    "attention_factor": "rope.scaling.yarn_attn_factor",
+    "beta_fast": "rope.scaling.yarn_beta_fast",
+    "beta_slow": "rope.scaling.yarn_beta_slow",
+}
+
+
+def rope_scaling(s: Source) -> dict[str, Any] | None:
+    """`rope_scaling` of config.json: Llama 3's, linear or yarn."""
     if (freqs := s.tensors.get("rope_freqs.weight")) is not None:
         return _llama3(freqs.floats().reshape(-1), s)
     kind = s.get("rope.scaling.type")
@@ -72,6 +138,7 @@ def _rope_scaling(s: Source) -> dict[str, Any] | None:
     scaling: dict[str, Any] = {"rope_type": kind, "factor": s.require("rope.scaling.factor")}
     if kind == "yarn":
         scaling["original_max_position_embeddings"] = s.require("rope.scaling.original_context_length")
+        scaling |= {name: s.get(own) for name, own in _YARN.items() if s.get(own) is not None}
     return scaling
 
 
@@ -83,16 +150,23 @@ def _llama3(divisors: np.ndarray, s: Source) -> dict[str, Any]:
     """The settings that give these divisors."""
     import numpy as np
 
-    factor = float(divisors.max())
+    factor = float(divisors.max(initial=1))
     scaling = {"rope_type": "llama3", "rope_theta": s.get("rope.freq_base", 10000.0), "factor": factor, **_LLAMA3}
-    if not np.allclose(llama3_divisors(scaling, s.head_dim), divisors, rtol=1e-5):
+    expected = llama3_divisors(scaling, s.head_dim)
+    if expected.shape != divisors.shape or not np.allclose(expected, divisors, rtol=1e-5):
         raise ArchitectureError("rope_freqs.weight is not Llama 3.1's scaling, which config.json could name")
     return {name: value for name, value in scaling.items() if name != "rope_theta"}
 
 
-_COMMON: dict[str, Setting] = {
+def _vocabulary(s: Source) -> int:
+    if (embedding := s.tensors.get("token_embd.weight")) is None or len(embedding.shape) != 2:
+        raise ArchitectureError("there is no matrix token_embd.weight, which every checkpoint has")
+    return embedding.shape[0]
+
+
+COMMON: dict[str, Setting] = {
     "hidden_size": key("embedding_length"),
-    "num_hidden_layers": key("block_count"),
+    "num_hidden_layers": lambda s: s.layers,
     "intermediate_size": key("feed_forward_length"),
     "num_attention_heads": lambda s: s.heads,
     "num_key_value_heads": lambda s: s.kv_heads,
@@ -100,17 +174,17 @@ _COMMON: dict[str, Setting] = {
     "rms_norm_eps": key("attention.layer_norm_rms_epsilon"),
     "rope_theta": key("rope.freq_base", 10000.0),
     "max_position_embeddings": key("context_length"),
-    "vocab_size": lambda s: s.tensors["token_embd.weight"].shape[0],
+    "vocab_size": _vocabulary,
     "tie_word_embeddings": lambda s: "output.weight" not in s.tensors,
     "attention_bias": lambda s: "blk.0.attn_q.bias" in s.tensors,
     "mlp_bias": lambda s: "blk.0.ffn_up.bias" in s.tensors,
     "hidden_act": lambda s: "silu",
-    "rope_scaling": _rope_scaling,
+    "rope_scaling": rope_scaling,
     "bos_token_id": lambda s: s.metadata.get("tokenizer.ggml.bos_token_id"),
     "eos_token_id": lambda s: s.metadata.get("tokenizer.ggml.eos_token_id"),
 }
 
-_NAMES = {
+NAMES = {
     "token_embd": "model.embed_tokens",
     "output_norm": "model.norm",
     "output": "lm_head",
@@ -130,6 +204,21 @@ POST_NORMS = {
     "blk.{bid}.post_attention_norm": "model.layers.{bid}.post_attention_layernorm",
     "blk.{bid}.post_ffw_norm": "model.layers.{bid}.post_feedforward_layernorm",
 }
+# Stacks of experts, and what chooses among them.
+EXPERTS = {
+    "blk.{bid}.ffn_gate_inp": "model.layers.{bid}.mlp.gate",
+    **{
+        f"blk.{{bid}}.ffn_{part}_exps": f"model.layers.{{bid}}.mlp.experts.{{xid}}.{part}_proj"
+        for part in ("gate", "up", "down")
+    },
+}
+W123_EXPERTS = {
+    "blk.{bid}.ffn_gate_inp": "model.layers.{bid}.block_sparse_moe.gate",
+    **{
+        f"blk.{{bid}}.ffn_{part}_exps": f"model.layers.{{bid}}.block_sparse_moe.experts.{{xid}}.{name}"
+        for part, name in (("gate", "w1"), ("down", "w2"), ("up", "w3"))
+    },
+}
 
 # Tensors that are settings in a checkpoint.
 _SETTINGS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
@@ -137,74 +226,202 @@ _SETTINGS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_shor
 
 @dataclass(frozen=True)
 class Export:
-    """How one architecture goes back.
+    """How GGUF files of one architecture go back to checkpoints of one class.
 
     Attributes
     ----------
     model_type, model_class : config.json's `model_type` and its only architecture.
     config : settings over the common ones; None leaves one out.
-    names : names over the common ones, without their ``.weight`` or ``.bias``.
+    names : names over the common ones, without their ``.weight`` or ``.bias``, or with it. ``{xid}`` in the
+        checkpoint's stands for each matrix of a stack.
+    common : with the common settings and names.
+    fused : matrix of the checkpoint, without ``.weight`` → those of the GGUF whose rows it has, one after the other.
     rotated : q and k have GGUF's order of rotary pairs (see `transforms.permute_rope`).
     norm_offset : what GGUF added to the weights of norms.
+    undo : end of a GGUF name without ``.weight`` or ``.bias`` → what takes back what was done to it.
+    when : which GGUF files it is for; the first of an architecture whose `when` holds is taken.
+    wide : activations are larger than float16 can be.
+    mlx : mlx-lm, too, has arrays of these names.
     """
 
     model_type: str
     model_class: str
     config: Mapping[str, Setting | None] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
+    common: bool = True
+    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     rotated: bool = False
     norm_offset: float = 0.0
+    undo: Mapping[str, Undo] = field(default_factory=dict)
+    when: Callable[[Source], bool] = lambda s: True
+    wide: bool = False
+    mlx: bool = False
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A GGUF seen as a checkpoint: config.json, and name → tensor."""
+    """A GGUF seen as a checkpoint: how, config.json, and name → tensor."""
 
+    export: Export
     config: dict[str, Any]
     tensors: Mapping[str, Tensor]
 
 
-def exported(export: Export, architecture: str, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Exported:
+def exported(exports: Sequence[Export], source: Source) -> Exported:
     """See a GGUF as a Hugging Face checkpoint; reads no weight but rope factors.
 
     Raises
     ------
     ArchitectureError : a value or name has no place in a checkpoint.
     """
-    source = Source(architecture, metadata, tensors)
-    if source.get("expert_count"):
-        raise ArchitectureError("models with experts cannot be exported")
+    export = next((export for export in exports if export.when(source)), None)
+    if export is None:
+        raise ArchitectureError(
+            f"{printable(source.architecture)} models of this kind cannot be exported; those that can are of the "
+            f"classes {', '.join(export.model_class for export in exports)}"
+        )
     config: dict[str, Any] = {"architectures": [export.model_class], "model_type": export.model_type}
-    for name, setting in {**_COMMON, **export.config}.items():
+    for name, setting in {**(COMMON if export.common else {}), **export.config}.items():
         if setting is not None and (value := setting(source)) is not None:
             config[name] = value
-    return Exported(config, dict(_renamed(export, source)))
+    tensors: dict[str, Tensor] = {}
+    for tensor in _renamed(export, source):
+        if tensor.name in tensors:
+            raise ArchitectureError(f"two tensors would be called {printable(tensor.name)} in the checkpoint")
+        tensors[tensor.name] = tensor
+    return Exported(export, config, tensors)
 
 
-def _renamed(export: Export, source: Source) -> Iterator[tuple[str, Tensor]]:
+def _renamed(export: Export, source: Source) -> Iterator[Tensor]:
+    names = {**(NAMES if export.common else {}), **export.names}
+    layers = source.layers
     stems = {
-        gguf.format(bid=bid): name.format(bid=bid)
-        for gguf, name in {**_NAMES, **export.names}.items()
-        for bid in range(source.require("block_count") if "{bid}" in gguf else 1)
+        gguf.format(bid=bid): name.replace("{bid}", str(bid))
+        for gguf, name in names.items()
+        for bid in range(layers if "{bid}" in gguf else 1)
+    }
+    parts = {
+        gguf.format(bid=bid): (name.replace("{bid}", str(bid)), [part.format(bid=bid) for part in parts])
+        for name, parts in export.fused.items()
+        for gguf in parts
+        for bid in range(layers)
     }
     for name, tensor in source.tensors.items():
         if name in _SETTINGS:
             continue
         stem, _, ending = name.rpartition(".")
-        if stem not in stems or ending not in ("weight", "bias"):
+        if stem in parts and ending == "weight":
+            whole, pieces = parts[stem]
+            if stem == pieces[0]:
+                yield _together(f"{whole}.weight", [_part(source, f"{piece}.weight") for piece in pieces])
+        elif name in stems:
+            yield from _apart(stems[name], _restored(export, source, name, tensor))
+        elif stem in stems and ending in ("weight", "bias"):
+            yield from _apart(f"{stems[stem]}.{ending}", _restored(export, source, name, tensor))
+        else:
             raise ArchitectureError(f"the tensor {printable(name)} has no place in a {export.model_type} checkpoint")
-        new = f"{stems[stem]}.{ending}"
-        yield new, _restored(export, source, stem, tensor).renamed(new)
 
 
-def _restored(export: Export, source: Source, stem: str, tensor: Tensor) -> Tensor:
+def _part(source: Source, name: str) -> Tensor:
+    if name not in source.tensors:
+        raise ArchitectureError(f"the tensor {printable(name)} is missing, which is a part of one of the checkpoint's")
+    return source.tensors[name]
+
+
+def _restored(export: Export, source: Source, name: str, tensor: Tensor) -> Tensor:
     """The tensor with its rows and numbers as the checkpoint had them."""
+    stem, _, ending = name.rpartition(".")
     if export.rotated and stem.endswith((".attn_q", ".attn_k")):
+        heads = source.heads if stem.endswith("q") else source.kv_heads
+        return _with_rows(tensor, lambda rows: None if rows % (2 * heads) else rope_order(_counted(rows), heads))
+    if export.norm_offset and stem.endswith("norm") and ending == "weight":
+        return computed(tensor, lambda weights: weights - weights.dtype.type(export.norm_offset))
+    for end, undo in export.undo.items():
+        if stem.endswith(end):
+            return undo(source, tensor)
+    return tensor
+
+
+def _counted(count: int) -> np.ndarray:
+    import numpy as np
+
+    return np.arange(count)
+
+
+def _with_rows(tensor: Tensor, order: Callable[[int], np.ndarray | None]) -> Tensor:
+    """The tensor with the rows back in the places that `order`, of their number, took them from."""
+    import numpy as np
+
+    rows = tensor.cols if len(tensor.shape) == 1 else tensor.rows
+    taken = order(rows)
+    if taken is None:
+        raise ArchitectureError(f"{printable(tensor.name)} has {rows} rows, which are not those of the model's heads")
+    return take_rows(tensor, np.argsort(taken))
+
+
+def ungrouped(kv_heads: Callable[[Source], int]) -> Undo:
+    """All queries, all keys, all values → head by head; see `transforms.group_qkv`."""
+
+    def undo(source: Source, tensor: Tensor) -> Tensor:
         import numpy as np
 
-        rows = tensor.shape[0]
-        order = rope_order(np.arange(rows), source.heads if stem.endswith("q") else source.kv_heads)
-        return take_rows(tensor, np.argsort(order))
-    if export.norm_offset and stem.endswith("norm"):
-        return computed(tensor, lambda weights: weights - weights.dtype.type(export.norm_offset))
-    return tensor
+        def order(rows: int) -> np.ndarray | None:
+            found = qkv_rows(rows, source.heads, kv_heads(source))
+            return None if found is None else np.concatenate(found)
+
+        return _with_rows(tensor, order)
+
+    return undo
+
+
+def transposed_back(source: Source, tensor: Tensor) -> Tensor:
+    """A matrix as checkpoints have it that store theirs (in, out)."""
+    return tensor if len(tensor.shape) == 1 else transposed(decoded(tensor), LastMatrices(1))
+
+
+def decoded(tensor: Tensor) -> Tensor:
+    """A quantized tensor as float32 that remember that they were in blocks; others as they are."""
+    if not tensor.format.is_quantized:
+        return tensor
+
+    def read(lo: int, hi: int) -> np.ndarray:
+        import numpy as np
+
+        return tensor.floats(lo, hi).view(np.uint8)
+
+    origin = Origin(f"{tensor.format.name}, decoded", exact=False)
+    return replace(tensor, format=FORMATS["F32"], read=read, origin=origin)
+
+
+def _apart(name: str, tensor: Tensor) -> Iterator[Tensor]:
+    """The matrices of a stack, each under its name; or the tensor."""
+    if "{xid}" not in name:
+        yield tensor.renamed(name)
+        return
+    for number, matrix in enumerate(_matrices(tensor)):
+        yield matrix.renamed(name.replace("{xid}", str(number)))
+
+
+def _matrices(tensor: Tensor) -> Iterator[Tensor]:
+    """The matrices, or vectors, that a tensor is a stack of."""
+    rows = prod(tensor.shape[1:-1])
+    for number in range(tensor.shape[0] if len(tensor.shape) > 1 else 0):
+        first = number * rows
+
+        def read(lo: int, hi: int, first: int = first) -> np.ndarray:
+            return tensor.read(first + lo, first + hi)
+
+        yield replace(tensor, shape=tensor.shape[1:], read=read)
+
+
+def _together(name: str, tensors: list[Tensor]) -> Tensor:
+    """Matrices of one width below each other; of stacks, each matrix with those of the same number."""
+    first = tensors[0]
+    if len({tensor.format for tensor in tensors}) > 1:
+        tensors = [decoded(tensor) for tensor in tensors]
+    if any(len(t.shape) not in (2, 3) or t.shape[:-2] != first.shape[:-2] or t.cols != first.cols for t in tensors):
+        raise ArchitectureError(f"{printable(first.name)} and its like have shapes that do not belong together")
+    rows = sum(tensor.shape[-2] for tensor in tensors)
+    stacks = [[t] if len(t.shape) == 2 else list(_matrices(t)) for t in tensors]
+    pieces = [matrix for matrices in zip(*stacks, strict=True) for matrix in matrices]
+    return stacked(name, pieces, (*first.shape[:-2], rows, first.cols))

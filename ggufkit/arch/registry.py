@@ -19,7 +19,7 @@ from ggufkit.errors import ArchitectureError, printable
 from ggufkit.policy.traits import PLAIN, Traits
 from ggufkit.tensors.tensor import Tensor
 
-__all__ = ["architecture_of", "export_of", "graph_of", "known_models", "register", "traits_of"]
+__all__ = ["architecture_of", "exports_of", "graph_of", "known_models", "register", "traits_of"]
 
 _registered: list[Architecture] = []
 
@@ -171,7 +171,7 @@ def traits_of(name: str) -> Traits:
     return next((s.traits for s in (*_registered, *bundled) if s.name == name and s.traits is not PLAIN), PLAIN)
 
 
-def export_of(name: str) -> Export:
+def exports_of(name: str) -> tuple[Export, ...]:
     """How the architecture that a GGUF calls `name` becomes a checkpoint again.
 
     Raises
@@ -179,7 +179,7 @@ def export_of(name: str) -> Export:
     ArchitectureError : it cannot.
     """
     for spec in _likely_first(name):
-        if spec.name == name and spec.export is not None:
-            return spec.export
-    known = sorted({spec.name for spec in _all() if spec.export is not None})
+        if spec.name == name and spec.exports:
+            return spec.exports
+    known = sorted({spec.name for spec in _all() if spec.exports})
     raise ArchitectureError(f"{printable(name)} models cannot be exported; those that can: {', '.join(known)}")

@@ -1,4 +1,4 @@
-"""Rotary embeddings on the way to a GGUF and back: the order of their rows, Llama 3's stretched frequencies."""
+"""Rotary embeddings on the way to a GGUF and back: Llama 3's stretched frequencies."""
 
 from __future__ import annotations
 
@@ -9,12 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["llama3_divisors", "rope_order"]
-
-
-def rope_order(rows: np.ndarray, heads: int) -> np.ndarray:
-    """The order of `permute_rope` for the rows of `heads` heads, array of shape (n,)."""
-    return rows.reshape(heads, 2, -1).swapaxes(1, 2).reshape(-1)
+__all__ = ["llama3_divisors"]
 
 
 def llama3_divisors(scaling: Mapping[str, Any], head: int) -> np.ndarray:

@@ -63,7 +63,7 @@ class Architecture:
     types : pattern of GGUF names → the type that the converter always gives to such tensors; see `policy.outtype`.
     graph : how it computes; None for one that is only converted.
     traits : what is special about quantizing it.
-    export : how a GGUF becomes a checkpoint again; None where it cannot.
+    exports : how a GGUF becomes a checkpoint again, one for each class of checkpoints that it may become.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Architecture:
     types: Mapping[str, str] = field(default_factory=dict)
     graph: Graph | None = None
     traits: Traits = PLAIN
-    export: Export | None = None
+    exports: tuple[Export, ...] = ()
 
     def tensors(self, source: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
         """The checkpoint's tensors, transformed, with their GGUF names and in the checkpoint's order."""

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from ggufkit.arch.rope import rope_order
+from ggufkit.arch.heads import qkv_rows, rope_order
 from ggufkit.arch.spec import Transform
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import CheckpointError, printable
@@ -159,23 +159,14 @@ def _length(tensor: Tensor) -> int:
 
 
 def _qkv_rows(tensor: Tensor, config: Config, kv_heads: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Which rows of a fused projection are queries, keys and values.
-
-        for each key head:   its query heads | key | value
-
-    Each of the three is an array of shape (n,), in the order of the heads.
-    """
-    import numpy as np
-
-    group, rest = divmod(config.heads, kv_heads)
+    """Which rows of a fused projection are queries, keys and values."""
     rows = _length(tensor)
-    if rest or rows % ((group + 2) * kv_heads):
+    if (found := qkv_rows(rows, config.heads, kv_heads)) is None:
         raise CheckpointError(
             f"{printable(tensor.name)} has {rows} rows, which are not {config.heads} query heads and twice "
             f"{kv_heads} key heads; is config.json the right one?"
         )
-    heads = np.arange(rows).reshape(kv_heads, group + 2, -1)  # (key heads, heads per group, rows per head)
-    return heads[:, :-2].reshape(-1), heads[:, -2].reshape(-1), heads[:, -1].reshape(-1)
+    return found
 
 
 def group_qkv(pattern: str, kv_heads: Callable[[Config], int]) -> Transform:

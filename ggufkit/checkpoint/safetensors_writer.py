@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DTYPE_BYTES", "SafetensorsWriter"]
 
-DTYPE_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "U32": 4, "U8": 1}
+DTYPE_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U32": 4, "U8": 1}
 
 
 class SafetensorsWriter:

@@ -13,24 +13,30 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ggufkit.arch.export import Exported, exported
-from ggufkit.arch.registry import export_of
+from ggufkit.arch.export import Exported, Source, exported
+from ggufkit.arch.registry import exports_of
 from ggufkit.checkpoint.packed.mlx import QUANTIZATION_KEY
-from ggufkit.checkpoint.safetensors_writer import DTYPE_BYTES, SafetensorsWriter
-from ggufkit.errors import FileError, Hint, UsageError, os_errors, printable
+from ggufkit.errors import ArchitectureError, Hint, UsageError, printable
 from ggufkit.formats.affine import AFFINE
 from ggufkit.gguf.reader import GGUF
 from ggufkit.gguf.reader import open as open_gguf
+from ggufkit.jobs.checkpoint_folder import (
+    Part,
+    Repacked,
+    Report,
+    as_json,
+    cast,
+    dtype_named,
+    exact,
+    ranges,
+    write_folder,
+)
 from ggufkit.runtime.mlx.arrays import QUANTIZED
-from ggufkit.storage.files import default_mode
 from ggufkit.tensors.tensor import Tensor
 from ggufkit.tokenizer.to_huggingface import tokenizer_files
 
@@ -39,44 +45,12 @@ if TYPE_CHECKING:
 
 __all__ = ["export_mlx"]
 
-# dtype names of the command line → safetensors'
-DTYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
-
-_SHARD = 5 << 30  # bytes per file, as mlx-lm has them
-_CHUNK = 1 << 20  # weights read at a time
-
-# Called with bytes done and a tensor's name.
-Progress = Callable[[int, str], None]
-
 
 @dataclass(frozen=True)
-class _Part:
-    """One array of the safetensors: its name, dtype and bytes per row come from here, its rows are the tensor's."""
+class _Planned(Repacked):
+    """A tensor and MLX's arrays of it; and what config.json says of a quantized one."""
 
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def nbytes(self) -> int:
-        count = DTYPE_BYTES[self.dtype]
-        for n in self.shape:
-            count *= n
-        return count
-
-
-@dataclass(frozen=True)
-class _Repacked:
-    """A tensor, the arrays it becomes, and how rows of blocks become rows of these."""
-
-    tensor: Tensor
-    parts: tuple[_Part, ...]
-    make: Callable[[np.ndarray], list[np.ndarray]]
     quantization: dict[str, Any] | None = None
-
-    @property
-    def nbytes(self) -> int:
-        return sum(part.nbytes for part in self.parts)
 
 
 @dataclass(frozen=True)
@@ -103,7 +77,7 @@ def export_mlx(
     *,
     dtype: str | None = None,
     force: bool = False,
-    report: Callable[[int, str], AbstractContextManager[Progress]] | None = None,
+    report: Report | None = None,
 ) -> list[str]:
     """Write a folder that mlx-lm loads.
 
@@ -124,75 +98,37 @@ def export_mlx(
     ------
     GgufkitError : the model cannot be exported, or the folder not be written. No folder appears.
     """
-    if dtype is not None and dtype not in DTYPES:
-        raise UsageError(f"the dtype must be one of {', '.join(DTYPES)}, not {printable(dtype)}")
-    folder = Path(folder)
+    kind = dtype_named(dtype)
     with open_gguf(path) as model:
         model.read_once()
         name = model.get("general.architecture", str)
-        seen = exported(export_of(name), name, model.metadata, model.tensors)
-        planned = _plan(model, seen, dtype)
-        config = {**seen.config, **_quantization(planned)}
-        with _new_folder(folder, force) as temp:
-            _write_json(temp / "config.json", config)
-            for name, text in tokenizer_files(model).items():
-                (temp / name).write_text(text, encoding="utf-8")
-            nbytes = sum(p.tensor.nbytes for p in planned)
-            with report(nbytes, "exporting") if report else nullcontext(lambda n, name: None) as progress:
-                _write_weights(temp, planned, progress)
+        planned, config = _plan(model, _exported(Source(name, model.metadata, model.tensors)), kind)
+        files = {"config.json": as_json(config), **tokenizer_files(model)}
+        write_folder(Path(folder), files, planned, kind="mlx", force=force, report=report, source=path)
     return _notes(planned)
 
 
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-class _new_folder:  # noqa: N801 - reads like a function
-    """A folder that appears whole or not at all."""
-
-    def __init__(self, folder: Path, force: bool):
-        self.folder = folder
-        if folder.exists() and not force and (not folder.is_dir() or any(folder.iterdir())):
-            raise FileError(f"{printable(folder)} exists already", "give {force=True} to replace it")
-
-    def __enter__(self) -> Path:
-        with os_errors(self.folder, "write"):
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
-            self.temp = Path(tempfile.mkdtemp(".tmp", f".{self.folder.name[:60]}.", self.folder.parent))
-        return self.temp
-
-    def __exit__(self, kind: Any, value: Any, trace: Any) -> None:
-        try:
-            if kind is None:
-                with os_errors(self.folder, "write"):
-                    self._rename()
-        finally:
-            shutil.rmtree(self.temp, ignore_errors=True)
-        if isinstance(value, OSError):
-            with os_errors(self.folder, "write"):
-                raise value
-
-    def _rename(self) -> None:
-        os.chmod(self.temp, default_mode(0o777))
-        if self.folder.exists():
-            old = Path(tempfile.mkdtemp(".old", f".{self.folder.name[:60]}.", self.folder.parent))
-            self.folder.rename(old / "old")
-            self.temp.rename(self.folder)
-            shutil.rmtree(old)
-        else:
-            self.temp.rename(self.folder)
+def _exported(source: Source) -> Exported:
+    exports = [export for export in exports_of(source.architecture) if export.mlx]
+    if source.get("expert_count"):
+        raise ArchitectureError("models with experts cannot be exported for MLX")
+    if not exports:
+        raise ArchitectureError(f"{printable(source.architecture)} models cannot be exported for MLX")
+    return exported(exports, source)
 
 
 # -- plan -------------------------------------------------------------------------------------------------
 
 
-def _plan(model: GGUF, exported: Exported, dtype: str | None) -> list[_Repacked]:
+def _plan(model: GGUF, seen: Exported, dtype: str | None) -> tuple[list[_Planned], dict[str, Any]]:
+    """What becomes of the tensors, and config.json."""
     origin = json.loads(model.metadata.get(QUANTIZATION_KEY, "{}"))
-    known = DTYPES[dtype] if dtype else origin.get("dtype")
+    known = dtype or origin.get("dtype")
     if known is None:
-        known = "F16" if all(map(_fits_halves, exported.tensors.values())) else "F32"
-    settings = _Settings(known, DTYPES[dtype] if dtype else None, dtype is not None, origin)
-    return [_repacked(tensor, settings) for tensor in exported.tensors.values()]
+        known = "F16" if all(map(_fits_halves, seen.tensors.values())) else "F32"
+    settings = _Settings(known, dtype, dtype is not None, origin)
+    planned = [_repacked(tensor, settings) for tensor in seen.tensors.values()]
+    return planned, {**seen.config, **_quantization(planned)}
 
 
 def _fits_halves(tensor: Tensor) -> bool:
@@ -201,36 +137,10 @@ def _fits_halves(tensor: Tensor) -> bool:
         return False  # a scale is the product of a half and a code of six bits
     if tensor.format.name != "F32" or len(tensor.shape) > 1:
         return True
-    return _exact(tensor.floats(), "F16")
+    return exact(tensor.floats(), "F16")
 
 
-def _exact(values: np.ndarray, dtype: str) -> bool:
-    import numpy as np
-
-    return np.array_equal(_floats(_cast(values, dtype), dtype), values)
-
-
-def _cast(values: np.ndarray, dtype: str) -> np.ndarray:
-    """float32 values as bytes of `dtype`, rounded to nearest."""
-    import numpy as np
-
-    from ggufkit.formats.codec import encode
-
-    if dtype == "F16":
-        with np.errstate(over="ignore"):
-            return values.astype(np.float16)
-    return encode(values, dtype) if values.size else np.empty((*values.shape[:-1], 0), np.uint8)
-
-
-def _floats(stored: np.ndarray, dtype: str) -> np.ndarray:
-    import numpy as np
-
-    from ggufkit.formats.codec import decode
-
-    return stored.astype(np.float32) if dtype == "F16" else decode(stored, dtype)
-
-
-def _repacked(tensor: Tensor, settings: _Settings) -> _Repacked:
+def _repacked(tensor: Tensor, settings: _Settings) -> _Planned:
     mode = QUANTIZED.get(tensor.format.name)
     base, _, ending = tensor.name.rpartition(".")
     if mode is None or ending != "weight":
@@ -239,20 +149,24 @@ def _repacked(tensor: Tensor, settings: _Settings) -> _Repacked:
     if kind != "affine":
         quantization = {"group_size": group, "bits": bits, "mode": kind}
         outer, cols = tensor.shape[:-1], tensor.cols
-        codes = _Part(tensor.name, "U32", (*outer, cols * bits // 32))
-        scales = _Part(f"{base}.scales", "U8", (*outer, cols // group))
-        return _Repacked(tensor, (codes, scales), lambda blocks: _fp4(blocks, tensor), quantization)
+        codes = Part(tensor.name, "U32", (*outer, cols * bits // 32))
+        scales = Part(f"{base}.scales", "U8", (*outer, cols // group))
+        return _Planned(tensor, (codes, scales), lambda lo, blocks: _fp4(lo, blocks, tensor), quantization)
     bits, group = _original(tensor, base, settings) or (bits, group)
     parts = (
-        _Part(tensor.name, "U32", (*tensor.shape[:-1], tensor.cols * bits // 32)),
-        _Part(f"{base}.scales", settings.dtype, (*tensor.shape[:-1], tensor.cols // group)),
-        _Part(f"{base}.biases", settings.dtype, (*tensor.shape[:-1], tensor.cols // group)),
+        Part(tensor.name, "U32", (*tensor.shape[:-1], tensor.cols * bits // 32)),
+        Part(f"{base}.scales", settings.dtype, (*tensor.shape[:-1], tensor.cols // group)),
+        Part(f"{base}.biases", settings.dtype, (*tensor.shape[:-1], tensor.cols // group)),
     )
     quantization = {"group_size": group, "bits": bits, "mode": "affine"}
-    return _Repacked(tensor, parts, lambda blocks: _affine(blocks, tensor, bits, group, settings), quantization)
+
+    def make(lo: int, blocks: np.ndarray) -> list[tuple[int, np.ndarray]]:
+        return [(lo, array) for array in _affine(blocks, tensor, bits, group, settings)]
+
+    return _Planned(tensor, parts, make, quantization)
 
 
-def _dense(tensor: Tensor, settings: _Settings) -> _Repacked:
+def _dense(tensor: Tensor, settings: _Settings) -> _Planned:
     if len(tensor.shape) <= 1:
         dtype = settings.dtype
     elif settings.dense is not None:
@@ -260,21 +174,21 @@ def _dense(tensor: Tensor, settings: _Settings) -> _Repacked:
     else:
         dtype = tensor.format.name if tensor.format.name in ("F32", "BF16") else "F16"
 
-    def make(blocks: np.ndarray) -> list[np.ndarray]:
+    def make(lo: int, blocks: np.ndarray) -> list[tuple[int, np.ndarray]]:
         from ggufkit.formats.codec import decode
 
-        return [blocks if dtype == tensor.format.name else _cast(decode(blocks, tensor.format), dtype)]
+        return [(lo, blocks if dtype == tensor.format.name else cast(decode(blocks, tensor.format), dtype))]
 
-    return _Repacked(tensor, (_Part(tensor.name, dtype, tensor.shape),), make)
+    return _Planned(tensor, (Part(tensor.name, dtype, tensor.shape),), make)
 
 
-def _fp4(blocks: np.ndarray, tensor: Tensor) -> list[np.ndarray]:
+def _fp4(lo: int, blocks: np.ndarray, tensor: Tensor) -> list[tuple[int, np.ndarray]]:
     from ggufkit.runtime.mlx.arrays import repack
 
     packed = repack(blocks, tensor.format)
     if packed is None:
         raise UsageError(f"{printable(tensor.name)} has a scale of 480, for which MLX has no code")
-    return [packed.codes, packed.scales]
+    return [(lo, packed.codes), (lo, packed.scales)]
 
 
 def _affine(blocks: np.ndarray, tensor: Tensor, bits: int, group: int, settings: _Settings) -> list[np.ndarray]:
@@ -285,12 +199,12 @@ def _affine(blocks: np.ndarray, tensor: Tensor, bits: int, group: int, settings:
     made = [pack_codes(affine.codes.reshape(len(blocks), -1), bits)]
     for values in (affine.scales, affine.biases):
         values = values.reshape(len(blocks), -1)[:, ::repeats]  # noqa: PLW2901
-        if not settings.rounding and not _exact(values, settings.dtype):
+        if not settings.rounding and not exact(values, settings.dtype):
             raise UsageError(
                 f"{printable(tensor.name)} has a scale or bias that {settings.dtype} cannot hold",
                 Hint("give {dtype=float32}", "another to round it"),
             )
-        made.append(_cast(values, settings.dtype))
+        made.append(cast(values, settings.dtype))
     return made
 
 
@@ -307,7 +221,7 @@ def _original(tensor: Tensor, base: str, settings: _Settings) -> tuple[int, int]
         return None
     if group % 32 or tensor.cols % group:
         return None
-    for lo, hi in _ranges(tensor):
+    for lo, hi in ranges(tensor):
         affine = split(tensor.read(lo, hi), tensor.format)
         if affine.codes.max(initial=0) >> bits:
             return None
@@ -318,13 +232,7 @@ def _original(tensor: Tensor, base: str, settings: _Settings) -> tuple[int, int]
     return bits, group
 
 
-def _ranges(tensor: Tensor) -> Iterator[tuple[int, int]]:
-    step = max(1, _CHUNK // max(tensor.cols, 1))
-    for lo in range(0, tensor.rows, step):
-        yield lo, min(lo + step, tensor.rows)
-
-
-def _quantization(planned: list[_Repacked]) -> dict[str, Any]:
+def _quantization(planned: Sequence[_Planned]) -> dict[str, Any]:
     """The quantization that config.json names: the most frequent one, and the matrices that differ."""
     by_base = {p.tensor.name.removesuffix(".weight"): p.quantization for p in planned if p.quantization}
     if not by_base:
@@ -344,7 +252,7 @@ def _quantization(planned: list[_Repacked]) -> dict[str, Any]:
     return {"quantization": whole, "quantization_config": whole}
 
 
-def _notes(planned: list[_Repacked]) -> list[str]:
+def _notes(planned: Sequence[_Planned]) -> list[str]:
     rounded = [p for p in planned if p.quantization is None and p.tensor.format.is_quantized]
     if not rounded:
         return []
@@ -353,38 +261,3 @@ def _notes(planned: list[_Repacked]) -> list[str]:
         f"{len(rounded)} of {len(planned)} tensors are {kinds}, for which MLX has no arrays: "
         f"they are matrices of {rounded[0].parts[0].dtype}, the first is {printable(rounded[0].tensor.name)}"
     ]
-
-
-# -- files ------------------------------------------------------------------------------------------------
-
-
-def _write_weights(folder: Path, planned: list[_Repacked], progress: Progress) -> None:
-    shards = _shards(planned)
-    weight_map: dict[str, str] = {}
-    for i, shard in enumerate(shards):
-        name = "model.safetensors" if len(shards) == 1 else f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
-        parts = {part.name: (part.dtype, part.shape) for p in shard for part in p.parts}
-        weight_map.update(dict.fromkeys(parts, name))
-        with SafetensorsWriter(folder / name, parts, {"format": "mlx"}) as file:
-            for p in shard:
-                for lo, hi in _ranges(p.tensor):
-                    arrays = p.make(p.tensor.read(lo, hi))
-                    for part, array in zip(p.parts, arrays, strict=True):
-                        file.write(part.name, lo, array)
-                    progress((hi - lo) * p.tensor.row_bytes, p.tensor.name)
-    if len(shards) > 1:
-        total = sum(p.nbytes for p in planned)
-        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-        _write_json(folder / "model.safetensors.index.json", index)
-
-
-def _shards(planned: list[_Repacked]) -> list[list[_Repacked]]:
-    shards: list[list[_Repacked]] = [[]]
-    size = 0
-    for p in planned:
-        if shards[-1] and size + p.nbytes > _SHARD:
-            shards.append([])
-            size = 0
-        shards[-1].append(p)
-        size += p.nbytes
-    return shards

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from ggufkit.arch.export import Export, Setting, key
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, VOCAB_SIZE, base, real, string, uint
 from ggufkit.arch.spec import Architecture
@@ -38,9 +39,34 @@ def drop_zero_biases(tensors: Iterable[Tensor], config: Config) -> Iterator[Tens
             raise CheckpointError(f"{printable(tensor.name)} is not zero; llama.cpp's cohere2 has no biases")
 
 
+_EXPORTED: dict[str, Setting | None] = {
+    "rms_norm_eps": None,
+    "mlp_bias": None,
+    "layer_norm_eps": key("attention.layer_norm_epsilon"),
+    "logit_scale": key("logit_scale"),
+}
+_EXPORT = Export(
+    "cohere",
+    "CohereForCausalLM",
+    config={**_EXPORTED, "use_qk_norm": lambda s: s.has("attn_q_norm.weight", "attn_k_norm.weight")},
+)
+_EXPORT_2 = Export(
+    "cohere2",
+    "Cohere2ForCausalLM",
+    config={
+        **_EXPORTED,
+        "sliding_window": key("attention.sliding_window"),
+        "layer_types": lambda s: [
+            "full_attention" if (layer + 1) % 4 == 0 else "sliding_attention" for layer in range(s.layers)
+        ],
+        "rotary_pct": lambda s: s.require("rope.dimension_count") / (s.width // s.heads),
+    },
+)
+
 SPECS = (
     Architecture(
         name="command-r",
+        exports=(_EXPORT,),
         graph=Graph(norm="layer", parallel="shared", logit_multiplied=True),
         models={"CohereForCausalLM": _COHERE},
         # max_position_embeddings is the shorter text of the first part of the training.
@@ -53,6 +79,7 @@ SPECS = (
     ),
     Architecture(
         name="cohere2",
+        exports=(_EXPORT_2,),
         graph=Graph(norm="layer", parallel="shared", logit_multiplied=True, window_period=4, rope_layers="local"),
         models={"Cohere2ForCausalLM": _COHERE2},
         metadata=(

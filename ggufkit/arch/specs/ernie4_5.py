@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from ggufkit.arch.export import Export
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, OPTIONAL, uint
 from ggufkit.arch.spec import Architecture
@@ -44,9 +45,23 @@ def _shared_length(config: Config) -> int | None:
 
 _NAMES = (rename((r"ernie\.", "model.")), _split_qkv, split_rows(r"up_gate_proj", "gate_proj", "up_proj"))
 
+_EXPORT = Export(
+    "ernie4_5",
+    "Ernie4_5ForCausalLM",
+    config={
+        "attention_bias": None,
+        "mlp_bias": None,
+        "use_bias": lambda s: s.has(
+            *(f"attn_{part}.bias" for part in ("q", "k", "v", "output")),
+            *(f"ffn_{part}.bias" for part in ("gate", "up", "down")),
+        ),
+    },
+)
+
 SPECS = (
     Architecture(
         name="ernie4_5",
+        exports=(_EXPORT,),
         models={"Ernie4_5ForCausalLM": _DEFAULTS, "Ernie4_5_ForCausalLM": _DEFAULTS},
         metadata=BASE,
         vocabulary=with_space_prefix(sentencepiece),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.export import POST_NORMS, Export, Source
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, OPTIONAL, VOCAB_SIZE, base, flags, mtp_layers, real, rope_parameters, uint
 from ggufkit.arch.rope_tensors import rope_freqs
@@ -34,6 +35,24 @@ def _all_blocks(config: Config) -> int:
     return config.layers + mtp_layers(config.with_mtp())
 
 
+def _types(s: Source) -> list[str] | None:
+    if (pattern := s.get("attention.sliding_window_pattern")) is None:
+        return None
+    return ["sliding_attention" if sliding else "full_attention" for sliding in pattern]
+
+
+_EXPORT_4 = Export(
+    "exaone4",
+    "Exaone4ForCausalLM",
+    config={
+        "attention_bias": None,
+        "mlp_bias": None,
+        "sliding_window": lambda s: s.get("attention.sliding_window"),
+        "layer_types": _types,
+    },
+    names=POST_NORMS,
+)
+
 SPECS = (
     Architecture(
         name="exaone",
@@ -50,6 +69,7 @@ SPECS = (
     ),
     Architecture(
         name="exaone4",
+        exports=(_EXPORT_4,),
         graph=Graph(rope="neox", rope_layers="local", window_period=4, window_layers=64),
         models={
             "Exaone4ForCausalLM": {

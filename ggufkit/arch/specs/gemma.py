@@ -61,12 +61,14 @@ _EXPORT_2 = Export(
     },
     names=EXPORTED_NORMS,
     norm_offset=1.0,
+    wide=True,
+    mlx=True,
 )
 
 SPECS = (
     Architecture(
         name="gemma",
-        export=Export("gemma", "GemmaForCausalLM", config=EXPORTED, norm_offset=1.0),
+        exports=(Export("gemma", "GemmaForCausalLM", config=EXPORTED, norm_offset=1.0, wide=True, mlx=True),),
         models={"GemmaForCausalLM": _DEFAULTS},
         metadata=_KEYS,
         vocabulary=GEMMA,
@@ -75,7 +77,7 @@ SPECS = (
     ),
     Architecture(
         name="gemma2",
-        export=_EXPORT_2,
+        exports=(_EXPORT_2,),
         models={
             "Gemma2ForCausalLM": _DEFAULTS
             | {

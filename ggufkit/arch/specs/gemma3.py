@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ggufkit.arch.export import Export, key
+from ggufkit.arch.export import Export, key, rope_scaling
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, Row, pooling, real, uint
 from ggufkit.arch.spec import Architecture
@@ -48,16 +48,19 @@ _EXPORT = Export(
         "rope_local_base_freq": key("rope.freq_base_swa", 10000.0),
         "sliding_window": key("attention.sliding_window", 1024),
         "sliding_window_pattern": lambda s: 6,
+        "rope_scaling": rope_scaling,
         "query_pre_attn_scalar": query_scale(62),
     },
     names=EXPORTED_NORMS,
     norm_offset=1.0,
+    wide=True,
+    mlx=True,
 )
 
 SPECS = (
     Architecture(
         name="gemma3",
-        export=_EXPORT,
+        exports=(_EXPORT,),
         models={"Gemma3ForCausalLM": _DEFAULTS, "Gemma3ForConditionalGeneration": _DEFAULTS},
         metadata=KEYS,
         vocabulary=GEMMA3,

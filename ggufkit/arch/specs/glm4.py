@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from ggufkit.arch.export import Export
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, OPTIONAL, base, mtp_layers, partial_rotary, rope_parameters, uint
 from ggufkit.arch.spec import Architecture
@@ -56,9 +57,22 @@ def _all_blocks(config: Config) -> int:
     return config.layers + mtp_layers(config.with_mtp())
 
 
+_EXPORT = Export(
+    "glm4",
+    "Glm4ForCausalLM",
+    config={"mlp_bias": None, "partial_rotary_factor": lambda s: s.require("rope.dimension_count") / s.head_dim},
+    names={
+        "blk.{bid}.post_attention_norm": "model.layers.{bid}.post_self_attn_layernorm",
+        "blk.{bid}.post_ffw_norm": "model.layers.{bid}.post_mlp_layernorm",
+        "blk.{bid}.ffn_up": "model.layers.{bid}.mlp.gate_up_proj",
+    },
+    when=lambda s: not s.get("rope.dimension_sections"),
+)
+
 SPECS = (
     Architecture(
         name="glm4",
+        exports=(_EXPORT,),
         models={"Glm4ForCausalLM": _DEFAULTS, "Glm4vForConditionalGeneration": _SEEING},
         metadata=(*BASE, _ROTATED),
         vocabulary=GLM4,

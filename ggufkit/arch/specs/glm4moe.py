@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.export import EXPERTS, Export, Source, key
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import OPTIONAL, Row, base, blocks_with_mtp, flag, mtp_layers, partial_rotary, real, uint
 from ggufkit.arch.spec import Architecture
@@ -40,9 +41,56 @@ _KEYS: tuple[Row, ...] = (
 )
 _TRANSFORMS = (trunk(blocks_with_mtp), *mlp_experts("n_routed_experts"))
 
+
+def _layers(s: Source) -> int:
+    return s.layers - int(s.get("nextn_predict_layers", 0))
+
+
+_EXPORT = Export(
+    "glm4_moe",
+    "Glm4MoeForCausalLM",
+    config={
+        "mlp_bias": None,
+        "num_hidden_layers": _layers,
+        "num_nextn_predict_layers": key("nextn_predict_layers", 0),
+        "partial_rotary_factor": lambda s: s.require("rope.dimension_count") / s.head_dim,
+        "n_routed_experts": key("expert_count"),
+        "num_experts_per_tok": key("expert_used_count"),
+        "n_shared_experts": key("expert_shared_count"),
+        "moe_intermediate_size": key("expert_feed_forward_length"),
+        "first_k_dense_replace": key("leading_dense_block_count"),
+        "routed_scaling_factor": key("expert_weights_scale"),
+        "norm_topk_prob": key("expert_weights_norm"),
+        "n_group": key("expert_group_count", 1),
+        "topk_group": key("expert_group_used_count", 1),
+        "use_qk_norm": lambda s: s.has("attn_q_norm.weight", "attn_k_norm.weight"),
+    },
+    names={
+        **EXPERTS,
+        "blk.{bid}.post_attention_norm": "model.layers.{bid}.post_attention_layernorm",
+        "blk.{bid}.exp_probs_b.bias": "model.layers.{bid}.mlp.gate.e_score_correction_bias",
+        **{
+            f"blk.{{bid}}.ffn_{part}_shexp": f"model.layers.{{bid}}.mlp.shared_experts.{part}_proj"
+            for part in ("gate", "up", "down")
+        },
+        **{
+            f"blk.{{bid}}.nextn.{part}": f"model.layers.{{bid}}.{name}"
+            for part, name in (
+                ("eh_proj", "eh_proj"),
+                ("enorm", "enorm"),
+                ("hnorm", "hnorm"),
+                ("shared_head_norm", "shared_head.norm"),
+                ("shared_head_head", "shared_head.head"),
+                ("embed_tokens", "embed_tokens"),
+            )
+        },
+    },
+)
+
 SPECS = (
     Architecture(
         name="glm4moe",
+        exports=(_EXPORT,),
         graph=Graph(rope="neox", ffn_norm="post_attention_norm"),
         models={"Glm4MoeForCausalLM": _DEFAULTS, "Glm4vMoeForConditionalGeneration": _DEFAULTS},
         metadata=_KEYS,

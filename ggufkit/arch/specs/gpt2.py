@@ -2,15 +2,48 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.export import COMMON, Export, Setting, key, transposed_back
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import FILE_TYPE, LAYERS, real, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import transpose
 from ggufkit.tokenizer.from_checkpoint.bpe import bpe
 
+# GPT-2's words for what config.json says, and its names; StarCoder has them from it.
+SETTINGS: dict[str, Setting] = {
+    "n_layer": COMMON["num_hidden_layers"],
+    "n_positions": key("context_length"),
+    "n_embd": lambda s: s.width,
+    "n_head": lambda s: s.heads,
+    "layer_norm_epsilon": key("attention.layer_norm_epsilon"),
+    **{name: COMMON[name] for name in ("vocab_size", "tie_word_embeddings", "bos_token_id", "eos_token_id")},
+}
+NAMES = {
+    "token_embd": "transformer.wte",
+    "position_embd": "transformer.wpe",
+    "output_norm": "transformer.ln_f",
+    "output": "lm_head",
+    "blk.{bid}.attn_norm": "transformer.h.{bid}.ln_1",
+    "blk.{bid}.attn_qkv": "transformer.h.{bid}.attn.c_attn",
+    "blk.{bid}.attn_output": "transformer.h.{bid}.attn.c_proj",
+    "blk.{bid}.ffn_norm": "transformer.h.{bid}.ln_2",
+    "blk.{bid}.ffn_up": "transformer.h.{bid}.mlp.c_fc",
+    "blk.{bid}.ffn_down": "transformer.h.{bid}.mlp.c_proj",
+}
+
+_EXPORT = Export(
+    "gpt2",
+    "GPT2LMHeadModel",
+    common=False,
+    config={**SETTINGS, "n_ctx": key("context_length"), "activation_function": lambda s: "gelu_new"},
+    names=NAMES,
+    undo=dict.fromkeys((".attn_qkv", ".attn_output", ".ffn_up", ".ffn_down"), transposed_back),
+)
+
 SPECS = (
     Architecture(
         name="gpt2",
+        exports=(_EXPORT,),
         models={
             "GPT2LMHeadModel": {
                 "n_ctx": lambda config: config.get("n_positions", default=1024),

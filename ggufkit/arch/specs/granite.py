@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ggufkit.arch.export import Export, key
+from ggufkit.arch.export import Export, Setting, Source, key
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, KEY_LENGTH, VALUE_LENGTH, VOCAB_SIZE, Row, flags, real, uint
 from ggufkit.arch.spec import Architecture
@@ -40,17 +40,53 @@ KEYS: tuple[Row, ...] = (
     _factor("logit_scale", "logits_scaling"),
 )
 
+_FACTORS: dict[str, Setting] = {
+    "embedding_multiplier": key("embedding_scale", 1.0),
+    "residual_multiplier": key("residual_scale", 1.0),
+    "attention_multiplier": key("attention.scale", 1.0),
+    "logits_scaling": key("logit_scale", 1.0),
+}
 _EXPORT = Export(
     "granite",
     "GraniteForCausalLM",
-    config={
-        "embedding_multiplier": key("embedding_scale", 1.0),
-        "residual_multiplier": key("residual_scale", 1.0),
-        "attention_multiplier": key("attention.scale", 1.0),
-        "logits_scaling": key("logit_scale", 1.0),
-    },
+    config=_FACTORS,
     rotated=True,
+    mlx=True,
 )
+
+
+def _export_moe(shared: bool) -> Export:
+    """Granite MoE, with an expert for all tokens or without."""
+    moe = "model.layers.{bid}.block_sparse_moe"
+    fused = {f"{moe}.input_linear": ("blk.{bid}.ffn_gate_exps", "blk.{bid}.ffn_up_exps")}
+    names = {
+        "blk.{bid}.ffn_gate_inp": f"{moe}.router.layer",
+        "blk.{bid}.ffn_down_exps": f"{moe}.output_linear",
+    }
+    config: dict[str, Setting | None] = {
+        **_FACTORS,
+        "mlp_bias": None,
+        "head_dim": None,
+        "num_local_experts": key("expert_count"),
+        "num_experts_per_tok": key("expert_used_count"),
+    }
+    if not shared:
+        return Export("granitemoe", "GraniteMoeForCausalLM", config, names, fused=fused, rotated=True)
+    mlp = "model.layers.{bid}.shared_mlp"
+    return Export(
+        "granitemoeshared",
+        "GraniteMoeSharedForCausalLM",
+        {**config, "shared_intermediate_size": key("expert_shared_feed_forward_length")},
+        {**names, "blk.{bid}.ffn_down_shexp": f"{mlp}.output_linear"},
+        fused={**fused, f"{mlp}.input_linear": ("blk.{bid}.ffn_gate_shexp", "blk.{bid}.ffn_up_shexp")},
+        rotated=True,
+        when=_has_shared,
+    )
+
+
+def _has_shared(s: Source) -> bool:
+    return bool(s.get("expert_shared_feed_forward_length"))
+
 
 MOE_NAMES = {
     f"model.layers.{{bid}}.{mlp}.{part}.weight": f"blk.{{bid}}.ffn_{part}_{end}.weight"
@@ -79,7 +115,7 @@ _SWA_KEYS: tuple[Row, ...] = (
 SPECS = (
     Architecture(
         name="granite",
-        export=_EXPORT,
+        exports=(_EXPORT,),
         models={"GraniteForCausalLM": _DEFAULTS},
         metadata=KEYS,
         vocabulary=llama_vocabulary,
@@ -88,6 +124,7 @@ SPECS = (
     ),
     Architecture(
         name="granitemoe",
+        exports=(_export_moe(True), _export_moe(False)),
         models={
             "GraniteMoeForCausalLM": _MOE,
             "GraniteMoeSharedForCausalLM": _MOE | {"shared_intermediate_size": 0},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ggufkit.arch.export import Export
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import Row, base, integers, real, rope_parameters, string, uint
 from ggufkit.arch.spec import Architecture
@@ -107,9 +108,20 @@ _XDROPE: tuple[Row, ...] = (
     integers("rope.dimension_sections", _if_xdrope(lambda config, settings: settings["xdrope_section"])),
 )
 
+_EXPORT = Export(
+    "hunyuan_v1_dense",
+    "HunYuanDenseV1ForCausalLM",
+    config={"mlp_bias": None},
+    names={
+        "blk.{bid}.attn_q_norm": "model.layers.{bid}.self_attn.query_layernorm",
+        "blk.{bid}.attn_k_norm": "model.layers.{bid}.self_attn.key_layernorm",
+    },
+)
+
 SPECS = (
     Architecture(
         name="hunyuan-dense",
+        exports=(_EXPORT,),
         graph=Graph(rope="neox", late_norm=True),
         models={"HunYuanDenseV1ForCausalLM": _DEFAULTS},
         metadata=(*base(_NO_EXPERTS), *_SCALING),

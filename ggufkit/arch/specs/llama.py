@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ggufkit.arch.export import Export
+from ggufkit.arch.export import W123_EXPERTS, Export, Setting, Source, key
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, ROPE_DIMENSIONS, VOCAB_SIZE
 from ggufkit.arch.rope_tensors import rope_freqs
@@ -40,9 +40,37 @@ BARE_LLAMA = rename(
     (r"^(?=(embed_tokens|layers|norm)\.)", "model."),
 )
 
+
+def _biases(s: Source) -> bool:
+    return s.has(*(f"attn_{part}.bias" for part in ("q", "k", "v", "output")))
+
+
+_BIASES: dict[str, Setting] = {
+    "attention_bias": _biases,
+    "mlp_bias": lambda s: s.has(*(f"ffn_{part}.bias" for part in ("gate", "up", "down"))),
+}
+
+# Mixtral, and the others: a Mistral is a Llama by another name.
+_EXPORTS = (
+    Export(
+        "mixtral",
+        "MixtralForCausalLM",
+        config={
+            "attention_bias": None,
+            "mlp_bias": None,
+            "num_local_experts": key("expert_count"),
+            "num_experts_per_tok": key("expert_used_count"),
+        },
+        names=W123_EXPERTS,
+        rotated=True,
+        when=lambda s: bool(s.get("expert_count")),
+    ),
+    Export("llama", "LlamaForCausalLM", config=_BIASES, rotated=True, mlx=True),
+)
+
 LLAMA = Architecture(
     name="llama",
-    export=Export("llama", "LlamaForCausalLM", rotated=True),
+    exports=_EXPORTS,
     traits=Traits(layers_of_70b=80, older_65b=True),
     models={
         "IQuestCoderForCausalLM": _LLAMA,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ggufkit.arch.export import Export, key
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, OPTIONAL, ROPE_DIMENSIONS, VOCAB_SIZE, Row, pooling, real, reals
 from ggufkit.arch.rope_tensors import rope_freqs
@@ -46,9 +47,32 @@ _XIELU: tuple[Row, ...] = tuple(
     reals(f"/xielu.{name}", _of_activation(name)) for name in ("alpha_n", "alpha_p", "beta", "eps")
 )
 
+_EXPORT_SEED = Export(
+    "seed_oss",
+    "SeedOssForCausalLM",
+    config={"attention_out_bias": lambda s: "blk.0.attn_output.bias" in s.tensors},
+    names={"blk.{bid}.post_attention_norm": "model.layers.{bid}.post_attention_layernorm"},
+)
+_EXPORT_JAIS = Export(
+    "jais2",
+    "Jais2ForCausalLM",
+    config={
+        "rms_norm_eps": None,
+        "layer_norm_eps": key("attention.layer_norm_epsilon"),
+        "hidden_act": lambda s: "relu2",
+    },
+)
+_EXPORT_OLMO = Export(
+    "olmo",
+    "OlmoForCausalLM",
+    config={"rms_norm_eps": None, "mlp_bias": None, "clip_qkv": lambda s: s.get("attention.clamp_kqv")},
+    rotated=True,
+)
+
 SPECS = (
     Architecture(
         name="arcee",
+        exports=(Export("arcee", "ArceeForCausalLM", config={"hidden_act": lambda s: "relu2"}, rotated=True),),
         models={"ArceeForCausalLM": _DEFAULTS},
         metadata=(*BASE, VOCAB_SIZE, ROPE_DIMENSIONS, pooling),
         vocabulary=llama_vocabulary,
@@ -75,6 +99,7 @@ SPECS = (
     ),
     Architecture(
         name="seed_oss",
+        exports=(_EXPORT_SEED,),
         models={"SeedOssForCausalLM": _DEFAULTS | {"head_dim": 128}},
         metadata=BASE,
         vocabulary=bpe,
@@ -82,6 +107,7 @@ SPECS = (
     ),
     Architecture(
         name="jais2",
+        exports=(_EXPORT_JAIS,),
         traits=Traits(layers_of_70b=68),
         models={"Jais2ForCausalLM": {"layer_norm_eps": 1e-5}},
         metadata=(*BASE, ROPE_DIMENSIONS),
@@ -90,6 +116,7 @@ SPECS = (
     ),
     Architecture(
         name="olmo",
+        exports=(_EXPORT_OLMO,),
         graph=Graph(norm="layer", bare_norms=True),
         traits=Traits(layers_of_70b=80),
         models={"OLMoForCausalLM": _OLMO, "OlmoForCausalLM": _OLMO},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.export import EXPERTS, W123_EXPERTS, Export, key
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import (
     BASE,
@@ -36,6 +37,38 @@ def w123_experts(module: str, name: str = "layers.{layer}.feed_forward.experts.{
     pattern = rf"model\.layers\.(?P<layer>\d+)\.{module}\.experts\.(?P<expert>\d+)\.(?P<part>w[123])\.weight"
     return mlp_experts(parts=("w1", "w2", "w3"), pattern=pattern, name=name)
 
+
+_EXPORT_MINIMAX = Export(
+    "minimax_m2",
+    "MiniMaxM2ForCausalLM",
+    config={
+        "attention_bias": None,
+        "mlp_bias": None,
+        "intermediate_size": key("expert_feed_forward_length"),
+        "num_local_experts": key("expert_count"),
+        "num_experts_per_tok": key("expert_used_count"),
+        "rotary_dim": key("rope.dimension_count"),
+        "scoring_func": lambda s: "sigmoid",
+        "use_qk_norm": lambda s: True,
+        "use_routing_bias": lambda s: True,
+    },
+    names={
+        **W123_EXPERTS,
+        "blk.{bid}.exp_probs_b.bias": "model.layers.{bid}.block_sparse_moe.e_score_correction_bias",
+    },
+)
+_EXPORT_OLMOE = Export(
+    "olmoe",
+    "OlmoeForCausalLM",
+    config={
+        "mlp_bias": None,
+        "num_experts": key("expert_count"),
+        "num_experts_per_tok": key("expert_used_count"),
+        "norm_topk_prob": lambda s: False,
+        "clip_qkv": lambda s: s.get("attention.clamp_kqv"),
+    },
+    names=EXPERTS,
+)
 
 # ---- MiMo V2 ----------------------------------------------------------------------------------------------------
 
@@ -108,6 +141,7 @@ def _exaone_blocks(config: Config) -> int:
 SPECS = (
     Architecture(
         name="minimax-m2",
+        exports=(_EXPORT_MINIMAX,),
         graph=Graph(rope="neox"),
         models={"MiniMaxM2ForCausalLM": _DEFAULTS},
         metadata=(
@@ -186,6 +220,7 @@ SPECS = (
     ),
     Architecture(
         name="olmoe",
+        exports=(_EXPORT_OLMOE,),
         models={"OlmoeForCausalLM": _DEFAULTS | {"num_experts": 64, "num_experts_per_tok": 8}},
         metadata=(*BASE, real("attention.layer_norm_rms_epsilon", lambda config: 1e-5)),
         vocabulary=bpe,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.export import Export, key
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, VOCAB_SIZE, real, rope_parameters, string, uint
 from ggufkit.arch.spec import Architecture
@@ -18,9 +19,22 @@ def _factor(config: Config) -> float | None:
     return config.get("factor") or rope_parameters(config).get("factor")
 
 
+_EXPORT = Export(
+    "nemotron",
+    "NemotronForCausalLM",
+    config={
+        "rms_norm_eps": None,
+        "norm_eps": key("attention.layer_norm_epsilon"),
+        "partial_rotary_factor": lambda s: s.require("rope.dimension_count") / (s.width // s.heads),
+        "hidden_act": lambda s: "relu2",
+    },
+    norm_offset=1.0,
+)
+
 SPECS = (
     Architecture(
         name="nemotron",
+        exports=(_EXPORT,),
         models={
             "NemotronForCausalLM": {
                 "max_position_embeddings": 4096,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ggufkit.arch.export import POST_NORMS, Export
+from ggufkit.arch.export import POST_NORMS, Export, Source, key
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, OPTIONAL, flags, uint
 from ggufkit.arch.spec import Architecture
@@ -27,10 +27,24 @@ def _sliding(config: Config) -> list[bool] | None:
     return [(layer + 1) % 4 != 0 for layer in range(config.layers)]
 
 
+def layer_types(s: Source) -> list[str]:
+    """Which blocks have a sliding window, in the words of config.json."""
+    pattern = s.require("attention.sliding_window_pattern")
+    return ["sliding_attention" if sliding else "full_attention" for sliding in pattern]
+
+
+_EXPORT_3 = Export(
+    "olmo3",
+    "Olmo3ForCausalLM",
+    config={"sliding_window": key("attention.sliding_window"), "layer_types": layer_types},
+    names=POST_NORMS,
+    when=lambda s: s.get("attention.sliding_window") is not None,
+)
+
 SPECS = (
     Architecture(
         name="olmo2",
-        export=Export("olmo2", "Olmo2ForCausalLM", names=POST_NORMS),
+        exports=(_EXPORT_3, Export("olmo2", "Olmo2ForCausalLM", names=POST_NORMS, mlx=True)),
         models={"Olmo2ForCausalLM": _OLMO2, "Olmo3ForCausalLM": _OLMO3},
         metadata=(
             *BASE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.export import Export, key
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import EMBEDDING_LENGTH, FILE_TYPE, LAYERS, flag, real, rope_parameters, uint
 from ggufkit.arch.spec import Architecture
@@ -14,9 +15,31 @@ def _rotated(config: Config) -> int:
     return int(rope_parameters(config)["partial_rotary_factor"] * config.width) // config.heads
 
 
+_EXPORT = Export(
+    "phi",
+    "PhiForCausalLM",
+    config={
+        "head_dim": None,
+        "rms_norm_eps": None,
+        "layer_norm_eps": key("attention.layer_norm_epsilon"),
+        "attention_bias": None,
+        "mlp_bias": None,
+        "partial_rotary_factor": lambda s: s.require("rope.dimension_count") / (s.width // s.heads),
+        "hidden_act": lambda s: "gelu_new",
+        "qk_layernorm": lambda s: False,
+    },
+    names={
+        "output_norm": "model.final_layernorm",
+        "blk.{bid}.attn_output": "model.layers.{bid}.self_attn.dense",
+        "blk.{bid}.ffn_up": "model.layers.{bid}.mlp.fc1",
+        "blk.{bid}.ffn_down": "model.layers.{bid}.mlp.fc2",
+    },
+)
+
 SPECS = (
     Architecture(
         name="phi2",
+        exports=(_EXPORT,),
         models={
             "PhiForCausalLM": {
                 "max_position_embeddings": 2048,

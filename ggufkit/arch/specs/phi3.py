@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ggufkit.arch.export import Export, Source
+from ggufkit.arch.export import W123_EXPERTS, Export, Source, key
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import (
     CONTEXT_LENGTH,
@@ -110,12 +110,27 @@ _EXPORT = Export(
         "blk.{bid}.attn_qkv": "model.layers.{bid}.self_attn.qkv_proj",
         "blk.{bid}.ffn_up": "model.layers.{bid}.mlp.gate_up_proj",
     },
+    mlx=True,
+)
+
+_EXPORT_MOE = Export(
+    "phimoe",
+    "PhimoeForCausalLM",
+    config={
+        "mlp_bias": None,
+        "num_local_experts": key("expert_count"),
+        "num_experts_per_tok": key("expert_used_count"),
+        "lm_head_bias": lambda s: "output.bias" in s.tensors,
+        "attention_bias": lambda s: s.has(*(f"attn_{part}.bias" for part in ("q", "k", "v", "output"))),
+        "sliding_window": lambda s: s.get("attention.sliding_window") or None,
+    },
+    names=W123_EXPERTS,
 )
 
 SPECS = (
     Architecture(
         name="phi3",
-        export=_EXPORT,
+        exports=(_EXPORT,),
         models={"Phi3ForCausalLM": _DEFAULTS, "Phi4ForCausalLMV": _DEFAULTS},
         metadata=_KEYS,
         vocabulary=phi3,
@@ -125,6 +140,7 @@ SPECS = (
     ),
     Architecture(
         name="phimoe",
+        exports=(_EXPORT_MOE,),
         graph=Graph(rope="neox", biased_norms=True),
         models={"PhiMoEForCausalLM": _MOE, "PhimoeForCausalLM": _MOE},
         metadata=(

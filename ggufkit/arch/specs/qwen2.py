@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ggufkit.arch.export import Export
+from ggufkit.arch.export import EXPERTS as EXPORTED_EXPERTS
+from ggufkit.arch.export import Export, Setting, key
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, OPTIONAL, pooling, uint
 from ggufkit.arch.spec import Architecture
@@ -31,6 +32,33 @@ BARE = rename((r"^(?=(embed_tokens|layers|norm)\.)", "model."))
 
 EXPERTS = mlp_experts()
 
+# What config.json says of experts, in the words of most families.
+MOE_SETTINGS: dict[str, Setting | None] = {
+    "num_experts": key("expert_count"),
+    "num_experts_per_tok": key("expert_used_count"),
+    "moe_intermediate_size": key("expert_feed_forward_length"),
+    "decoder_sparse_step": lambda s: 1,
+    "mlp_bias": None,
+}
+_EXPORT_MOE = Export(
+    "qwen2_moe",
+    "Qwen2MoeForCausalLM",
+    config={
+        **MOE_SETTINGS,
+        "attention_bias": None,
+        "norm_topk_prob": lambda s: False,
+        "shared_expert_intermediate_size": key("expert_shared_feed_forward_length"),
+    },
+    names={
+        **EXPORTED_EXPERTS,
+        "blk.{bid}.ffn_gate_inp_shexp": "model.layers.{bid}.mlp.shared_expert_gate",
+        **{
+            f"blk.{{bid}}.ffn_{part}_shexp": f"model.layers.{{bid}}.mlp.shared_expert.{part}_proj"
+            for part in ("gate", "up", "down")
+        },
+    },
+)
+
 EXPERT_LENGTHS = (
     uint("expert_feed_forward_length", "moe_intermediate_size", need=OPTIONAL),
     uint("expert_shared_feed_forward_length", "shared_expert_intermediate_size", need=OPTIONAL),
@@ -39,7 +67,7 @@ EXPERT_LENGTHS = (
 SPECS = (
     Architecture(
         name="qwen2",
-        export=Export("qwen2", "Qwen2ForCausalLM"),
+        exports=(Export("qwen2", "Qwen2ForCausalLM", config={"attention_bias": None, "mlp_bias": None}, mlx=True),),
         traits=Traits(layers_of_70b=80),
         models=dict.fromkeys(
             (
@@ -59,6 +87,7 @@ SPECS = (
     ),
     Architecture(
         name="qwen2moe",
+        exports=(_EXPORT_MOE,),
         models={"Qwen2MoeForCausalLM": _MOE},
         metadata=(*BASE, *EXPERT_LENGTHS),
         vocabulary=bpe,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.export import EXPERTS as EXPORTED_EXPERTS
 from ggufkit.arch.export import Export
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, pooling
 from ggufkit.arch.spec import Architecture
-from ggufkit.arch.specs.qwen2 import BARE, EXPERT_LENGTHS, EXPERTS
+from ggufkit.arch.specs.qwen2 import BARE, EXPERT_LENGTHS, EXPERTS, MOE_SETTINGS
 from ggufkit.tokenizer.from_checkpoint.bpe import bpe
 from ggufkit.tokenizer.from_checkpoint.spm import sentencepiece
 from ggufkit.tokenizer.from_checkpoint.tokens import first_of
@@ -26,10 +27,17 @@ _MOE = _DEFAULTS | {
     "moe_intermediate_size": 768,
 }
 
+_EXPORT_MOE = Export(
+    "qwen3_moe",
+    "Qwen3MoeForCausalLM",
+    config={**MOE_SETTINGS, "norm_topk_prob": lambda s: True},
+    names=EXPORTED_EXPERTS,
+)
+
 SPECS = (
     Architecture(
         name="qwen3",
-        export=Export("qwen3", "Qwen3ForCausalLM"),
+        exports=(Export("qwen3", "Qwen3ForCausalLM", mlx=True),),
         models={"Qwen3ForCausalLM": _DEFAULTS, "Qwen3Model": _DEFAULTS},
         metadata=(*BASE, pooling),
         vocabulary=first_of(sentencepiece, bpe),
@@ -38,6 +46,7 @@ SPECS = (
     ),
     Architecture(
         name="qwen3moe",
+        exports=(_EXPORT_MOE,),
         models={"Qwen3MoeForCausalLM": _MOE},
         metadata=(*BASE, *EXPERT_LENGTHS),
         vocabulary=bpe,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.export import Export
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, ROPE_DIMENSIONS, VOCAB_SIZE
 from ggufkit.arch.rope_tensors import rope_freqs
@@ -12,6 +13,9 @@ from ggufkit.tokenizer.from_checkpoint.llama import llama_vocabulary
 SPECS = (
     Architecture(
         name="smollm3",
+        exports=(
+            Export("smollm3", "SmolLM3ForCausalLM", config={"no_rope_layer_interval": lambda s: 4}, rotated=True),
+        ),
         models={
             "SmolLM3ForCausalLM": {
                 "max_position_embeddings": 32768,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.export import Export, key
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import (
     CONTEXT_LENGTH,
@@ -33,9 +34,30 @@ _DEFAULTS = {
     "use_parallel_residual": False,
 }
 
+_EXPORT = Export(
+    "stablelm",
+    "StableLmForCausalLM",
+    config={
+        "head_dim": None,
+        "rms_norm_eps": None,
+        "layer_norm_eps": key("attention.layer_norm_epsilon"),
+        "attention_bias": None,
+        "mlp_bias": None,
+        "use_qkv_bias": lambda s: s.has("attn_q.bias", "attn_k.bias", "attn_v.bias"),
+        "qk_layernorm": lambda s: s.has("attn_q_norm.weight", "attn_k_norm.weight"),
+        "use_parallel_residual": key("use_parallel_residual"),
+        "partial_rotary_factor": lambda s: s.require("rope.dimension_count") / s.head_dim,
+    },
+    names={
+        f"blk.{{bid}}.attn_{part}_norm": f"model.layers.{{bid}}.self_attn.{part}_layernorm.norms.{{xid}}"
+        for part in ("q", "k")
+    },
+)
+
 SPECS = (
     Architecture(
         name="stablelm",
+        exports=(_EXPORT,),
         models={
             "StableLmForCausalLM": _DEFAULTS,
             "StableLMEpochForCausalLM": _DEFAULTS,

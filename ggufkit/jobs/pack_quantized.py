@@ -1,0 +1,232 @@
+"""Blocks as the pack-quantized arrays of compressed-tensors, with the same numbers.
+
+    block    code, zero         becomes
+    Q4_0     0 … 15,  8         4 bits, symmetric
+    Q5_0     0 … 31,  16        8 bits, symmetric: what runs such models has kernels for 4 and 8
+    Q8_0     0 … 255, 128       8 bits, symmetric
+    Q4_1     0 … 15,  -m / d    4 bits with zero points, where these are whole numbers from 0 to 15
+
+Blocks of one scale are one group: 128 weights, 64, 32, or a whole row. What runs as one (queries, keys and values; gate
+and up; the experts of a layer) gets one scheme, or none where one of them cannot have any.
+Source: compressed_tensors/compressors of vllm-project/compressed-tensors, which says where the bits go.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import gcd
+from typing import TYPE_CHECKING, Any
+
+from ggufkit.jobs.checkpoint_folder import Part, Repacked, ranges
+from ggufkit.tensors.tensor import Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["Scheme", "packed", "quantization_config", "schemes"]
+
+# Format → its bits in the layout, and the code of its zero; None for one that each block has for itself.
+_PACKED: dict[str, tuple[int, int | None]] = {"Q4_0": (4, 8), "Q5_0": (8, 16), "Q8_0": (8, 128), "Q4_1": (4, None)}
+
+# Blocks of 32 that may share a scale.
+_GROUPS = (4, 2, 1)
+
+# Matrices inside a block of layers, as opposed to embeddings and the output.
+_INNER = re.compile(r"\.\d+\..*\.weight$")
+
+# What is run as one: the name without what tells its parts apart.
+_FUSED = (
+    re.compile(r"(?<=\.)experts\.\d+\.\w+(?=\.weight$)"),
+    re.compile(r"(?<=\.)[qkv]_proj(?=\.weight$)"),
+    re.compile(r"(?<=\.)(gate|up)_proj(?=\.weight$)"),
+    re.compile(r"(?<=\.)w[13](?=\.weight$)"),
+)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How a matrix is packed.
+
+    Attributes
+    ----------
+    bits : of a code.
+    group : columns that share a scale; 0 for the whole row.
+    symmetric : the zero is 2^(bits - 1) everywhere.
+    """
+
+    bits: int
+    group: int
+    symmetric: bool
+
+    def __str__(self) -> str:
+        zeros = "" if self.symmetric else " with zero points"
+        return f"{self.bits} bits{zeros}, {f'groups of {self.group}' if self.group else 'a scale for each row'}"
+
+    def weights(self) -> dict[str, Any]:
+        """`weights` of a group in config.json."""
+        return {
+            "num_bits": self.bits,
+            "type": "int",
+            "symmetric": self.symmetric,
+            "strategy": "group" if self.group else "channel",
+            "group_size": self.group or None,
+            "dynamic": False,
+            "actorder": None,
+            "block_structure": None,
+            "observer": "minmax",
+            "observer_kwargs": {},
+        }
+
+
+def schemes(tensors: Mapping[str, Tensor]) -> dict[str, Scheme]:
+    """The matrices that stay quantized, and how; looks at scales, of Q4_1 at biases."""
+    sets: dict[str, list[Tensor]] = {}
+    for name, tensor in tensors.items():
+        if len(tensor.shape) == 2 and _INNER.search(name):
+            sets.setdefault(_set_of(name), []).append(tensor)
+    found = {}
+    for members in sets.values():
+        # The formats tell most sets that cannot stay, without a look at a scale.
+        if all(t.format.name in _PACKED and not t.cols % 32 for t in members):
+            own = [_scheme(tensor) for tensor in members]
+            if (scheme := _common([s for s in own if s is not None], members)) is not None and None not in own:
+                found.update((tensor.name, scheme) for tensor in members)
+    return found
+
+
+def _set_of(name: str) -> str:
+    for pattern in _FUSED:
+        if (match := pattern.search(name)) is not None:
+            return f"{name[: match.start()]}{pattern.pattern}"
+    return name
+
+
+def _scheme(tensor: Tensor) -> Scheme | None:
+    """The scheme of one matrix; None where none has its numbers."""
+    bits, zero = _PACKED[tensor.format.name]
+    blocks = tensor.cols // 32
+    possible = [size for size in (blocks, *_GROUPS) if size and not blocks % size]
+    symmetric = True
+    for lo, hi in ranges(tensor):
+        records = tensor.records(lo, hi)
+        d = records["d"].reshape(hi - lo, blocks)
+        zeros = None
+        if zero is None:
+            zeros = _zeros(d, records["m"].reshape(d.shape))
+            if zeros is None:
+                return None
+            symmetric = symmetric and bool((zeros == 8).all())
+        possible = [size for size in possible if _shared(d, size) and (zeros is None or _shared(zeros, size))]
+        if zero is not None and possible[0] == 1:
+            break
+    if not possible:
+        return None
+    return Scheme(bits, 0 if possible[0] == blocks else 32 * possible[0], symmetric)
+
+
+def _shared(values: np.ndarray, size: int) -> bool:
+    """Whether each `size` neighbours of a row, of (n, blocks), are the same."""
+    if size == 1:
+        return True
+    groups = values.reshape(len(values), -1, size)
+    if values.dtype.kind == "f":
+        groups = groups.view("u2")
+    return bool((groups == groups[:, :, :1]).all())
+
+
+def _zeros(d: np.ndarray, m: np.ndarray) -> np.ndarray | None:
+    """The zero points of blocks of Q4_1, (n, blocks), uint8; None where one is not a whole number from 0 to 15."""
+    import numpy as np
+
+    scale, bias = d.astype(np.float32), m.astype(np.float32)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        zeros = np.where(scale != 0, np.rint(-bias / scale), 0)
+    if not (np.isfinite(zeros).all() and zeros.min(initial=0) >= 0 and zeros.max(initial=0) <= 15):
+        return None
+    return zeros.astype(np.uint8) if np.array_equal(-zeros * scale, bias) else None
+
+
+def _common(schemes: Sequence[Scheme], members: Sequence[Tensor]) -> Scheme | None:
+    """The scheme that all of some matrices can have."""
+    if not schemes:
+        return None
+    symmetric, bits = all(s.symmetric for s in schemes), max(s.bits for s in schemes)
+    if not any(s.group for s in schemes):
+        return Scheme(bits, 0, symmetric)
+    return Scheme(bits, gcd(128, *(s.group or t.cols for s, t in zip(schemes, members, strict=False))), symmetric)
+
+
+def packed(tensor: Tensor, scheme: Scheme) -> Repacked:
+    """The arrays of a matrix."""
+    base, (rows, cols), bits = tensor.name, tensor.shape, scheme.bits
+    groups, repeats = (cols // scheme.group, scheme.group // 32) if scheme.group else (1, cols // 32)
+    parts = [
+        Part(f"{base}_packed", "I32", (rows, cols * bits // 32)),
+        Part(f"{base}_scale", "F16", (rows, groups)),
+        Part(f"{base}_shape", "I64", (2,)),
+    ]
+    if not scheme.symmetric:
+        parts.append(Part(f"{base}_zero_point", "I32", (-(rows * bits // -32), groups)))
+
+    def make(lo: int, blocks: np.ndarray) -> list[tuple[int, np.ndarray]]:
+        import numpy as np
+
+        from ggufkit.formats.affine import pack_codes, split
+
+        n = len(blocks)
+        records = blocks.view(tensor.format.dtype)  # (n, blocks per row)
+        codes = split(blocks, tensor.format).codes.reshape(n, cols)
+        zeros: Any = _PACKED[tensor.format.name][1]
+        if zeros is None:
+            zeros = _zeros(records["d"], records["m"])
+        if scheme.symmetric and not (isinstance(zeros, int) and zeros == 1 << (bits - 1)):
+            own = np.uint8(zeros) if isinstance(zeros, int) else np.repeat(zeros, 32, axis=1)
+            codes = codes - own + np.uint8(1 << (bits - 1))  # modulo 256, as the sum is from 0 to 255
+        scales = np.ascontiguousarray(records["d"][:, ::repeats])
+        arrays = [(lo, pack_codes(codes, bits)), (lo, scales), (0, np.array([rows, cols], np.int64))]
+        if not scheme.symmetric:
+            whole = np.zeros((groups, -(n * bits // -32) * 32 // bits), np.uint8)
+            whole[:, :n] = zeros if isinstance(zeros, int) else zeros[:, ::repeats].T
+            words = pack_codes(whole, bits).view(np.uint32)  # (groups, words)
+            arrays.append((lo * bits // 32, np.ascontiguousarray(words.T)))
+        return arrays
+
+    return Repacked(tensor, tuple(parts), make)
+
+
+def quantization_config(tensors: Mapping[str, Tensor], kept: Mapping[str, Scheme]) -> dict[str, Any]:
+    """`quantization_config` of config.json; {} where nothing stays quantized."""
+    if not kept:
+        return {}
+    modules: dict[Scheme, list[str]] = {}
+    for name, scheme in kept.items():
+        modules.setdefault(scheme, []).append(name.removesuffix(".weight"))
+    most = Counter(kept.values()).most_common(1)[0][0]
+    groups = {}
+    for number, scheme in enumerate(sorted(modules, key=lambda scheme: scheme == most)):
+        groups[f"group_{number}"] = {
+            "targets": ["Linear"] if scheme == most else modules[scheme],
+            "weights": scheme.weights(),
+            "input_activations": None,
+            "output_activations": None,
+            "format": "pack-quantized",
+        }
+    others = [
+        name.removesuffix(".weight")
+        for name, tensor in tensors.items()
+        if name.endswith(".weight") and len(tensor.shape) > 1 and name not in kept and "embed" not in name
+    ]
+    return {
+        "quantization_config": {
+            "quant_method": "compressed-tensors",
+            "format": "pack-quantized",
+            "quantization_status": "compressed",
+            "config_groups": groups,
+            "ignore": others if "lm_head" in others else [*others, "lm_head"],
+            "kv_cache_scheme": None,
+            "global_compression_ratio": None,
+        }
+    }
