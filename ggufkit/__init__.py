@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from ggufkit.jobs.plan import Plan as Plan
     from ggufkit.jobs.plan import PlannedTensor as PlannedTensor
     from ggufkit.jobs.quantize import quantize as quantize
+    from ggufkit.jobs.to_huggingface import export_hf as export_hf
     from ggufkit.jobs.to_mlx import export_mlx as export_mlx
     from ggufkit.memory.fit import fit as fit
     from ggufkit.memory.report import Fit as Fit
@@ -103,6 +104,7 @@ _PUBLIC = {
     "diff": "verbs",
     "edit": "gguf.edit.session",
     "encode": "formats.codec",
+    "export_hf": "jobs.to_huggingface",
     "export_mlx": "jobs.to_mlx",
     "fit": "memory.fit",
     "hash": "verbs",

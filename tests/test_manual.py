@@ -45,6 +45,7 @@ WRITERS = {
     "split",
     "endian",
     "export-mlx",
+    "export-hf",
     "new-metadata",
     "imatrix",
     "calibrate",
@@ -64,7 +65,7 @@ QUICKLY = {
 }
 # What the examples call besides, and no test: they would install something, never end, or read a large checkpoint.
 NOT_RUN = re.compile(
-    r"(python3? -m (venv|pip)|pip|\.venv/bin|mlx_lm\.|git|cd|curl|source) ?|ggufkit serve\b|.* --mmproj"
+    r"(python3? -m (venv|pip)|pip|\.venv/bin|mlx_lm\.|vllm|git|cd|curl|source) ?|ggufkit serve\b|.* --mmproj"
 )
 
 

@@ -35,6 +35,7 @@ __all__ = [
     "decoded",
     "exported",
     "key",
+    "one_row",
     "rope_scaling",
     "transposed_back",
     "ungrouped",
@@ -182,6 +183,7 @@ COMMON: dict[str, Setting] = {
     "rope_scaling": rope_scaling,
     "bos_token_id": lambda s: s.metadata.get("tokenizer.ggml.bos_token_id"),
     "eos_token_id": lambda s: s.metadata.get("tokenizer.ggml.eos_token_id"),
+    "pad_token_id": lambda s: s.metadata.get("tokenizer.ggml.padding_token_id"),
 }
 
 NAMES = {
@@ -241,6 +243,7 @@ class Export:
     undo : end of a GGUF name without ``.weight`` or ``.bias`` → what takes back what was done to it.
     when : which GGUF files it is for; the first of an architecture whose `when` holds is taken.
     wide : activations are larger than float16 can be.
+    packs : its matrices may stay quantized: compressed-tensors knows the class's layers.
     mlx : mlx-lm, too, has arrays of these names.
     """
 
@@ -255,6 +258,7 @@ class Export:
     undo: Mapping[str, Undo] = field(default_factory=dict)
     when: Callable[[Source], bool] = lambda s: True
     wide: bool = False
+    packs: bool = True
     mlx: bool = False
 
 
@@ -377,6 +381,11 @@ def ungrouped(kv_heads: Callable[[Source], int]) -> Undo:
 def transposed_back(source: Source, tensor: Tensor) -> Tensor:
     """A matrix as checkpoints have it that store theirs (in, out)."""
     return tensor if len(tensor.shape) == 1 else transposed(decoded(tensor), LastMatrices(1))
+
+
+def one_row(source: Source, tensor: Tensor) -> Tensor:
+    """A vector as the matrix of one row that checkpoints have."""
+    return replace(tensor, shape=(1, tensor.cols)) if len(tensor.shape) == 1 else tensor
 
 
 def decoded(tensor: Tensor) -> Tensor:

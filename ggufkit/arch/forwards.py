@@ -54,13 +54,20 @@ def _check_tensors(again: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -
     for name, tensor in tensors.items():
         if name not in again:
             raise ArchitectureError(f"the tensor {printable(name)} would be lost in a checkpoint")
-        if again[name].shape != tensor.shape:
+        if _without_ones(again[name].shape) != _without_ones(tensor.shape):
             raise ArchitectureError(
                 f"the tensor {printable(name)} of shape {list(tensor.shape)} would come back as "
                 f"{list(again[name].shape)}"
             )
     if (extra := next((name for name in again if name not in tensors), None)) is not None:
         raise ArchitectureError(f"a checkpoint of this kind would have a tensor {printable(extra)}")
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape as llama-quantize leaves it."""
+    while len(shape) > 1 and shape[0] == 1:
+        shape = shape[1:]
+    return shape
 
 
 def _same(found: Any, value: Any) -> bool:

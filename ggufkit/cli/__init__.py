@@ -34,6 +34,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "imatrix": "Make an importance matrix: which weights matter when a model reads a text.",
         "calibrate": "Learn from a text how to quantize a model well, and at which cost.",
         "export-mlx": "Write a model as a folder for mlx-lm.",
+        "export-hf": "Write a model as a folder for transformers and vLLM.",
     },
     "Look": {
         "inspect": "Show what is in a model.",

@@ -130,7 +130,7 @@ def ranges(tensor: Tensor) -> Iterator[tuple[int, int]]:
 
 def write_folder(
     folder: Path,
-    files: Mapping[str, str],
+    files: Mapping[str, bytes],
     planned: Sequence[Repacked],
     *,
     kind: str,
@@ -138,11 +138,11 @@ def write_folder(
     report: Report | None,
     source: str | os.PathLike[str],
 ) -> None:
-    """Write a folder with text files and weights.
+    """Write a folder with small files and weights.
 
     Parameters
     ----------
-    files : file name → text.
+    files : file name → contents.
     kind : safetensors' "format": "mlx" or "pt".
     force : replace an existing folder; never one that `source` lies in.
 
@@ -153,15 +153,15 @@ def write_folder(
     if force and Path(source).resolve().is_relative_to(folder.resolve()):
         raise FileError(f"{printable(folder)} holds the model itself, and would be replaced", "choose another folder")
     with _NewFolder(folder, force) as temp:
-        for name, text in files.items():
-            (temp / name).write_text(text, encoding="utf-8")
+        for name, contents in files.items():
+            (temp / name).write_bytes(contents)
         nbytes = sum(p.tensor.nbytes for p in planned)
         with report(nbytes, "exporting") if report else nullcontext(lambda n, name: None) as progress:
             _write_weights(temp, planned, progress, kind)
 
 
-def as_json(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+def as_json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "replace")
 
 
 class _NewFolder:
@@ -219,7 +219,7 @@ def _write_weights(folder: Path, planned: Sequence[Repacked], progress: Progress
             "metadata": {"total_size": sum(p.nbytes for p in planned)},
             "weight_map": dict(sorted(weight_map.items())),
         }
-        (folder / "model.safetensors.index.json").write_text(as_json(index), encoding="utf-8")
+        (folder / "model.safetensors.index.json").write_bytes(as_json(index))
 
 
 def _shards(planned: Sequence[Repacked]) -> list[list[Repacked]]:

@@ -87,7 +87,7 @@ def schemes(tensors: Mapping[str, Tensor]) -> dict[str, Scheme]:
     for name, tensor in tensors.items():
         if len(tensor.shape) == 2 and _INNER.search(name):
             sets.setdefault(_set_of(name), []).append(tensor)
-    found = {}
+    found: dict[str, Scheme] = {}
     for members in sets.values():
         # The formats tell most sets that cannot stay, without a look at a scale.
         if all(t.format.name in _PACKED and not t.cols % 32 for t in members):

@@ -82,15 +82,15 @@ def export_hf(
         source = Source(name, model.metadata, model.tensors)
         seen = exported(exports_of(name), source)
         check_forwards(seen, source)
-        texts = tokenizer_files(model)
-        kept = {} if decode else schemes(seen.tensors)
+        tokenizer = tokenizer_files(model)
+        kept = {} if decode or not seen.export.packs else schemes(seen.tensors)
         computed = kind or _computed(seen, kept)
         planned = [
             packed(tensor, kept[tensor.name]) if tensor.name in kept else _dense(tensor, kind, computed)
             for tensor in seen.tensors.values()
         ]
         config = {**seen.config, "torch_dtype": _NAMES[computed], **quantization_config(seen.tensors, kept)}
-        files = {"config.json": as_json(config), **texts}
+        files = {"config.json": as_json(config), **tokenizer}
         write_folder(Path(folder), files, planned, kind="pt", force=force, report=report, source=path)
     return _notes(planned, kept)
 

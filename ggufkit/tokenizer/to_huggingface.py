@@ -3,6 +3,7 @@
     tokenizer.json            vocabulary, merges, added tokens, how a text is cut and put together
     tokenizer_config.json     the special tokens by role, the chat template
     generation_config.json    the tokens at which generation ends
+    tokenizer.model           SentencePiece's own file, of its vocabularies
 
 SentencePiece's BPE has scores and no merges: a pair merges when its text is a token, the best score first. So each way
 to cut a token into two tokens becomes a merge, in the order of the scores.
@@ -24,6 +25,7 @@ from ggufkit.tokenizer.run.vocab import (
     Vocab,
     read_vocab,
 )
+from ggufkit.tokenizer.to_sentencepiece import sentencepiece_file
 
 if TYPE_CHECKING:
     from ggufkit.gguf.reader import GGUF
@@ -33,8 +35,8 @@ __all__ = ["tokenizer_files"]
 _SPACE = "\u2581"
 
 
-def tokenizer_files(model: GGUF) -> dict[str, str]:
-    """File name → text.
+def tokenizer_files(model: GGUF) -> dict[str, bytes]:
+    """File name → contents.
 
     Raises
     ------
@@ -52,7 +54,9 @@ def tokenizer_files(model: GGUF) -> dict[str, str]:
             "eos_token_id": sorted(vocab.ends) if len(vocab.ends) > 1 else vocab.eos,
         },
     }
-    return {name: json.dumps(value, indent=2, ensure_ascii=False) + "\n" for name, value in files.items()}
+    texts = {name: json.dumps(value, indent=2, ensure_ascii=False) + "\n" for name, value in files.items()}
+    contents = {name: text.encode("utf-8", "replace") for name, text in texts.items()}
+    return contents | ({"tokenizer.model": sentencepiece_file(vocab)} if vocab.kind == "spm" else {})
 
 
 def _tokenizer(vocab: Vocab) -> dict[str, Any]:

@@ -48,7 +48,8 @@ def stock(folder: Path) -> Path:
     (folder / "fixtures" / "pylib-llama").symlink_to(checkpoint)
     for name, type in (("F16", "F16"), ("BF16", "BF16"), ("f16", "F16")):
         convert(checkpoint, folder / f"model-{name}.gguf", type, force=True)
-    quantize(folder / "model-BF16.gguf", folder / "model-Q4_K_M.gguf", "Q4_K_M")
+    for preset in ("Q4_K_M", "Q4_0"):
+        quantize(folder / "model-BF16.gguf", folder / f"model-{preset}.gguf", preset)
     with ggufkit.edit(folder / "model-F16.gguf", folder / "model.gguf") as edit:
         for key in ("general.url", "general.source.url"):
             edit.set(key, ggufkit.Value(ggufkit.ValueType.STRING, "https://example.org"))

@@ -60,6 +60,7 @@ def _export(new: bool) -> Export:
         },
         undo={".attn_qkv": ungrouped(lambda s: s.kv_heads)},
         when=lambda s: _is_new(s) is new,
+        packs=False,
     )
 
 

@@ -105,6 +105,7 @@ _EXPORT = Export(
             "rope.scaling.original_context_length", s.require("context_length")
         ),
         "rope_scaling": _longrope,
+        "sliding_window": lambda s: s.get("attention.sliding_window") or None,
     },
     names={
         "blk.{bid}.attn_qkv": "model.layers.{bid}.self_attn.qkv_proj",

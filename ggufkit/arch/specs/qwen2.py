@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ggufkit.arch.export import EXPERTS as EXPORTED_EXPERTS
-from ggufkit.arch.export import Export, Setting, key
+from ggufkit.arch.export import Export, Setting, key, one_row
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, OPTIONAL, pooling, uint
 from ggufkit.arch.spec import Architecture
@@ -57,6 +57,7 @@ _EXPORT_MOE = Export(
             for part in ("gate", "up", "down")
         },
     },
+    undo={".ffn_gate_inp_shexp": one_row},
 )
 
 EXPERT_LENGTHS = (

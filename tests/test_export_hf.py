@@ -1,0 +1,249 @@
+"""Models as folders for transformers: the checkpoint's names, numbers and settings; the same blocks on the way back."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_checkpoints import write
+from tiny_families import FAMILIES
+
+import ggufkit
+from ggufkit.checkpoint.folder import open_checkpoint
+from ggufkit.errors import ArchitectureError, FileError, GgufkitError, UsageError
+from ggufkit.formats.codec import encode
+from ggufkit.formats.table import FORMATS
+from ggufkit.gguf.reader import open as open_gguf
+from ggufkit.jobs.convert import convert
+from ggufkit.jobs.pack_quantized import Scheme, packed, schemes
+from ggufkit.jobs.to_huggingface import export_hf
+from ggufkit.tensors.tensor import Tensor
+
+# The families that transformers has classes of, with transforms that can be taken back.
+EXPORTED = (
+    "bloom",
+    "cohere2",
+    "command-r",
+    "exaone4",
+    "falcon-40b",
+    "gemma3",
+    "gemma3-linear",
+    "glm4",
+    "granitemoe",
+    "llama-linear",
+    "llama-yarn",
+    "mpt",
+    "nemotron",
+    "olmo3",
+    "phi2",
+    "phi4-mini",
+    "phimoe",
+    "qwen3moe",
+    "smollm3",
+    "starcoder",
+    "starcoder2",
+)
+
+
+def blocks(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+    with open_gguf(path) as model:
+        return {t.name: (t.format.name, t.shape, t.read(0, t.rows).tobytes()) for t in model.tensors.values()}
+
+
+def hyperparameters(path: Path) -> dict:
+    with open_gguf(path) as model:
+        prefix = model.metadata["general.architecture"]
+        return {key: value for key, value in model.metadata.items() if key.startswith(prefix)}
+
+
+def there_and_back(folder: Path, scratch: Path) -> None:
+    """The checkpoint's tensors come out of its GGUF, and the GGUF out of these."""
+    path = convert(folder, scratch / "there.gguf", "F32", pre="llama-bpe")
+    export_hf(path, scratch / "out")
+    source, found = open_checkpoint(folder).tensors, open_checkpoint(scratch / "out").tensors
+    assert set(source) == set(found)
+    for name, tensor in source.items():
+        floats = found[name].floats()
+        assert len(floats) <= tensor.rows or "embed" in name  # rows without a token are not in the GGUF
+        np.testing.assert_array_equal(tensor.floats()[: len(floats)].reshape(floats.shape), floats, name)
+    back = convert(scratch / "out", scratch / "back.gguf", "F32", pre="llama-bpe")
+    assert blocks(path) == blocks(back)
+    expected, again = hyperparameters(path), hyperparameters(back)
+    assert expected == {key: again[key] for key in expected}
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_families_go_there_and_back(name: str, tmp_path: Path):
+    there_and_back(write(FAMILIES[name](), tmp_path / "hf"), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["gemma2", "mixtral", "phi3", "stablelm"])
+def test_checkpoints_of_the_reference_go_there_and_back(name: str, checkpoints: Path, tmp_path: Path):
+    folder = checkpoints / name / "hf"
+    path = convert(folder, tmp_path / "there.gguf")
+    export_hf(path, tmp_path / "out")
+    assert blocks(path) == blocks(convert(tmp_path / "out", tmp_path / "back.gguf"))
+
+
+@pytest.mark.parametrize("preset", ["Q4_0", "Q5_0", "Q8_0"])
+def test_quantized_matrices_come_back_as_the_same_blocks(preset: str, fixtures: Path, tmp_path: Path):
+    path = convert(fixtures / "pylib-llama", tmp_path / "there.gguf", preset)
+    notes = export_hf(path, tmp_path / "out")
+    assert "stay quantized" in notes[0]
+    found, back = blocks(path), blocks(convert(tmp_path / "out", tmp_path / "back.gguf"))
+    for name, tensor in found.items():
+        if name not in ("token_embd.weight", "output.weight"):
+            assert tensor == back[name], name
+
+
+def codes_of(words: np.ndarray, bits: int) -> np.ndarray:
+    """(rows, words) int32 → codes, the lowest bits first."""
+    shifts = np.arange(0, 32, bits, dtype=np.uint32)
+    return (words.view(np.uint32)[:, :, None] >> shifts & np.uint32((1 << bits) - 1)).reshape(len(words), -1)
+
+
+def arrays(tensor: Tensor) -> tuple[dict[str, np.ndarray], Scheme]:
+    scheme = schemes({tensor.name: tensor})[tensor.name]
+    made = packed(tensor, scheme)
+    kinds = {"I32": np.int32, "F16": np.float16, "I64": np.int64}
+    parts = {part.name.rpartition("weight_")[2]: np.zeros(part.shape, kinds[part.dtype]) for part in made.parts}
+    for lo in range(0, tensor.rows, 32):
+        stored = made.make(lo, tensor.read(lo, min(lo + 32, tensor.rows)))
+        for target, (row, array) in zip(parts.values(), stored, strict=True):
+            flat = np.ascontiguousarray(array).view(target.dtype).reshape(-1, target.shape[-1])
+            target.reshape(-1, target.shape[-1])[row : row + len(flat)] = flat
+    return parts, scheme
+
+
+def of_blocks(blocks: np.ndarray, format: str, cols: int) -> Tensor:
+    blocks = np.ascontiguousarray(blocks).reshape(-1, FORMATS[format].row_bytes(cols))
+    name = "model.layers.0.mlp.down_proj.weight"
+    return Tensor(name, (len(blocks), cols), FORMATS[format], lambda lo, hi: blocks[lo:hi])
+
+
+@pytest.mark.parametrize("format", ["Q4_0", "Q5_0", "Q8_0"])
+def test_packed_arrays_mean_the_same_numbers(format: str):
+    values = np.random.default_rng(1).standard_normal((70, 256), dtype=np.float32)
+    tensor = of_blocks(encode(values, format), format, 256)
+    parts, scheme = arrays(tensor)
+    assert (scheme.group, scheme.symmetric) == (32, True)
+    levels = codes_of(parts["packed"], scheme.bits).astype(np.float32) - (1 << (scheme.bits - 1))
+    found = levels * np.repeat(parts["scale"].astype(np.float32), 32, axis=1)
+    np.testing.assert_array_equal(tensor.floats(), found)
+    assert parts["shape"].tolist() == [70, 256]
+
+
+@pytest.mark.parametrize(("shared", "group"), [(1, 32), (2, 64), (4, 128), (12, 0)])
+def test_blocks_of_one_scale_are_one_group(shared: int, group: int):
+    random = np.random.default_rng(2)
+    blocks = encode(random.standard_normal((33, 384), dtype=np.float32), "Q4_0").reshape(33, 12, 18)
+    blocks[:, :, :2] = np.repeat(blocks[:, ::shared, :2], shared, axis=1)
+    tensor = of_blocks(blocks, "Q4_0", 384)
+    parts, scheme = arrays(tensor)
+    assert scheme.group == group
+    levels = codes_of(parts["packed"], 4).astype(np.float32) - 8
+    scales = np.repeat(parts["scale"].astype(np.float32), group or 384, axis=1)
+    np.testing.assert_array_equal(tensor.floats(), levels * scales)
+
+
+def test_q4_1_stays_where_its_bias_is_whole_steps():
+    random = np.random.default_rng(3)
+    scales = random.uniform(0.01, 0.02, (40, 8)).astype(np.float16)
+    zeros = random.integers(0, 16, (40, 8))
+    scales = (scales.view(np.uint16) & 0xFF00).view(np.float16)  # a product with a zero is a half, too
+    biases = (-zeros * scales.astype(np.float32)).astype(np.float16)
+    blocks = np.zeros((40, 8, 20), np.uint8)
+    blocks[:, :, :2], blocks[:, :, 2:4] = scales[..., None].view(np.uint8), biases[..., None].view(np.uint8)
+    blocks[:, :, 4:] = random.integers(0, 256, (40, 8, 16))
+    tensor = of_blocks(blocks, "Q4_1", 256)
+    parts, scheme = arrays(tensor)
+    assert (scheme.bits, scheme.symmetric) == (4, False)
+    points = codes_of(np.ascontiguousarray(parts["zero_point"].T), 4)[:, :40].T
+    np.testing.assert_array_equal(zeros, points)
+    levels = codes_of(parts["packed"], 4).astype(np.float32) - np.repeat(points, 32, axis=1)
+    np.testing.assert_array_equal(tensor.floats(), levels * np.repeat(parts["scale"].astype(np.float32), 32, axis=1))
+    blocks[7, 3, 2] ^= 1
+    assert schemes({tensor.name: tensor}) == {}
+
+
+def test_what_runs_as_one_has_one_scheme():
+    values = np.random.default_rng(4).standard_normal((32, 256), dtype=np.float32)
+    names = [f"model.layers.0.self_attn.{part}_proj.weight" for part in "qkvo"]
+    tensors = {
+        name: of_blocks(encode(values, format), format, 256).renamed(name)
+        for name, format in zip(names, ("Q4_0", "Q4_0", "Q8_0", "Q4_0"), strict=True)
+    }
+    assert [scheme.bits for scheme in schemes(tensors).values()] == [8, 8, 8, 4]
+    tensors[names[2]] = of_blocks(encode(values, "Q6_K"), "Q6_K", 256).renamed(names[2])
+    assert list(schemes(tensors)) == names[3:]
+
+
+def test_config_says_what_is_quantized(fixtures: Path, tmp_path: Path):
+    path = convert(fixtures / "pylib-llama", tmp_path / "m.gguf", "Q4_0")
+    export_hf(path, tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    source = json.loads((fixtures / "pylib-llama" / "config.json").read_text())
+    for name in ("architectures", "hidden_size", "num_key_value_heads", "num_hidden_layers", "rope_theta"):
+        assert source[name] == config[name]
+    settings = config["quantization_config"]
+    assert settings["quant_method"] == "compressed-tensors"
+    assert [group["targets"] for group in settings["config_groups"].values()][-1] == ["Linear"]
+    assert "lm_head" in settings["ignore"]
+    assert config["torch_dtype"] == "float16"
+    export_hf(path, tmp_path / "plain", decode=True, dtype="bfloat16")
+    plain = json.loads((tmp_path / "plain" / "config.json").read_text())
+    assert "quantization_config" not in plain
+    assert {t.format.name for t in open_checkpoint(tmp_path / "plain").tensors.values()} == {"BF16"}
+
+
+def test_scales_are_stored_as_halves(fixtures: Path, tmp_path: Path):
+    path = convert(fixtures / "pylib-llama", tmp_path / "m.gguf", "Q4_0")
+    export_hf(path, tmp_path / "out")
+    data = (tmp_path / "out" / "model.safetensors").read_bytes()
+    header = json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])
+    scale = header["model.layers.0.self_attn.q_proj.weight_scale"]
+    assert scale["dtype"] == "F16"
+    assert header["__metadata__"] == {"format": "pt"}
+
+
+def test_what_cannot_be_exported_is_refused_by_name(fixtures: Path, tmp_path: Path):
+    path = convert(fixtures / "pylib-llama", tmp_path / "m.gguf", "Q8_0")
+    out = tmp_path / "out"
+    for edit, message in (
+        ({"llama.attention.scale": 0.5}, "llama.attention.scale, 0.5, has no place in config.json"),
+        ({"llama.rope.scaling.type": "longrope"}, "rope scaling of type longrope"),
+        ({"mamba.block_count": 4, "general.architecture": "mamba"}, "mamba models cannot be exported"),
+        ({"llama.block_count": 2**31 - 1}, "block_count"),
+        ({"llama.attention.head_count": 7}, "heads"),
+    ):
+        target = tmp_path / "changed.gguf"
+        target.write_bytes(path.read_bytes())
+        with ggufkit.edit(target) as file:
+            for key, value in edit.items():
+                file.set(key, value)
+        with pytest.raises(GgufkitError, match=message):
+            export_hf(target, out)
+        assert not out.exists()
+    with pytest.raises(UsageError, match="dtype must be one of"):
+        export_hf(path, out, dtype="float8")
+
+
+def test_the_folder_of_the_model_is_never_replaced(fixtures: Path, tmp_path: Path):
+    (tmp_path / "folder").mkdir()
+    path = convert(fixtures / "pylib-llama", tmp_path / "folder" / "m.gguf", "Q8_0")
+    with pytest.raises(FileError, match="exists already"):
+        export_hf(path, path.parent)
+    with pytest.raises(FileError, match="holds the model itself"):
+        export_hf(path, path.parent, force=True)
+    assert path.exists()
+
+
+def test_a_tensor_without_a_place_is_refused(fixtures: Path, tmp_path: Path):
+    path = convert(fixtures / "pylib-llama", tmp_path / "m.gguf", "F16")
+    with ggufkit.edit(path) as file:
+        file.rename_tensor("blk.0.attn_q.weight", "blk.0.attn_extra.weight")
+    with pytest.raises(ArchitectureError, match=r"blk\.0\.attn_extra\.weight has no place"):
+        export_hf(path, tmp_path / "out")
