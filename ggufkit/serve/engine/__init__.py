@@ -8,7 +8,9 @@
     engine.embed([tokens, …]).result()              # a concurrent.futures.Future: (n, width), not normalised
     engine.close(drain=30)
 
-    pool = ModelPool({"small": Path("small.gguf"), …}, memory=8 << 30, idle=600, slots=4, …)
+    start = lambda path: Engine(partial(ggufkit.load, path), context=8192, slots=4)
+    size = lambda path: ggufkit.fit(path, context=8192, slots=4).nbytes
+    pool = ModelPool({"small": Path("small.gguf"), **models_in(folder)}, start, size, memory=8 << 30, idle=600)
     with pool.lease("small") as engine:             # loads it if need be; never unloaded while leased
         …
 
@@ -20,6 +22,8 @@ several models.
 from __future__ import annotations
 
 from ggufkit.serve.engine.engine import Engine
+from ggufkit.serve.engine.metrics import Metrics, Slot
+from ggufkit.serve.engine.pool import ModelPool, models_in
 from ggufkit.serve.engine.request import (
     Constraint,
     ContextTooLong,
@@ -38,9 +42,13 @@ __all__ = [
     "Engine",
     "EngineClosed",
     "Finished",
+    "Metrics",
+    "ModelPool",
     "QueueFull",
     "Request",
+    "Slot",
     "Stream",
     "Token",
     "Usage",
+    "models_in",
 ]
