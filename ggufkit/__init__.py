@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from ggufkit.verbs import Difference as Difference
     from ggufkit.verbs import compare as compare
     from ggufkit.verbs import diff as diff
+    from ggufkit.verbs import explore as explore
     from ggufkit.verbs import hash as hash
     from ggufkit.verbs import imatrix as imatrix
     from ggufkit.verbs import merge as merge
@@ -106,6 +107,7 @@ _PUBLIC = {
     "encode": "formats.codec",
     "export_hf": "jobs.to_huggingface",
     "export_mlx": "jobs.to_mlx",
+    "explore": "verbs",
     "fit": "memory.fit",
     "hash": "verbs",
     "imatrix": "verbs",

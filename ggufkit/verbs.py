@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ggufkit.errors import FileError, printable
+from ggufkit.errors import FileError, UsageError, printable
 from ggufkit.gguf.reader import open as open_gguf
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ __all__ = [
     "Difference",
     "compare",
     "diff",
+    "explore",
     "hash",
     "imatrix",
     "merge",
@@ -204,6 +205,62 @@ def diff(a: StrPath, b: StrPath, *, data: bool = True, threads: int | None = Non
         other.read_once()
         fields = diff_fields(one.fields, other.fields)
         return Difference(fields, diff_tensors(one, other, data=data, threads=threads))
+
+
+def explore(
+    output: StrPath,
+    model: StrPath,
+    other: StrPath | None = None,
+    *,
+    type: str | None = None,
+    results: StrPath | None = None,
+    weights: bool = True,
+    force: bool = False,
+) -> Path:
+    """Write a page about a model: one HTML file that a browser opens without a network.
+
+    Parameters
+    ----------
+    output : the page.
+    model : a GGUF file, any of a split model, or an address; with `type` also a checkpoint.
+    other : a model to compare it with, such as its source: errors of each tensor, and metadata that differs.
+    type : show what the model would be as this type, with the reason for each tensor; nothing is converted.
+    results : a file of what ``ggufkit compare --json`` printed, to draw the model among others.
+    weights : look at weights: at some rows of each tensor, and at all where there is another model. Of an address only
+        the header is read in any case.
+    force : replace an existing file.
+
+    Returns
+    -------
+    `output`
+
+    Raises
+    ------
+    UsageError : a plan is not a file that could be compared; the results are something else.
+    FileError, GGUFError, CheckpointError, PolicyError : a model cannot be read, is malformed, or cannot become `type`;
+        the page exists already or cannot be written.
+    """
+    from ggufkit.gguf.diff import diff_fields, diff_tensors
+    from ggufkit.storage.source import is_address
+    from ggufkit.web.explore import beside, explorer, model_data, plan_data
+    from ggufkit.web.page import write_page
+
+    if type is not None and (other is not None or results is not None):
+        raise UsageError("a plan has no weights to compare yet; leave the other model and the results out")
+
+    def make() -> str:
+        if type is not None:
+            return explorer(plan_data(plan(model, type), os.fspath(model), type))
+        with open_gguf(model) as opened:
+            data = model_data(opened, weights=weights, results=results)
+            if other is not None:
+                with open_gguf(other) as second:
+                    local = weights and not is_address(opened.path) and not is_address(second.path)
+                    found = diff_tensors(second, opened, data=local)
+                    data["other"] = beside(second, diff_fields(second.fields, opened.fields), found)
+            return explorer(data)
+
+    return write_page(make, output, force=force)
 
 
 def split(

@@ -50,6 +50,7 @@ WRITERS = {
     "imatrix",
     "calibrate",
     "compare",
+    "explore",
     "simulate",
 }
 # What a test adds so that an example is quick.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,10 +39,11 @@ process.stdout.write(JSON.stringify(out));
 """
 
 
-def node(program: str, value: object) -> dict:
+def node(program: str, value: object, parts: tuple[str, ...] = ("page.js", "codecs.js", "methods.js")) -> Any:
+    """What a program prints as JSON that is run after some parts of a page, with `value` as JSON on its stdin."""
     if shutil.which("node") is None:
         pytest.skip("there is no node to run the page's functions")
-    source = "\n".join([page.part("codecs.js"), page.part("methods.js"), program])
+    source = "\n".join([*map(page.part, parts), program])
     run = subprocess.run(
         ["node", "--input-type=commonjs", "-e", source],
         input=json.dumps(value),

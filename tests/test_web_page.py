@@ -58,8 +58,8 @@ def test_long_data_is_compressed_and_the_same_each_time(monkeypatch):
 
 def test_a_page_appears_whole_or_not_at_all(tmp_path):
     target = tmp_path / "a.html"
-    assert page.write_page("one", target) == target
+    assert page.write_page(lambda: "one", target) == target
     with pytest.raises(FileError, match="exists already"):
-        page.write_page("two", target)
-    page.write_page("two", target, force=True)
+        page.write_page(lambda: 1 / 0, target)
+    page.write_page(lambda: "two", target, force=True)
     assert target.read_text() == "two"

@@ -38,6 +38,7 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "Look": {
         "inspect": "Show what is in a model.",
+        "explore": "Write a page about a model: its bytes, types, weights, tokens, memory.",
         "get": "Print one metadata value.",
         "validate": "Look for everything that is wrong with a model.",
         "diff": "Compare two models.",

@@ -36,10 +36,12 @@ def command(model: str | None, tensor: str | None, block: int, output: Path, for
 
     if (model is None) != (tensor is None):
         raise UsageError("a block is of a tensor of a model: give both, MODEL and --tensor NAME")
-    first = None
-    if model is not None:
+
+    def make() -> str:
+        if model is None or tensor is None:
+            return simulator()
         with open_model(model, how) as opened:
-            first = tensor_block(matrices(opened, tensor)[0], block, model)
-    page = simulator(first)
-    write_page(page, output, force=force)
+            return simulator(tensor_block(matrices(opened, tensor)[0], block, model))
+
+    write_page(make, output, force=force)
     click.echo(f"{printable(output, 4096)}: {human_bytes(output.stat().st_size)}")

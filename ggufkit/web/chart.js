@@ -23,7 +23,7 @@ function barChart(values, options) {
   const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: edit ? "group" : "img", "aria-label": options.title });
   for (const level of levels)
     if (level <= limit && level >= least) picture.append(svg("line", { class: "level", x1: left, x2: width - right, y1: y(level), y2: y(level) }));
-  for (const mark of ticks(least, limit))
+  for (const mark of ticks(least, limit, height < 120 ? 1 : 5))
     picture.append(svg("text", { x: left - 6, y: y(mark) + 4, "text-anchor": "end" }, digits(mark, 3)));
   picture.append(svg("line", { class: "zero", x1: left, x2: width - right, y1: y(0), y2: y(0) }));
   for (let i = 0; i < values.length; i++) {
@@ -56,14 +56,14 @@ function barChart(values, options) {
   }
 }
 
-/** A few round numbers between two. */
-function ticks(least, limit) {
-  const step = 10 ** Math.floor(Math.log10(limit || 1));
-  const unit = limit / step >= 5 ? 2 * step : limit / step >= 2 ? step : step / 2;
+/** Round numbers between two, about `many` to either side. */
+function ticks(least, limit, many) {
+  const power = 10 ** Math.floor(Math.log10(limit / many));
+  const unit = [1, 2, 5, 10].map((k) => k * power).find((step) => limit / step < many + 1);
   const found = [];
-  for (let v = 0; v <= limit; v += unit) {
-    found.push(v);
-    if (v > 0 && -v >= least) found.push(-v);
+  for (let k = 0; k * unit <= limit; k++) {
+    found.push(k * unit);
+    if (k > 0 && -k * unit >= least) found.push(-k * unit);
   }
   return found;
 }
@@ -118,4 +118,17 @@ function editable(holder, { values, range, least, step, change, done = () => {} 
       focusOn(i);
     }
   });
+}
+
+/** Bytes, coloured by the field that they are in: "d:2 qs:16". */
+function byteCells(bytes, fields) {
+  const cells = el("div", { class: "bytes" });
+  const legend = el("div", { class: "legend" });
+  let at = 0;
+  fields.split(" ").forEach((field, i) => {
+    const [name, count] = [field.split(":")[0], Number(field.split(":")[1])];
+    legend.append(el("span", { class: `field-${i}` }, el("i", {}), `${name}: ${count} ${count === 1 ? "byte" : "bytes"}`));
+    for (let k = 0; k < count; k++, at++) cells.append(el("span", { class: `field-${i}`, title: `byte ${at}, ${name}` }, bytes[at].toString(16).padStart(2, "0")));
+  });
+  return el("div", {}, cells, legend);
 }

@@ -45,10 +45,6 @@ function nearestInt(x) {
   return (bitsOf.of(f32(x + 12582912)) & 0x7fffff) - 0x400000;
 }
 
-function clamp(x, low, high) {
-  return x < low ? low : x > high ? high : x;
-}
-
 /** Ties away from zero. */
 function roundAway(x) {
   return Math.sign(x) * Math.floor(Math.abs(x) + 0.5);

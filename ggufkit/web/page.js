@@ -91,6 +91,10 @@ function digits(x, n = 4) {
   return text.replace("-", "−").replace("e−", "e-").replace("e+", "e");
 }
 
+function clamp(x, low, high) {
+  return x < low ? low : x > high ? high : x;
+}
+
 function number(n) {
   return Number(n).toLocaleString("en-US").replace(/,/g, "\u202f");
 }

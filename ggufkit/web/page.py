@@ -23,16 +23,16 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ggufkit.storage.files import AtomicFile
 
-__all__ = ["assemble", "json_text", "part", "policy", "write_page"]
+__all__ = ["Packed", "assemble", "json_text", "pack", "part", "policy", "write_page"]
 
 _FOLDER = Path(__file__).parent
-_PACKED = 64 << 10  # JSON that is longer is compressed
+_LONG = 64 << 10  # JSON that is longer is compressed
 
 
 def part(name: str) -> str:
@@ -56,7 +56,7 @@ def assemble(
     title : plain text, from anywhere.
     body : name of the part that is the body.
     styles, scripts : names of parts, in their order.
-    data : name → anything that JSON has, from anywhere. NaN and infinities become null.
+    data : name → anything that JSON has, from anywhere, or `pack` of it. NaN and infinities become null.
     connect : the page may talk to the server that it came from, and to no other.
 
     Returns
@@ -105,21 +105,49 @@ def policy(styles: Sequence[str], scripts: Sequence[str], *, connect: bool = Fal
     return "; ".join(f"{name} {value}" for name, value in rules.items())
 
 
+class Packed(NamedTuple):
+    """A data block as it is stored: ``"json"`` or ``"gzip"``, and its text."""
+
+    kind: str
+    text: str
+
+
+def pack(value: Any) -> Packed:
+    """Data as JSON, or where that is long its gzip in base64: a large value that is packed early need not be kept."""
+    text = json_text(value)
+    if len(text) < _LONG:
+        return Packed("json", text)
+    return Packed("gzip", base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode())
+
+
 def json_text(value: Any) -> str:
     """Compact JSON that is safe between the tags of a script element: ASCII, and neither <, > nor &."""
-    text = json.dumps(_plain(value), separators=(",", ":"), allow_nan=False)
+    try:
+        text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        text = json.dumps(_plain(value), separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def write_page(text: str, target: str | os.PathLike[str], *, force: bool = False) -> Path:
+def write_page(make: Callable[[], str], target: str | os.PathLike[str], *, force: bool = False) -> Path:
     """Write a page as a file that appears whole or not at all.
+
+    Parameters
+    ----------
+    make : gives the page; called once it is known that it can be written.
+    target : the file.
+    force : replace an existing one.
+
+    Returns
+    -------
+    `target`
 
     Raises
     ------
     FileError : the file exists and `force` is not given, or cannot be written.
     """
     with AtomicFile(target, force=force) as out:
-        data = memoryview(text.encode())
+        data = memoryview(make().encode())
         while data:
             data = data[out.file.write(data) :]
     return Path(target)
@@ -136,12 +164,9 @@ def _hash(text: str) -> str:
 
 
 def _data(name: str, value: Any) -> str:
-    """A data block: JSON, or where that is long its gzip in base64. Browsers do not run what has such a type."""
-    text = json_text(value)
-    if len(text) < _PACKED:
-        return f'<script type="application/json" id="data-{name}">{text}</script>'
-    packed = base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode()
-    return f'<script type="application/gzip" id="data-{name}">{packed}</script>'
+    """A data block. Browsers do not run what has such a type."""
+    kind, text = value if isinstance(value, Packed) else pack(value)
+    return f'<script type="application/{kind}" id="data-{name}">{text}</script>'
 
 
 def _plain(value: Any) -> Any:

@@ -253,19 +253,6 @@ function drawDetail(r) {
   );
 }
 
-/** Bytes, coloured by the field that they are in: "d:2 qs:16". */
-function byteCells(bytes, fields) {
-  const cells = el("div", { class: "bytes" });
-  const legend = el("div", { class: "legend" });
-  let at = 0;
-  fields.split(" ").forEach((field, i) => {
-    const [name, count] = [field.split(":")[0], Number(field.split(":")[1])];
-    legend.append(el("span", { class: `field-${i}` }, el("i", {}), `${name}: ${count} ${count === 1 ? "byte" : "bytes"}`));
-    for (let k = 0; k < count; k++, at++) cells.append(el("span", { class: `field-${i}`, title: `byte ${at}, ${name}` }, bytes[at].toString(16).padStart(2, "0")));
-  });
-  return el("div", {}, cells, legend);
-}
-
 /** What some methods have to show besides. */
 function extra(r) {
   if (r.turned) {

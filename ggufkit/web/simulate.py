@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ggufkit.errors import UsageError, printable
 from ggufkit.web.page import assemble, write_page
+from ggufkit.web.samples import decoded_rows
 
 if TYPE_CHECKING:
     from ggufkit.tensors.tensor import Tensor
@@ -44,13 +45,15 @@ def simulate(
     """
     from ggufkit.gguf.reader import open as open_gguf
 
-    if model is None:
-        return write_page(simulator(), output, force=force)
-    with open_gguf(model) as opened:
-        if tensor is None or tensor not in opened.tensors:
-            raise UsageError(f"{printable(os.fspath(model))} has no tensor {printable(tensor)}")
-        first = tensor_block(opened.tensors[tensor], block, model)
-    return write_page(simulator(first), output, force=force)
+    def make() -> str:
+        if model is None:
+            return simulator()
+        with open_gguf(model) as opened:
+            if tensor is None or tensor not in opened.tensors:
+                raise UsageError(f"{printable(os.fspath(model))} has no tensor {printable(tensor)}")
+            return simulator(tensor_block(opened.tensors[tensor], block, model))
+
+    return write_page(make, output, force=force)
 
 
 def simulator(block: dict[str, Any] | None = None) -> str:
@@ -63,7 +66,7 @@ def simulator(block: dict[str, Any] | None = None) -> str:
     return assemble(
         "Block simulator",
         "simulate.html",
-        styles=["page.css", "simulate.css"],
+        styles=["page.css", "chart.css", "simulate.css"],
         scripts=["page.js", "codecs.js", "methods.js", "chart.js", "simulate.js"],
         data={} if block is None else {"block": block},
     )
@@ -88,7 +91,7 @@ def tensor_block(tensor: Tensor, block: int, path: str | os.PathLike[str]) -> di
     if not 0 <= block < count:
         raise UsageError(f"{name} has {count} blocks of {_BLOCK} weights, 0 to {count - 1}; there is no block {block}")
     row, column = divmod(block, blocks)
-    whole = tensor.floats(row, row + 1).reshape(-1)
+    whole = decoded_rows(tensor.read(row, row + 1), tensor.format).reshape(-1)
     weights = np.resize(whole[_BLOCK * column :], _SUPER)  # a short row's end is repeated
     if not np.isfinite(weights).all() or np.abs(weights).max() > 1000:
         raise UsageError(f"block {block} of {name} has weights that are not finite or beyond ±1000")
