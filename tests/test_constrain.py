@@ -18,7 +18,7 @@ from ggufkit.jobs.convert import convert
 from ggufkit.runtime.constrain.gbnf import lark_of
 from ggufkit.runtime.constrain.grammar import Grammar
 from ggufkit.runtime.constrain.mask import allowed, permits
-from ggufkit.tokenizer import load_tokenizer
+from ggufkit.tokenizer.run.tokenizer import load_tokenizer
 
 jsonschema = pytest.importorskip("jsonschema")
 pytest.importorskip("llguidance")

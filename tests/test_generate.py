@@ -11,7 +11,7 @@ from ggufkit.errors import UsageError
 from ggufkit.runtime.generate import Generation, prompt_tokens
 from ggufkit.runtime.kv.cache import Cache
 from ggufkit.runtime.sampling import Sampling
-from ggufkit.tokenizer import load_tokenizer
+from ggufkit.tokenizer.run.tokenizer import load_tokenizer
 
 GREEDY = Sampling(temperature=0)
 

@@ -16,10 +16,9 @@ import ggufkit
 from ggufkit.errors import GGUFError, UsageError
 from ggufkit.gguf.header import Value, ValueType
 from ggufkit.jobs.convert import convert
-from ggufkit.tokenizer import Tokenizer, load_tokenizer
 from ggufkit.tokenizer.run.merge import _merge_long, _merge_short, merge
 from ggufkit.tokenizer.run.pre import PRE_TOKENIZERS, Splitter
-from ggufkit.tokenizer.run.tokenizer import clean_spaces
+from ggufkit.tokenizer.run.tokenizer import Tokenizer, clean_spaces, load_tokenizer
 from ggufkit.tokenizer.run.unicode import category, first_decomposed, is_space, lower
 
 VOCABULARIES = ["bert-bge", "gpt-2", "llama-bpe", "llama-spm", "phi-3", "qwen2"]

@@ -40,7 +40,7 @@ def command(
     ggufkit tokenize model.gguf -p 'def main():\\n'
     ggufkit tokenize model.gguf -f prompt.txt --ids
     """
-    from ggufkit.tokenizer import load_tokenizer
+    from ggufkit.tokenizer.run.tokenizer import load_tokenizer
 
     with open_model(model, how) as gguf:
         tokenizer = load_tokenizer(gguf)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ggufkit.runtime.constrain import Constraint
-    from ggufkit.tokenizer import Tokenizer
+    from ggufkit.tokenizer.run.tokenizer import Tokenizer
 
 __all__ = ["Generation", "Runnable", "TokenCache", "breakers", "prompt_tokens"]
 

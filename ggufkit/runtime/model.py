@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ggufkit.runtime.constrain.matcher import Grammars
     from ggufkit.runtime.generate import Generation
     from ggufkit.tensors.tensor import Tensor
-    from ggufkit.tokenizer import Tokenizer
+    from ggufkit.tokenizer.run.tokenizer import Tokenizer
 
 __all__ = ["Model", "load", "normalized"]
 
@@ -154,7 +154,7 @@ class Model:
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         """The file's tokenizer."""
-        from ggufkit.tokenizer import load_tokenizer
+        from ggufkit.tokenizer.run.tokenizer import load_tokenizer
 
         return load_tokenizer(self.gguf)
 

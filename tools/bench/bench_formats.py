@@ -162,7 +162,7 @@ def bench_tokenize(options: argparse.Namespace) -> Iterator[tuple]:
     import llama_vocab
 
     from ggufkit.gguf.reader import open as open_gguf
-    from ggufkit.tokenizer import Tokenizer
+    from ggufkit.tokenizer.run.tokenizer import Tokenizer
     from ggufkit.tokenizer.run.vocab import read_vocab
 
     shared = Path(__file__).parents[3] / "shared"

@@ -17,8 +17,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import ggufkit
-from ggufkit.tokenizer import Tokenizer, load_tokenizer
 from ggufkit.tokenizer.run.pre import PRE_TOKENIZERS
+from ggufkit.tokenizer.run.tokenizer import Tokenizer, load_tokenizer
 
 sys.path[:0] = [str(Path(__file__).parents[2] / place) for place in ("tests/oracles", "tests/models", "tools")]
 

@@ -12,7 +12,7 @@ from ggufkit.runtime.constrain.grammar import Grammar
 from ggufkit.tokenizer.run.vocab import CONTROL, UNKNOWN, UNUSED
 
 if TYPE_CHECKING:
-    from ggufkit.tokenizer import Tokenizer
+    from ggufkit.tokenizer.run.tokenizer import Tokenizer
 
 __all__ = ["Grammars", "Matcher"]
 

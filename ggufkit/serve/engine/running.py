@@ -19,7 +19,7 @@ from ggufkit.serve.engine.stream import Stream
 if TYPE_CHECKING:
     from ggufkit.runtime.kv.cache import Cache
     from ggufkit.runtime.speculate import Ahead
-    from ggufkit.tokenizer import Tokenizer
+    from ggufkit.tokenizer.run.tokenizer import Tokenizer
 
 __all__ = ["Running"]
 
