@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ggufkit.arch.metadata import FILE_TYPE, Hyperparameter, Row, flag, real, reals, string, uint
@@ -108,7 +108,7 @@ class Projector:
                 name = tensor.name
             if name is None:
                 raise CheckpointError(f"no encoder has a tensor {printable(tensor.name)} in GGUF")
-            yield tensor.renamed(name)
+            yield replace(tensor, name=name, shape=tensor.shape or (1,))
 
 
 def _with_limits(rename: Callable[[str], str | None], name: str) -> str | None:

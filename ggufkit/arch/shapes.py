@@ -11,7 +11,7 @@ from ggufkit.tensors.tensor import Tensor
 
 __all__ = ["check_shapes"]
 
-# Name → its last dimensions: "width", "ffn" or "vocab"; None for any number.
+# Name → its last dimensions: "width", "ffn", "vocab" or "inside", which is what experts work on; None for any number.
 _SHAPES: tuple[tuple[re.Pattern[str], tuple[str | None, ...]], ...] = tuple(
     (re.compile(pattern), shape)
     for pattern, shape in (
@@ -23,8 +23,8 @@ _SHAPES: tuple[tuple[re.Pattern[str], tuple[str | None, ...]], ...] = tuple(
         (r"blk\.\d+\.attn_output\.weight", ("width", None)),
         (r"blk\.\d+\.ffn_down\.weight", ("width", "ffn")),
         (r"blk\.\d+\.ffn_(gate|up)\.weight", (None, "width")),
-        (r"blk\.\d+\.ffn_down_exps\.weight", ("width", None)),
-        (r"blk\.\d+\.ffn_(gate|up)_exps\.weight", (None, "width")),
+        (r"blk\.\d+\.ffn_down_exps\.weight", ("inside", None)),
+        (r"blk\.\d+\.ffn_(gate|up)_exps\.weight", (None, "inside")),
         (r"blk\.\d+\.ffn_gate_inp\.weight", (None, "width")),
     )
 )
@@ -56,6 +56,9 @@ def _sizes(architecture: str, metadata: Mapping[str, Value]) -> Iterator[tuple[s
         value = metadata.get(f"{architecture}.{key}")
         if value is not None and isinstance(value.value, int) and value.value:
             yield size, value.value
+    inside = metadata.get(f"{architecture}.moe_latent_size") or metadata.get(f"{architecture}.embedding_length")
+    if inside is not None:
+        yield "inside", inside.value
     if (tokens := metadata.get("tokenizer.ggml.tokens")) is not None:
         yield "vocab", len(tokens.value)
 

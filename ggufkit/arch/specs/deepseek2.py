@@ -185,7 +185,7 @@ def _router(layers: int, vocabulary: int) -> str:
 SPECS = (
     Architecture(
         name="deepseek2",
-        graph=Graph(router=_router),
+        graph=Graph(router=_router, router_normalized=False),
         models={
             "DeepseekV2ForCausalLM": _V2,
             "DeepseekV3ForCausalLM": _V3,
@@ -200,7 +200,7 @@ SPECS = (
     ),
     Architecture(
         name="deepseek2",
-        graph=Graph(router=_router),
+        graph=Graph(router=_router, router_normalized=False),
         models={"Glm4MoeLiteForCausalLM": _LITE},
         metadata=(*mla_keys(blocks_with_mtp), uint("nextn_predict_layers", lambda config: mtp_layers(config) or None)),
         vocabulary=GLM,

@@ -62,6 +62,8 @@ GEMMA3N = Architecture(
         attention_scale=1.0,
         window_period=5,
         local_rope_base=10000.0,
+        local_rope_scaled=False,
+        logit_cap=30.0,
     ),
     models={
         name: _DEFAULTS
@@ -116,7 +118,7 @@ def _full_head(config: Config) -> int:
 
 def _kv_heads(config: Config) -> list[int] | None:
     full = _of_full_layers(config, "num_global_key_value_heads", "num_key_value_heads")
-    if full is None or "num_key_value_heads" not in config:
+    if full in (None, config.get("num_key_value_heads")):
         return None
     return [config.kv_heads if local else full for local in _sliding(config)]
 
@@ -188,18 +190,22 @@ GEMMA4 = Architecture(
         attention_scale=1.0,
         full_rope_factors=True,
         window_period=6,
+        local_rope_scaled=False,
+        logit_cap=30.0,
     ),
     models=dict.fromkeys(
         ("Gemma4ForCausalLM", "Gemma4ForConditionalGeneration", "Gemma4UnifiedForConditionalGeneration"), _DEFAULTS
     ),
     metadata=_GEMMA4_KEYS,
     vocabulary=gemma4,
+    names={
+        "model.layers.{bid}.router.scale": "blk.{bid}.ffn_gate_inp.scale",
+        "model.layers.{bid}.router.per_expert_scale": "blk.{bid}.ffn_down_exps.scale",
+    },
     transforms=(
         rename(
             (r"(per_dim_scale|layer_scalar)$", r"\1.weight"),
             (r"(\.experts\.(?:\w+\.)*\w+)(?<!weight)$", r"\1.weight"),
-            (r"model\.layers\.(\d+)\.router\.scale$", r"blk.\1.ffn_gate_inp.scale"),
-            (r"model\.layers\.(\d+)\.router\.per_expert_scale$", r"blk.\1.ffn_down_exps.scale"),
         ),
         first_tokens,
         _proportional,

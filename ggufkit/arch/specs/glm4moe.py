@@ -91,7 +91,7 @@ SPECS = (
     Architecture(
         name="glm4moe",
         exports=(_EXPORT,),
-        graph=Graph(rope="neox", ffn_norm="post_attention_norm"),
+        graph=Graph(rope="neox", ffn_norm="post_attention_norm", router_normalized=False),
         models={"Glm4MoeForCausalLM": _DEFAULTS, "Glm4vMoeForConditionalGeneration": _DEFAULTS},
         metadata=_KEYS,
         vocabulary=GLM,
@@ -100,7 +100,7 @@ SPECS = (
     ),
     Architecture(
         name="glm4moe",
-        graph=Graph(rope="neox", ffn_norm="post_attention_norm"),
+        graph=Graph(rope="neox", ffn_norm="post_attention_norm", router_normalized=False),
         models={"SolarOpenForCausalLM": _DEFAULTS},
         metadata=_KEYS,
         vocabulary=bpe_with_roles(eos="<|endoftext|>", eot="<|endoftext|>", unk="<unk>", bos="<|startoftext|>"),

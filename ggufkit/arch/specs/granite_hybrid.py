@@ -268,7 +268,7 @@ _NEMOTRON_KEYS: tuple[Row, ...] = (
 def _nemotron(name: str, moe: bool, keys: tuple[Row, ...], transforms: tuple[Transform, ...]) -> Architecture:
     return Architecture(
         name=name,
-        graph=Graph(rope=None, activation="relu_squared", router="sigmoid"),
+        graph=Graph(rope=None, activation="relu_squared", router="sigmoid", router_normalized=False),
         models={"NemotronHForCausalLM": {"rms_norm_eps": None, "layer_norm_epsilon": 1e-5}},
         metadata=(*_NEMOTRON_KEYS, *keys),
         vocabulary=lambda checkpoint, config: padded(bpe, 8)(

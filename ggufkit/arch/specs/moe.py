@@ -106,7 +106,7 @@ def _mimo_kv_heads(config: Config) -> list[int]:
 
 MIMO2 = Architecture(
     name="mimo2",
-    graph=Graph(rope="neox", window_period=2),
+    graph=Graph(rope="neox", window_period=2, local_rope_scaled=False),
     models={"MiMoV2FlashForCausalLM": {}, "MiMoV2ForCausalLM": {}},
     metadata=(
         *base(uint("block_count", _mimo_blocks)),
@@ -154,7 +154,7 @@ SPECS = (
     ),
     Architecture(
         name="hy_v3",
-        graph=Graph(rope="neox"),
+        graph=Graph(rope="neox", router_normalized=False),
         models={"HYV3ForCausalLM": _DEFAULTS},
         metadata=(
             *base(uint("block_count", blocks_with_mtp)),
@@ -174,7 +174,7 @@ SPECS = (
     ),
     Architecture(
         name="exaone-moe",
-        graph=Graph(rope="neox", rope_layers="local", window_period=4),
+        graph=Graph(rope="neox", rope_layers="local", window_period=4, router_normalized=False),
         models={"ExaoneMoEForCausalLM": _DEFAULTS, "ExaoneMoeForCausalLM": _DEFAULTS},
         metadata=(
             *base(uint("block_count", _exaone_blocks)),
@@ -202,7 +202,7 @@ SPECS = (
     ),
     Architecture(
         name="mellum",
-        graph=Graph(rope="neox", window_period=4),
+        graph=Graph(rope="neox", window_period=4, local_rope_scaled=False),
         models={"MellumForCausalLM": _DEFAULTS},
         metadata=(
             *BASE,
