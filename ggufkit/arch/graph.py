@@ -28,7 +28,7 @@ class Graph:
     biased_norms : RMS norms may have biases, too.
     bare_norms : those of mixers, FFN and output have no weights.
     rope : which two of a head's numbers turn together: ``"norm"`` neighbours, ``"neox"`` those half a head apart; None
-        for learned positions.
+        for learned positions. Where a file has sections for several streams of positions it is always ``"neox"``.
     activation : of the FFN: silu, gelu, relu, relu_squared, swiglu_oai, xielu.
     ffn_norm, output_norm : the tensors that normalise the FFN's input and that of the output matrix.
     parallel : whether attention and FFN read the same x: ``"no"``; ``"key"``, when `use_parallel_residual` says so;
@@ -48,9 +48,10 @@ class Graph:
         or ``"sigmoid"``; or a function of (layers, vocabulary).
     router_normalized : the chosen experts' weights are divided by their sum, where metadata leaves it out.
     expert_inputs : what is multiplied by an expert's weight is its input, not its result.
+    shared_averaged : what the experts give and what all tokens share is averaged, not added.
     full_rope_factors : the tensor of rope factors is for layers without a window only.
-    rope_layers : ``"all"``; ``"local"``: only layers with a window, if there are any; ``"key"``: all, or none where
-        `rope.scaling.finetuned` is false.
+    rope_layers : ``"all"``; ``"local"``: only layers with a window, if there are any; ``"local or dense"``: these and
+        the dense ones at the beginning; ``"key"``: all, or none where `rope.scaling.finetuned` is false.
     late_norm : queries and keys are normalised after rope.
     plain_norm : so they are, without weights, where there is rope.
     value_norm : values are normalised, without weights.
@@ -85,6 +86,7 @@ class Graph:
     router: str | Callable[[int, int], str] = "softmax"
     router_normalized: bool = True
     expert_inputs: bool = False
+    shared_averaged: bool = False
     full_rope_factors: bool = False
     rope_layers: str = "all"
     late_norm: bool = False

@@ -105,7 +105,7 @@ def load_block(load: Loader, layer: int, slots: list[Any]) -> Block:
         ffn=ffn,
         mixer_norm=mixer_norm,
         mixer_post_norm=None if graph.ffn_norm == post_norm else load.norm(f"{at}{post_norm}", width),
-        mixer_sum_norm=load.norm(f"{at}attn_output_norm", width),
+        mixer_sum_norm=None if graph.ffn_norm == "attn_output_norm" else load.norm(f"{at}attn_output_norm", width),
         ffn_norm=None if isinstance(ffn, Twins) else ffn_norm,
         ffn_post_norm=load.norm(f"{at}post_ffw_norm", width),
         ffn_sum_norm=load.norm(f"{at}layer_output_norm", width),

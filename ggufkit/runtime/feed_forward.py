@@ -68,16 +68,21 @@ class Mixture:
     Attributes
     ----------
     before, after : matrices around the experts, which are narrower than the model; or None.
+    averaged : half of the sum of both is the result.
     """
 
     experts: Experts
     shared: FeedForward | None
     before: Linear | None = None
     after: Linear | None = None
+    averaged: bool = False
 
     def run(self, ops: Ops, x: Array) -> Array:
         chosen = self.chosen(ops, x, x)
-        return chosen if self.shared is None else ops.add(chosen, self.shared.run(ops, x))
+        if self.shared is None:
+            return chosen
+        both = ops.add(chosen, self.shared.run(ops, x))
+        return ops.scale(both, 0.5) if self.averaged else both
 
     def chosen(self, ops: Ops, x: Array, routed: Array) -> Array:
         """What the experts that the router chooses by `routed` make of x."""
@@ -181,7 +186,7 @@ def _mixture(load: Loader, at: str) -> Mixture:
         weigh_inputs=graph.expert_inputs,
     )
     shared = _dense(load, at, "_shexp") if load.has(f"{at}ffn_up_shexp.weight") else None
-    return Mixture(experts, shared, before, after)
+    return Mixture(experts, shared, before, after, graph.shared_averaged)
 
 
 def _xielu(load: Loader, layer: int) -> tuple[float, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import (
     BASE,
     OPTIONAL,
@@ -151,6 +152,14 @@ _THINKER_EXPERT = r"model\.layers\.(?P<layer>\d+)\.block_sparse_moe\.experts\.(?
 SPECS = (
     Architecture(
         name="afmoe",
+        graph=Graph(
+            rope="neox",
+            scaled_embedding=True,
+            window_period=4,
+            no_rope_period=4,
+            router="sigmoid",
+            router_normalized=False,
+        ),
         models={"AfmoeForCausalLM": {}},
         metadata=(
             *BASE,
@@ -187,6 +196,7 @@ SPECS = (
     _ling2(("SarvamMoEForCausalLM", "modeling_sarvam_moe.SarvamMoEForCausalLM"), centred=True),
     Architecture(
         name="dots1",
+        graph=Graph(rope="neox", router_normalized=False),
         models={"Dots1ForCausalLM": {}},
         metadata=(
             *BASE,
@@ -274,6 +284,17 @@ SPECS = (
     ),
     Architecture(
         name="cohere2moe",
+        graph=Graph(
+            norm="layer",
+            parallel="shared",
+            logit_multiplied=True,
+            window_period=4,
+            window_last=True,
+            rope_layers="local or dense",
+            router="sigmoid",
+            router_normalized=False,
+            shared_averaged=True,
+        ),
         models={"Cohere2MoeForCausalLM": {}},
         metadata=(
             *base(uint("block_count", blocks_with_mtp)),

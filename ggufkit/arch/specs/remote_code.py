@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import (
     BASE,
     FILE_TYPE,
@@ -26,13 +27,12 @@ from ggufkit.arch.spec import Architecture, Transform
 from ggufkit.arch.specs.bert import CLEANED, ENCODER
 from ggufkit.arch.specs.llama import BARE_LLAMA, PERMUTED
 from ggufkit.arch.specs.qwen2 import BARE, EXPERT_LENGTHS, EXPERTS
-from ggufkit.arch.transforms import decay, drop, multiply, rename, reshape, squeezed, stack_experts, transpose
+from ggufkit.arch.transforms import decay, drop, multiply, rename, squeezed, stack_experts, transpose
 from ggufkit.arch.transforms import untied as untied_output
 from ggufkit.checkpoint.checkpoint import Checkpoint
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError, CheckpointError, printable
 from ggufkit.gguf.header import Value, ValueType
-from ggufkit.policy.outtype import AS_THE_FILE
 from ggufkit.tensors.tensor import Tensor
 from ggufkit.tensors.views import take_rows
 from ggufkit.tokenizer.from_checkpoint.bpe import bpe, wordpiece
@@ -166,11 +166,6 @@ def _jina_vocabulary(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[s
         )
     yield from bpe(checkpoint, config)
     yield "tokenizer.ggml.token_type_count", Value(ValueType.UINT32, 2)
-
-
-def _dbrx_experts(config: Config) -> tuple[int, int, int]:
-    ffn = config.part("ffn_config")
-    return ffn.integer("moe_num_experts"), ffn.integer("ffn_hidden_size"), config.integer("d_model")
 
 
 def _context(config: Config) -> int:
@@ -387,6 +382,7 @@ SPECS = (
     ),
     Architecture(
         name="chatglm",
+        graph=Graph(),
         models={"ChatGLMForConditionalGeneration": {}, "ChatGLMModel": {}, "GlmForCausalLM": {}},
         metadata=(
             uint("context_length", lambda config: config.get("seq_length", default=_glm_width(config))),
@@ -461,32 +457,6 @@ SPECS = (
             ),
             squeezed(),
             decay(),
-        ),
-    ),
-    Architecture(
-        name="dbrx",
-        models={"DbrxForCausalLM": {}},
-        types={r"\.weight$": AS_THE_FILE},
-        metadata=(
-            LAYERS,
-            uint("context_length", "max_seq_len"),
-            uint("embedding_length", "d_model"),
-            uint("feed_forward_length", lambda config: config.part("ffn_config").integer("ffn_hidden_size")),
-            uint("attention.head_count", "n_heads"),
-            uint("attention.head_count_kv", lambda config: config.part("attn_config").integer("kv_n_heads")),
-            real("rope.freq_base", lambda config: config.part("attn_config").number("rope_theta")),
-            real("attention.clamp_kqv", lambda config: config.part("attn_config").number("clip_qkv")),
-            uint("expert_count", lambda config: config.part("ffn_config").integer("moe_num_experts")),
-            uint("expert_used_count", lambda config: config.part("ffn_config").integer("moe_top_k")),
-            real("attention.layer_norm_epsilon", lambda config: 1e-5),
-            FILE_TYPE,
-        ),
-        vocabulary=bpe,
-        # All of a layer's experts are one matrix; that of the way down is stored the other way round.
-        transforms=(
-            reshape(r"ffn\.experts\.mlp\.(w1|w2|v1)$", lambda tensor, config: _dbrx_experts(config)),
-            transpose(r"ffn\.experts\.mlp\.w2$"),
-            rename((r"(ffn\.experts\.mlp\.(w1|w2|v1))$", r"\1.weight")),
         ),
     ),
     Architecture(

@@ -212,6 +212,8 @@ def rope_of(load: Loader, layer: int) -> Rope | None:
         return None
     if graph.rope_layers == "local" and not local and any(hyper.windows):
         return None
+    if graph.rope_layers == "local or dense" and not local and layer >= hyper.keys.count("leading_dense_block_count", 0, 0):
+        return None
     pattern = hyper.keys.get("attention.rope_pattern")
     if isinstance(pattern, list) and layer < len(pattern) and not pattern[layer]:
         return None
@@ -223,7 +225,8 @@ def rope_of(load: Loader, layer: int) -> Rope | None:
     elif scaling.kind == "longrope":
         scaling = replace(scaling, factor=1.0)
     factors = not (local and graph.full_rope_factors)
-    return Rope(graph.rope, dimensions, hyper.local_rope_base if local else hyper.rope_base, scaling, factors)
+    kind = "neox" if hyper.keys.get("rope.dimension_sections") else graph.rope
+    return Rope(kind, dimensions, hyper.local_rope_base if local else hyper.rope_base, scaling, factors)
 
 
 def _stretched(load: Loader, rope: Rope | None) -> Rope | None:
