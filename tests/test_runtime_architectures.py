@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from test_runtime_converted import CONVERTED
 from test_runtime_models import MODELS, OTHERS
 from tiny_models import RECIPES, write_tiny
 from verify_runtime import compare, compare_embeddings
@@ -29,4 +30,6 @@ def test_embeddings_equal_the_reference(tmp_path, name):
 def test_every_architecture_that_runs_is_verified():
     specs = (spec for found in known_models().values() for spec in found)
     recipes = {name.split("+")[0] for name in RECIPES}
-    assert {spec.name for spec in specs if spec.graph is not None} == recipes | MODELS.keys() | OTHERS
+    assert {
+        spec.name for spec in specs if spec.graph is not None
+    } == recipes | MODELS.keys() | CONVERTED.keys() | OTHERS

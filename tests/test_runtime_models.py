@@ -31,9 +31,9 @@ MODELS = {
     "qwen35moe": ("qwen35moe-vl", 1e-6),
     "qwen3next": ("qwen3next", 1e-6),
 }
-# Verified by the tool alone.
+# Verified by the tools alone: verify_logits, verify_variants.
 OTHERS = {
-    "ernie4_5", "ernie4_5-moe", "exaone-moe", "falcon-h1", "glm4moe", "granite_swa", "hunyuan-dense", "hy_v3", "jais2",
+    "cohere2moe", "dots1", "ernie4_5", "ernie4_5-moe", "exaone-moe", "falcon-h1", "glm4moe", "granite_swa", "hunyuan-dense", "hy_v3", "jais2",
     "lfm2", "mellum", "mimo2", "minimax-m2", "nemotron_h", "olmo", "qwen2vl", "qwen35", "qwen3vl", "seed_oss",
 }  # fmt: skip
 RECURRENT = ("qwen35moe", "granitehybrid", "lfm2moe", "falcon-h1")

@@ -1,0 +1,22 @@
+"""Models whose code came with their checkpoints compute llama.cpp's logits once converted: tiny ones, random weights."""
+
+from __future__ import annotations
+
+import pytest
+from make_convert_goldens import PRE_TOKENIZER
+from tiny_checkpoints import write
+from tiny_families import FAMILIES
+from verify_runtime import compare
+
+from ggufkit.jobs.convert import convert
+
+# Architecture → the checkpoint of it.
+CONVERTED = {"afmoe": "afmoe", "chatglm": "glm", "dbrx": "dbrx"}
+
+
+@pytest.mark.parametrize("name", CONVERTED.values())
+def test_logits_of_a_converted_checkpoint_equal_the_reference(tmp_path, name):
+    model = convert(write(FAMILIES[name](), tmp_path / "hf"), tmp_path / "model.gguf", "F32", pre=PRE_TOKENIZER)
+    prompt, single = compare(str(model), 48, "F32")
+    assert prompt < 1e-6
+    assert single < 1e-6
