@@ -11,7 +11,7 @@ from ggufkit.tensors.tensor import Tensor
 
 __all__ = ["check_shapes"]
 
-# Name → its last dimensions: "width", "ffn", "vocab" or "inside", which is what experts work on; None for any number.
+# Name → its last dimensions: "width", "ffn", "vocab" or "inside", what experts work on; None for any number.
 _SHAPES: tuple[tuple[re.Pattern[str], tuple[str | None, ...]], ...] = tuple(
     (re.compile(pattern), shape)
     for pattern, shape in (

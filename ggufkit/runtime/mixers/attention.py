@@ -212,7 +212,8 @@ def rope_of(load: Loader, layer: int) -> Rope | None:
         return None
     if graph.rope_layers == "local" and not local and any(hyper.windows):
         return None
-    if graph.rope_layers == "local or dense" and not local and layer >= hyper.keys.count("leading_dense_block_count", 0, 0):
+    dense = hyper.keys.count("leading_dense_block_count", 0, least=0)
+    if graph.rope_layers == "local or dense" and not local and layer >= dense:
         return None
     pattern = hyper.keys.get("attention.rope_pattern")
     if isinstance(pattern, list) and layer < len(pattern) and not pattern[layer]:
