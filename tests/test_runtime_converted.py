@@ -1,4 +1,4 @@
-"""Models whose code came with their checkpoints compute llama.cpp's logits once converted: tiny ones, random weights."""
+"""Converted checkpoints of families whose code came with them compute llama.cpp's logits: tiny, random weights."""
 
 from __future__ import annotations
 

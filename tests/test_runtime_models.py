@@ -33,8 +33,9 @@ MODELS = {
 }
 # Verified by the tools alone: verify_logits, verify_variants.
 OTHERS = {
-    "cohere2moe", "dots1", "ernie4_5", "ernie4_5-moe", "exaone-moe", "falcon-h1", "glm4moe", "granite_swa", "hunyuan-dense", "hy_v3", "jais2",
-    "lfm2", "mellum", "mimo2", "minimax-m2", "nemotron_h", "olmo", "qwen2vl", "qwen35", "qwen3vl", "seed_oss",
+    "cohere2moe", "dots1", "ernie4_5", "ernie4_5-moe", "exaone-moe", "falcon-h1", "glm4moe", "granite_swa",
+    "hunyuan-dense", "hy_v3", "jais2", "lfm2", "mellum", "mimo2", "minimax-m2", "nemotron_h", "olmo", "qwen2vl",
+    "qwen35", "qwen3vl", "seed_oss",
 }  # fmt: skip
 RECURRENT = ("qwen35moe", "granitehybrid", "lfm2moe", "falcon-h1")
 
