@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import click
 from ggufkit.cli.hints import in_flags
 from ggufkit.cli.progress import note
 from ggufkit.cli.prompt import generation_options, say, speed, template_options
+from ggufkit.cli.speculate import guessing, speculation_options
 from ggufkit.cli.text import cache_options, kept_cache, prompt_cache_option
 from ggufkit.errors import GGUFError, GgufkitError, UsageError, os_errors, printable
 from ggufkit.storage.files import AtomicFile
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from ggufkit.runtime.chat import ChatTemplate
     from ggufkit.runtime.kv.cache import Cache
     from ggufkit.runtime.model import Model
+    from ggufkit.runtime.speculate import Ahead
 
 __all__ = ["command"]
 
@@ -47,6 +50,7 @@ _MAX_FILE = 16 << 20  # bytes of a message
 @template_options
 @generation_options
 @cache_options
+@speculation_options
 @prompt_cache_option
 @click.option("--no-perf", is_flag=True, help="Say nothing about speed.")
 def command(
@@ -60,6 +64,7 @@ def command(
     context: int | None,
     on: dict[str, Any],
     types: tuple[str, str],
+    guess: dict[str, Any],
     saved: Path | None,
     no_perf: bool,
 ) -> None:
@@ -79,14 +84,14 @@ def command(
     if chat_template and chat_template_file:
         raise UsageError("--chat-template and --chat-template-file both give the template; leave one out")
     ready_to_run(model, on, types)
-    with load(model, **on) as loaded:
+    with load(model, **on) as loaded, guessing(loaded, on, **guess) as ahead:
         vocab = loaded.tokenizer.vocab
         if chat_template_file:
             template = ChatTemplate(_source(chat_template_file), str(chat_template_file), special_tokens(vocab))
         else:
             template = read_template(loaded.gguf, vocab, chat_template)
         cache = loaded.new_cache(loaded.context(context), *types)
-        chat = Chat(loaded, template, system, cache, how, not no_perf, variables)
+        chat = Chat(loaded, template, system, cache, how, not no_perf, variables, ahead)
         with kept_cache(cache, saved):
             if sys.stdin.isatty():
                 note(HELP)
@@ -114,7 +119,9 @@ class Chat:
         how: dict[str, Any],
         perf: bool,
         variables: dict[str, Any],
+        ahead: Callable[[int], Ahead | None],
     ):
+        self.ahead = ahead
         self.variables = variables
         self.model, self.template, self.how, self.perf = model, template, how, perf
         self.start = [{"role": "system", "content": system}] if system else []
@@ -167,7 +174,7 @@ class Chat:
         self.messages.append({"role": "user", "content": message})
         try:
             tokens = self.model.chat_tokens(self.template.prompt(self.messages, **self.variables))
-            generation = self.model.generate(tokens, cache=self.cache, **self.how)
+            generation = self.model.generate(tokens, cache=self.cache, ahead=self.ahead, **self.how)
         except GgufkitError as e:
             self.messages.pop()
             if len(self.messages) == len(self.start):  # not even the first message: nothing can be said

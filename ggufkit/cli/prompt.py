@@ -310,4 +310,6 @@ def speed(generation: Generation) -> str:
     line += f", {n} generated"
     if generation.seconds:
         line += f" ({(n - 1) / generation.seconds:.1f}/s)"
+    if generation.ahead is not None:
+        line += f", {generation.ahead.right} of {generation.ahead.guessed} guesses right"
     return line

@@ -9,6 +9,7 @@ import click
 
 from ggufkit.cli.progress import note
 from ggufkit.cli.prompt import generation_options, prompt_options, read_stdin, say, speed, template_options
+from ggufkit.cli.speculate import guessing, speculation_options
 from ggufkit.cli.text import cache_options, kept_cache, prompt_cache_option
 from ggufkit.errors import UsageError
 
@@ -25,6 +26,7 @@ __all__ = ["command"]
 @template_options
 @generation_options
 @cache_options
+@speculation_options
 @prompt_cache_option
 @click.option("--no-display-prompt", is_flag=True, help="Print only what the model writes, without the prompt.")
 @click.option("--ignore-eos", is_flag=True, help="Go on after the model's end of text.")
@@ -38,6 +40,7 @@ def command(
     context: int | None,
     on: dict[str, Any],
     types: tuple[str, str],
+    guess: dict[str, Any],
     saved: Path | None,
     no_display_prompt: bool,
     ignore_eos: bool,
@@ -50,6 +53,7 @@ def command(
     \b
     ggufkit run model.gguf -p 'def main(' -n 64
     ggufkit run model.gguf --chat -p 'What is GGUF?' --reasoning off
+    ggufkit run model.gguf -f code.py -n 256 --lookup
     ggufkit run model.gguf -f long.txt -n 64 --cache small --prompt-cache long.cache
     ggufkit run model.gguf -p 'import os\\n' -n 32 --temp 0 --no-display-prompt
     """
@@ -62,12 +66,12 @@ def command(
         if not prompt:
             raise UsageError("there is no prompt; give one with -p or -f, or on stdin")
     ready_to_run(model, on, types)
-    with load(model, **on) as loaded:
+    with load(model, **on) as loaded, guessing(loaded, on, **guess) as ahead:
         given: str | list[int] = prompt
         if chat:
             template = read_template(loaded.gguf, loaded.tokenizer.vocab)
             given = loaded.chat_tokens(template.prompt([{"role": "user", "content": prompt}], **variables))
-        generation = loaded.generate(given, context=context, types=types, ignore_ends=ignore_eos, **how)
+        generation = loaded.generate(given, context=context, types=types, ignore_ends=ignore_eos, ahead=ahead, **how)
         with kept_cache(cast("Cache", generation.cache), saved):
             try:
                 if not (no_display_prompt or chat):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ggufkit.runtime.constrain import Constraint
+    from ggufkit.runtime.speculate import Ahead
     from ggufkit.tokenizer.run.tokenizer import Tokenizer
 
 __all__ = ["Generation", "Runnable", "TokenCache", "breakers", "prompt_tokens"]
@@ -73,6 +74,7 @@ class Generation:
     show_special : show control tokens.
     ignore_ends : go on after a token that ends the text.
     constraint : what the text must obey; it ends where nothing can follow.
+    ahead : guesses tokens, which are checked together; the text stays the same (see `runtime.speculate`).
 
     Attributes
     ----------
@@ -100,6 +102,7 @@ class Generation:
         show_special: bool = False,
         ignore_ends: bool = False,
         constraint: Constraint | None = None,
+        ahead: Ahead | None = None,
     ):
         self.model, self.tokenizer = model, tokenizer
         self.prompt = list(prompt)
@@ -123,7 +126,7 @@ class Generation:
         self.max_tokens = max_tokens
         self.stop = tuple(stop)
         self.show_special, self.ignore_ends = show_special, ignore_ends and constraint is None
-        self.constraint = constraint
+        self.constraint, self.ahead = constraint, ahead
         self.tokens: list[int] = []
         self.reason: str | None = None
         self.reused = 0
@@ -145,38 +148,63 @@ class Generation:
 
     def _tokens(self) -> Iterator[int]:
         """The tokens to show; sets `reason` at the end."""
-        ends = self.tokenizer.vocab.ends
         start = time.perf_counter()
         self.reused = self.cache.keep_prefix(self.prompt)
         self.sampler.accept(self.prompt)
-        logits = self.model.forward(self.prompt[self.reused :], self.cache)  # (vocab,)
+        rows = self.model.forward(self.prompt[self.reused :], self.cache)[None]  # (1, vocabulary)
         self.prompt_seconds = time.perf_counter() - start
+        guesses: list[int] = []
         while True:
-            if self.max_tokens is not None and len(self.tokens) >= self.max_tokens:
-                self.reason = "length"
-                return
-            if self.constraint is not None:
-                if self.constraint.done:
-                    self.reason = "end"
+            right = 0
+            for logits, guess in zip(rows, [*guesses, None], strict=True):
+                token = self._choose(logits)
+                if token is None:
                     return
-                logits = allowed(logits, self.constraint.mask())
-            token = self.sampler.draw(logits)
-            self.tokens.append(token)
-            if token in ends and not self.ignore_ends:
-                self.reason = "end"
-                return
-            if self.constraint is not None:
-                self.constraint.accept(token)
-            yield token
-            if len(self.tokens) == self.max_tokens:
-                self.reason = "length"
-                return
-            if len(self.cache.tokens) >= self.cache.length:
-                self.reason = "context"
-                return
+                yield token
+                if len(self.tokens) == self.max_tokens:
+                    self.reason = "length"
+                    return
+                if len(self.prompt) + len(self.tokens) > self.cache.length:
+                    self.reason = "context"
+                    return
+                if token != guess:
+                    break
+                right += 1
             start = time.perf_counter()
-            logits = self.model.forward([token], self.cache)
+            if self.ahead is None:
+                rows = self.model.forward(self.tokens[-1:], self.cache)[None]
+            else:
+                self.ahead.learn(len(guesses), right)
+                text = [*self.prompt, *self.tokens]
+                if right < len(guesses):
+                    self.cache.keep_prefix(text)
+                guesses = self.ahead.guess(text, self._room())
+                rows = self.model.forward([text[-1], *guesses], self.cache, "all")
             self.seconds += time.perf_counter() - start
+
+    def _choose(self, logits: np.ndarray) -> int | None:
+        """The next token; None where the text ends, and `reason` says why."""
+        if self.max_tokens is not None and len(self.tokens) >= self.max_tokens:
+            self.reason = "length"
+            return None
+        if self.constraint is not None:
+            if self.constraint.done:
+                self.reason = "end"
+                return None
+            logits = allowed(logits, self.constraint.mask())
+        token = self.sampler.draw(logits)
+        self.tokens.append(token)
+        if token in self.tokenizer.vocab.ends and not self.ignore_ends:
+            self.reason = "end"
+            return None
+        if self.constraint is not None:
+            self.constraint.accept(token)
+        return token
+
+    def _room(self) -> int:
+        """How many tokens may be guessed: those after them must be wanted, and fit."""
+        room = self.cache.length - len(self.prompt) - len(self.tokens)
+        return room if self.max_tokens is None else min(room, self.max_tokens - len(self.tokens) - 1)
 
 
 def breakers(tokenizer: Tokenizer, sampling: Sampling | None) -> list[int]:

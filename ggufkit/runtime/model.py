@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ggufkit.runtime.constrain.grammar import Grammar
     from ggufkit.runtime.constrain.matcher import Grammars
     from ggufkit.runtime.generate import Generation
+    from ggufkit.runtime.speculate import Ahead
     from ggufkit.tensors.tensor import Tensor
     from ggufkit.tokenizer.run.tokenizer import Tokenizer
 
@@ -192,6 +193,7 @@ class Model:
         show_special: bool = False,
         ignore_ends: bool = False,
         grammar: Grammar | None = None,
+        ahead: Callable[[int], Ahead | None] | None = None,
         **sampling: Any,
     ) -> Generation:
         """Text that continues the prompt, piece by piece: iterate over what is returned.
@@ -204,6 +206,8 @@ class Model:
         context : tokens that fit, without a `cache`. By default 4096, or what a longer prompt needs, up to what the
             model was trained on.
         grammar : what the text must obey.
+        ahead : gives what guesses tokens in a context of so many, or None; the text stays the same: ``lambda n:
+            Ahead(Lookup())``. See `runtime.speculate`.
         sampling : settings of `runtime.sampling.Sampling`: `temperature`, `top_k`, `seed`, …
 
         Raises
@@ -219,6 +223,9 @@ class Model:
         if cache is None:
             more = CONTEXT // 4 if max_tokens is None else max_tokens
             cache = self.new_cache(self.context(context, len(tokens) + more), *types)
+        guesser = None if ahead is None else ahead(cache.length)
+        if guesser is not None and cache.recurrent:
+            raise UsageError("the model's recurrent layers cannot forget tokens that were guessed wrong; do not guess")
         return Generation(
             self,
             self.tokenizer,
@@ -230,6 +237,7 @@ class Model:
             show_special=show_special,
             ignore_ends=ignore_ends,
             constraint=None if grammar is None else self.grammars.start(grammar),
+            ahead=guesser,
         )
 
     def embed(self, tokens: Sequence[int] | np.ndarray, pooling: str | None = None) -> np.ndarray:
