@@ -1,7 +1,7 @@
 """Matrix products and factors whose bits depend on nothing but their operands.
 
-Sums are taken in the order of the columns, one chain of fused multiply-adds for each number, whatever the number of
-threads and the width of the CPU's vectors. BLAS promises neither.
+Sums are taken in an order of their own, chains of fused multiply-adds over every 32nd column, whatever the number of
+threads and the width of the CPU's vectors (see `runtime.cpu.products.floats`). BLAS promises neither.
 
     product(x, w)          x wᵀ            (n, k), (rows, k) → (n, rows)
     second_moment(x)       xᵀ x            (n, k) → (k, k)
@@ -15,10 +15,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from ggufkit.errors import GgufkitError
-from ggufkit.kernels.dot import TOKENS
 from ggufkit.kernels.jit import kernel
-from ggufkit.kernels.lanes import LANES
 from ggufkit.kernels.threads import for_ranges, in_all_threads, thread_count, unshared
+from ggufkit.runtime.cpu.forms import by_column
 from ggufkit.runtime.cpu.products import floats
 
 __all__ = ["CHUNK", "Factor", "product", "second_moment", "transposed"]
@@ -44,7 +43,7 @@ def product(x: np.ndarray, w: np.ndarray, threads: int | None = None) -> np.ndar
     if not out.size or not x.shape[1]:
         return out
     data = _frozen(np.ascontiguousarray(w, np.float32).reshape(-1).view(np.uint8))
-    rows = _frozen(_padded(x))
+    rows = by_column(x)
 
     def work(shares: Sequence[np.ndarray]) -> None:
         floats.F32.matrix(shares[0], data, len(w), rows, out)
@@ -53,15 +52,6 @@ def product(x: np.ndarray, w: np.ndarray, threads: int | None = None) -> np.ndar
         work(unshared())
     else:
         in_all_threads(work, threads)
-    return out
-
-
-def _padded(x: np.ndarray) -> np.ndarray:
-    """With zeros up to the kernel's multiples of rows and columns."""
-    n, k = x.shape
-    out = np.empty((-(-n // TOKENS) * TOKENS, -(-k // LANES) * LANES), np.float32)
-    out[:n, :k] = x
-    out[n:], out[:n, k:] = 0, 0
     return out
 
 
