@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from ggufkit.cli.checkpoints import described, is_checkpoint_folder
 from ggufkit.cli.common import (
     echo_json,
     echo_table,
@@ -50,13 +51,21 @@ def command(
     """Show what is in FILE: a summary, the types by layer, the metadata and the tensors.
 
     FILE is a GGUF, any shard of a split one, or an address (https://…, hf://owner/repo/file). Only the header is
-    read. With --summary, --kv or --tensors only these parts are shown.
+    read. With --summary, --kv or --tensors only these parts are shown. Of a checkpoint's folder one line says what it
+    is, and how it is quantized.
 
     \b
     ggufkit inspect model.gguf
     ggufkit inspect --kv 'tokenizer.chat_template' model.gguf
     ggufkit inspect --partial model.gguf.part
     """
+    if is_checkpoint_folder(file):
+        found = described(file)
+        if as_json or json_array:
+            echo_json({"filename": file, **found})
+        else:
+            click.echo(f"{printable(file, 4096)}: {found['checkpoint']}; {human_count(found['weights'])} weights")
+        return
     with open_model(file, {**how, "partial": partial}) as model:
         if as_json or json_array:
             echo_json(as_dict(model, kv, json_array))

@@ -7,10 +7,29 @@ from typing import Any
 
 import click
 
+from ggufkit.cli.checkpoints import described, is_checkpoint_folder
 from ggufkit.cli.common import echo_json, model_options, open_model
-from ggufkit.errors import GGUFError, printable
+from ggufkit.errors import GGUFError, GgufkitError, printable
 
 __all__ = ["command"]
+
+
+def _check_folder(file: str, as_json: bool) -> None:
+    """Say whether a checkpoint can be converted, and what it is."""
+    error, found = "", {}
+    try:
+        found = described(file)
+    except GgufkitError as e:
+        error = str(e)
+    if as_json:
+        findings = [{"level": "error", "message": error, "offset": None}] if error else []
+        echo_json({"file": file, "valid": not error, "findings": findings, **found})
+    elif error:
+        click.echo(f"error: {error}\n{printable(file, 4096)}: broken")
+    else:
+        click.echo(f"{printable(file, 4096)}: valid, {found['checkpoint']}")
+    if error:
+        sys.exit(1)
 
 
 @click.command()
@@ -27,7 +46,8 @@ def command(file: str, strict: bool, no_data: bool, threads: int | None, as_json
 
     An error means that the file is broken, and the exit code is 1. A warning means that the file is a valid GGUF,
     but that llama.cpp would not load the model or not run it well: numbers that are not finite, ids outside the
-    vocabulary, missing hyperparameters, a template that does not compile.
+    vocabulary, missing hyperparameters, a template that does not compile. Of a checkpoint's folder the settings, names,
+    shapes and scales are checked: whatever convert would refuse.
 
     \b
     ggufkit validate model.gguf
@@ -36,6 +56,9 @@ def command(file: str, strict: bool, no_data: bool, threads: int | None, as_json
     from ggufkit.cli.progress import byte_bar
     from ggufkit.gguf.validate import check_model, refused
 
+    if is_checkpoint_folder(file):
+        _check_folder(file, as_json)
+        return
     try:
         model = open_model(file, how)
     except GGUFError as e:

@@ -74,6 +74,7 @@ class CheckpointModel:
     identity : changes when the checkpoint does.
     notes : what the user should know, a sentence each.
     types : pattern of names → the type that the converter always gives to such tensors; see `always`.
+    description : its class and how it is stored, in one line.
     """
 
     metadata: Mapping[str, Value]
@@ -83,6 +84,7 @@ class CheckpointModel:
     identity: bytes
     notes: tuple[str, ...] = ()
     types: Mapping[str, str] = field(default_factory=dict)
+    description: str = ""
 
     @property
     def quantized_to(self) -> str | None:
@@ -142,10 +144,15 @@ def as_gguf(
     # A tensor of divisors says any rope.
     rope = None if "rope_freqs.weight" in tensors else rope_note(config)
     notes = card.notes if rope is None else (*card.notes, rope)
+    description = f"{source_type if tensors else 'no weights'}, not quantized"
     if unpacked is not None:
         pairs.update(_hints(unpacked))
-        notes = (*notes, _summary(unpacked, tensors))
-    return CheckpointModel(pairs, tensors, source_type, card, checkpoint.identity, notes, spec.types)
+        description = _description(unpacked, tensors)
+        notes = (*notes, description)
+    kind = str(checkpoint.config.get("architectures", [spec.name])[0])
+    return CheckpointModel(
+        pairs, tensors, source_type, card, checkpoint.identity, notes, spec.types, f"{kind}, {description}"
+    )
 
 
 def _hints(unpacked: Unpacked) -> dict[str, Value]:
@@ -158,17 +165,22 @@ def _hints(unpacked: Unpacked) -> dict[str, Value]:
     return {key: Value(ValueType.STRING, text) for key, text in texts.items()}
 
 
-def _summary(unpacked: Unpacked, tensors: Mapping[str, Tensor]) -> str:
-    """ "GPTQ; exact: 210 of 212 (210 as Q4_0), the rest is rounded", in one line."""
+# Of a mixture of many kinds the first are named.
+_NAMED = 3
+
+
+def _description(unpacked: Unpacked, tensors: Mapping[str, Tensor]) -> str:
+    """ "GPTQ: 4 bits in groups of 128; exact: 210 of 212 matrices (210 as Q4_0, 2 rounded to Q8_0)", in one line."""
     kept = [(tensor.format.name, tensor.origin) for tensor in tensors.values() if tensor.origin is not None]
-    layouts = ", ".join(unpacked.layouts)
+    kinds = "; ".join(unpacked.kinds[:_NAMED]) + ("; …" if unpacked.kinds[_NAMED:] else "")
+    layouts = ", ".join(unpacked.layouts) + (f": {kinds}" if kinds and kinds not in unpacked.layouts else "")
     if not kept:
-        return f"{layouts}: decoded, to be quantized anew"
+        return f"{layouts}; decoded, to be quantized anew"
     exact = Counter(name for name, origin in kept if origin.exact)
     rounded = Counter(name for name, origin in kept if not origin.exact)
     what = [f"{count} as {format}" for format, count in exact.items()]
     what += [f"{count} rounded to {format}" for format, count in rounded.items()]
-    return f"{layouts}; exact: {sum(exact.values())} of {len(kept)} ({', '.join(what)})"
+    return f"{layouts}; exact: {sum(exact.values())} of {len(kept)} matrices ({', '.join(what)})"
 
 
 def _with_factors(tensors: Iterable[Tensor]) -> Iterator[Tensor]:

@@ -118,7 +118,8 @@ def _integers(source: Source, module: str, stored: Tensor) -> Matrix:
         raise CheckpointError(f"{printable(stored.name)} has {rows} rows, its weight_shape is {list(shape)}")
     cols = shape[1]
     bits, dense = _bits(source, module, words, cols)
-    scales, groups = per_group(stored.name, (rows, cols), require_floats(tensors, f"{module}.weight_scale"))
+    size = (_weights(source, module) or {}).get("group_size")
+    scales, groups = per_group(stored.name, (rows, cols), require_floats(tensors, f"{module}.weight_scale"), size)
     count = groups.count
     if (name := f"{module}.weight_g_idx") in tensors and tensors[name].size:
         of = source.whole(require(tensors, name, ("I32", "I64"), (cols,))).astype("i8")

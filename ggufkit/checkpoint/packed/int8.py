@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ggufkit.checkpoint.packed.integers import Integers
 from ggufkit.checkpoint.packed.matrix import Groups, Reader
@@ -76,8 +76,11 @@ def int8_matrix(weight: Tensor, scale: Tensor, zero: Tensor | None, what: str, n
     return Matrix(name or weight.name, f"{what}, a scale for {each}", numbers)
 
 
-def per_group(name: str, shape: tuple[int, ...], scale: Tensor) -> tuple[Reader, Groups]:
-    """A reader of numbers for a matrix, for each row, or for groups of columns: (n, groups), float32."""
+def per_group(name: str, shape: tuple[int, ...], scale: Tensor, size: Any = None) -> tuple[Reader, Groups]:
+    """A reader of numbers for a matrix, for each row, or for groups of columns: (n, groups), float32.
+
+    size: of a group, where the settings say; then the last may be smaller.
+    """
     import numpy as np
 
     rows, cols = shape
@@ -89,6 +92,9 @@ def per_group(name: str, shape: tuple[int, ...], scale: Tensor) -> tuple[Reader,
         return scale.floats, Groups.even(cols, cols)
     if len(scale.shape) == 2 and scale.shape[0] == rows and scale.cols and cols % scale.cols == 0:
         return scale.floats, Groups.even(cols, cols // scale.cols)
+    ragged = type(size) is int and size > 0 and -(cols // -size) == scale.cols
+    if ragged and len(scale.shape) == 2 and scale.shape[0] == rows:
+        return scale.floats, Groups.even(cols, size)
     raise CheckpointError(
         f"{printable(scale.name)} of shape {list(scale.shape)} does not fit {printable(name)} of shape {list(shape)}"
     )

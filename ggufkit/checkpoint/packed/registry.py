@@ -77,12 +77,14 @@ class Unpacked:
     ----------
     tensors : name → `Tensor`; those that were quantized have an `Origin`.
     layouts : the names of the layouts, for people.
+    kinds : how its matrices are quantized, the most frequent first: "4 bits in groups of 128".
     settings : the quantization settings, as JSON.
     mlx : what MLX's own arrays are made of again, where MLX made them.
     """
 
     tensors: Mapping[str, Tensor]
     layouts: tuple[str, ...]
+    kinds: tuple[str, ...]
     settings: str
     mlx: str | None = None
 
@@ -130,9 +132,19 @@ def unpack(source: Source, *, inexact: str = "step", keep: bool = True) -> Unpac
     return Unpacked(
         _together(order, source, readings, inexact, keep),
         tuple(reading.layout for reading in readings),
+        _kinds(readings),
         json.dumps(settings),
         mlx_hints(everything) if readings[0].layout == "MLX" else None,
     )
+
+
+def _kinds(readings: Sequence[Reading]) -> tuple[str, ...]:
+    counted = Counter(
+        matrix.what.removeprefix(reading.layout).lstrip(", ")
+        for reading in readings
+        for matrix in reading.matrices.values()
+    )
+    return tuple(kind for kind, _ in counted.most_common())
 
 
 def _refuse_unknown(source: Source) -> None:

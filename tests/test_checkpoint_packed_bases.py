@@ -1,0 +1,94 @@
+"""Quantized checkpoints of other models than the references, and of other settings, from packers of our own."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from test_checkpoint_packed_hostile import of, stored
+from tiny_families import FAMILIES
+from tiny_packed import AWQ, GPTQ, Fp8Blocks, Int8, PackQuantized, write_packed
+
+from ggufkit.checkpoint.packed.registry import unpack
+from ggufkit.checkpoint.packed.stored import Source
+from ggufkit.cli import cli
+from ggufkit.gguf.reader import open as open_gguf
+from ggufkit.jobs.convert import convert
+
+PACKERS = {
+    "gptq": (GPTQ(), {"Q4_0"}),
+    "gptq-zeros": (GPTQ(sym=False), {"Q5_0"}),
+    "gptq-rows": (GPTQ(bits=8, group=-1), {"Q8_0"}),
+    "awq": (AWQ(), {"Q5_0"}),
+    "pack-quantized": (PackQuantized(bits=3, dense=False), {"Q4_0"}),
+    "int8": (Int8(), {"Q8_0"}),
+    "fp8": (Fp8Blocks(), {"BF16"}),
+}
+# Biases, experts, what lies in one and is taken apart, rows in another order, norms with a 1.
+BASES = ("qwen3moe", "phimoe", "gemma3", "phi2", "command-r", "olmo3", "llama-yarn", "starcoder2")
+CASES = [(base, packer) for i, base in enumerate(BASES) for packer in list(PACKERS)[i % 2 :: 2]]
+
+
+@pytest.mark.parametrize(("base", "packer"), CASES)
+def test_other_models_mean_the_same_weights(base: str, packer: str, tmp_path: Path):
+    how, formats = PACKERS[packer]
+    folder = write_packed(FAMILIES[base](), how, tmp_path / "packed", tmp_path / "plain")
+    expected = convert(tmp_path / "plain", tmp_path / "plain.gguf", "F32", pre="llama-bpe", threads=1)
+    found = convert(folder, tmp_path / "packed.gguf", pre="llama-bpe", threads=1)
+    with open_gguf(expected) as plain, open_gguf(found) as model:
+        assert list(plain.tensors) == list(model.tensors)
+        for name, tensor in plain.tensors.items():
+            np.testing.assert_array_equal(tensor.floats(), model.tensors[name].floats(), name)
+        matrices = {t.format.name for n, t in model.tensors.items() if len(t.shape) > 1 and "gate_inp" not in n}
+    assert formats <= matrices <= formats | {"F16"}  # the embedding is not quantized
+
+
+def unpacked(packer: GPTQ | AWQ | PackQuantized, shape: tuple[int, int], inexact: str):
+    name = "model.layers.0.self_attn.q_proj.weight"
+    arrays, meant = packer.pack(name, shape)
+    tensors = of(*(stored(f"{name.removesuffix('weight')}{end}", array) for end, array in arrays.items()))
+    found = unpack(Source(tensors, {"quantization_config": packer.config()}), inexact=inexact)
+    return found.tensors[name], meant
+
+
+SETTINGS = (
+    *(
+        GPTQ(b, g, s, o, v)
+        for b, g, s, o, v in product((2, 3, 4, 8), (32, 48, -1), (True, False), (False, True), (1, 2))
+    ),
+    *(PackQuantized(b, g, s, d) for b, g, s, d in product(range(2, 9), (64, 128, -1), (True, False), (True, False))),
+    *(PackQuantized(b, 32, order=True) for b in (4, 8)),
+    *(AWQ(g) for g in (32, 128, -1)),
+)
+
+
+def test_all_settings_mean_the_same_weights():
+    for packer in SETTINGS:
+        if isinstance(packer, PackQuantized) and not packer.dense and packer.bits in (2, 4, 8):
+            continue  # the same as dense
+        # 320 columns: the last group of 128, and 48, is smaller than the others.
+        tensor, meant = unpacked(packer, (72 if isinstance(packer, PackQuantized) else 96, 320), "F32")
+        np.testing.assert_array_equal(meant, tensor.floats(), str(packer))
+        tensor, meant = unpacked(packer, (64, 256), "step")
+        assert tensor.origin.exact == np.array_equal(meant, tensor.floats()), packer
+        even = packer.group != 48 and not getattr(packer, "order", False)
+        symmetric = getattr(packer, "sym", False)
+        if even and symmetric:
+            expected = "Q4_0" if packer.bits < 5 else "Q5_0" if packer.bits == 5 else "Q8_0"
+            assert tensor.format.name == expected, packer
+
+
+def test_verbs_say_what_a_folder_is(tmp_path: Path):
+    folder = write_packed(FAMILIES["llama-yarn"](), GPTQ(group=64), tmp_path / "packed")
+    said = CliRunner().invoke(cli, ["inspect", str(folder)]).output
+    assert said.count("\n") == 1
+    assert "LlamaForCausalLM, GPTQ: 4 bits in groups of 64; exact: 14 of 14 matrices (14 as Q4_0)" in said
+    assert "valid, LlamaForCausalLM, GPTQ: 4 bits" in CliRunner().invoke(cli, ["validate", str(folder)]).output
+    assert "exact: 14 of 14 matrices" in CliRunner().invoke(cli, ["plan", "--summary", str(folder)]).output
+    (folder / "model.safetensors").write_bytes(b"")
+    broken = CliRunner().invoke(cli, ["validate", str(folder)])
+    assert broken.exit_code == 1
+    assert broken.output.startswith("error: ")
