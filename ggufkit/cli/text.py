@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ggufkit.errors import UsageError, os_errors
-from ggufkit.runtime.kv.types import PRESETS, TYPES
+from ggufkit.runtime.kv.types import PRESETS, TYPES, key_types
 
 if TYPE_CHECKING:
     from ggufkit.evaluate.windows import Windows
@@ -20,14 +20,17 @@ if TYPE_CHECKING:
 
 __all__ = ["cache_options", "file_windows", "kept_cache", "prompt_cache_option"]
 
-_TYPES = click.Choice([name.lower() for name in TYPES], case_sensitive=False)
+_KEYS = click.Choice([name.lower() for name in key_types()], case_sensitive=False)
+_VALUES = click.Choice([name.lower() for name in TYPES], case_sensitive=False)
 
 
 def cache_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add -ctk, -ctv and --cache; the command gets the types of keys and values as `types`."""
 
-    @click.option("-ctk", "--cache-type-k", "keys", type=_TYPES, help="Type of keys in the cache; default f16.")
-    @click.option("-ctv", "--cache-type-v", "values", type=_TYPES, help="Type of values in the cache; default f16.")
+    @click.option(
+        "-ctk", "--cache-type-k", "keys", type=_KEYS, metavar="TYPE", help="Type of keys in the cache; default f16."
+    )
+    @click.option("-ctv", "--cache-type-v", "values", type=_VALUES, help="Type of values in the cache; default f16.")
     @click.option(
         "--cache",
         "preset",

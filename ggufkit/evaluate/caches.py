@@ -19,7 +19,7 @@ import numpy as np
 
 from ggufkit.errors import UsageError, printable
 from ggufkit.evaluate.windows import Windows
-from ggufkit.runtime.kv.types import PRESETS, TYPES
+from ggufkit.runtime.kv.types import CENTRED, PRESETS, TYPES, key_types
 from ggufkit.runtime.model import Model
 
 __all__ = ["CacheCost", "measure_caches", "pair_of_types"]
@@ -53,7 +53,7 @@ class CacheCost:
 
 
 def pair_of_types(text: str) -> tuple[str, str]:
-    """Types of keys and values: ``"q8_0"`` for both, ``"tq6/tq4"``, or a preset's name.
+    """Types of keys and values: ``"q8_0"`` for both, ``"tq6/tq4"``, ``"tq4-centred"``, or a preset's name.
 
     Raises
     ------
@@ -61,14 +61,15 @@ def pair_of_types(text: str) -> tuple[str, str]:
     """
     if text in PRESETS:
         return PRESETS[text]
-    names = {name.lower(): name for name in TYPES}
-    parts = text.lower().split("/")
-    if len(parts) > 2 or not all(part in names for part in parts):
+    names = {name.lower(): name for name in key_types()}
+    keys, _, values = text.lower().partition("/")
+    values = values or keys.removesuffix(CENTRED)
+    if keys not in names or values.upper() not in map(str.upper, TYPES):
         raise UsageError(
-            f"a cache is a type, two of them as in tq6/tq4, or {', '.join(PRESETS)}; types: {', '.join(names)}; "
+            f"a cache is a type, two of them as in tq6/tq4, or {', '.join(PRESETS)}; types: {', '.join(TYPES)}; "
             f"not {printable(text)}"
         )
-    return names[parts[0]], names[parts[-1]]
+    return names[keys], names[values]
 
 
 def measure_caches(

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from ggufkit.errors import UsageError
+from ggufkit.errors import UsageError, printable
 from ggufkit.memory.line import Line, amount
 from ggufkit.memory.model import Layer, Model
 from ggufkit.memory.setup import Setup
@@ -120,8 +120,8 @@ def _llama(model: Model, layer: Layer, setup: Setup) -> Iterator[Held]:
 
 def _llama_type(name: str, head: int) -> CacheType:
     kind = cache_type(name, head)
-    if kind.rule == "turbo":
-        raise UsageError(f"llama.cpp has no cache of the type {kind.name}; it is one of this package's engines")
+    if kind.rule == "turbo" or kind.centred:
+        raise UsageError(f"llama.cpp has no cache of the type {printable(name)}; it is one of this package's engines")
     return kind
 
 
@@ -130,13 +130,16 @@ def _own(model: Model, layer: Layer, setup: Setup) -> Iterator[Held]:
         on_cpu = setup.engine == "cpu"
         # Encoders read a text as a whole, and keep it in float32 for as long.
         names = (setup.keys, setup.values) if model.causal else ("F32", "F32")
-        keys, values = cache_type(names[0], layer.head_k), cache_type(names[1], layer.head_v)
+        keys, values = cache_type(names[0], layer.head_k), cache_type(names[1], layer.head_v, values=True)
         key_row, key_text = _row(layer.kv_heads, layer.head_k, keys, keys.nbytes if on_cpu else _on_mlx(keys))
         width = layer.head_v if values.quantized or not on_cpu else padded(layer.head_v, 32)
         row, text = _row(layer.kv_heads, width, values, values.nbytes if on_cpu else _on_mlx(values))
         step = CPU_STEP if on_cpu else MLX_STEP
         name = "latent cache" if layer.kind == "latent" else "cache"
         yield Held(name, padded(setup.context, step), setup.slots, key_row + row, f"K {key_text} + V {text}")
+        if keys.centred:
+            row = _FLOAT * layer.kv_heads * layer.head_k
+            yield Held("mean keys", 1, setup.slots, row, f"{_FLOAT} B × {layer.kv_heads} × {layer.head_k}")
     yield from _state(layer, setup.slots)
 
 

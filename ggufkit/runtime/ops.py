@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ggufkit.errors import UsageError
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -145,6 +147,17 @@ class AttentionSpec:
     slopes: Array | None = None
     chunked: bool = False
     two_sided: bool = False
+
+    def require_shifts(self) -> None:
+        """See that scores may all be more or less by the same, as they are where keys are centred.
+
+        Raises
+        ------
+        UsageError : the softmax would see it.
+        """
+        if self.cap or self.sinks is not None:
+            what = "its scores have a soft cap" if self.cap else "it has attention sinks"
+            raise UsageError(f"the model's keys cannot be centred: {what}")
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ggufkit.runtime.cpu.attention import attention_of
 from ggufkit.runtime.cpu.calls import NOW, Calls
-from ggufkit.runtime.cpu.levels import first_level, fit_codes, round_queries
+from ggufkit.runtime.cpu.levels import centre_keys, first_level, fit_codes, round_queries
 from ggufkit.runtime.cpu.planes import key_bytes, layout_of, place_codes, value_bytes, write_keys, write_values
 from ggufkit.runtime.kv.types import CacheType, Rotation, cache_type
 from ggufkit.runtime.ops import AttentionSpec, CacheSpec
@@ -29,7 +30,8 @@ class LayerCache:
     Attributes
     ----------
     keys, values : arrays of bytes; see `planes`.
-    addresses : of these two.
+    centre : the mean key that keys are kept without, array of shape (kv_heads × head_k,); None where they are whole.
+    addresses : of these arrays.
     key_type, value_type : their types; key_layout, value_layout : the same for kernels.
     tokens : how many fit, a multiple of 32.
     attend : the kernel that reads these types.
@@ -37,7 +39,12 @@ class LayerCache:
     """
 
     def __init__(self, spec: AttentionSpec, types: CacheSpec, length: int):
-        keys, values = cache_type(types.keys, spec.head_k), cache_type(types.values, spec.head_v)
+        keys, values = cache_type(types.keys, spec.head_k), cache_type(types.values, spec.head_v, values=True)
+        self.centre: np.ndarray | None = None
+        if keys.centred:
+            spec.require_shifts()
+            self.centre = np.zeros(spec.kv_heads * spec.head_k, np.float32)
+            keys = replace(keys, centred=False)  # from here on they are as any keys
         self.heads = spec.kv_heads
         self.key_type, self.value_type = keys, values
         self.key_layout, self.value_layout = layout_of(keys, spec.head_k), layout_of(values, spec.head_v)
@@ -46,16 +53,21 @@ class LayerCache:
         # Pages are given by the system when they are first written.
         self.keys = np.zeros(spec.kv_heads * self.tokens * key_bytes(keys, spec.head_k), np.uint8)
         self.values = np.zeros(spec.kv_heads * self.tokens * value_bytes(values, spec.head_v), np.uint8)
-        self.addresses = self.keys.ctypes.data, self.values.ctypes.data
+        self.addresses = tuple(array.ctypes.data for array in self._arrays())
         self.key_turn = Turn(keys.rotation(spec.head_k, values=False))
         self.value_turn = Turn(values.rotation(spec.head_v, values=True))
 
     @property
     def nbytes(self) -> int:
-        return self.keys.nbytes + self.values.nbytes
+        return sum(array.nbytes for array in self._arrays())
+
+    def _arrays(self) -> list[np.ndarray]:
+        return [self.keys, self.values] + ([] if self.centre is None else [self.centre])
 
     def write(self, k: Any, v: Any, start: int, calls: Calls = NOW) -> None:
         """Keys (n, kv_heads × head_k) and values (n, kv_heads × head_v) of tokens `start …`; rotates them in place."""
+        if self.centre is not None:
+            calls.call(centre_keys, k, start, self.centre)
         self._write(k, self.keys, start, calls, keys=True)
         self._write(v, self.values, start, calls, keys=False)
 
@@ -77,13 +89,14 @@ class LayerCache:
 
     def prefix(self, n: int) -> list[np.ndarray]:
         keys, values = self._by_token()
-        return [keys[:, : -(-n // TILE)], values[:, :n]]
+        return [keys[:, : -(-n // TILE)], values[:, :n]] + ([] if self.centre is None else [self.centre[None]])
 
     def restore(self, n: int, arrays: Sequence[np.ndarray]) -> None:
-        for own, saved in zip(self._by_token(), arrays, strict=True):
-            if saved.dtype != own.dtype or saved.shape[1] > own.shape[1]:
+        own = [*self._by_token()] if self.centre is None else [*self._by_token(), self.centre[None]]
+        for array, saved in zip(own, arrays, strict=True):
+            if saved.dtype != array.dtype or saved.shape[1] > array.shape[1]:
                 raise ValueError("another cache's")
-            own[:, : saved.shape[1]] = saved
+            array[:, : saved.shape[1]] = saved
 
     def _by_token(self) -> tuple[np.ndarray, np.ndarray]:
         """Keys (kv_heads, tiles, bytes) and values (kv_heads, tokens, bytes)."""

@@ -10,10 +10,10 @@ import numpy as np
 from ggufkit.formats.iquants import iq4
 from ggufkit.kernels.jit import kernel
 from ggufkit.kernels.lanes import float_to_half, half_to_float
-from ggufkit.runtime.kv.types import TYPES, CacheType
+from ggufkit.runtime.kv.types import FEW, TYPES, UNLIKE, CacheType
 from ggufkit.turboquant.vectors import code_of
 
-__all__ = ["LEVELS", "first_level", "fit_codes", "round_queries"]
+__all__ = ["LEVELS", "centre_keys", "first_level", "fit_codes", "round_queries"]
 
 ZERO, ONE = np.float32(0), np.float32(1)
 _LEAST = np.float32(1e-15)
@@ -59,6 +59,23 @@ def fit_codes(blocks, codes, scales, base):
             squares += weight * level * level
             codes[b, i] = np.uint8(code)
         scales[b] = both / squares if squares > ZERO else ZERO
+
+
+@kernel
+def centre_keys(keys, start, centre):
+    """Keys (n, heads × head) less `centre`, in place: their mean, found where a conversation begins, with `start` 0."""
+    n, size = keys.shape
+    if start == 0:
+        centre[:] = ZERO
+        if n >= FEW:
+            for token in range(UNLIKE, n):
+                for i in range(size):
+                    centre[i] += keys[token, i]
+            for i in range(size):
+                centre[i] /= np.float32(n - UNLIKE)
+    for token in range(n):
+        for i in range(size):
+            keys[token, i] -= centre[i]
 
 
 @kernel

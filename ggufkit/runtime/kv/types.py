@@ -24,18 +24,27 @@ first, as it does (`CacheType.rounds_queries`).
 
 A bit more is worth seven times as much to keys as to values: `PRESETS` give them two bits more.
 
+Keys can be centred, "tq4-centred": what is kept is how far they are from the mean key of the conversation's first run
+of tokens. A query meets the same mean in every key, and softmax does not see what all scores have in common. For models
+whose keys have a large bias.
+
 Source: ggml/src/ggml-quants.c, and `llama_kv_cache` in src/llama-kv-cache.cpp of llama.cpp (when it rotates, by which
 sizes).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ggufkit.errors import UsageError, printable
 from ggufkit.turboquant.rotation import part_of
 
-__all__ = ["PRESETS", "TYPES", "WHOLE", "CacheType", "Rotation", "cache_type"]
+__all__ = ["CENTRED", "FEW", "PRESETS", "TYPES", "UNLIKE", "WHOLE", "CacheType", "Rotation", "cache_type", "key_types"]
+
+CENTRED = "-centred"  # what the names of centred types end with
+
+# Of the first run of tokens the first are unlike all others, and do not count for the mean key; a mean is of so many.
+UNLIKE, FEW = 4, 16
 
 # Of a head, all of it: as far as powers of two go where it is rotated.
 WHOLE = 1 << 30
@@ -67,6 +76,7 @@ class CacheType:
     rule : how scales and codes are found, see above; of numbers "bfloat" for BF16.
     key_run, value_run : numbers of a head that are rotated together at most; 0 for no rotation.
     least_run : a power of two that must divide the head, or it is not rotated.
+    centred : keys are kept as their distance from a mean.
     """
 
     name: str
@@ -76,6 +86,7 @@ class CacheType:
     key_run: int = WHOLE
     value_run: int = 64
     least_run: int = 64
+    centred: bool = False
 
     @property
     def quantized(self) -> bool:
@@ -151,20 +162,30 @@ PRESETS = {"exact": ("F32", "F32"), "small": ("tq6", "tq4"), "smallest": ("tq5",
 _NAMES = {name.lower(): name for name in TYPES}
 
 
-def cache_type(name: str, head: int) -> CacheType:
-    """The type of keys or values called `name`, in either case, for heads of `head` numbers.
+def key_types() -> list[str]:
+    """The names that keys can have."""
+    return [*TYPES, *(f"{name}{CENTRED}" for name, kind in TYPES.items() if kind.quantized)]
+
+
+def cache_type(name: str, head: int, *, values: bool = False) -> CacheType:
+    """The type of keys, or of values, called `name`, in either case, for heads of `head` numbers.
 
     Raises
     ------
     UsageError : there is no such type, or the heads do not divide into its blocks or cannot be rotated.
     """
-    if (found := _NAMES.get(name.lower())) is None:
+    plain = name.lower().removesuffix(CENTRED)
+    centred = plain != name.lower()
+    if (found := _NAMES.get(plain)) is None:
         raise UsageError(f"the cache can be {', '.join(TYPES)}, not {printable(name)}")
     kind = TYPES[found]
+    if centred and (values or not kind.quantized):
+        what = "values" if values else f"keys of type {found}"
+        raise UsageError(f"{what} are not centred, only quantized keys are; take {found}")
     if kind.rule == "turbo":
         part_of(head)
     elif kind.quantized and head % kind.block:
         raise UsageError(
             f"the cache cannot be {found}: heads of {head} numbers are not a multiple of {kind.block}; take F16"
         )
-    return kind
+    return replace(kind, centred=True) if centred else kind

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 import numpy as np
 
-from ggufkit.runtime.kv.types import CacheType, cache_type
+from ggufkit.runtime.kv.types import FEW, UNLIKE, CacheType, cache_type
 from ggufkit.runtime.mlx.levels import planes, turned
 from ggufkit.runtime.ops import AttentionSpec, CacheSpec
 from ggufkit.runtime.sizes import MLX_STEP
@@ -25,12 +25,19 @@ class Stored:
     """Keys, or values, of one layer: (kv_heads, tokens, head) in one of the cache's types."""
 
     def __init__(self, name: str, heads: int, head: int, *, values: bool):
-        self.type, self.heads = cache_type(name, head), heads
+        self.type, self.heads = cache_type(name, head, values=values), heads
+        # The mean key, (kv_heads, 1, head) float32, that keys are kept without.
+        self.centre = mx.zeros((heads, 1, head)) if self.type.centred else None
         self.rotation = self.type.rotation(head, values)
         self._arrays: list[mx.array] = []
 
     def write(self, x: mx.array, start: int) -> None:
         """x (kv_heads, n, head) float32, for the tokens from `start` on."""
+        if self.centre is not None:
+            if start == 0:
+                mean = mx.mean(x[:, UNLIKE:], axis=1, keepdims=True)
+                self.centre = mean if x.shape[1] >= FEW else mx.zeros_like(self.centre)
+            x = x - self.centre
         x = turned(x, self.rotation)
         if self.type.leveled:
             parts = planes(x, self.type)
@@ -87,13 +94,20 @@ class LayerCache:
 
     def __init__(self, spec: AttentionSpec, types: CacheSpec):
         self.keys = Stored(types.keys, spec.kv_heads, spec.head_k, values=False)
+        if self.keys.centre is not None:
+            spec.require_shifts()
         self.values = Stored(types.values, spec.kv_heads, spec.head_v, values=True)
 
     def prefix(self, n: int) -> list[np.ndarray]:
         arrays = [array for stored in (self.keys, self.values) for array in stored.read(0, n)]
+        if self.keys.centre is not None:
+            arrays.append(self.keys.centre)
         return [np.array(array.view(mx.uint16) if array.dtype == mx.bfloat16 else array) for array in arrays]
 
     def restore(self, n: int, arrays: Sequence[np.ndarray]) -> None:
+        if self.keys.centre is not None:
+            *arrays, centre = arrays
+            self.keys.centre = mx.array(centre).reshape(self.keys.centre.shape)
         half = len(arrays) if not n else self.keys.parts
         self.keys.restore(n, arrays[:half])
         self.values.restore(n, arrays[half:])
