@@ -1,0 +1,93 @@
+"""gpt-oss's way: a reply is several messages, each with a channel and maybe somebody it is for.
+
+    <|channel|>analysis<|message|>Let me see<|end|><|start|>assistant<|channel|>final<|message|>It rains.<|return|>
+    <|channel|>commentary to=functions.look <|constrain|>json<|message|>{"at": "sky"}<|call|>
+
+Source: the guide to the harmony format that OpenAI published with the models.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ggufkit.serve.replies.parser import Output
+from ggufkit.serve.replies.pieces import CallBegins, CallText, Piece, Said, Thought
+from ggufkit.serve.replies.reader import Reader, Waiting
+
+__all__ = ["MARKS", "HarmonyParser"]
+
+MARKS = ("<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|return|>", "<|call|>", "<|constrain|>")
+_ENDS = ("<|end|>", "<|return|>", "<|call|>", "<|start|>")
+_HEAD = 200  # characters between a message's beginning and <|message|>
+_TO = re.compile(r"to=(?:functions\.)?([^\s<]+)")
+_CHANNEL = re.compile(r"<\|channel\|>\s*([a-z]+)")
+
+
+class HarmonyParser:
+    """Takes such a reply apart while it comes; a `ReplyParser` for one family.
+
+    Parameters
+    ----------
+    tools : name → JSON schema of its arguments. What is for others is text.
+    """
+
+    def __init__(self, tools: Mapping[str, Any] | None = None):
+        self._tools = tools or {}
+        self._out = Output()
+        self._reader = Reader()
+        self._running = self._run()
+        next(self._running, None)
+
+    def feed(self, text: str) -> list[Piece]:
+        """What more text makes certain."""
+        if text:
+            self._reader.feed(text)
+            next(self._running, None)
+        return self._out.take()
+
+    def close(self) -> list[Piece]:
+        """What is left when no more text comes."""
+        self._reader.end()
+        for _ in self._running:
+            pass
+        return self._out.take()
+
+    def _run(self) -> Waiting[None]:
+        while (yield from self._reader.has(1)):
+            head = yield from self._head()
+            to, channel = _TO.search(head), _CHANNEL.search(head)
+            if to is not None and to[1] in self._tools:
+                self._out.put(CallBegins(to[1]))
+                yield from self._reader.first_of(_ENDS, lambda text: self._out.put(CallText(text)))
+            elif channel is not None and channel[1] == "analysis":
+                yield from self._reader.first_of(_ENDS, lambda text: self._out.put(Thought(text)))
+            else:
+                yield from self._reader.first_of(_ENDS, lambda text: self._out.put(Said(text)))
+            for mark in _ENDS:
+                if (yield from self._reader.passes(mark)):
+                    break
+            self._reader.forget()
+
+    def _head(self) -> Waiting[str]:
+        """What stands before <|message|>, which is passed; "" where there is no such thing."""
+        begins = self._reader.text[self._reader.at :].lstrip()
+        while not self._reader.ended and len(begins) < 9 and any(mark.startswith(begins) for mark in _BEGINNINGS):
+            yield
+            begins = self._reader.text[self._reader.at :].lstrip()
+        if not begins.startswith(_BEGINNINGS):
+            return ""
+        while True:
+            end = self._reader.text.find("<|message|>", self._reader.at)
+            if end >= 0:
+                head = self._reader.text[self._reader.at : end]
+                self._reader.at = end + len("<|message|>")
+                self._reader.forget()
+                return head
+            if self._reader.ended or len(self._reader.text) - self._reader.at > _HEAD:
+                return ""
+            yield
+
+
+_BEGINNINGS = ("<|channel|", "<|start|>", "assistant", "to=", "<|constrai")
