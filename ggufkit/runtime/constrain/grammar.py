@@ -20,7 +20,7 @@ from ggufkit.errors import MissingDependency, UsageError, printable
 from ggufkit.runtime.constrain.gbnf import is_gbnf, lark_of
 from ggufkit.sandbox.grammars import compile_error
 
-__all__ = ["MAX_CHARACTERS", "MAX_DEPTH", "Grammar", "pointer"]
+__all__ = ["MAX_CHARACTERS", "MAX_DEPTH", "Grammar", "pointer", "with_white_space"]
 
 MAX_CHARACTERS = 1 << 18  # of a grammar or schema
 MAX_DEPTH = 64  # of brackets in a schema
@@ -112,7 +112,7 @@ class Grammar:
             return LLMatcher.grammar_from_lark(self.text)
         if self.kind == "regular expression":
             return LLMatcher.grammar_from_regex(self.text)
-        return LLMatcher.grammar_from_json_schema(self.text, overrides={"whitespace_pattern": _WHITE_SPACE})
+        return LLMatcher.grammar_from_json_schema(with_white_space(self.text))
 
     def check(self) -> None:
         """Compile it.
@@ -147,6 +147,11 @@ class Grammar:
                     break
             else:
                 return at, error
+
+
+def with_white_space(schema: str) -> str:
+    """The text of a schema that says, to llguidance, how much white space may stand between the parts of a value."""
+    return json.dumps({**json.loads(schema), "x-guidance": {"whitespace_pattern": _WHITE_SPACE}})
 
 
 def pointer(path: tuple[str, ...]) -> str:

@@ -94,7 +94,7 @@ class Request:
     stop : the text ends before the first of these strings.
     stop_tokens : and before these tokens, besides those that end a text for the model.
     ignore_ends : the model's own ends do not end it.
-    show_special : control tokens are shown in the text.
+    show_special : control tokens are shown in the text: all, none, or these.
     logprobs : None for none; 0 for the chosen token's logarithm of its probability; n for those of the n best, too.
         Probabilities are the model's own, before any sampler.
     constraint : or None.
@@ -110,7 +110,7 @@ class Request:
     stop: tuple[str, ...] = ()
     stop_tokens: frozenset[int] = frozenset()
     ignore_ends: bool = False
-    show_special: bool = False
+    show_special: bool | frozenset[int] = False
     logprobs: int | None = None
     constraint: Constraint | None = None
     priority: int = 0

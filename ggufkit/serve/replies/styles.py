@@ -161,6 +161,7 @@ STYLES = (
     Style("gemma-4", "<|tool_call>call:{name}{braces}<tool_call|>", quote='<|"|>'),
     Style("gemma-3", "<start_function_call>call:{name}{braces}<end_function_call>", quote="<escape>"),
     Style("lfm2", "<|tool_call_start|>[{python}]<|tool_call_end|>", known_by=("<|tool_list_start|>",)),
+    Style("lfm2.5", "<|tool_call_start|>[{python}]<|tool_call_end|>", known_by=("List of tools: [",)),
     Style("apertus", "<|tools_prefix|>[{keyed}]<|tools_suffix|>"),
     Style("mistral", "[TOOL_CALLS]{name}⟨[CALL_ID]{id}⟩[ARGS]{json}"),
     Style("mistral-list", "[TOOL_CALLS]⟨[⟩{calls}⟨]⟩"),

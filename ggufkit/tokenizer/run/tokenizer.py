@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from ggufkit.errors import UsageError
@@ -97,13 +97,18 @@ class Tokenizer:
                 ids.append(vocab.eos)
         return ids
 
-    def piece(self, token: int, special: bool = False) -> bytes:
-        """The bytes of one token, maybe a part of a character; of control tokens none unless `special`."""
+    def partition(self, text: str) -> list[str | int]:
+        """A text as pieces without special tokens, none empty, and ids of those between them."""
+        return self._specials.partition(text, True)
+
+    def piece(self, token: int, special: bool | Collection[int] = False) -> bytes:
+        """The bytes of one token, maybe a part of a character; of control tokens none unless `special`, or in it."""
         if not 0 <= token < len(self.vocab):
             raise UsageError(f"token {token} is not in the vocabulary of {len(self.vocab)} tokens")
         attribute = self.vocab.attributes[token]
         if attribute & (UNKNOWN | CONTROL):
-            return utf8(self.vocab.texts[token]) if special else b""
+            shown = special if isinstance(special, bool) else token in special
+            return utf8(self.vocab.texts[token]) if shown else b""
         if attribute & USER_DEFINED:
             return utf8(self.vocab.texts[token])
         return self._kind.piece(token)
@@ -137,7 +142,7 @@ class Tokenizer:
             data = data.removeprefix(b" ")
         return data.decode("utf-8", "replace")
 
-    def stream(self, special: bool = False) -> Stream:
+    def stream(self, special: bool | Collection[int] = False) -> Stream:
         """A decoder for tokens that come one after the other."""
         return Stream(self, special)
 
@@ -145,7 +150,7 @@ class Tokenizer:
 class Stream:
     """Tokens to text as they come. A character whose bytes are spread over tokens is held back until it is whole."""
 
-    def __init__(self, tokenizer: Tokenizer, special: bool = False):
+    def __init__(self, tokenizer: Tokenizer, special: bool | Collection[int] = False):
         self._tokenizer, self._special = tokenizer, special
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 

@@ -1,0 +1,214 @@
+"""Messages and tools of a request as a chat template takes them, whatever dialect they came in.
+
+The common form is OpenAI's: ``{"role": …, "content": text}``, calls of tools as `tool_calls` with their arguments as
+objects, results as messages of the role `tool`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ggufkit.errors import GGUFError
+from ggufkit.serve.bodies import Body
+from ggufkit.serve.disarm import Disarmed
+from ggufkit.serve.models import Served
+from ggufkit.serve.problems import bad
+from ggufkit.serve.replies.writing import described
+
+__all__ = ["MAX_MESSAGES", "Conversation", "openai_messages", "openai_tools"]
+
+MAX_MESSAGES = 10_000
+MAX_TOOLS = 256
+_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What a model is asked.
+
+    Attributes
+    ----------
+    messages : the last may be the beginning of the answer, where `goes_on`.
+    tools : as OpenAI has them.
+    variables : more for the template: `enable_thinking`, …
+    goes_on : the last message is the assistant's, to be continued.
+    """
+
+    messages: Sequence[Mapping[str, Any]]
+    tools: Sequence[Mapping[str, Any]] = ()
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    goes_on: bool = False
+
+    @property
+    def schemas(self) -> dict[str, Any]:
+        """Name of a tool → JSON schema of its arguments."""
+        return {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in self.tools}
+
+    def prompt(self, served: Served) -> tuple[str, list[int]]:
+        """The prompt, as a text and as tokens.
+
+        Raises
+        ------
+        GgufkitError : the template fails, or refuses the conversation.
+        """
+        disarmed = Disarmed(served.tokenizer, self.messages)
+        text = self._text(served, disarmed.messages)
+        return text, disarmed.tokens(text)
+
+    def _text(self, served: Served, messages: list[Mapping[str, Any]]) -> str:
+        template = served.tool_template if self.tools else served.template
+        tools = list(self.tools)
+        if tools and not served.manner.shows_tools:
+            messages, tools = _told_of_tools(messages, described(served.manner.style, tools)), []
+        more: dict[str, Any] = {"tools": tools or None, **({"xml_tools": tools} if tools else {}), **self.variables}
+        last = ""
+        if self.goes_on:
+            last = messages.pop()["content"] or ""
+        try:
+            return template.prompt(messages, **more) + last
+        except GGUFError:
+            texts = _with_texts(messages)
+            if texts == messages:
+                raise
+            return template.prompt(texts, **more) + last
+
+
+def _told_of_tools(messages: list[Mapping[str, Any]], text: str) -> list[Mapping[str, Any]]:
+    """Messages that say what the tools are, for a template that does not."""
+    if messages and messages[0]["role"] == "system":
+        first = f"{messages[0]['content']}\n\n{text}"
+        return [{**messages[0], "content": first}, *messages[1:]]
+    return [{"role": "system", "content": text}, *messages]
+
+
+def _with_texts(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Messages with the arguments of calls as texts, which some templates take."""
+
+    def with_text(call: Mapping[str, Any]) -> Mapping[str, Any]:
+        function = call["function"]
+        arguments = function["arguments"]
+        text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        return {**call, "function": {**function, "arguments": text}}
+
+    return [
+        {**message, "tool_calls": [with_text(call) for call in message["tool_calls"]]}
+        if message.get("tool_calls")
+        else message
+        for message in messages
+    ]
+
+
+def openai_messages(body: Body, name: str = "messages") -> list[dict[str, Any]]:
+    """The messages of a body in OpenAI's form, checked.
+
+    Raises
+    ------
+    Problem : they are not of that form, or have in them what is no text.
+    """
+    found = [_message(message) for message in body.objects(name, MAX_MESSAGES)]
+    if not found:
+        raise body.wrong(name, "is missing or empty; there is nothing to answer")
+    return found
+
+
+def _message(body: Body) -> dict[str, Any]:
+    role = body.choice("role", _ROLES)
+    if role is None:
+        raise body.wrong("role", "is missing")
+    message: dict[str, Any] = {"role": "system" if role == "developer" else role, "content": text_of(body, "content")}
+    for name in ("name", "tool_call_id", "reasoning_content"):
+        if name in body:
+            message[name] = body.text(name)
+    if role == "function":
+        message["role"] = "tool"
+    if role == "assistant":
+        calls = [_call(call) for call in body.objects("tool_calls", MAX_TOOLS)]
+        if calls:
+            message["tool_calls"] = calls
+    return message
+
+
+def text_of(body: Body, name: str) -> str:
+    """A text, or parts that are texts, as one text.
+
+    Raises
+    ------
+    Problem : a part is an image or sound.
+    """
+    value = body.get(name, (str, list), "")
+    if isinstance(value, str):
+        return value
+    parts: list[str] = []
+    for part in body.objects(name, MAX_MESSAGES):
+        kind = part.text("type", "text")
+        if kind not in ("text", "input_text", "output_text", "refusal"):
+            raise part.wrong("type", f"is {kind!r}; this server takes text only, and fetches nothing")
+        parts.append(part.text("text") or part.text("refusal") or "")
+    return "\n".join(parts)
+
+
+def _call(body: Body) -> dict[str, Any]:
+    function = body.at("function")
+    if function is None:
+        raise body.wrong("function", "is missing")
+    call = {"name": function.need_text("name"), "arguments": arguments_of(function.fields.get("arguments"))}
+    return {"id": body.text("id", ""), "type": "function", "function": call}
+
+
+def arguments_of(value: Any) -> Any:
+    """A call's arguments as an object; what is none stays as it is."""
+    if isinstance(value, str):
+        try:
+            parsed = json.loads(value or "{}")
+        except (ValueError, RecursionError):
+            return value
+        return parsed if isinstance(parsed, dict) else value
+    return {} if value is None else value
+
+
+def openai_tools(body: Body) -> list[dict[str, Any]]:
+    """The tools of a body in OpenAI's form.
+
+    Raises
+    ------
+    Problem : they are not of that form.
+    """
+    found: list[dict[str, Any]] = []
+    for tool in body.objects("tools", MAX_TOOLS):
+        kind = tool.text("type", "function")
+        if kind != "function":
+            raise tool.wrong("type", f"is {kind!r}; this server knows tools of the type function alone")
+        function = tool.at("function")
+        if function is None:
+            raise tool.wrong("function", "is missing")
+        found.append(tool_of(function, "parameters"))
+    return found
+
+
+def tool_of(function: Body, schema: str) -> dict[str, Any]:
+    """A tool in OpenAI's form.
+
+    Parameters
+    ----------
+    schema : the field with the JSON schema of its arguments.
+    """
+    parameters = function.get(schema, dict) or {"type": "object", "properties": {}}
+    described_as = function.text("description", "")
+    made = {"name": function.need_text("name"), "description": described_as, "parameters": parameters}
+    return {"type": "function", "function": made}
+
+
+def named_tool(tools: Sequence[Mapping[str, Any]], name: str) -> list[Mapping[str, Any]]:
+    """The tool of a name, in a list.
+
+    Raises
+    ------
+    Problem : there is none.
+    """
+    found = [tool for tool in tools if tool["function"]["name"] == name]
+    if not found:
+        raise bad(f"tool_choice names {name!r}, which is none of the tools", "tool_choice")
+    return found
