@@ -60,6 +60,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "run": "Let a model continue a text.",
         "chat": "Talk to a model.",
         "embed": "Turn texts into vectors.",
+        "serve": "Serve models over HTTP, to the clients that people have.",
     },
     "Measure": {
         "bench": "Measure how fast a model runs, in tokens per second.",

@@ -114,6 +114,11 @@ class Started:
             self.cancel()
             raise
 
+    @property
+    def prompt_tokens(self) -> int:
+        """Of the first prompt."""
+        return len(self._streams[0].request.tokens)
+
     def cancel(self) -> None:
         """Nobody wants the rest."""
         for stream in self._streams:

@@ -3,33 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ggufkit.serve.dialects import openai, openai_chat
-from ggufkit.serve.dialects.openai import OPENAI
+from ggufkit.serve.call import Dialect
+from ggufkit.serve.dialects import (
+    anthropic,
+    completions,
+    embeddings,
+    llama_cpp,
+    ollama,
+    openai,
+    openai_chat,
+    operators,
+    responses,
+)
 from ggufkit.serve.models import Models, Pool
 from ggufkit.serve.problems import Problem, problem_of
 from ggufkit.serve.security import Guard
 from ggufkit.serve.settings import Settings
 
-if TYPE_CHECKING:
-    from ggufkit.serve.call import Dialect
-
 __all__ = ["make_app"]
 
 # Beginning of a path → the dialect of those who ask there; OpenAI's elsewhere.
-_DIALECTS: dict[str, Dialect] = {}
-_ROUTES = (openai, openai_chat)
+_DIALECTS = {"/v1/messages": anthropic.ANTHROPIC, "/api/": ollama.OLLAMA}
+_ROUTES = (openai, openai_chat, completions, embeddings, responses, anthropic, ollama, llama_cpp, operators)
 
 
 def dialect_of(path: str) -> Dialect:
     """The dialect of a path."""
-    return next((dialect for start, dialect in _DIALECTS.items() if path.startswith(start)), OPENAI)
+    return next((dialect for start, dialect in _DIALECTS.items() if path.startswith(start)), openai.OPENAI)
 
 
 def make_app(pool: Pool, settings: Settings | None = None) -> Guard:

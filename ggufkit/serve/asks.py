@@ -1,4 +1,4 @@
-"""What a request asks of a model, whatever dialect it came in: the prompt, how tokens are chosen, how to read the reply."""
+"""What a request asks of a model, whatever dialect it came in: prompt, choice of tokens, how to read the reply."""
 
 from __future__ import annotations
 
@@ -141,11 +141,10 @@ def _bias(body: Body, served: Served) -> dict[int, float]:
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
             raise body.wrong("logit_bias", "should have a token and a number each")
         token, bias = pair
-        if bias is False:
-            bias = float("-inf")
-        if isinstance(bias, bool) or not isinstance(bias, (int, float)) or (abs(bias) > 1e6 and bias is not False):
-            if bias != float("-inf"):
-                raise body.wrong("logit_bias", "should have a number for each token")
+        if isinstance(bias, bool):
+            bias = None if bias else float("-inf")
+        if not isinstance(bias, (int, float)) or not (bias == float("-inf") or abs(bias) <= 1e6):
+            raise body.wrong("logit_bias", "should have a number for each token")
         if isinstance(token, str) and isinstance(value, dict) and token.lstrip("-").isdigit() and len(token) < 12:
             token = int(token)
         if isinstance(token, str):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
@@ -61,7 +64,7 @@ class Server:
             timeout_graceful_shutdown=max(1, round(settings.drain)),
             h11_max_incomplete_event_size=64 << 10,
         )
-        self._server = uvicorn.Server(config)
+        self._server = _Uvicorn(config)
 
     @property
     def url(self) -> str:
@@ -92,6 +95,22 @@ class Server:
     def stop(self) -> None:
         """Take no more requests, let answers finish. From any thread."""
         self._server.should_exit = True
+
+
+class _Uvicorn(uvicorn.Server):
+    """Ends at a signal without raising it again: there is more to be closed."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {sig: signal.signal(sig, self.handle_exit) for sig in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for sig, handler in before.items():
+                signal.signal(sig, handler)
 
 
 def _listen(settings: Settings) -> socket.socket:

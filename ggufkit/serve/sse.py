@@ -35,7 +35,8 @@ async def with_pings(frames: AsyncGenerator[bytes, None], seconds: float, ping: 
                     task = asyncio.ensure_future(anext(source))
                 done, _ = await asyncio.wait({task}, timeout=seconds)
                 if not done:
-                    yield ping
+                    if ping:
+                        yield ping
                     continue
                 finished, task = task, None
                 try:

@@ -1,1 +1,1 @@
-"""The languages that clients speak, a file an endpoint or a family: what they ask becomes an `Ask`, answers become theirs."""
+"""The languages that clients speak, a file each: what they ask becomes an `Ask`, the answers become theirs."""

@@ -86,19 +86,18 @@ class _Writer:
         style = self.style
         layout = layout_of(style.call)
         together = any(isinstance(part, Slot) and part.name in ("calls", "keyed", "python") for part in layout)
-        calls = [self.call(layout, i, name, many) for i, name in enumerate(self.tools)] if not together else []
         if together:
-            one = self.parts(layout, lambda slot: self.several(slot.name, many))
+            options = [self.parts(layout, lambda slot: self.several(slot.name, many))]
         else:
-            one = " | ".join(calls)
-        self.rules.append(f"call: {one}")
+            options = [self.call(layout, number, name) for number, name in enumerate(self.tools)]
+        self.rules.append(f"call: {' | '.join(options)}")
         most = _MOST if many and not together and style is not HARMONY else 1
         between = self.marks(style.between)
         body = f"call ({between} call){{0,{most - 1}}}" if most > 1 else "call"
         before, after = (self.marks(mark) for mark in style.section)
         return f"start: thoughts {before} {body} {after}\n" + "".join(f"{rule}\n" for rule in self.rules)
 
-    def call(self, layout: Layout, number: int, name: str, many: bool) -> str:
+    def call(self, layout: Layout, number: int, name: str) -> str:
         """The rule of one tool's call."""
         self.rules.append(f"call_{number}: {self.parts(layout, lambda slot: self.slot(slot.name, number, name))}")
         return f"call_{number}"
@@ -120,9 +119,9 @@ class _Writer:
         each: list[str] = []
         for number, (tool, schema) in enumerate(self.tools.items()):
             if slot == "calls":
-                body = f"{_text(f'{{{name}: {json.dumps(tool)}, {arguments}: ')} {self.json(schema)} {_text('}')}"
+                body = f"{_text(f'{{{name}: {json.dumps(tool)}, {arguments}: ')} {self.arguments(schema)} {_text('}')}"
             elif slot == "keyed":
-                body = f"{_text(f'{{{json.dumps(tool)}: ')} {self.json(schema)} {_text('}')}"
+                body = f"{_text(f'{{{json.dumps(tool)}: ')} {self.arguments(schema)} {_text('}')}"
             else:
                 values = [f"{_text(key + '=')} {self.json(part)}" for key, part in _properties(schema)]
                 body = f"{_text(tool + '(')} {_row(values, _required(schema), ', ')} {_text(')')}"
@@ -140,10 +139,10 @@ class _Writer:
         if slot == "index":
             return _text("0")
         if slot == "json":
-            return self.json(schema)
+            return self.arguments(schema)
         if slot == "call":
             key, arguments = map(json.dumps, self.style.keys)
-            return f"{_text(f'{{{key}: {json.dumps(name)}, {arguments}: ')} {self.json(schema)} {_text('}')}"
+            return f"{_text(f'{{{key}: {json.dumps(name)}, {arguments}: ')} {self.arguments(schema)} {_text('}')}"
         if slot == "parameters":
             written = [self.parameter(number, i, *pair) for i, pair in enumerate(_properties(schema))]
             return _row(written, _required(schema), "")
@@ -176,6 +175,9 @@ class _Writer:
         return f"{before} text_{number}_{i} /\\n?/"
 
     def braces(self, schema: Any, quote: str) -> str:
+        options = schema.get("enum") if isinstance(schema, dict) else None
+        if isinstance(options, list) and options and all(isinstance(option, str) for option in options):
+            return f"{quote} ({' | '.join(map(_text, options))}) {quote}"
         if isinstance(schema, dict) and schema.get("type") == "string":
             return f"{quote} /[^<>]*/ {quote}"
         if isinstance(schema, dict) and schema.get("type") in ("integer", "number", "boolean", "null"):
@@ -187,6 +189,13 @@ class _Writer:
                 ' | "{" (/[A-Za-z0-9_]+/ ":" any_braces ("," /[A-Za-z0-9_]+/ ":" any_braces)*)? "}"'
             )
         return "any_braces"
+
+    def arguments(self, schema: Any) -> str:
+        """All arguments of a call, an object; those that nobody has heard of are of no use."""
+        schema = {"type": "object", **(schema if isinstance(schema, dict) else {})}
+        return self.json(
+            {**schema, "additionalProperties": schema.get("additionalProperties", "properties" not in schema)}
+        )
 
     def json(self, schema: Any) -> str:
         return f"%json {with_white_space(json.dumps(schema if isinstance(schema, dict) else {}))}"

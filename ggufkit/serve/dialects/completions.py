@@ -1,0 +1,162 @@
+"""POST /v1/completions: texts continued, without a chat template."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ggufkit.serve.answers import Answer, Started, total
+from ggufkit.serve.asks import Ask, choosing_of, grammar_of, text_ask
+from ggufkit.serve.bodies import Body
+from ggufkit.serve.call import Call, json_response, route
+from ggufkit.serve.dialects.openai import OPENAI, failed, timings, usage_of
+from ggufkit.serve.engine.request import Token, Usage
+from ggufkit.serve.models import Served
+from ggufkit.serve.settings import Settings
+from ggufkit.serve.sse import frame
+
+__all__ = ["prompts_of", "routes"]
+
+_DEFAULT_TOKENS = 16  # OpenAI's
+_MAX_LOGPROBS = 20
+
+
+def prompts_of(body: Body, name: str, limit: int) -> list[str | list[int]]:
+    """A text, token ids, or a list of such."""
+    value = body.get(name, (str, list))
+    if value is None:
+        raise body.wrong(name, "is missing")
+    if isinstance(value, str):
+        return [value]
+    if value and all(isinstance(one, int) and not isinstance(one, bool) for one in value):
+        return [value]
+    if len(value) > limit:
+        raise body.wrong(name, f"has {len(value)} texts; at most {limit} are taken")
+    for one in value:
+        ids = isinstance(one, list) and all(isinstance(id, int) and not isinstance(id, bool) for id in one)
+        if not (isinstance(one, str) or ids):
+            raise body.wrong(name, "should be a text, token ids, or a list of such")
+    if not value:
+        raise body.wrong(name, "is empty")
+    return list(value)
+
+
+def _asked(body: Body, served: Served, settings: Settings) -> Ask:
+    choosing = choosing_of(body, served, settings, ("max_tokens", "max_completion_tokens", "n_predict"))
+    logprobs = body.get("logprobs", (int, bool))
+    if logprobs is not None and logprobs is not False:
+        wanted = 0 if logprobs is True else body.whole("logprobs", 0, _MAX_LOGPROBS)
+        choosing = dataclasses.replace(choosing, logprobs=wanted)
+    if body.flag("echo") and choosing.logprobs is not None:
+        raise body.wrong("echo", "with logprobs is not supported: of a prompt there are none")
+    if body.text("suffix"):
+        raise body.wrong("suffix", "is not supported here; ask /infill")
+    if choosing.max_tokens is None and "max_tokens" not in body:
+        choosing = dataclasses.replace(choosing, max_tokens=_DEFAULT_TOKENS)
+    choosing = dataclasses.replace(choosing, grammar=grammar_of(body))
+    prompts = prompts_of(body, "prompt", settings.choices)
+    if len(prompts) * choosing.n > settings.choices:
+        raise body.wrong("n", f"times {len(prompts)} prompts is more than {settings.choices} answers")
+    asks = [text_ask(served, prompt, choosing) for prompt in prompts]
+    return Ask("", [r for ask in asks for r in ask.requests], [p for ask in asks for p in ask.parsers])
+
+
+async def _answer(call: Call) -> Response:
+    body = await call.body()
+    served = await call.model(body.text("model"))
+    started = await call.begin(served, lambda: _asked(body, served, call.settings))
+    n = body.whole("n", 1, call.settings.choices, 1)
+    echoed = [
+        prompt if isinstance(prompt, str) else served.tokenizer.decode(prompt)
+        for prompt in (prompts_of(body, "prompt", call.settings.choices) if body.flag("echo") else [])
+        for _ in range(n)
+    ]
+    head = {"id": f"cmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": served.name}
+    if body.flag("stream"):
+        options = body.at("stream_options") or Body({})
+        return call.stream(_frames(served, started, head, echoed, n, options.flag("include_usage")), failed)
+    found = await call.unless_gone(started.whole())
+    usage = _usage([answer.usage for answer in found], n)
+    choices = [
+        {
+            "index": index,
+            "text": (echoed[index] if echoed else "") + answer.text,
+            "logprobs": _logprobs(served, answer),
+            "finish_reason": answer.reason,
+        }
+        for index, answer in enumerate(found)
+    ]
+    return json_response(
+        {**head, "object": "text_completion", "choices": choices, "usage": usage_of(usage), "timings": timings(usage)}
+    )
+
+
+def _usage(usages: Sequence[Usage], n: int) -> Usage:
+    """Of several prompts with `n` answers each."""
+    whole = total(usages)
+    first = usages[::n]
+    prompt = sum(usage.prompt_tokens for usage in first)
+    return dataclasses.replace(whole, prompt_tokens=prompt, cached_tokens=sum(usage.cached_tokens for usage in first))
+
+
+def _logprobs(served: Served, answer: Answer) -> dict[str, Any] | None:
+    return logprobs_of(served, answer.tokens, 0)
+
+
+def logprobs_of(served: Served, tokens: Sequence[Token], offset: int) -> dict[str, Any] | None:
+    """Logarithms of probabilities in the form of completions; None where there are none."""
+    if not tokens or tokens[0].logprob is None:
+        return None
+    offsets = [offset]
+    for token in tokens[:-1]:
+        offsets.append(offsets[-1] + len(token.data.decode("utf-8", "replace")))
+    return {
+        "tokens": [token.data.decode("utf-8", "replace") for token in tokens],
+        "token_logprobs": [token.logprob for token in tokens],
+        "top_logprobs": [
+            {
+                served.tokenizer.piece(id, True).decode("utf-8", "replace"): max(-9999.0, value)
+                for id, value in token.top
+            }
+            for token in tokens
+        ],
+        "text_offset": offsets,
+    }
+
+
+async def _frames(
+    served: Served, started: Started, head: dict[str, Any], echoed: list[str], n: int, wants_usage: bool
+) -> AsyncGenerator[bytes, None]:
+    def one(index: int, text: str, logprobs: Any = None, reason: str | None = None, **more: Any) -> bytes:
+        choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+        return frame({**head, "object": "text_completion", "choices": [choice], **more})
+
+    answers: dict[int, Answer] = {}
+    for index, text in enumerate(echoed):
+        yield one(index, text)
+    async with aclosing(started.updates()) as updates:
+        async for update in updates:
+            answer = answers.setdefault(update.index, Answer())
+            before = answer.text
+            answer.add(dataclasses.replace(update, tokens=[]))
+            text = answer.text[len(before) :]
+            if text or update.tokens:
+                yield one(update.index, text, logprobs_of(served, update.tokens, len(before)))
+            if update.end is not None:
+                yield one(update.index, "", None, answer.reason, timings=timings(update.end.usage))
+    if wants_usage:
+        usage = _usage([answers[index].usage for index in sorted(answers)], n)
+        yield frame({**head, "object": "text_completion", "choices": [], "usage": usage_of(usage)})
+    yield b"data: [DONE]\n\n"
+
+
+def routes() -> list[Route]:
+    """Completions. (`/completions` without a version speaks llama-server's dialect.)"""
+    return [route("/v1/completions", _answer, OPENAI)]
