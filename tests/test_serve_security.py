@@ -124,6 +124,8 @@ def test_other_machines_need_a_key():
         require_safe(Settings(keys=("short",)))
 
 
+# 2^24 ways to put it together.
+BOMB = {"allOf": [{"anyOf": [{"properties": {f"{name}{i}": {"type": "integer"}}} for name in "ab"]} for i in range(24)]}
 BODIES = {
     "not JSON": (b"{", 400, "not JSON"),
     "no object": (b"[1]", 400, "object"),
@@ -152,25 +154,7 @@ BODIES = {
         "top_logprobs",
     ),
     "a schema bomb": (
-        json.dumps(
-            {
-                "messages": USER,
-                "max_tokens": 4,
-                "response_format": {
-                    "type": "json_object",
-                    "schema": {
-                        "allOf": [
-                            {
-                                "anyOf": [
-                                    {"properties": {f"{name}{i}": {"type": "string", "maxLength": i}}} for name in "ab"
-                                ]
-                            }
-                            for i in range(24)
-                        ]
-                    },
-                },
-            }
-        ).encode(),
+        json.dumps({"messages": USER, "response_format": {"type": "json_object", "schema": BOMB}}).encode(),
         400,
         "schema",
     ),

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ggufkit.errors import printable
+from ggufkit.gguf.summary import summary
 from ggufkit.serve.call import Call, Dialect, json_response, route
 from ggufkit.serve.engine.request import Token, Usage
 from ggufkit.serve.models import Served
@@ -111,13 +112,19 @@ def _model(name: str, loaded: bool, engine: Any) -> dict[str, Any]:
         "loaded": loaded,
     }
     if engine is not None:
-        hyper = engine.model.hyper
+        hyper, known = engine.model.hyper, summary(engine.model.gguf)
         found["meta"] = {
             "n_vocab": engine.model.vocabulary,
             "n_ctx": engine.context,
             "n_ctx_train": hyper.context_length,
             "n_embd": hyper.width,
             "size": engine.model.gguf.size,
+            "n_layers": hyper.layers,
+            "n_params": known["parameters"],
+            "name": known.get("name"),
+            "architecture": known.get("architecture"),
+            "file_type": known.get("file_type"),
+            "bits_per_weight": known.get("bits_per_weight"),
         }
     return found
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -9,6 +11,7 @@ from ggufkit.serve.call import Call, json_response, route
 from ggufkit.serve.dialects.openai import OPENAI
 from ggufkit.serve.engine.metrics import Metrics
 from ggufkit.serve.problems import Problem
+from ggufkit.web.page import assemble, part, policy
 
 __all__ = ["routes"]
 
@@ -40,6 +43,24 @@ async def _health(call: Call) -> Response:
     return json_response({"status": "ok"})
 
 
+@functools.cache
+def _chat_page() -> tuple[bytes, dict[str, str]]:
+    """The chat page and its headers. It holds nothing of the models: those it asks for, as any client does."""
+    styles, scripts = ["page.css", "chat.css"], ["page.js", "chat.js"]
+    text = assemble("Chat", "chat.html", styles=styles, scripts=scripts, connect=True)
+    rules = policy([part(name) for name in styles], [part(name) for name in scripts], connect=True)
+    return text.encode(), {"Content-Security-Policy": f"{rules}; frame-ancestors 'none'"}
+
+
+async def _page(call: Call) -> Response:
+    text, headers = _chat_page()
+    return Response(text, headers=headers, media_type="text/html; charset=utf-8")
+
+
+async def _no_icon(call: Call) -> Response:
+    return Response(status_code=204)
+
+
 async def _metrics(call: Call) -> Response:
     if not call.settings.metrics:
         raise Problem(403, "metrics are not shown; they are where the server was started so")
@@ -59,9 +80,11 @@ def prometheus(found: dict[str, Metrics]) -> str:
 
 
 def routes() -> list[Route]:
-    """Health and metrics."""
+    """Health, metrics, the page."""
     return [
         route("/health", _health, OPENAI, ("GET",)),
         route("/v1/health", _health, OPENAI, ("GET",)),
         route("/metrics", _metrics, OPENAI, ("GET",)),
+        route("/", _page, OPENAI, ("GET",)),
+        route("/favicon.ico", _no_icon, OPENAI, ("GET",)),
     ]
