@@ -32,7 +32,9 @@ def model(fixtures, tmp_path_factory):
 def client(model):
     limits = {"body": 1 << 16, "seconds": 0.5, "connections": 40, "origins": ("https://good.example",)}
     with serving(model, {"context": 512, "slots": 2, "queue": 1}, hosts=("models.lan",), **limits) as url:
-        yield Client(url)
+        client = Client(url)
+        client.post("/completion", prompt="def", n_predict=2)  # its kernels are compiled now
+        yield client
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,17 @@ _SMALL = 1 << 20  # bytes of a file with keys, or a template
 
 
 @click.command()
-@click.argument("models", metavar="MODEL…", nargs=-1, required=True)
+@click.argument("models", metavar="[MODEL]…", nargs=-1)
+@click.option(
+    "--models-dir", type=click.Path(file_okay=False, path_type=Path), help="Serve the models in this folder, too."
+)
+@click.option(
+    "--models-max", type=click.IntRange(min=1), default=4, show_default=True, help="Models in memory at once, at most."
+)
+@click.option("--memory", type=Size(), help="Memory of all models with their caches; whoever was used last stays.")
+@click.option(
+    "--idle", type=click.FloatRange(min=1), metavar="SECONDS", help="Unload a model that nobody has used so long."
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="The port; 0: any.")
 @click.option("--api-key-file", type=click.Path(path_type=Path), help="A file with keys, one a line; clients need one.")
@@ -60,6 +70,10 @@ _SMALL = 1 << 20  # bytes of a file with keys, or a template
 @runtime_options
 def command(
     models: tuple[str, ...],
+    models_dir: Path | None,
+    models_max: int,
+    memory: int | None,
+    idle: float | None,
     host: str,
     port: int,
     api_key_file: Path | None,
@@ -87,6 +101,7 @@ def command(
     \b
     ggufkit serve model.gguf
     ggufkit serve small=model.gguf bge-small.gguf --port 9000 --lookup
+    ggufkit serve --models-dir ~/models --memory 12G --idle 600
     ggufkit serve model.gguf --host 0.0.0.0 --api-key-file keys.txt
     """
     try:
@@ -96,8 +111,9 @@ def command(
             raise
         raise MissingDependency(f"serving needs the package {e.name}: pip install 'ggufkit[serve]'") from None
     from ggufkit.cli.ahead import ready_to_run
+    from ggufkit.memory.fit import fit
     from ggufkit.runtime.model import load
-    from ggufkit.serve.pool import LoadedPool
+    from ggufkit.serve.engine import Engine, ModelPool
     from ggufkit.serve.settings import Settings
 
     template = None if chat_template_file is None else _text(chat_template_file)
@@ -112,10 +128,8 @@ def command(
         template=template,
         slot_folder=slot_save_path,
     )
-    files = _named(models)
+    files = _named(models, models_dir)
     _require_extra()
-    for path in files.values():
-        ready_to_run(path, on, types)
     how: dict[str, Any] = {
         "context": ctx_size or None,
         "slots": parallel,
@@ -126,28 +140,49 @@ def command(
         "lookup": lookup,
         "draft": None if draft is None else partial(load, draft, **on),
     }
-    with LoadedPool({name: partial(load, path, **on) for name, path in files.items()}, settings.drain, **how) as pool:
+
+    def start(path: Path) -> Engine:
+        ready_to_run(str(path), on, types)
+        return Engine(partial(load, path, **on), **how)
+
+    def size(path: Path) -> int:
+        keys, values = types
+        takes = fit(path, context=ctx_size or None, slots=parallel, keys=keys, values=values)
+        return int(takes.used(0)) + cache_ram
+
+    pool = ModelPool(files, start, size, memory=memory, most=models_max, idle=idle)
+    try:
         server = Server(pool, settings)
-        server.run(lambda: note(_greeting(server.url, settings, pool.names)))
+        with pool.lease(next(iter(files))):  # what is wrong with it is better said now than to the first client
+            pass
+        server.run(lambda: note(_greeting(server.url, settings, list(files))))
         note("finishing answers")
+    finally:
+        pool.close(settings.drain)
 
 
 def _greeting(url: str, settings: Settings, names: list[str]) -> str:
-    shown = ", ".join(map(printable, names))
+    shown = ", ".join(map(printable, names[:8])) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     key = "" if settings.keys else ", for this machine alone"
     return f"{shown} at {url}{key}; Ctrl-C ends"
 
 
-def _named(models: tuple[str, ...]) -> dict[str, str]:
-    """Name → file."""
-    found: dict[str, str] = {}
+def _named(models: tuple[str, ...], folder: Path | None) -> dict[str, Path]:
+    """Name → file; those that were named first, then those of a folder."""
+    from ggufkit.serve.engine.pool import models_in
+
+    found: dict[str, Path] = {}
     for given in models:
         name, sign, path = given.partition("=")
         if not sign or "/" in name or Path(given).exists():
             name, path = Path(given).stem, given
         if name in found:
             raise UsageError(f"two models are called {printable(name)}; give one another name: other={printable(path)}")
-        found[name] = path
+        found[name] = Path(path)
+    if folder is not None:
+        found = {**found, **models_in(folder), **found}
+    if not found:
+        raise UsageError("there is no model to serve; name one, or a folder with --models-dir")
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -115,6 +116,7 @@ class Models:
     def __init__(self, pool: Pool, settings: Settings):
         self.pool, self._settings = pool, settings
         self._served: dict[int, Served] = {}
+        self._waiting = ThreadPoolExecutor(64, "ggufkit-lease")  # for models to be loaded
 
     @property
     def names(self) -> list[str]:
@@ -144,7 +146,12 @@ class Models:
         """A model, loaded if need be, and kept as long as it is used."""
         found = self.find(name)
         lease = self.pool.lease(found)
-        engine = await asyncio.to_thread(lease.__enter__)
+        entering = asyncio.get_running_loop().run_in_executor(self._waiting, lease.__enter__)
+        try:
+            engine = await asyncio.shield(entering)
+        except asyncio.CancelledError:  # nobody is there any more to leave it
+            entering.add_done_callback(lambda done: done.exception() or lease.__exit__(None, None, None))
+            raise
         try:
             yield self._of(found, engine)
         finally:

@@ -16,7 +16,7 @@ from typing import Any
 
 import ggufkit
 from ggufkit.jobs.convert import convert
-from ggufkit.serve.pool import LoadedPool
+from ggufkit.serve.engine import Engine, ModelPool
 from ggufkit.serve.server import Server
 from ggufkit.serve.settings import Settings
 
@@ -47,18 +47,24 @@ def chat_model(fixtures: Path, folder: Path, **metadata: Any) -> Path:
 @contextmanager
 def serving(model: Path, engine: dict[str, Any] | None = None, **settings: Any) -> Iterator[str]:
     """A server in a thread of this process; its address."""
-    load = partial(ggufkit.load, model, backend="cpu", threads=2)
-    with LoadedPool({"tiny": load}, **(engine or {})) as pool:
-        server = Server(pool, Settings(port=0, **settings))
-        ready = threading.Event()
-        thread = threading.Thread(target=server.run, args=(ready.set,))
-        thread.start()
-        ready.wait(10)
-        try:
-            yield server.url
-        finally:
-            server.stop()
-            thread.join(20)
+
+    def start(path: Path) -> Engine:
+        return Engine(partial(ggufkit.load, path, backend="cpu", threads=2), **(engine or {}))
+
+    pool = ModelPool({"tiny": model}, start, lambda path: 0)
+    with pool.lease("tiny"):
+        pass
+    server = Server(pool, Settings(port=0, **settings))
+    ready = threading.Event()
+    thread = threading.Thread(target=server.run, args=(ready.set,))
+    thread.start()
+    ready.wait(10)
+    try:
+        yield server.url
+    finally:
+        server.stop()
+        thread.join(20)
+        pool.close()
 
 
 class Client:
