@@ -138,6 +138,7 @@ NOT_ARCHITECTURES = {
     "gguf.checks.tokenizer": "so are the kinds of tokenizers",
     "cli": "examples in help",
     "checkpoint.packed.bitnet": "a way to quantize that models of other architectures have, too",
+    "serve.replies.styles": "ways to write calls of tools are called after the models that had them first",
     "checkpoint.packed.registry": "the layouts' names, that one among them",
 }
 
