@@ -216,7 +216,7 @@ def test_a_template_that_knows_no_tools_gets_the_plainest_style():
 @pytest.fixture(scope="module")
 def tokenizer(fixtures, tmp_path_factory):
     from ggufkit.jobs.convert import convert
-    from ggufkit.tokenizer import load_tokenizer
+    from ggufkit.tokenizer.run.tokenizer import load_tokenizer
 
     path = convert(fixtures / "pylib-llama", tmp_path_factory.mktemp("model") / "m.gguf", "Q8_0")
     with ggufkit.open(path) as gguf:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ggufkit.tokenizer.run.vocab import CONTROL
 
 if TYPE_CHECKING:
-    from ggufkit.tokenizer import Tokenizer
+    from ggufkit.tokenizer.run.tokenizer import Tokenizer
 
 __all__ = ["Disarmed"]
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ggufkit.gguf.reader import GGUF
     from ggufkit.runtime.constrain.grammar import Grammar
     from ggufkit.serve.engine import Engine
-    from ggufkit.tokenizer import Tokenizer
+    from ggufkit.tokenizer.run.tokenizer import Tokenizer
 
 __all__ = ["Models", "Pool", "Served", "facts"]
 
