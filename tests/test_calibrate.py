@@ -13,6 +13,7 @@ from tiny_models import write_tiny
 import ggufkit
 from ggufkit.calibrate.allocation import allocation, types_of
 from ggufkit.calibrate.costs import costs
+from ggufkit.calibrate.equivalent import scaled
 from ggufkit.calibrate.fisher import collect
 from ggufkit.calibrate.job import with_gptq
 from ggufkit.calibrate.statistics import is_statistics, merged, read_statistics, write_statistics
@@ -23,7 +24,7 @@ from ggufkit.importance.imatrix_file import read_imatrix
 from ggufkit.jobs.convert import convert
 from ggufkit.jobs.quantize import quantization
 from ggufkit.policy.recipe import recipe_of
-from ggufkit.runtime.model import load
+from ggufkit.runtime.model import Model, load
 
 LENGTH = 64
 
@@ -263,6 +264,64 @@ def test_types_by_class_and_by_name():
         types_of("Q4_K,F16")
 
 
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_statistics_of_a_few_tokens(tmp_path, tokens):
+    """Moments of so little rank are damped until they can be used; the file runs."""
+    write_tiny(tmp_path / "tiny.gguf", "llama", format="F32")
+    found = statistics_of(tmp_path / "tiny.gguf", np.full((1, tokens), 5, np.int32))
+    warnings: list[str] = []
+    with ggufkit.open(tmp_path / "tiny.gguf") as gguf:
+        for streams in (True, False):
+            job = quantization(gguf, tmp_path / "q.gguf", recipe_of("Q4_0"))
+            with_gptq(job, gguf, found, streams=streams, warn=warnings.append).write(force=True)
+            with load(tmp_path / "q.gguf") as model:
+                assert np.isfinite(model.forward([1, 2, 3], model.new_cache(8))).all()
+    assert warnings == []
+
+
+def test_moments_that_cannot_be_used(tmp_path):
+    """The matrix is encoded plainly, and a warning names it; the others are not touched by that."""
+    write_tiny(tmp_path / "tiny.gguf", "llama", format="F32")
+    found = statistics_of(tmp_path / "tiny.gguf", np.arange(48, dtype=np.int32).reshape(4, 12))
+    found.moments["blk.0.attn_output.weight"][0][:] = np.nan
+    found.moments["blk.1.ffn_down.weight"][0][:] = 0
+    found.moments["blk.0.attn_q.weight"][0][:, 7] = found.moments["blk.0.attn_q.weight"][0][7] = 0  # a dead column
+    warnings: list[str] = []
+    with ggufkit.open(tmp_path / "tiny.gguf") as gguf:
+        for name, warn in (("plain", None), ("gptq", warnings.append)):
+            job = quantization(gguf, tmp_path / f"{name}.gguf", recipe_of("Q4_0"))
+            (job if warn is None else with_gptq(job, gguf, found, streams=False, warn=warn)).write()
+    assert len(warnings) == 2
+    assert all("is encoded without the text" in text for text in warnings)
+    assert {name for text in warnings for name in [text.split()[0]]} == {
+        "blk.0.attn_output.weight",
+        "blk.1.ffn_down.weight",
+    }
+    same = {
+        t.name for t in ggufkit.diff(tmp_path / "plain.gguf", tmp_path / "gptq.gguf").tensors if t.status == "identical"
+    }
+    assert {"blk.0.attn_output.weight", "blk.1.ffn_down.weight"} <= same
+    assert "blk.0.attn_q.weight" not in same
+
+
+def test_activations_that_overflow(tmp_path):
+    """Finite weights whose products are not: one line that names the matrix."""
+    write_tiny(tmp_path / "tiny.gguf", "llama", format="F32")
+    with ggufkit.open(tmp_path / "tiny.gguf") as gguf:
+        huge = {"blk.0.ffn_up.weight": scaled(gguf.tensors["blk.0.ffn_up.weight"], None, np.full(64, 3e38, np.float32))}
+        model = Model(gguf.with_tensors(huge), Tape(threads=1))
+        with pytest.raises(GgufkitError, match=r"what meets blk\.0\.ffn_down\.weight is not finite"):
+            collect(model, np.arange(24, dtype=np.int32).reshape(2, 12), ("text",))
+
+
+def test_prediction_of_gptq(model, statistics):
+    """What GPTQ is said to gain, when all tensors are tried, and when some stand for all."""
+    with ggufkit.open(model) as gguf:
+        found = allocation(gguf, recipe_of("Q8_0"), statistics, like="Q3_K_S")
+        predicted = found.after_gptq()
+    assert 0.1 * found.predicted < predicted < 0.9 * found.predicted
+
+
 # -- the command line -------------------------------------------------------------------------------------
 
 
@@ -305,6 +364,11 @@ def test_chats(model, tmp_path):
     result = run("calibrate", with_template, "-f", path, "--chat", "-c", 32, "--chunks", 2, "-o", stats)
     assert result.exit_code == 0
     assert read_statistics(stats).windows.shape == (2, 32)
+    matrix = tmp_path / "imatrix.gguf"
+    assert run("imatrix", with_template, "-f", path, "--chat", "-c", 32, "--chunks", 2, "-o", matrix).exit_code == 0
+    theirs, ours = read_imatrix(matrix), read_imatrix(stats)
+    name = "blk.0.attn_q.weight"
+    np.testing.assert_allclose(ours.values[name], theirs.values[name], rtol=0.02, atol=1e-3 * theirs.values[name].max())
     path.write_text("not a chat\n")
     with pytest.raises(UsageError, match="line 1: not a chat"):
         run("calibrate", with_template, "-f", path, "--chat", "-o", stats, "--force")

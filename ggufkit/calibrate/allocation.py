@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ggufkit.calibrate.costs import CLASSES, costs
+from ggufkit.calibrate.costs import CLASSES, costs, output_of
+from ggufkit.calibrate.prediction import after_gptq
 from ggufkit.calibrate.statistics import Statistics
 from ggufkit.errors import Hint, PolicyError, UsageError, printable
 from ggufkit.formats.grids import GRIDS
@@ -25,7 +26,7 @@ from ggufkit.policy.custom import target_format
 from ggufkit.policy.decision import Decision
 from ggufkit.policy.recipe import Recipe, recipe_of
 
-__all__ = ["Allocation", "allocation", "output_of", "types_of"]
+__all__ = ["Allocation", "allocation", "types_of"]
 
 _EVERY = "Q8_0"  # a preset under which every tensor that may be quantized is
 
@@ -40,17 +41,25 @@ class Allocation:
     options : what each tensor could have had.
     chosen : tensor name → type.
     rest : bytes of the file that do not depend on types.
+    model, statistics : what it was chosen for.
     """
 
     recipe: Recipe
     options: Options
     chosen: dict[str, str]
     rest: int
+    model: GGUF = field(repr=False)
+    statistics: Statistics = field(repr=False)
 
     @property
     def predicted(self) -> float:
         """KL divergence of the file to come, encoded plainly."""
         return total(self.options, self.chosen).cost
+
+    def after_gptq(self, threads: int | None = None) -> float:
+        """The same, rounded by GPTQ; see `prediction`."""
+        costs = {name: self.options[name][type_].cost for name, type_ in self.chosen.items()}
+        return after_gptq(self.model, self.statistics, self.chosen, costs, threads=threads)
 
     def cost(self, name: str) -> float | None:
         """Of one tensor; None of one that is not quantized."""
@@ -59,11 +68,6 @@ class Allocation:
     def points(self, count: int = 12) -> list[Point]:
         """The best files of all sizes, in bytes of the whole file."""
         return [point._replace(nbytes=point.nbytes + self.rest) for point in frontier(self.options, count)]
-
-
-def output_of(model: GGUF) -> str:
-    """The tensor that gives logits."""
-    return "output.weight" if "output.weight" in model.tensors else "token_embd.weight"
 
 
 def types_of(text: str | None) -> tuple[str, ...]:
@@ -135,7 +139,7 @@ def allocation(
     for p in free:
         most[chosen[p.tensor.name]] += p.tensor.size
     base = _like(recipe, like if like is not None else _preset_of(most.most_common(1)[0][0]))
-    return Allocation(replace(base, types=decisions), options, chosen, rest)
+    return Allocation(replace(base, types=decisions), options, chosen, rest, model, statistics)
 
 
 def _like(recipe: Recipe, preset: str) -> Recipe:

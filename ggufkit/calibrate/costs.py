@@ -18,11 +18,12 @@ from ggufkit.calibrate.statistics import Statistics
 from ggufkit.errors import PolicyError, printable
 from ggufkit.formats.codec import decode, encode
 from ggufkit.formats.table import FORMATS
+from ggufkit.gguf.reader import GGUF
 from ggufkit.kernels.threads import for_ranges
 from ggufkit.policy.allocate import Option
 from ggufkit.tensors.tensor import Tensor
 
-__all__ = ["CLASSES", "Sample", "costs", "error_cost", "fitting", "sampled", "shares_of"]
+__all__ = ["CLASSES", "Sample", "combined", "costs", "error_cost", "fitting", "output_of", "sampled", "shares_of"]
 
 _ROWS = 128  # of a tensor that are tried
 
@@ -36,6 +37,11 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "cpu": (*_LEGACY, "IQ4_NL", *_K, "IQ4_XS"),
     "metal": (*_LEGACY, *_K),
 }
+
+
+def output_of(model: GGUF) -> str:
+    """The tensor that gives logits."""
+    return "output.weight" if "output.weight" in model.tensors else "token_embd.weight"
 
 
 def fitting(types: Iterable[str], cols: int) -> list[str]:
@@ -113,6 +119,16 @@ def _of_tensor(
         nbytes = tensor.rows * FORMATS[type_].row_bytes(cols)
         options[type_] = Option(-(-nbytes // alignment) * alignment, cost)
     return options
+
+
+def combined(shares: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """One metric of the columns for all rows, (cols, cols) float32: what GPTQ makes small."""
+    if len(shares) == 1:
+        return shares[0][1]
+    result: np.ndarray = np.add.reduce(
+        [metric * np.float32(weights.mean(dtype=np.float64)) for weights, metric in shares]
+    )
+    return result
 
 
 class Sample(NamedTuple):

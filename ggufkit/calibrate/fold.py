@@ -18,8 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ggufkit.calibrate.allocation import output_of
-from ggufkit.calibrate.costs import error_cost, sampled, shares_of
+from ggufkit.calibrate.costs import error_cost, output_of, sampled, shares_of
 from ggufkit.calibrate.equivalent import Equivalent, bias_of, dense, scaled, scaled_statistics
 from ggufkit.calibrate.statistics import Statistics
 from ggufkit.calibrate.tape import Tape

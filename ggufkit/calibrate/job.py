@@ -18,8 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ggufkit.calibrate.allocation import output_of
-from ggufkit.calibrate.costs import shares_of
+from ggufkit.calibrate.costs import combined, output_of, shares_of
 from ggufkit.calibrate.equivalent import computed
 from ggufkit.calibrate.gptq import SWEEPS, damp_for, rounded
 from ggufkit.calibrate.products import Factor
@@ -150,7 +149,7 @@ class _Rounding:
         name = p.tensor.name
         shares = shares_of(name, self.statistics, output_of(self.model))
         try:
-            H: Any = sum(metric * np.float32(weights.mean(dtype=np.float64)) for weights, metric in shares)
+            H = combined(shares)
             factor = Factor(H, damp_for(self.statistics.tokens, len(H)), threads)
             return rounded(p.tensor.floats(), factor, p.format.name, self.sweeps, threads)
         except GgufkitError as e:

@@ -21,7 +21,7 @@ import numpy as np
 
 from ggufkit.calibrate.attention import attend
 from ggufkit.calibrate.choice import weigh
-from ggufkit.calibrate.costs import shares_of
+from ggufkit.calibrate.costs import combined, shares_of
 from ggufkit.calibrate.elementwise import sigmoid
 from ggufkit.calibrate.gptq import SWEEPS, damp_for, rounded
 from ggufkit.calibrate.matrix import Matrix, part_of
@@ -257,7 +257,7 @@ class Streams(OpaqueOps):
             blocks = self.known(*key)
             if blocks is None:
                 shares = shares_of(matrix.name, self.statistics, self.output)
-                H: Any = sum(metric * np.float32(weights.mean(dtype=np.float64)) for weights, metric in shares)
+                H = combined(shares)
                 blocks = self._rounded(matrix.tensor.floats(), H, self.statistics.tokens, planned, None)
                 self.made(matrix.name, 0, blocks)
             self._done[key] = blocks

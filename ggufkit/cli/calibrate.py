@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from ggufkit.errors import UsageError, os_errors, printable
+from ggufkit.cli.text import file_tokens
+from ggufkit.errors import UsageError, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,40 +117,11 @@ def _windows(
 
     tokens: list[int] = []
     for path in texts:
-        with os_errors(path, "read"):
-            text = path.read_bytes().decode("utf-8", "surrogateescape")
-        if chat:
-            from ggufkit.runtime.chat import read_template
-
-            template = read_template(model.gguf, model.tokenizer.vocab)
-            for messages in _chats(path, text):
-                tokens += model.chat_tokens(template.render(messages, add_generation_prompt=False))
-        else:
-            tokens += model.tokenizer.encode(text, parse_special=parse_special)
+        tokens += file_tokens(model, path, chat=chat, parse_special=parse_special)
     vocab = model.tokenizer.vocab
     bos = vocab.bos if vocab.add_bos else None
     found = Windows(np.array(tokens, np.int32), context, chunks or max(1, 16384 // context), bos)
     return np.stack([seen for seen, _ in found])
-
-
-def _chats(path: Path, text: str) -> list[list[dict[str, Any]]]:
-    """The messages of each line: {"messages": [{"role": …, "content": …}, …]}, or the list alone."""
-    import json
-
-    found = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-            messages = value["messages"] if isinstance(value, dict) else value
-            if not all(isinstance(m["role"], str) and isinstance(m["content"], str) for m in messages):
-                raise TypeError
-        except (ValueError, KeyError, TypeError):
-            what = "not a chat: a list of messages with role and content"
-            raise UsageError(f"{printable(path)}, line {number}: {what}") from None
-        found.append(messages)
-    return found
 
 
 class _Partial:

@@ -35,6 +35,7 @@ __all__ = ["command"]
 @click.option("-c", "--ctx-size", "context", type=int, default=512, show_default=True, help="Tokens per window.")
 @click.option("--chunks", type=int, help="Look at no more than this many windows; default all.")
 @click.option("--process-output", is_flag=True, help="Collect importance for the output matrix, too.")
+@click.option("--chat", is_flag=True, help="The text is JSON lines of chats, put into the model's template.")
 @click.option("--parse-special", is_flag=True, help="Read control tokens in the text as what they are.")
 @runtime_options
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
@@ -46,6 +47,7 @@ def command(
     context: int,
     chunks: int | None,
     process_output: bool,
+    chat: bool,
     parse_special: bool,
     on: dict[str, Any],
     force: bool,
@@ -68,7 +70,7 @@ def command(
         raise UsageError(f"{printable(output)} exists already; give --force to replace it")
     ready_to_run(model, {**on, "as_ggml": True})
     with load(model, **on, as_ggml=True) as loaded:
-        windows = file_windows(loaded, text, context, chunks, parse_special)
+        windows = file_windows(loaded, text, context, chunks, parse_special, chat)
         with token_bar(windows.tokens.size, "importance") as advance:
             sums = collect(loaded, windows, lambda tokens: advance(tokens, ""), output=process_output)
     legacy = output_format == "dat" or (output_format is None and output.suffix == ".dat")

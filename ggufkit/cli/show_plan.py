@@ -101,7 +101,7 @@ def _echo_frontier(found: Allocation) -> None:
         (point.nbytes, human_bytes(point.nbytes), f"{point.cost:.5f}", f"{point.saving * 1e6:.2g}")
         for point in found.points()
     ]
-    click.echo(f"  predicted KLD {found.predicted:.5f}, encoded plainly; GPTQ brings it down further")
+    click.echo(f"  predicted KLD {found.predicted:.5f} encoded plainly, {found.after_gptq():.5f} by GPTQ")
     click.echo()
     echo_table(rows, ("bytes", "size", "predicted KLD", "less with 1 MB more"), right=range(4))
 
@@ -110,7 +110,7 @@ def _prediction(found: Allocation) -> dict[str, Any]:
     points = [
         {"size": point.nbytes, "predicted_kld": point.cost, "saving_per_byte": point.saving} for point in found.points()
     ]
-    return {"predicted_kld": found.predicted, "frontier": points}
+    return {"predicted_kld": found.predicted, "predicted_kld_gptq": found.after_gptq(), "frontier": points}
 
 
 def _as_dict(p: PlannedTensor, found: Allocation | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ggufkit.errors import UsageError, os_errors
+from ggufkit.errors import UsageError, os_errors, printable
 from ggufkit.runtime.kv.types import PRESETS, TYPES, key_types
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ggufkit.runtime.kv.cache import Cache
     from ggufkit.runtime.model import Model
 
-__all__ = ["cache_options", "file_windows", "kept_cache", "prompt_cache_option"]
+__all__ = ["cache_options", "file_tokens", "file_windows", "kept_cache", "prompt_cache_option"]
 
 _KEYS = click.Choice([name.lower() for name in key_types()], case_sensitive=False)
 _VALUES = click.Choice([name.lower() for name in TYPES], case_sensitive=False)
@@ -69,10 +69,53 @@ def kept_cache(cache: Cache, path: Path | None) -> Iterator[None]:
             write_cache(cache, path)
 
 
-def file_windows(model: Model, path: Path, context: int, chunks: int | None, parse_special: bool = False) -> Windows:
+def file_windows(
+    model: Model, path: Path, context: int, chunks: int | None, parse_special: bool = False, chat: bool = False
+) -> Windows:
     """Windows of a text file; bytes that are no UTF-8 become what the tokenizer makes of them."""
-    from ggufkit.evaluate.windows import text_windows
+    import numpy as np
 
+    from ggufkit.evaluate.windows import Windows, bos_of
+
+    tokens = np.array(file_tokens(model, path, chat=chat, parse_special=parse_special), np.int32)
+    return Windows(tokens, context, chunks, bos_of(model.tokenizer))
+
+
+def file_tokens(model: Model, path: Path, *, chat: bool = False, parse_special: bool = False) -> list[int]:
+    """The tokens of a text file, or of a file of chats put into the model's template.
+
+    Raises
+    ------
+    UsageError : a line is no chat.
+    """
     with os_errors(path, "read"):
         text = path.read_bytes().decode("utf-8", "surrogateescape")
-    return text_windows(model.tokenizer, text, context, chunks, parse_special=parse_special)
+    if not chat:
+        return model.tokenizer.encode(text, parse_special=parse_special)
+    from ggufkit.runtime.chat import read_template
+
+    template = read_template(model.gguf, model.tokenizer.vocab)
+    tokens: list[int] = []
+    for messages in _chats(path, text):
+        tokens += model.chat_tokens(template.render(messages, add_generation_prompt=False))
+    return tokens
+
+
+def _chats(path: Path, text: str) -> list[list[dict[str, Any]]]:
+    """The messages of each line: {"messages": [{"role": …, "content": …}, …]}, or the list alone."""
+    import json
+
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+            messages = value["messages"] if isinstance(value, dict) else value
+            if not all(isinstance(m["role"], str) and isinstance(m["content"], str) for m in messages):
+                raise TypeError
+        except (ValueError, KeyError, TypeError):
+            what = "not a chat: a list of messages with role and content"
+            raise UsageError(f"{printable(path)}, line {number}: {what}") from None
+        found.append(messages)
+    return found
