@@ -116,3 +116,35 @@ def test_the_seeds_block_is_0_but_for_its_outlier():
     values = measure("INT4 absmax", Situation(x)).values[0]
     assert np.count_nonzero(values) == 1
     assert values[3] == pytest.approx(4.85, abs=1e-2)
+
+
+def block_of(sigma: float, **places: float) -> np.ndarray:
+    x = (np.random.default_rng(5).standard_normal(256) * sigma).astype(np.float32)
+    for place, value in places.items():
+        x[int(place[1:])] = value
+    return x
+
+
+def output(name: str, situation: Situation) -> float:
+    return float(measure(name, situation).output[0])
+
+
+def test_what_the_page_is_made_to_show():
+    outlier = Situation(block_of(0.1, _19=4.85))
+    assert np.count_nonzero(measure("INT4 absmax", outlier).values) == 1
+    assert np.count_nonzero(measure("Q4_0", outlier).values) <= 2
+    for better in ("NVFP4", "IQ4_NL", "NF4", "Rotated INT4"):
+        assert output(better, outlier) < output("Q4_0", outlier), better
+
+    # AWQ: of use where an activation is large, not where a weight is.
+    assert output("AWQ", outlier) == output("INT4 absmax", outlier)
+    hot = np.ones(32)
+    hot[11] = 12
+    errors = [output("AWQ", Situation(block_of(0.3), hot, alpha=alpha)) for alpha in range(17)]
+    assert min(errors) < 0.7 * errors[0]
+
+    # GPTQ: a larger error of the weights, a smaller one of the output.
+    many = np.random.default_rng(3).standard_normal((200, 256)).astype(np.float32)
+    plain, gptq = (measure(name, Situation(many, rho=0.9)) for name in ("INT4 absmax", "GPTQ"))
+    assert gptq.rms.mean() > plain.rms.mean()
+    assert gptq.output.mean() < 0.7 * plain.output.mean()

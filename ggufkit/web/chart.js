@@ -56,10 +56,15 @@ function barChart(values, options) {
   }
 }
 
+/** The least of 1, 2, 5, 10, 20, … that is not less. */
+function roundStep(least) {
+  const power = 10 ** Math.floor(Math.log10(least));
+  return [1, 2, 5, 10].map((k) => k * power).find((step) => step >= least);
+}
+
 /** Round numbers between two, about `many` to either side. */
 function ticks(least, limit, many) {
-  const power = 10 ** Math.floor(Math.log10(limit / many));
-  const unit = [1, 2, 5, 10].map((k) => k * power).find((step) => limit / step < many + 1);
+  const unit = roundStep(limit / (many + 0.5));
   const found = [];
   for (let k = 0; k * unit <= limit; k++) {
     found.push(k * unit);

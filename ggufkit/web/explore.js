@@ -114,13 +114,13 @@ function reasonsTable(model, open) {
     el("button", { type: "button", class: "plain", onclick: () => open(group.tensors[0]) }, foreign(t.name[group.tensors[0]], 60))]);
   return el("section", { class: "panel" }, el("h2", {}, "Why these types"),
     el("p", { class: "soft small" }, model.planned ? "The plan's reasons." : "What llama-quantize's preset of that name says of tensors like these; a file does not keep the reasons."),
-    el("div", { class: "scroll" }, table([{ title: "Type" }, { title: "Reason" }, { title: "Tensors", number: true }, { title: "Bytes", number: true }, { title: "The first" }], rows, "Reasons")));
+    table([{ title: "Type" }, { title: "Reason" }, { title: "Tensors", number: true }, { title: "Bytes", number: true }, { title: "The first" }], rows, "Reasons"));
 }
 
 function metadataPart(panel, rows) {
   const search = el("input", { type: "search", placeholder: "Search keys and values …", "aria-label": "Search metadata" });
   const count = el("span", { class: "soft small", role: "status" });
-  const holder = el("div", { class: "scroll metadata" });
+  const holder = el("div", { class: "metadata" });
   const show = () => {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     const found = rows.filter(([key, kind, value]) => words.every((word) => `${key} ${kind} ${value}`.toLowerCase().includes(word)));

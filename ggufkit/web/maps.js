@@ -270,7 +270,7 @@ function layerMatrix(model, measure, open) {
         return el("td", {}, el("button", { type: "button", "data-tensor": i, title: text, "aria-label": text, tabindex: -1, style: { background: measure.colour(value) } }));
       })));
   const node = el("table", { class: "matrix" }, el("caption", { class: "visually-hidden" }, `Layers and roles by ${measure.title}`), el("thead", {}, head), el("tbody", {}, rows));
-  node.style.setProperty("--cell", `${clamp(Math.floor(900 / layers) - 1, 12, 36)}px`);
+  node.style.setProperty("--cell", `${clamp(Math.floor((Math.min(innerWidth, 1400) - 300) / layers) - 1, 12, 36)}px`);
   const first = node.querySelector("td button");
   if (first) first.tabIndex = 0;
   node.addEventListener("click", (event) => event.target.dataset.tensor !== undefined && open(Number(event.target.dataset.tensor)));

@@ -43,8 +43,8 @@ function otherPart(panel, model, other) {
       el("h3", {}, foreign(model.title)), fileStrip(model, () => {}), typeLegend(model)),
     el("section", { class: "panel" }, el("div", { class: "row split" }, el("h2", {}, "Tensors"), el("span", { class: "row" }, search, el("label", { class: "small" }, changed, "only what differs"))), list.node),
     el("section", { class: "panel" }, el("h2", {}, `Metadata that differs (${other.fields.length})`),
-      other.fields.length ? el("div", { class: "scroll" }, table([{ title: "Key" }, { title: "There" }, { title: "Here" }],
-        other.fields.map(([key, a, b, items]) => [foreign(key), a === null ? "–" : foreign(a, 400), b === null ? "–" : [foreign(b, 400), items ? ` (${number(items)} items differ)` : ""]]), "Metadata that differs")) : el("p", { class: "soft" }, "None.")),
+      other.fields.length ? table([{ title: "Key" }, { title: "There" }, { title: "Here" }],
+        other.fields.map(([key, a, b, items]) => [foreign(key), a === null ? "–" : foreign(a, 400), b === null ? "–" : [foreign(b, 400), items ? ` (${number(items)} items differ)` : ""]]), "Metadata that differs") : el("p", { class: "soft" }, "None.")),
   );
   filter();
 }
@@ -61,10 +61,9 @@ function resultsPart(panel, results, title) {
     const y = (kld) => top + ((Math.log(most) - Math.log(kld)) / (Math.log(most) - Math.log(least) || 1)) * (height - top - bottom);
     for (let power = Math.ceil(Math.log10(least)); power <= Math.floor(Math.log10(most)); power++)
       picture.append(svg("line", { class: "axis", x1: left, x2: width - right, y1: y(10 ** power), y2: y(10 ** power) }), svg("text", { class: "soft", x: left - 8, y: y(10 ** power) + 4, "text-anchor": "end" }, String(10 ** power)));
-    for (let k = 0; k <= 5; k++) {
-      const bytes = small + ((large - small) * k) / 5;
-      picture.append(svg("text", { class: "soft", x: x(bytes), y: height - 22, "text-anchor": "middle" }, humanBytes(Math.round(bytes))));
-    }
+    const unit = roundStep((large - small) / 5);
+    for (let bytes = Math.ceil(small / unit) * unit; bytes <= large; bytes += unit)
+      picture.append(svg("line", { class: "axis", x1: x(bytes), x2: x(bytes), y1: height - bottom, y2: height - bottom + 5 }), svg("text", { class: "soft", x: x(bytes), y: height - 22, "text-anchor": "middle" }, humanBytes(bytes)));
     picture.append(svg("text", { class: "soft", x: width / 2, y: height - 4, "text-anchor": "middle" }, "size"), svg("text", { class: "soft", x: 4, y: 12 }, "KLD"));
     // What no other beats in both.
     let best = Infinity;
@@ -82,5 +81,5 @@ function resultsPart(panel, results, title) {
     el("p", { class: "soft" }, "KL divergence from ", foreign(results.base.name, 80), marked ? "; this file is the large mark." : ["; ", foreign(title, 80), " is not among them."]),
     picture,
     table([{ title: "File" }, { title: "Bytes", number: true }, { title: "Bits per weight", number: true }, { title: "KLD", number: true }, { title: "±", number: true }, { title: "Same top", number: true }, { title: "Perplexity", number: true }],
-      results.points.map((p) => [p.this ? el("strong", {}, foreign(p.name, 80)) : foreign(p.name, 80), humanBytes(p.bytes), digits(p.bpw, 4), digits(p.kld), digits(p.error, 2), `${digits(100 * p.same_top, 4)} %`, digits(p.perplexity)]), "Results of compare")));
+      [...results.points].sort((a, b) => a.bytes - b.bytes).map((p) => [p.this ? el("strong", {}, foreign(p.name, 80)) : foreign(p.name, 80), humanBytes(p.bytes), digits(p.bpw, 4), digits(p.kld), digits(p.error, 2), `${digits(100 * p.same_top, 4)} %`, digits(p.perplexity)]), "Results of compare")));
 }

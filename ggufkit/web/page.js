@@ -171,17 +171,18 @@ function tabBar(holder, tabs) {
   return open;
 }
 
-/** A table of a few rows: head is [{title, number}], cells are texts or elements. */
+/** A table of a few rows, which scrolls where it is too wide: head is [{title, number}], cells are texts or elements. */
 function table(head, rows, caption) {
   const cell = (value, column, tag) =>
     el(tag, { class: column.number ? "number" : undefined, scope: tag === "th" ? "col" : undefined }, value);
-  return el(
+  const contents = el(
     "table",
     {},
-    caption ? el("caption", { class: "visually-hidden" }, caption) : null,
+    el("caption", { class: "visually-hidden" }, caption),
     el("thead", {}, el("tr", {}, head.map((column) => cell(column.title, column, "th")))),
     el("tbody", {}, rows.map((row) => el("tr", {}, row.map((value, i) => cell(value, head[i], "td"))))),
   );
+  return el("div", { class: "scroll" }, contents);
 }
 
 async function copyText(text, button) {

@@ -8,14 +8,14 @@ function tensorsPart(panel, model, samples, errors) {
   const detail = el("section", { class: "panel", "aria-live": "polite" });
   const known = (i, name) => (samples && samples[i] ? samples[i][name] : null);
   const columns = [
-    { title: "Tensor", width: "minmax(230px, 2.2fr)", of: (i) => t.name[i], show: (i) => foreign(t.name[i], 160) },
-    { title: "Type", width: "74px", of: (i) => model.types[t.type[i]].name, show: (i) => typeChip(model, i) },
-    { title: "Shape", width: "minmax(110px, 0.8fr)", of: (i) => t.weights[i], show: (i) => t.shape[i].join(" × ") || "scalar" },
-    { title: "Bytes", width: "90px", number: true, of: (i) => t.bytes[i], show: (i) => humanBytes(t.bytes[i]) },
+    { title: "Tensor", width: "minmax(160px, 2.2fr)", of: (i) => t.name[i], show: (i) => foreign(t.name[i], 160) },
+    { title: "Type", width: "64px", of: (i) => model.types[t.type[i]].name, show: (i) => typeChip(model, i) },
+    { title: "Shape", width: "minmax(96px, 0.8fr)", of: (i) => t.weights[i], show: (i) => t.shape[i].join(" × ") || "scalar" },
+    { title: "Bytes", width: "78px", number: true, of: (i) => t.bytes[i], show: (i) => humanBytes(t.bytes[i]) },
   ];
-  if (samples) columns.push({ title: "RMS", width: "70px", number: true, of: (i) => known(i, "rms"), show: (i) => digits(known(i, "rms"), 3) },
-    { title: "Outlier", width: "70px", number: true, of: (i) => known(i, "outlier"), show: (i) => digits(known(i, "outlier"), 3) });
-  if (errors) columns.push({ title: "Error", width: "76px", number: true, of: (i) => (errors.has(t.name[i]) ? errors.get(t.name[i]) : null),
+  if (samples) columns.push({ title: "RMS", width: "58px", number: true, of: (i) => known(i, "rms"), show: (i) => digits(known(i, "rms"), 3) },
+    { title: "Outlier", width: "56px", number: true, of: (i) => known(i, "outlier"), show: (i) => digits(known(i, "outlier"), 3) });
+  if (errors) columns.push({ title: "Error", width: "60px", number: true, of: (i) => (errors.has(t.name[i]) ? errors.get(t.name[i]) : null),
     show: (i) => (errors.has(t.name[i]) ? `${digits(100 * errors.get(t.name[i]), 3)} %` : "–") });
   let [sort, descending] = [-1, false];
   const list = longList({

@@ -82,10 +82,11 @@ function tokensPart(v) {
     const wanted = search.value;
     const found = [];
     const exact = /^\d+$/.test(wanted) ? Number(wanted) : -1;
+    const forms = [...new Set([wanted, storedForm(v, wanted)])];
     if (exact >= 0 && exact < v.texts.length) found.push(exact);
     for (let i = 0; i < v.texts.length; i++) {
       if (kind.value && tokenKind(v.attributes[i]) !== kind.value) continue;
-      if (i !== exact && (wanted === "" || v.texts[i].includes(wanted) || shown(i).includes(wanted))) found.push(i);
+      if (i !== exact && forms.some((form) => v.texts[i].includes(form))) found.push(i);
     }
     list.show(found);
     count.textContent = `${number(found.length)} of ${number(v.texts.length)}`;
@@ -95,6 +96,12 @@ function tokensPart(v) {
   setTimeout(filter);
   const roles = Object.entries(v.specials).map(([name, id]) => el("span", {}, `${name} `, el("strong", {}, foreign(v.texts[id], 60)), ` ${id}`));
   return el("section", { class: "panel" }, el("h2", {}, "All tokens"), el("div", { class: "legend roles" }, roles), el("div", { class: "row" }, search, kind, count), list.node);
+}
+
+/** A text in the letters that the file has it in. */
+function storedForm(v, text) {
+  if (v.letters) return [...new TextEncoder().encode(text)].map((byte) => BYTE_LETTERS[byte]).join("");
+  return v.kind === "spm" || v.spaces ? text.replaceAll(" ", "▁") : text;
 }
 
 /** The chat template, run on sample conversations when this page was made. */
