@@ -31,7 +31,7 @@ const PRESETS = [
   { name: "Gaussian", weights: () => gaussian(1, 0.3), activations: ONES, about: "What most blocks of a model look like." },
   { name: "Two outliers", weights: () => changed(gaussian(3, 0.15), { 6: 2.4, 22: -2.1 }), activations: ONES,
     about: "Two of opposite signs: a format that spends levels on both sides pays for both." },
-  { name: "Hot activation", weights: () => gaussian(5, 0.3), activations: () => ONES().map((v, i) => (i === 11 ? 12 : v)),
+  { name: "Hot activation", weights: () => gaussian(18, 0.3), activations: () => ONES().map((v, i) => (i === 11 ? 12 : v)),
     about: "The weights are ordinary, but one channel's activations are twelve times as large: what AWQ is for. Move its α." },
   { name: "Constant + noise", weights: () => gaussian(9, 0.04).map((v) => Math.round((v + 0.8) * 1000) / 1000), activations: ONES,
     about: "All weights near 0.8. A minimum beside the scale (Q4_1, Q4_K) is worth its bits here." },
