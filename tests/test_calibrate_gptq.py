@@ -10,7 +10,7 @@ from ggufkit.calibrate.products import Factor, product, second_moment
 from ggufkit.errors import GgufkitError
 from ggufkit.formats.codec import decode, encode
 from ggufkit.formats.grids import GRIDS
-from ggufkit.formats.grids.blocks import Numbers, pack, scales_of
+from ggufkit.formats.grids.scales import Numbers, pack, scales_of
 from ggufkit.formats.table import FORMATS
 
 ROWS, COLS = 40, 512

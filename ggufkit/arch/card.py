@@ -123,7 +123,7 @@ _MAX_FRONT_MATTER = 1 << 20  # bytes; the tables of results of large embedding m
 
 def _check_front_matter(path: Path) -> None:
     """Refuse what would take long: the package reads all of it, and YAML's aliases multiply."""
-    import yaml  # of the gguf package
+    import yaml
 
     if not path.is_file():
         return

@@ -19,10 +19,10 @@ import numpy as np
 from ggufkit.calibrate.products import Factor, product, transposed
 from ggufkit.formats.codec import encode
 from ggufkit.formats.grids import GRIDS, Grid
-from ggufkit.formats.grids.blocks import Numbers, pack, scales_of
 from ggufkit.formats.grids.descent import descend_block
 from ggufkit.formats.grids.nearest import Chosen, Tables
 from ggufkit.formats.grids.rounding import round_block
+from ggufkit.formats.grids.scales import Numbers, pack, scales_of
 from ggufkit.formats.table import FORMATS
 from ggufkit.kernels.threads import for_ranges, thread_count
 

@@ -13,7 +13,7 @@ from ggufkit.kernels.lanes import LANES
 from ggufkit.kernels.threads import for_ranges
 from ggufkit.runtime.cpu.calls import NOW, Calls
 from ggufkit.runtime.cpu.products import COLUMNS, FEW, UNIT, Product
-from ggufkit.runtime.cpu.products.activations import quantize_q8_0, quantize_q8_k
+from ggufkit.runtime.cpu.products.inputs import quantize_q8_0, quantize_q8_k
 
 __all__ = ["Activations", "Planes", "quantize"]
 
@@ -74,7 +74,7 @@ class Activations:
 
 
 class Planes(NamedTuple):
-    """Quantized rows of activations, see `products.activations`; x = scale · level.
+    """Quantized rows of activations, see `products.inputs`; x = scale · level.
 
     Attributes
     ----------
