@@ -60,6 +60,7 @@ class Graph:
     chunked : windows begin at multiples of their size instead of moving along.
     temperature : (scale, length, first): queries of layers without rope are multiplied by
         1 + scale · ln(1 + ⌊(position + first) / length⌋); None for no such thing.
+    softplus_gate : attention's gate is a softplus, not a sigmoid.
     two_sided : windows of an encoder reach half their size to both sides.
     """
 
@@ -96,4 +97,5 @@ class Graph:
     attention_scale: float = 0.0
     chunked: bool = False
     temperature: tuple[float, int, int] | None = None
+    softplus_gate: bool = False
     two_sided: bool = False

@@ -47,6 +47,8 @@ def check_shapes(architecture: str, metadata: Mapping[str, Value], tensors: Mapp
     # Blocks that predict further tokens may be announced and absent.
     further = metadata.get(f"{architecture}.nextn_predict_layers")
     needed = range(layers.value - further.value if further else layers.value) if layers is not None else range(0)
+    if (stack := metadata.get(f"{architecture}.hrm.layers_per_stack")) is not None:
+        needed = range(2 * stack.value)  # gone through several times
     if layers is not None and named and (missing := set(needed) - named):
         raise CheckpointError(f"layer {min(missing)} of {layers.value} has no tensors; is a part of the model missing?")
 

@@ -131,6 +131,10 @@ class Config:
         """The same config with the blocks that predict further tokens, for families that never go without."""
         return Config(self._values, self._defaults, self.text, self.tensors)
 
+    def without_mtp(self) -> Config:
+        """The same config without them, for classes that never have them."""
+        return Config(self._values, self._defaults, self.text, self.tensors, mtp=False)
+
     def part(self, name: str) -> Config:
         """The settings of a part, such as ``"vision_config"``; empty where there are none.
 

@@ -99,7 +99,7 @@ _V2 = {
     "routed_scaling_factor": 1.0,
     "norm_topk_prob": False,
 }
-_V3 = _V2 | {
+MLA_DEFAULTS = _V3 = _V2 | {
     "max_position_embeddings": 4096,
     "first_k_dense_replace": 3,
     "moe_intermediate_size": 2048,
@@ -163,7 +163,7 @@ def mla_tensors(blocks: Callable[[Config], int] = lambda config: config.layers) 
 
 
 _NEXTN = uint("nextn_predict_layers", _announced)
-_INDEXER = (
+INDEXER = (
     uint("attention.indexer.head_count", "index_n_heads"),
     uint("attention.indexer.key_length", "index_head_dim"),
     uint("attention.indexer.top_k", "index_topk"),
@@ -210,7 +210,7 @@ SPECS = (
     Architecture(
         name="deepseek32",
         models={"DeepseekV32ForCausalLM": _V3},
-        metadata=(*mla_keys(blocks_with_mtp), _NEXTN, *_INDEXER),
+        metadata=(*mla_keys(blocks_with_mtp), _NEXTN, *INDEXER),
         vocabulary=_with_bos,
         transforms=mla_tensors(blocks_with_mtp),
         blocks=blocks_with_mtp,
@@ -222,7 +222,7 @@ SPECS = (
             *mla_keys(blocks_with_mtp),
             uint("rope.dimension_count", lambda config: int(_rotated(config) * partial_rotary(config, 1.0))),
             _NEXTN,
-            *_INDEXER,
+            *INDEXER,
             flags("attention.indexer.types", _indexer_types),
         ),
         vocabulary=GLM,

@@ -148,7 +148,7 @@ def feed_forward(architecture: str, config: Config) -> Iterator[tuple[str, Value
     yield from row(architecture, config)
 
 
-def _proportional(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
+def proportional(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
     """Layers that see everything turn the first part of a head's pairs; divisors of 1e30 hold the others still."""
     settings = config.part("rope_parameters").part("full_attention")
     part, head = settings.number("partial_rotary_factor"), _full_head(config)
@@ -208,7 +208,7 @@ GEMMA4 = Architecture(
             (r"(\.experts\.(?:\w+\.)*\w+)(?<!weight)$", r"\1.weight"),
         ),
         first_tokens,
-        _proportional,
+        proportional,
     ),
 )
 

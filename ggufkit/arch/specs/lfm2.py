@@ -70,7 +70,7 @@ _CONV = squeezed(r"conv\.conv\.weight$")
 
 def _causal(config: Config) -> bool | None:
     names = config.get("architectures", default=[])
-    return False if "Lfm2BidirectionalModel" in names else None
+    return False if {"Lfm2BidirectionalModel", "Lfm2BidirectionalForMaskedLM"}.intersection(names) else None
 
 
 SPECS = (
@@ -85,10 +85,10 @@ SPECS = (
     Architecture(
         name="lfm2",
         graph=Graph(rope="neox", output_norm="token_embd_norm"),
-        models={"Lfm2BidirectionalModel": _DEFAULTS, "Lfm2Model": _DEFAULTS},
+        models=dict.fromkeys(("Lfm2BidirectionalForMaskedLM", "Lfm2BidirectionalModel", "Lfm2Model"), _DEFAULTS),
         metadata=(*_KEYS, flag("attention.causal", _causal), pooling),
         vocabulary=bpe,
-        transforms=(rename((r"^(?!dense_2\.)", "model.")), _CONV),
+        transforms=(rename((r"^lfm2\.", ""), (r"^(?!dense_2\.)", "model.")), _CONV),
     ),
     Architecture(
         name="lfm2",

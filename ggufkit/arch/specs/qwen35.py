@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ggufkit.arch.graph import Graph
-from ggufkit.arch.metadata import Row, base, flags, integers, rope_parameters, uint
+from ggufkit.arch.metadata import Row, base, flags, integers, pooling, rope_parameters, uint
 from ggufkit.arch.spec import Architecture, Transform
 from ggufkit.arch.specs.qwen2 import EXPERT_LENGTHS, EXPERTS
 from ggufkit.arch.transforms import decay, drop, mtp_blocks, norm_plus_one, rename, squeezed
@@ -181,6 +182,20 @@ def _qwen35(
     )
 
 
+def _of_trunk(row: Row) -> Row:
+    return lambda architecture, config: row(architecture, config.without_mtp())
+
+
+def _bare(model: str) -> Architecture:
+    """The model without its head, which has no blocks that predict further tokens."""
+    spec = _qwen35("qwen35", (model,), drop(r"^(model\.)?mtp\."), lambda config: config.layers)
+    return replace(
+        spec,
+        metadata=(*map(_of_trunk, spec.metadata), pooling),
+        transforms=(rename((r"^(?=(embed_tokens|layers|norm)\.)", "model.")), *spec.transforms),
+    )
+
+
 SPECS = (
     Architecture(
         name="qwen3next",
@@ -192,6 +207,7 @@ SPECS = (
         blocks=blocks,
     ),
     _qwen35("qwen35", ("Qwen3_5ForCausalLM", "Qwen3_5ForConditionalGeneration"), mtp_blocks()),
+    _bare("Qwen3_5TextModel"),
     _qwen35("qwen35", ("MiniCPMV4_6ForConditionalGeneration",), drop(r"^(model\.)?(mtp|merger)\.")),
     _qwen35("qwen35moe", ("Qwen3_5MoeForCausalLM", "Qwen3_5MoeForConditionalGeneration"), mtp_blocks()),
 )

@@ -54,6 +54,7 @@ class Attention:
     rope : or None.
     spec : for `Ops.attention`.
     gate : width → numbers whose sigmoid multiplies what was found, each its own or one of a head; or None.
+    softplus : instead of the sigmoid.
     gated : the gate comes with the queries: of each head first the query, then its gate.
     clamp : queries, keys and values are kept within ± this; 0 for none.
     temperature : of queries, or None.
@@ -73,6 +74,7 @@ class Attention:
     rope: Rope | None
     spec: AttentionSpec
     gate: Linear | None
+    softplus: bool
     gated: bool
     clamp: float
     temperature: Temperature | None
@@ -101,7 +103,10 @@ class Attention:
         found = ops.attention(q, k, v, step.spans(self.slot), spec)  # (n, heads × head_v)
         if self.sub_norm is not None:
             found = ops.norm(found, self.sub_norm)
-        if gate is not None:
+        if gate is not None and self.softplus:
+            by_head = found.reshape(len(x), spec.heads, -1)
+            found = (by_head * ops.activate(None, gate, "softplus").reshape(len(x), spec.heads, -1)).reshape(len(x), -1)
+        elif gate is not None:
             found = ops.gated(found, gate)
         (y,) = ops.linear(found, self.out)
         return y
@@ -167,6 +172,7 @@ def load(load: Loader, layer: int, slots: list[Any]) -> Attention:
             two_sided=graph.two_sided and window > 0,
         ),
         gate=gate,
+        softplus=graph.softplus_gate,
         gated=gated,
         clamp=hyper.keys.number("attention.clamp_kqv", 0.0),
         temperature=_temperature(load, rope),

@@ -170,6 +170,32 @@ def gemma4(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[str, Value]
     yield "tokenizer.ggml.add_bos_token", Value(ValueType.BOOL, True)
 
 
+def xverse(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[str, Value]]:
+    """`tokenizer.*` of an XVERSE: the pieces of a tokenizer.json as those of a SentencePiece model without scores.
+
+    Raises
+    ------
+    NoTokenizer, CheckpointError : see `sentencepiece`.
+    """
+    tokenizer = FastTokenizer(checkpoint)
+    size, special = config.get("vocab_size", default=len(tokenizer.vocab)), tokenizer.special_ids
+    texts = {token: text for text, token in tokenizer.vocab.items()}
+    if (missing := next((token for token in range(size) if token not in texts), None)) is not None or len(texts) > size:
+        what = f"no token {missing}" if missing is not None else f"{len(texts)} tokens, config.json calls for {size}"
+        raise CheckpointError(f"{printable(checkpoint.folder)}: tokenizer.json has {what}")
+    tokens = Tokens.padding(size)
+    for token, text in texts.items():
+        kind = TokenType.NORMAL
+        if text == "\0" or re.fullmatch("<0x[0-9A-Fa-f]{2}>", text):
+            kind = TokenType.BYTE
+        elif token in tokenizer.added:
+            kind = TokenType.CONTROL if token in special else TokenType.USER_DEFINED
+        # The piece of one NUL would be the empty string to C; llama.cpp shows this instead.
+        tokens.put(token, "<b'\\x00'>" if text == "\0" else text, 0.0, kind)
+    yield from tokens.pairs("llama", "default", scores=False)
+    yield from read_special(checkpoint, n_vocab=len(tokens)).pairs()
+
+
 def phi3(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[str, Value]]:
     """`tokenizer.*` of a Phi-3 (SentencePiece) or Phi-4 (byte-level BPE).
 
