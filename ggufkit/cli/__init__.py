@@ -44,6 +44,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "diff": "Compare two models.",
         "hash": "Hash a model's tensors, layers and all of it, or check a manifest.",
         "plan": "Show which type each tensor would get, why, and how large the file would be.",
+        "fit": "Show how much memory a model takes, on which device it fits, and with which context.",
         "tokenize": "Show the tokens of a text as a model sees it.",
     },
     "Change": {

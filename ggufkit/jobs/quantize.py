@@ -42,7 +42,7 @@ from ggufkit.policy.hyperparameters import hyperparameters_of
 from ggufkit.policy.presets import PRESETS, preset_by_name
 from ggufkit.policy.prune import pruned_metadata, renumbered
 from ggufkit.policy.recipe import Recipe, recipe_of
-from ggufkit.policy.roles import Role, layer_of, role_of, trimmed
+from ggufkit.policy.roles import Role, by_layer, layer_of, role_of, trimmed
 from ggufkit.tensors.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def plan_quantize(
     typed = {key: value if isinstance(value, Field) else as_value(value) for key, value in fields.items()}
     overridden = {**typed, **dict(recipe.overrides)}
     names = renumbered(tensors, recipe.prune_layers)  # name in the source → name in the output
-    ordered = list(names) if shard_of else sorted(names, key=_by_layer)
+    ordered = list(names) if shard_of else sorted(names, key=by_layer)
     if shard_of:
         ordered.sort(key=shard_of)
     shaped = {old: replace(tensors[old], name=names[old], shape=trimmed(tensors[old].shape) or (1,)) for old in ordered}
@@ -104,11 +104,6 @@ def plan_quantize(
         metadata = pruned_metadata(metadata, model.architecture, recipe.prune_layers, len(_layers(names.values())))
     shards = sharded(metadata, planned, [shard_of(old) if shard_of else 0 for old in shaped])
     return Plan(shards, (*_notes(planned, recipe), *lattice_notes(planned)), numbered=shard_of is not None)
-
-
-def _by_layer(name: str) -> tuple[int, bytes]:
-    layer = layer_of(name)
-    return (-1 if layer is None else layer, name.encode("utf-8", "surrogateescape"))
 
 
 def _layers(names: Any) -> set[int]:
@@ -211,7 +206,7 @@ def _file_type_of(fields: Mapping[str, Any], tensors: Sequence[Tensor]) -> int:
         return int(known.value)
     counts: Counter[Format] = Counter()
     most = None
-    for tensor in sorted(tensors, key=lambda t: _by_layer(t.name)):
+    for tensor in sorted(tensors, key=lambda t: by_layer(t.name)):
         counts[tensor.format] += 1
         if most is None or counts[tensor.format] > counts[most]:
             most = tensor.format

@@ -98,7 +98,7 @@ def _llama(model: Model, layer: Layer, setup: Setup) -> Iterator[Held]:
         tokens = cells(setup, layer.window)
         keys = _llama_type(setup.keys, layer.head_k)
         row, text = _row(layer.kv_heads, layer.head_k, keys, keys.nbytes)
-        if layer.kind == "latent" and setup.keys.lower() != setup.values.lower():
+        if layer.kind == "latent" and setup.keys != setup.values:
             raise UsageError("llama.cpp keeps latent attention's keys and values as one; give both the same type")
         values = _llama_type(setup.values, layer.head_v)
         if layer.kind != "latent":

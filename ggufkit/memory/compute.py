@@ -15,7 +15,10 @@ This package allocates each result when it is made. Of n tokens in float32, at m
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
 
+from ggufkit.formats.table import FORMATS
 from ggufkit.memory.cache import cells, padded, streams
 from ggufkit.memory.devices import Device
 from ggufkit.memory.ggml.allocator import buffer_size
@@ -29,11 +32,16 @@ from ggufkit.runtime.sizes import LIMIT
 __all__ = ["compute_lines", "passed"]
 
 # How far llama.cpp's buffers may be off: on a CPU, where `tools/verify/verify_fit.py` compares them with its log; of an
-# architecture that is not known here; and on cards, where nothing was compared.
+# architecture that is not known here or has parts that are not followed; and on cards, where nothing was compared.
 _ON_CPU, _UNKNOWN, _ON_CARDS = 0.07, 0.5, 0.3
+
+# Tensors of such parts: several streams, vectors for each layer, indexers, decoders that read an encoder.
+_NOT_FOLLOWED = ("altup", "per_layer", "indexer", "cross_attn", "attn_rel_b")
 
 # Layers at each end of a model whose tensors are placed.
 _ENDS = 8
+
+_ANY = FORMATS["F32"]  # of tensors whose format does not matter
 
 # The same of this package's own, against the peaks of allocations.
 _OWN = 0.3
@@ -62,9 +70,10 @@ def compute_lines(model: Model, setup: Setup, devices: Sequence[Device], placeme
 
 def _llama(model: Model, setup: Setup, devices: Sequence[Device], placement: Placement) -> list[Line]:
     n = passed(setup)
-    error = _ON_CPU if model.known else _UNKNOWN
+    followed = model.known and not any(part in m.name for m in model.used for part in _NOT_FOLLOWED)
+    error = _ON_CPU if followed else _UNKNOWN
     if len(devices) == 1:
-        nbytes = buffer_size(pass_graph(model, setup, n, _telling(range(len(model.layers)))))
+        nbytes = _reserved(model, setup, n, range(len(model.layers)))
         on = "" if devices[0].kind == "host" else ", CPU and GPU together"
         return [Line("compute", 0, nbytes, f"ggml's allocator, {n} tokens{on}", error)]
     lines = []
@@ -73,7 +82,7 @@ def _llama(model: Model, setup: Setup, devices: Sequence[Device], placement: Pla
         output, host = placement.output == number, number == placement.host
         if not own and not output and not host:
             continue
-        nbytes = buffer_size(pass_graph(model, setup, n, _telling(own), embedding=host, output=output))
+        nbytes = _reserved(model, setup, n, own, embedding=host, output=output)
         text = f"ggml's allocator, {n} tokens, {amount(len(own), 'layer')}"
         if host and not own:
             nbytes += _masks(model, setup, n)
@@ -86,9 +95,20 @@ def _llama(model: Model, setup: Setup, devices: Sequence[Device], placement: Pla
     return lines
 
 
-def _telling(layers: Sequence[int]) -> Sequence[int]:
-    """The layers that decide on a buffer's size: all of one kind leave the same gaps, after the first few."""
-    return layers if len(layers) <= 2 * _ENDS else [*layers[:_ENDS], *layers[-_ENDS:]]
+def _reserved(
+    model: Model, setup: Setup, n: int, layers: Sequence[int], embedding: bool = True, output: bool = True
+) -> int:
+    """Bytes of the buffer for some layers. Those at both ends tell: others of their kind leave the same gaps."""
+    told = tuple(layers if len(layers) <= 2 * _ENDS else [*layers[:_ENDS], *layers[-_ENDS:]])
+    plain = tuple(replace(matrix, format=_ANY) for matrix in model.matrices)
+    alike = replace(setup, gpu_layers=None, cpu_experts=0)
+    return _buffer(replace(model, path="", matrices=plain), alike, n, told, embedding, output)
+
+
+@lru_cache(maxsize=64)
+def _buffer(model: Model, setup: Setup, n: int, layers: tuple[int, ...], embedding: bool, output: bool) -> int:
+    """The same, once for all types of a model and all ways to place it."""
+    return buffer_size(pass_graph(model, setup, n, layers, embedding=embedding, output=output))
 
 
 def _masks(model: Model, setup: Setup, n: int) -> int:

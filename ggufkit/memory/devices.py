@@ -167,11 +167,10 @@ def device(text: str) -> Device:
         memory = int(float(match[1]) * base ** ("KMGT".index(match[2].upper()) + 1))
         if memory <= _MARGIN and not host:
             raise UsageError(f"a card of {printable(text)} has no room for a model: 1 GiB of it is left free")
-        return (
-            Device(name, "host", memory, memory, engine="cpu")
-            if host
-            else Device(name, "card", memory, memory - _MARGIN)
-        )
+        given = text.strip()
+        if host:
+            return Device(given, "host", memory, memory, engine="cpu")
+        return Device(given, "card", memory, memory - _MARGIN)
     tries = (name, f"rtx-{name}", f"rx-{name}", name.removeprefix("nvidia-").removeprefix("geforce-"))
     for tried in tries:
         if tried in DEVICES:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from ggufkit.checkpoint.folder import is_checkpoint
 from ggufkit.errors import UsageError
 from ggufkit.gguf.reader import open as open_gguf
 from ggufkit.memory.devices import Device, device, this_machine
+from ggufkit.memory.family import model_as
 from ggufkit.memory.line import Line, amount
 from ggufkit.memory.model import Model, model_of, model_of_plan
 from ggufkit.memory.report import Fit, report
 from ggufkit.memory.setup import Setup
+from ggufkit.policy.recipe import Recipe
 from ggufkit.runtime.sizes import CONTEXT
 
 if TYPE_CHECKING:
-    from ggufkit.policy.recipe import Recipe
+    from ggufkit.tensors.tensor import Tensor
 
 __all__ = ["described", "devices_of", "fit"]
 
@@ -90,20 +94,32 @@ def described(source: StrPath, type: str | Recipe | None = None) -> Model:
     if is_checkpoint(path):
         from ggufkit.jobs.convert import as_gguf, plan_convert
 
-        plan = plan_convert(as_gguf(path), type or "auto")
-        return model_of_plan(plan, path)
-    with open_gguf(path) as gguf:
-        model = model_of(gguf)
-        if type is None:
-            return model
-        from dataclasses import replace
+        checkpoint = as_gguf(path)
+        made = type if type is not None and not _is_preset(type) else "auto"
+        model = model_of_plan(plan_convert(checkpoint, made), path, _origin(checkpoint.tensors.values()))
+    else:
+        with open_gguf(path) as gguf:
+            model = model_of(gguf)
+            if isinstance(type, Recipe):
+                from ggufkit.jobs.quantize import plan_quantize
 
-        from ggufkit.jobs.quantize import plan_quantize
-        from ggufkit.policy.recipe import recipe_of
+                plan = plan_quantize(gguf.fields, gguf.tensors, replace(type, allow_requantize=True))
+                return model_of_plan(plan, f"ggml-model-{type.name}.gguf")
+    if isinstance(type, str) and _is_preset(type):
+        made_of = model_as(model, type)[0]
+        return replace(made_of, path=f"ggml-model-{type.upper()}.gguf")
+    return model
 
-        recipe = recipe_of(type) if isinstance(type, str) else type
-        plan = plan_quantize(gguf.fields, gguf.tensors, replace(recipe, allow_requantize=True))
-        return model_of_plan(plan, f"ggml-model-{recipe.name}.gguf")
+
+def _is_preset(type: str | Recipe) -> bool:
+    """Whether only the formats of a model's tensors change."""
+    return isinstance(type, str) and type.lower() not in ("auto", "copy")
+
+
+def _origin(tensors: Iterable[Tensor]) -> str:
+    """What another program made of a checkpoint: what it made of most of its matrices."""
+    notes = Counter(tensor.origin.note.split(":")[0] for tensor in tensors if tensor.origin is not None)
+    return notes.most_common(1)[0][0] if notes else ""
 
 
 def devices_of(wanted: Sequence[str | Device]) -> list[Device]:
@@ -131,4 +147,23 @@ def _beside(setup: Setup, mmproj: StrPath | None, lora: Sequence[StrPath]) -> li
         with open_gguf(path) as gguf:
             nbytes = sum(info.nbytes for info in gguf.info.values())
             lines.append(Line(part, 0, nbytes, f"{amount(len(gguf.info), 'tensor')} of {gguf.path}"))
+            if part == "projector":
+                lines += _seeing(gguf.metadata)
     return lines
+
+
+# No log of llama.cpp's was compared with this.
+_PROJECTING = 0.5
+
+
+def _seeing(metadata: Mapping[str, Any]) -> list[Line]:
+    """What computing an image takes: all of its patches at once, with scores of each for each."""
+    names = ("image_size", "patch_size", "embedding_length", "feed_forward_length", "attention.head_count")
+    found = [metadata.get(f"clip.vision.{name}") for name in names]
+    if not all(isinstance(value, int) and 0 < value < 1 << 24 for value in found):
+        return []
+    image, patch, width, inner, heads = (int(value) for value in found if value is not None)
+    patches = (image // patch) ** 2
+    nbytes = 4 * patches * (4 * width + 2 * inner) + 4 * patches * patches * heads
+    text = f"{patches} patches × (4 × {width} + 2 × {inner} + {patches} × {heads} scores) × 4 B"
+    return [Line("projecting", 0, nbytes, text, _PROJECTING)]

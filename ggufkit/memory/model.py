@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.hyperparameters import Hyperparameters, Keys, read_hyperparameters
-from ggufkit.arch.registry import graph_of
+from ggufkit.arch.registry import graph_of, traits_of
 from ggufkit.arch.uncached import UNCACHED
 from ggufkit.errors import ArchitectureError, GGUFError
-from ggufkit.formats.table import Format
+from ggufkit.formats.table import FORMATS, Format
 from ggufkit.gguf.kind import other_kind
+from ggufkit.policy.hyperparameters import Hyperparameters as Deciding
+from ggufkit.policy.hyperparameters import hyperparameters_of
 
 if TYPE_CHECKING:
     from ggufkit.gguf.reader import GGUF
     from ggufkit.jobs.plan import Plan
 
-__all__ = ["Layer", "Matrix", "Model", "model_of", "model_of_plan"]
+__all__ = ["Layer", "Matrix", "Model", "model_of", "model_of_plan", "model_of_shapes"]
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,8 @@ class Model:
     cached : llama.cpp keeps keys and values for it; False of most encoders.
     causal : tokens see only those before them.
     positions : numbers that say where a token is: 1, or 4 in an image, too.
+    deciding : what llama-quantize's presets look at.
+    origin : what another program made of the checkpoint: "GPTQ, 4 bits in groups of 128"; "" for nothing.
     known : whether the runtime of this package knows the architecture; else windows are as metadata lists them.
     """
 
@@ -119,7 +123,9 @@ class Model:
     cached: bool
     causal: bool
     positions: int
+    deciding: Deciding
     known: bool
+    origin: str = ""
 
     @property
     def used(self) -> tuple[Matrix, ...]:
@@ -157,18 +163,25 @@ def model_of(gguf: GGUF) -> Model:
     return _model(_Header(gguf.path, gguf.metadata), matrices)
 
 
-def model_of_plan(plan: Plan, path: str | os.PathLike[str]) -> Model:
+def model_of_plan(plan: Plan, path: str | os.PathLike[str], origin: str = "") -> Model:
     """The same of a model that is only planned.
 
     Parameters
     ----------
     path : a name for messages.
+    origin : see `Model`.
     """
     metadata: dict[str, Any] = {}
     for pairs, _ in plan.shards:
         metadata |= {key: getattr(value, "value", value) for key, value in pairs.items()}
     matrices = (Matrix(p.tensor.name, p.tensor.shape, p.format) for p in plan.tensors)
-    return _model(_Header(os.fspath(path), metadata), matrices)
+    return replace(_model(_Header(os.fspath(path), metadata), matrices), origin=origin)
+
+
+def model_of_shapes(path: str, metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Model:
+    """The same of a model of which there are only names and shapes, in F16."""
+    matrices = (Matrix(name, shape, FORMATS["F16" if len(shape) > 1 else "F32"]) for name, shape in shapes.items())
+    return _model(_Header(path, metadata), matrices)
 
 
 def _model(header: _Header, tensors: Iterable[Matrix]) -> Model:
@@ -198,6 +211,7 @@ def _model(header: _Header, tensors: Iterable[Matrix]) -> Model:
         cached=architecture not in UNCACHED,
         causal=hyper.causal,
         positions=4 if hyper.keys.get("rope.dimension_sections") is not None else 1,
+        deciding=hyperparameters_of(header.metadata, shapes, traits_of(architecture)),
         known=known,
     )
 
@@ -229,7 +243,7 @@ def _layer(hyper: Hyperparameters, shapes: Mapping[str, tuple[int, ...]], number
         window=hyper.windows[number] if kind else 0,
         convolution=convolution,
         state=state,
-        indexer=keys.count("attention.indexer.key_length", 0, least=0) if rows("indexer.attn_k") else 0,
+        indexer=_indexer(keys, number) if rows("indexer.attn_k", "indexer.k_proj") else 0,
         inner=max(dense, rows("ffn_up_shexp")),
         gated=gated,
         experts=experts,
@@ -238,6 +252,13 @@ def _layer(hyper: Hyperparameters, shapes: Mapping[str, tuple[int, ...]], number
         query=hyper.heads[number] * head if kind else 0,
         projected=rows("attn_q", "attn_k", "attn_v", "attn_qkv", "attn_gate", "ssm_in", "attn_kv_a_mqa", "attn_q_b"),
     )
+
+
+def _indexer(keys: Keys, number: int) -> int:
+    """Numbers of a layer's keys to choose by; where they are pooled, the pooled ones lie beside them."""
+    ratios = keys.get("attention.compress_ratios")
+    pooled = isinstance(ratios, list) and number < len(ratios) and bool(ratios[number])
+    return keys.count("attention.indexer.key_length") * (2 if pooled else 1)
 
 
 def _columns(shapes: Mapping[str, tuple[int, ...]], name: str) -> int:

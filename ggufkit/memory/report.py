@@ -16,7 +16,7 @@ from ggufkit.memory.line import Line
 from ggufkit.memory.model import Model
 from ggufkit.memory.placement import Placement, place
 from ggufkit.memory.setup import Setup
-from ggufkit.memory.weights import weight_lines
+from ggufkit.memory.weights import mlx_bytes, weight_lines
 
 __all__ = ["Fit", "fitted", "report"]
 
@@ -30,12 +30,14 @@ class Fit:
     model, setup : what runs, and how.
     devices : the places; the CPU is the last, unless there is one alone.
     extra : lines of other files: a projector, an adapter.
+    open : how many layers lie on cards was chosen here.
     """
 
     model: Model
     setup: Setup
     devices: tuple[Device, ...]
     extra: tuple[Line, ...] = ()
+    open: bool = False
 
     @cached_property
     def placement(self) -> Placement:
@@ -71,6 +73,11 @@ class Fit:
         """The same with other fields of `Setup`."""
         return replace(self, setup=replace(self.setup, **changes))
 
+    def with_model(self, model: Model) -> Fit:
+        """The same for another model, with as many layers on cards as fit where that was left open."""
+        changed = replace(self, model=model)
+        return fitted(changed) if self.open else changed
+
     def largest_context(self) -> int:
         """Tokens of the largest context that fits, up to what the model was trained on; 0 where none does."""
         step, most = 256, self.model.context_length
@@ -91,7 +98,8 @@ class Fit:
             number = self.placement.of(matrix)
             if self.model.tied and matrix.name.startswith("token_embd."):
                 number = self.placement.output
-            found[number] += _active(self.model, matrix.name, matrix.nbytes)
+            nbytes = mlx_bytes(matrix) if self.setup.engine == "mlx" else matrix.nbytes
+            found[number] += _active(self.model, matrix.name, nbytes)
         now = replace(self.setup, context=max(tokens, 1), slots=1, swa_full=False)
         for layer, number in zip(self.model.layers, self.placement.layers, strict=True):
             for held in held_by(self.model, layer, now):
@@ -123,7 +131,17 @@ class Fit:
             )
         s = self.setup
         asked = s.context * (1 if s.unified else s.slots)
-        found = ["-m", self.model.path, "-c", str(asked), "-np", str(s.slots), "-b", str(s.batch), "-ub", str(s.ubatch)]
+        found = [
+            *_file_of(self.model.path),
+            "-c",
+            str(asked),
+            "-np",
+            str(s.slots),
+            "-b",
+            str(s.batch),
+            "-ub",
+            str(s.ubatch),
+        ]
         found += ["-ctk", s.keys.lower(), "-ctv", s.values.lower(), "-fa", "on" if s.flash else "off"]
         found += ["--kv-unified" if s.unified else "--no-kv-unified"] + (["--swa-full"] if s.swa_full else [])
         on_gpus = sum(number != self.placement.host for number in (*self.placement.layers, self.placement.output))
@@ -160,6 +178,14 @@ class Fit:
         }
 
 
+def _file_of(path: str) -> list[str]:
+    """How llama.cpp is told of a file or an address."""
+    if path.startswith("hf://"):
+        owner, repo, file = path.removeprefix("hf://").split("/", 2)
+        return ["-hfr", f"{owner}/{repo.partition('@')[0]}", "-hff", file]
+    return ["-mu" if path.startswith(("http://", "https://")) else "-m", path]
+
+
 def _active(model: Model, name: str, nbytes: int) -> int:
     """Bytes of a tensor that a token reads: of experts those that it goes through."""
     if "_exps." not in name:
@@ -175,8 +201,10 @@ def report(model: Model, setup: Setup, devices: Sequence[Device], extra: Sequenc
     ------
     UsageError : the cache cannot be of a type, or the engine cannot run on a device.
     """
-    wanted = Fit(model, setup, tuple(devices), tuple(extra))
-    return fitted(wanted) if setup.gpu_layers is None else wanted
+    wanted = Fit(model, setup, tuple(devices), tuple(extra), open=setup.gpu_layers is None)
+    found = fitted(wanted) if wanted.open else wanted
+    _ = found.lines  # what is refused is refused now
+    return found
 
 
 def fitted(wanted: Fit) -> Fit:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ggufkit.errors import UsageError, printable
+from ggufkit.runtime.kv.types import CENTRED, type_named
 
 __all__ = ["ENGINES", "Setup"]
 
@@ -46,6 +47,9 @@ class Setup:
     cpu_experts: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("keys", "values"):  # as the table spells them
+            kind = type_named(getattr(self, name), values=name == "values")
+            object.__setattr__(self, name, kind.name + CENTRED * kind.centred)
         if self.engine not in ENGINES:
             raise UsageError(f"the engine is {', '.join(ENGINES)}, not {printable(self.engine)}")
         least_of = {"context": 1, "slots": 1, "batch": 1, "ubatch": 1, "outputs": 0, "cpu_experts": 0}

@@ -7,7 +7,7 @@ from enum import Enum
 
 from ggufkit.gguf.summary import layer_of
 
-__all__ = ["ATTN_VALUES", "Role", "TensorRole", "layer_of", "role_of", "trimmed"]
+__all__ = ["ATTN_VALUES", "Role", "TensorRole", "by_layer", "layer_of", "role_of", "trimmed"]
 
 
 class Role(Enum):
@@ -94,3 +94,9 @@ class TensorRole:
     def matrices(self) -> int:
         """Matrices in a stack of experts; 1 for a plain matrix."""
         return self.shape[-3] if len(self.shape) >= 3 else 1
+
+
+def by_layer(name: str) -> tuple[int, bytes]:
+    """What llama-quantize sorts tensors by: those outside the layers first, then layer by layer."""
+    layer = layer_of(name)
+    return (-1 if layer is None else layer, name.encode("utf-8", "surrogateescape"))

@@ -19,7 +19,7 @@ from ggufkit.memory.ggml.mixture import Mixture
 from ggufkit.memory.ggml.states import States
 from ggufkit.memory.model import Layer, Model
 from ggufkit.memory.setup import Setup
-from ggufkit.runtime.kv.types import TYPES, CacheType
+from ggufkit.runtime.kv.types import CacheType, type_named
 
 __all__ = ["Pass", "pass_graph"]
 
@@ -328,8 +328,8 @@ class Shared:
         self.value_places = graph.input(n if setup.flash else n * wide, element=8)
         like = [other for other in whole.model.layers if other.kind and bool(other.window) == bool(layer.window)]
         self._turns = {
-            True: self._turn(TYPES[setup.keys], {other.head_k for other in like}, keys=True),
-            False: self._turn(TYPES[setup.values], {other.head_v for other in like}, keys=False),
+            True: self._turn(type_named(setup.keys), {other.head_k for other in like}, keys=True),
+            False: self._turn(type_named(setup.values), {other.head_v for other in like}, keys=False),
         }
 
     def _turn(self, kind: CacheType, heads: set[int], *, keys: bool) -> Tensor | None:

@@ -39,7 +39,7 @@ from dataclasses import dataclass, replace
 from ggufkit.errors import UsageError, printable
 from ggufkit.turboquant.rotation import part_of
 
-__all__ = ["CENTRED", "FEW", "PRESETS", "TYPES", "UNLIKE", "WHOLE", "CacheType", "Rotation", "cache_type", "key_types"]
+__all__ = ["CENTRED", "FEW", "PRESETS", "TYPES", "UNLIKE", "WHOLE", "CacheType", "Rotation", "cache_type", "key_types", "type_named"]
 
 CENTRED = "-centred"  # what the names of centred types end with
 
@@ -167,12 +167,12 @@ def key_types() -> list[str]:
     return [*TYPES, *(f"{name}{CENTRED}" for name, kind in TYPES.items() if kind.quantized)]
 
 
-def cache_type(name: str, head: int, *, values: bool = False) -> CacheType:
-    """The type of keys, or of values, called `name`, in either case, for heads of `head` numbers.
+def type_named(name: str, *, values: bool = False) -> CacheType:
+    """The type of keys, or of values, called `name`, in either case.
 
     Raises
     ------
-    UsageError : there is no such type, or the heads do not divide into its blocks or cannot be rotated.
+    UsageError : there is no such type.
     """
     plain = name.lower().removesuffix(CENTRED)
     centred = plain != name.lower()
@@ -182,10 +182,21 @@ def cache_type(name: str, head: int, *, values: bool = False) -> CacheType:
     if centred and (values or not kind.quantized):
         what = "values" if values else f"keys of type {found}"
         raise UsageError(f"{what} are not centred, only quantized keys are; take {found}")
+    return replace(kind, centred=True) if centred else kind
+
+
+def cache_type(name: str, head: int, *, values: bool = False) -> CacheType:
+    """The type of keys, or of values, called `name`, in either case, for heads of `head` numbers.
+
+    Raises
+    ------
+    UsageError : there is no such type, or the heads do not divide into its blocks or cannot be rotated.
+    """
+    kind = type_named(name, values=values)
     if kind.rule == "turbo":
         part_of(head)
     elif kind.quantized and head % kind.block:
         raise UsageError(
-            f"the cache cannot be {found}: heads of {head} numbers are not a multiple of {kind.block}; take F16"
+            f"the cache cannot be {kind.name}: heads of {head} numbers are not a multiple of {kind.block}; take F16"
         )
-    return replace(kind, centred=True) if centred else kind
+    return kind
