@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import ggufkit
 from ggufkit.cli import main
+from ggufkit.evaluate.histogram import histogram
 from ggufkit.formats.table import FORMATS
 from ggufkit.gguf.header import Value, ValueType
 from ggufkit.gguf.writer import Writer
@@ -140,3 +142,37 @@ def test_output_to_a_full_disk_is_one_line(model, options):
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "ggufkit: cannot write the output: No space left on device\n")
+
+
+def test_map_shows_bits_of_each_role_and_layer(run, model):
+    code, out, _ = run("inspect", "--map", model)
+    assert code == 0
+    assert out.splitlines() == [
+        "map",
+        "  layer                  0",
+        "  attn_v                 7447",
+        "  bits per weight        4 Q4_K  7 Q6_K",
+    ]
+
+
+def test_histogram_counts_every_weight(tmp_path, run):
+    path, rng = tmp_path / "spread.gguf", np.random.default_rng(0)
+    x = np.concatenate([rng.normal(size=5000), [40.0, np.inf, np.nan], np.zeros(997)]).astype(np.float32)
+    with Writer(path, {"general.architecture": "llama"}, [("w", (6, 1000), F32)]) as out:
+        out.write("w", 0, x.reshape(6, 1000).view(np.uint8))
+    with ggufkit.open(path) as gguf:
+        found = histogram(gguf.tensors["w"])
+    finite = x[np.isfinite(x)].astype(np.float64)
+    assert (found.count, found.broken, found.zeros) == (6000, 2, 997)
+    assert (found.least, found.largest) == (finite.min(), 40)
+    assert (found.mean, found.rms) == pytest.approx((finite.mean(), np.sqrt(np.mean(finite**2))))
+    expected = [int(((finite >= low) & (finite < high)).sum()) for low, high in found.bins]
+    assert list(found.counts) == expected
+    assert sum(expected) == len(finite)
+    assert len(found.bins) <= 24
+    code, shown, _ = run("inspect", "--histogram", "w", path)
+    assert code == 0
+    assert "w: 6000 weights, F32" in shown
+    assert "not finite      2" in shown
+    code, out, err = run("inspect", "--histogram", "v", path)
+    assert (code, out, err.count("\n")) == (2, "", 1)

@@ -141,7 +141,7 @@ def _answers(fit: Fit) -> dict[str, Any]:
 def _echo_fit(fit: Fit, explain: bool) -> None:
     s, model = fit.setup, fit.model
     click.echo(printable(model.path, 4096))
-    slots = "" if s.slots == 1 else f" in {s.slots} slots"
+    slots = "" if s.slots == 1 else f" for {s.slots} slots together" if s.unified else f" in each of {s.slots} slots"
     what = f"{printable(model.architecture)}, {len(model.layers)} layers"
     click.echo(f"  {what}; {_NAMES[s.engine]}; {s.context} tokens{slots}; cache {s.keys} and {s.values}")
     if model.origin:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from math import prod
@@ -15,13 +16,14 @@ from ggufkit.cli.common import (
     echo_table,
     human_bytes,
     human_count,
+    matrices,
     model_options,
     open_model,
     show_item,
     show_shape,
     show_value,
 )
-from ggufkit.errors import printable
+from ggufkit.errors import UsageError, printable
 from ggufkit.gguf.header import Field
 from ggufkit.gguf.reader import GGUF
 from ggufkit.gguf.summary import ranges, roles, summary, type_shares
@@ -34,6 +36,8 @@ __all__ = ["command"]
 @click.option("--summary", "only_summary", is_flag=True, help="Show the summary alone.")
 @click.option("--kv", metavar="GLOB", help="Show the metadata whose keys match, e.g. 'tokenizer.*'.")
 @click.option("--tensors", "only_tensors", is_flag=True, help="Show the table of all tensors.")
+@click.option("--map", "only_map", is_flag=True, help="Draw which layer has how many bits in which role.")
+@click.option("--histogram", metavar="TENSOR", help="Draw how the weights of a tensor are spread.")
 @click.option("--json", "as_json", is_flag=True, help="Everything as JSON, arrays without their items.")
 @click.option("--json-array", is_flag=True, help="Everything as JSON, arrays with their items.")
 @click.option("--partial", is_flag=True, help="Also a download that was only begun, and what is missing.")
@@ -43,6 +47,8 @@ def command(
     only_summary: bool,
     kv: str | None,
     only_tensors: bool,
+    only_map: bool,
+    histogram: str | None,
     as_json: bool,
     json_array: bool,
     partial: bool,
@@ -51,12 +57,14 @@ def command(
     """Show what is in FILE: a summary, the types by layer, the metadata and the tensors.
 
     FILE is a GGUF, any shard of a split one, or an address (https://…, hf://owner/repo/file). Only the header is
-    read. With --summary, --kv or --tensors only these parts are shown. Of a checkpoint's folder one line says what it
-    is, and how it is quantized.
+    read. With --summary, --kv, --tensors or --map only these parts are shown; a terminal gets the map, too. Of a
+    checkpoint's folder one line says what it is, and how it is quantized.
 
     \b
     ggufkit inspect model.gguf
     ggufkit inspect --kv 'tokenizer.chat_template' model.gguf
+    ggufkit inspect --map model.gguf
+    ggufkit inspect --histogram blk.0.ffn_down.weight model.gguf
     ggufkit inspect --partial model.gguf.part
     """
     if is_checkpoint_folder(file):
@@ -70,15 +78,31 @@ def command(
         if as_json or json_array:
             echo_json(as_dict(model, kv, json_array))
             return
-        everything = not (only_summary or kv or only_tensors)
+        if histogram is not None:
+            _echo_histogram(model, histogram)
+            return
+        everything = not (only_summary or kv or only_tensors or only_map)
         if everything or only_summary:
             echo_summary(model)
             echo_missing(model)
             echo_types(model)
+        if only_map or (everything and sys.stdout is not None and sys.stdout.isatty()):
+            from ggufkit.cli.model_map import echo_map
+
+            if not echo_map(model, "\nmap" if everything else "map") and only_map:
+                raise UsageError(f"{printable(model.path)} has no layers to draw")
         if everything or kv:
             echo_metadata(model, kv or "*", whole=bool(kv))
         if everything or only_tensors:
             echo_tensors(model)
+
+
+def _echo_histogram(model: GGUF, name: str) -> None:
+    from ggufkit.cli.model_map import echo_histogram
+    from ggufkit.evaluate.histogram import histogram
+
+    (tensor,) = matrices(model, name)
+    echo_histogram(name, tensor.format.name, histogram(tensor))
 
 
 def section(title: str) -> None:

@@ -39,7 +39,19 @@ from dataclasses import dataclass, replace
 from ggufkit.errors import UsageError, printable
 from ggufkit.turboquant.rotation import part_of
 
-__all__ = ["CENTRED", "FEW", "PRESETS", "TYPES", "UNLIKE", "WHOLE", "CacheType", "Rotation", "cache_type", "key_types", "type_named"]
+__all__ = [
+    "CENTRED",
+    "FEW",
+    "PRESETS",
+    "TYPES",
+    "UNLIKE",
+    "WHOLE",
+    "CacheType",
+    "Rotation",
+    "cache_type",
+    "key_types",
+    "type_named",
+]
 
 CENTRED = "-centred"  # what the names of centred types end with
 
