@@ -80,6 +80,8 @@ def test_a_checkpoint_is_its_file_to_come(folder, fixtures):
         made = ggufkit.fit(fixtures / "pylib-llama", type=type)
         assert made.lines == ggufkit.fit(folder / "model.gguf", type=type).lines
     assert ggufkit.fit(fixtures / "pylib-llama").lines == ggufkit.fit(folder / "model.gguf").lines
+    plan = ggufkit.plan(fixtures / "pylib-llama", "Q4_K_M")
+    assert ggufkit.fit(plan).lines == ggufkit.fit(folder / "model.gguf", type="Q4_K_M").lines
 
 
 def test_the_family_has_the_sizes_that_quantize_plans(folder):

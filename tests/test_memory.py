@@ -53,6 +53,7 @@ CASES = [
     ("granitehybrid", {"context": 8192, "slots": 8}),
     ("granitehybrid", {"context": 8192, "slots": 8, "unified": True}),
     ("mamba2", {"context": 4096, "slots": 16}),
+    ("llama+experts", {"context": 2048, "slots": 2, "outputs": 2}),
 ]
 
 
@@ -65,6 +66,7 @@ def test_llama_cpp_allocates_what_is_said(tiny, name, setup):
         n_ctx=s.context * (1 if s.unified else s.slots),
         n_seq_max=s.slots,
         n_ubatch=s.ubatch,
+        n_outputs_max=s.outputs,
         kv_unified=s.unified,
         swa_full=s.swa_full,
         flash_attn_type=int(s.flash),
@@ -96,6 +98,26 @@ def test_own_caches_to_the_byte(tiny, name):
                     continue
                 fit = fit_of(tiny[name], "cpu", **setup)
                 assert part(fit, "cache", "latent cache", "states") == sum(layer.nbytes for layer in cache.layers)
+
+
+@pytest.mark.parametrize("name", ["gemma3", "deepseek2", "granitehybrid"])
+def test_caches_of_mlx_to_the_byte(tiny, name):
+    pytest.importorskip("mlx.core")
+    with ggufkit.load(tiny[name], backend="mlx") as model:
+        for keys, values in (("F16", "F16"), ("Q8_0", "Q5_1"), ("tq4", "tq3"), ("F32", "IQ4_NL")):
+            try:
+                cache = model.new_cache(300, keys, values)
+            except UsageError:
+                continue
+            model.forward([1] * 290, cache)
+            found = [
+                layer.nbytes
+                if hasattr(layer, "nbytes")
+                else sum(array.nbytes for stored in (layer.keys, layer.values) for array in stored.arrays)
+                for layer in cache.layers
+            ]
+            fit = fit_of(tiny[name], "mlx", context=300, keys=keys, values=values)
+            assert part(fit, "cache", "latent cache", "states") == sum(found)
 
 
 def test_numpy_is_not_needed(tiny):

@@ -55,6 +55,7 @@ _NAMES = {"cpu": "ggufkit on the CPU", "mlx": "ggufkit on MLX", "llama.cpp": "ll
     show_default=True,
     help="llama.cpp: of a pass over the layers.",
 )
+@click.option("--outputs", type=int, default=0, help="llama.cpp: rows of logits of a batch. Default: all tokens.")
 @click.option("-fa", "--flash-attn", type=click.Choice(("on", "off")), default="on", help="llama.cpp: flash attention.")
 @click.option("-kvu", "--kv-unified", "unified", is_flag=True, help="llama.cpp: slots share one pool of tokens.")
 @click.option("--swa-full", is_flag=True, help="llama.cpp: layers with a window keep all tokens.")

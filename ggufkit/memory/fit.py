@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ggufkit.checkpoint.folder import is_checkpoint
 from ggufkit.errors import UsageError
 from ggufkit.gguf.reader import open as open_gguf
+from ggufkit.jobs.plan import Plan
 from ggufkit.memory.devices import Device, device, this_machine
 from ggufkit.memory.family import model_as
 from ggufkit.memory.line import Line, amount
@@ -29,7 +30,7 @@ StrPath = str | os.PathLike[str]
 
 
 def fit(
-    source: StrPath,
+    source: StrPath | Plan,
     devices: Sequence[str | Device] = (),
     *,
     type: str | Recipe | None = None,
@@ -41,6 +42,7 @@ def fit(
     values: str = "F16",
     batch: int = 2048,
     ubatch: int = 512,
+    outputs: int = 0,
     flash: bool = True,
     swa_full: bool = False,
     gpu_layers: int | None = None,
@@ -52,13 +54,14 @@ def fit(
 
     Parameters
     ----------
-    source : a GGUF file, any of a split model, an address (``https://…``, ``hf://owner/repo/file``), or a checkpoint.
+    source : a GGUF file, any of a split model, an address (``https://…``, ``hf://owner/repo/file``), a checkpoint, or a
+        `Plan` of a model that is not written yet.
     devices : names such as ``"m4-pro-48"``, ``"rtx-4090"``, ``"24G"`` or ``"cpu-64G"``, or `memory.Device`; by default
         this machine. Cards have this machine's CPU beside them, unless another is named.
     type : as what it would be quantized: a type's name or a `Recipe`; None for the file as it is.
     engine : ``"cpu"``, ``"mlx"`` or ``"llama.cpp"``; by default what runs on the devices.
     context : tokens of a conversation; by default 4096, or fewer if the model was trained on fewer.
-    slots, unified, keys, values, batch, ubatch, flash, swa_full, gpu_layers, cpu_experts : see `memory.Setup`.
+    slots, unified, keys, values, batch, ubatch, outputs, flash, swa_full, gpu_layers, cpu_experts : see `memory.Setup`.
     mmproj, lora : further files of llama.cpp: a projector, adapters.
 
     Raises
@@ -79,6 +82,7 @@ def fit(
         values=values,
         batch=batch,
         ubatch=ubatch,
+        outputs=outputs,
         flash=flash,
         swa_full=swa_full,
         gpu_layers=gpu_layers,
@@ -88,8 +92,11 @@ def fit(
     return report(model, wanted, places, extra)
 
 
-def described(source: StrPath, type: str | Recipe | None = None) -> Model:
+def described(source: StrPath | Plan, type: str | Recipe | None = None) -> Model:
     """What memory depends on in a model, or in what it would be as another type; see `fit`."""
+    if isinstance(source, Plan):
+        model = model_of_plan(source, "planned.gguf")
+        return model if type is None or isinstance(type, Recipe) else model_as(model, type)[0]
     path = os.fspath(source)
     if is_checkpoint(path):
         from ggufkit.jobs.convert import as_gguf, plan_convert

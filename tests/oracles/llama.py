@@ -32,6 +32,7 @@ _CONTEXT = {
     "n_batch": ("u4", 4, 2048),
     "n_ubatch": ("u4", 8, 512),
     "n_seq_max": ("u4", 12, 1),
+    "n_outputs_max": ("u4", 20, 0),
     "n_threads": ("i4", 28, 4),
     "n_threads_batch": ("i4", 32, 4),
     "rope_scaling_type": ("i4", 40, -1),

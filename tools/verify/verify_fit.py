@@ -49,6 +49,7 @@ WAYS: tuple[dict[str, Any], ...] = (
     {"flash": False},
     {"keys": "Q8_0", "values": "Q4_0"},
     {"ubatch": 64},
+    {"slots": 2, "outputs": 2},
 )
 CONTEXTS = (600, 4096)
 
@@ -90,6 +91,7 @@ def against_llama(path: Path, tally: Tally) -> None:
             "n_ctx": context * (1 if s.unified else s.slots),
             "n_seq_max": s.slots,
             "n_ubatch": s.ubatch,
+            "n_outputs_max": s.outputs,
             "kv_unified": s.unified,
             "swa_full": s.swa_full,
             "flash_attn_type": int(s.flash),
