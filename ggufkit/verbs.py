@@ -118,7 +118,7 @@ def plan(source: StrPath, type: str | Recipe = "auto") -> Plan:
     from ggufkit.policy.recipe import recipe_of
 
     if is_checkpoint(os.fspath(source)):
-        return plan_convert(as_gguf(os.fspath(source)), type)
+        return plan_convert(as_gguf(os.fspath(source), lattices=type == "auto"), type)
     with open_gguf(source) as model:
         wanted = recipe_of("COPY" if type == "auto" else type) if isinstance(type, str) else type
         return plan_quantize(model.fields, model.tensors, wanted)

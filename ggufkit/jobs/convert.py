@@ -35,6 +35,7 @@ from ggufkit.formats.table import FORMATS
 from ggufkit.gguf.checks.planned import check_planned
 from ggufkit.gguf.header import Value, ValueType
 from ggufkit.jobs.job import Job
+from ggufkit.jobs.lattice import on_lattices, origin_notes
 from ggufkit.jobs.plan import Plan, PlannedTensor
 from ggufkit.jobs.quantize import plan_quantize, with_imatrix
 from ggufkit.jobs.stream import MEMORY, Reporter, silent
@@ -105,8 +106,9 @@ def as_gguf(
     requantize: bool = False,
     mtp: bool = True,
     mmproj: bool = False,
+    lattices: bool = False,
 ) -> CheckpointModel:
-    """See a checkpoint folder as a GGUF; reads headers and the tokenizer, no weight.
+    """See a checkpoint folder as a GGUF; reads headers and the tokenizer, no weight but where `lattices` asks for it.
 
     Parameters
     ----------
@@ -119,6 +121,7 @@ def as_gguf(
     requantize : decode quantized matrices, for a preset to go on from.
     mtp : with the blocks that predict further tokens, where the checkpoint has some.
     mmproj : not the language model but the encoders of images and sound beside it.
+    lattices : matrices that lie on the lattice of a block format, as training for it leaves them, become such blocks.
 
     Raises
     ------
@@ -145,6 +148,10 @@ def as_gguf(
     rope = None if "rope_freqs.weight" in tensors else rope_note(config)
     notes = card.notes if rope is None else (*card.notes, rope)
     description = f"{source_type if tensors else 'no weights'}, not quantized"
+    # From far, a few rows of each matrix would take a request each.
+    if lattices and not is_address(str(folder)) and (lying := on_lattices(tensors)):
+        tensors.update(lying)
+        notes = (*notes, *origin_notes(lying))
     if unpacked is not None:
         pairs.update(_hints(unpacked))
         description = _description(unpacked, tensors)
@@ -335,6 +342,7 @@ def conversion(
         mmproj=mmproj,
         inexact=inexact or ("step" if plain else "preset"),
         requantize=isinstance(type, Recipe) and type.allow_requantize,
+        lattices=plain and not vocab_only and not (isinstance(type, Recipe) and type.lattice == "off"),
     )
     plan = plan_convert(model, type).split(split_max_size, split_max_tensors)
     local = None if is_address(str(folder)) else Path(folder)
@@ -368,10 +376,12 @@ def _type_name(model: CheckpointModel, type: str | Recipe) -> str:
 def converted_tensors(folder: str | Path) -> list[Mapping[str, Tensor]]:
     """The tensors of a checkpoint by their GGUF names, in the ways that they may come into a quantized file.
 
-    llama-quantize encodes what the converter's 16 bits are; the converter itself, Q8_0 from the weights.
+    llama-quantize encodes what the converter's 16 bits are; the converter itself, Q8_0 from the weights; some lie on
+    the lattice of a format.
     """
     model = as_gguf(folder)
-    return [{p.tensor.name: p.result for p in plan_convert(model).tensors}, model.tensors]
+    lying = {**model.tensors, **on_lattices(model.tensors)}
+    return [{p.tensor.name: p.result for p in plan_convert(model).tensors}, model.tensors, lying]
 
 
 def convert(
@@ -404,9 +414,9 @@ def convert(
         in this folder. ``{ftype}`` in it becomes the type's name, ``{FTYPE}`` that in capitals.
     type : F32, F16, BF16, Q8_0, TQ1_0 or TQ2_0, as llama.cpp's converter writes them; or any preset of `quantize`, or
         a `Recipe` with rules: then the bytes are those of the converter's ``"auto"`` file after llama-quantize.
-        ``"auto"`` is BF16 for a checkpoint in bfloat16 and F16 for any other; F32 for an adapter.
-        What is quantized already stays as it is, in blocks that hold it exactly; a `Recipe` with `allow_requantize`
-        decodes it.
+        ``"auto"`` is BF16 for a checkpoint in bfloat16 and F16 for any other; F32 for an adapter. Matrices that were
+        trained for a block format, and lie on its lattice, become that. What is quantized already stays as it is, in
+        blocks that hold it exactly; a `Recipe` with `allow_requantize` decodes it.
     imatrix : an importance matrix, or its file.
     base : of an adapter: its base model's checkpoint, of which the config is read.
     split_max_size, split_max_tensors : write files of at most so many bytes and tensors; 0 for any number.

@@ -3,23 +3,27 @@
 A checkpoint of quantization-aware training has weights that blocks of Q4_0, say, hold but for the rounding to
 bfloat16. An encoder that chooses scales of its own moves them off. So the plan looks at some blocks of each tensor that
 becomes such a format, and where nine in ten lie on its lattice, all are encoded with the scales found in them.
+
+Weights of one step all over, as of tests and of a matrix of zeros and ones, lie on a lattice that nobody trained for:
+the scales must differ.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ggufkit.errors import UsageError, printable
+from ggufkit.formats.table import FORMATS, Format
 from ggufkit.jobs.plan import PlannedTensor
-from ggufkit.tensors.tensor import Tensor
+from ggufkit.tensors.tensor import Origin, Tensor
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["LATTICE", "keeping_lattices", "lattice_notes"]
+__all__ = ["LATTICE", "keeping_lattices", "lattice_notes", "on_lattices", "origin_notes"]
 
 # What may be asked for: where most blocks lie on the lattice, everywhere, nowhere.
 LATTICE = ("auto", "on", "off")
@@ -27,8 +31,20 @@ LATTICE = ("auto", "on", "off")
 # Formats with a lattice, as `formats.lattice` has them; MXFP4's and the ternary ones' encoders keep theirs anyway.
 _FORMATS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 
+# What they may be rounded to.
+_PLAIN = ("BF16", "F16", "F32")
+
+# How many numbers a block of 32 can have, where that is fewer.
+_LEVELS = {"Q4_0": 16, "Q4_1": 16}
+
+# Sizes of numbers that one scale makes: there must be more, or all weights are of one step.
+_OF_ONE_SCALE = {"Q4_0": 8, "Q4_1": 16, "Q5_0": 16, "Q5_1": 32, "Q8_0": 128}
+
 # Blocks looked at: first some of one row, of which half must lie on the lattice, then more of others.
 _FIRST, _MORE, _ROWS = 8, 16, 8
+
+# Blocks of so few sizes of numbers say nothing.
+_FEW = 4
 
 # The share of blocks that must lie on it.
 _SHARE = 0.9
@@ -54,35 +70,80 @@ def lattice_notes(planned: Sequence[PlannedTensor]) -> list[str]:
     return [f"{count} tensors lie on the lattice of {name} and keep their scales" for name, count in kept.items()]
 
 
+def origin_notes(found: Mapping[str, Tensor]) -> list[str]:
+    """How many matrices `on_lattices` found, in a sentence for each format."""
+    counted = Counter(tensor.format.name for tensor in found.values())
+    return [
+        f"{count} matrices lie on the lattice of {name}, for which they were trained" for name, count in counted.items()
+    ]
+
+
+def on_lattices(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those tensors that lie on a lattice, in blocks of the smallest such format: name → tensor.
+
+    Reads a few rows of each matrix.
+    """
+    found = {}
+    for name, tensor in tensors.items():
+        if len(tensor.shape) > 1 and tensor.cols % 32 == 0 and tensor.origin is None:
+            for format in (FORMATS[name] for name in _FORMATS):
+                if (seen := _on(tensor, format)) is not None:
+                    note = f"{format.name}, {_REASON}: {seen[0]} of {seen[1]} blocks seen"
+                    found[name] = replace(_encoded(tensor, format), origin=Origin(note, exact=False))
+                    break
+    return found
+
+
 def _kept(p: PlannedTensor, mode: str) -> PlannedTensor:
     tensor = p.tensor
-    if p.format.name not in _FORMATS or tensor.format.name not in ("BF16", "F16", "F32") or not tensor.size:
+    if p.format.name not in _FORMATS or tensor.format.name not in _PLAIN or not tensor.size:
         return p
-    found, looked = _sample(p)
-    if mode == "auto" and (looked == 0 or found < _SHARE * looked):
+    seen = _on(tensor, p.format)
+    if mode == "auto" and seen is None:
         return p
-    share = f"{found} of {looked} blocks seen" if looked else "no block seen"
-    return replace(p, tensor=_encoded(p), reason=f"{p.reason}; {_REASON}: {share}", importance=None)
+    share = f"{seen[0]} of {seen[1]} blocks seen" if seen else "as was asked for"
+    return replace(p, tensor=_encoded(tensor, p.format), reason=f"{p.reason}; {_REASON}: {share}", importance=None)
 
 
-def _sample(p: PlannedTensor) -> tuple[int, int]:
-    """How many of the blocks looked at lie on the lattice, and how many there were; blocks of zeros are none."""
+def _on(tensor: Tensor, format: Format) -> tuple[int, int] | None:
+    """How many of some blocks lie on the lattice of a format, and how many were seen; None where it is not its own."""
+    if tensor.format.name not in _PLAIN or not tensor.size:
+        return None
     import numpy as np
 
-    from ggufkit.formats.lattice import on_lattice
-
-    tensor = p.tensor
     found = looked = 0
+    sizes: set[float] = set()
     for number, row in enumerate(np.unique(np.linspace(0, tensor.rows - 1, _ROWS).astype(np.int64))):
         blocks = tensor.floats(int(row), int(row) + 1).reshape(-1, 32)
-        blocks = blocks[blocks.any(axis=1)][: _MORE if number else _FIRST]
         if not np.isfinite(blocks).all():
-            return 0, 0
+            return None
+        blocks = _telling(blocks, _MORE if number else _FIRST)
         looked += len(blocks)
-        found += on_lattice(blocks, p.format, _precision(blocks, tensor)) if len(blocks) else 0
+        sizes.update(np.abs(blocks).reshape(-1).tolist())
+        if len(blocks) and _may_lie(blocks, format):
+            from ggufkit.formats.lattice import on_lattice
+
+            found += on_lattice(blocks, format, _precision(blocks, tensor))
         if 2 * found < looked:
-            break
-    return found, looked
+            return None
+    enough = looked and found >= _SHARE * looked and len(sizes) > 2 * _OF_ONE_SCALE[format.name]
+    return (found, looked) if enough else None
+
+
+def _telling(blocks: np.ndarray, count: int) -> np.ndarray:
+    """Of the first blocks so many that have several numbers: a few lie on every lattice."""
+    import numpy as np
+
+    some = blocks[: 4 * count]
+    return some[[len(np.unique(np.abs(block))) > _FEW for block in some]][:count]
+
+
+def _may_lie(blocks: np.ndarray, format: Format) -> bool:
+    """Whether half of the blocks have as few numbers as the format has levels: which needs no compiled kernel."""
+    import numpy as np
+
+    levels = _LEVELS.get(format.name, 32)
+    return levels >= 32 or 2 * sum(len(np.unique(block)) <= levels for block in blocks) >= len(blocks)
 
 
 def _precision(values: np.ndarray, tensor: Tensor) -> str:
@@ -97,9 +158,8 @@ def _precision(values: np.ndarray, tensor: Tensor) -> str:
         return "F16" if np.array_equal(values.astype(np.float16).astype(np.float32), values) else "F32"
 
 
-def _encoded(p: PlannedTensor) -> Tensor:
-    """The tensor in its format, encoded when it is read."""
-    tensor, format = p.tensor, p.format
+def _encoded(tensor: Tensor, format: Format) -> Tensor:
+    """The tensor in a format, encoded when it is read."""
     precision = _precision(tensor.floats(0, min(8, tensor.rows)), tensor)
 
     def read(lo: int, hi: int) -> np.ndarray:

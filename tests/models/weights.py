@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["importances", "random_blocks", "real_weights", "weights"]
+__all__ = ["KINDS", "importances", "plain_weights", "random_blocks", "real_weights", "weights"]
 
 _MODEL = Path(__file__).parents[3] / "shared" / "models" / "pylib-llama" / "model.safetensors"
 
@@ -87,3 +87,43 @@ def random_blocks(n: int, type_size: int, seed: int = 0) -> np.ndarray:
     blocks = np.random.default_rng(seed).integers(0, 256, (n, type_size), dtype=np.uint8)
     blocks[:3] = [[0], [1], [255]]
     return blocks
+
+
+# Kinds of `plain_weights`.
+KINDS = (
+    "normal",
+    "laplace",
+    "uniform",
+    "sparse",
+    "low rank",
+    "rows of one scale",
+    "outliers",
+    "halves",
+    "ternary",
+    "tiny",
+)
+
+
+def plain_weights(kind: str, shape: tuple[int, int], random: np.random.Generator) -> np.ndarray:
+    """Weights as models have them that nobody trained for a block format: array of `shape`, float32."""
+    rows, cols = shape
+    values = random.standard_normal((rows, cols)) * 0.02
+    if kind == "laplace":
+        values = random.laplace(0, 0.02, (rows, cols))
+    elif kind == "uniform":
+        values = random.uniform(-0.1, 0.1, (rows, cols))
+    elif kind == "sparse":
+        values *= random.random((rows, cols)) < 0.3
+    elif kind == "low rank":
+        values = random.standard_normal((rows, 2)) @ random.standard_normal((2, cols)) * 0.02
+    elif kind == "rows of one scale":
+        values *= random.lognormal(0, 1, (rows, 1))
+    elif kind == "outliers":
+        values[random.random((rows, cols)) < 0.01] *= 50
+    elif kind == "halves":
+        values = np.rint(values * 1024) / 1024
+    elif kind == "ternary":
+        values = np.sign(values) * (np.abs(values) > 0.02) * 0.03
+    elif kind == "tiny":
+        values *= 1e-6
+    return values.astype(np.float32)
