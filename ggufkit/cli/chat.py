@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ggufkit.cli.hints import in_flags
+from ggufkit.cli.lines import read_message, typed_ahead
 from ggufkit.cli.progress import note
 from ggufkit.cli.prompt import generation_options, say, speed, template_options
 from ggufkit.cli.speculate import guessing, speculation_options
@@ -70,8 +71,8 @@ def command(
 ) -> None:
     """Talk to MODEL, on the CPU. Flags are llama-cli's.
 
-    A message is a line; a backslash at its end goes on with the next one. What was said before is kept and not
-    computed again. From a pipe, every line is a message.
+    A message is a line; a backslash at its end goes on with the next one. Ctrl-C ends an answer and keeps
+    what you have typed. What was said before is kept and not computed again. From a pipe, every line is a message.
 
     \b
     ggufkit chat model.gguf --system 'You answer briefly.'
@@ -92,7 +93,7 @@ def command(
             template = read_template(loaded.gguf, vocab, chat_template)
         cache = loaded.new_cache(loaded.context(context), *types)
         chat = Chat(loaded, template, system, cache, how, not no_perf, variables, ahead)
-        with kept_cache(cache, saved):
+        with kept_cache(cache, saved), typed_ahead():
             if sys.stdin.isatty():
                 note(HELP)
             chat.run(prompt)
@@ -193,25 +194,3 @@ class Chat:
             note(f"the context of {size} tokens is full; /reset, or a larger one with -c")
         if self.perf:
             note(speed(generation))
-
-
-def read_message() -> str | None:
-    """The next message, or None at the end of the input."""
-    terminal = sys.stdin.isatty()
-    if terminal:
-        with contextlib.suppress(ImportError):
-            import readline  # noqa: F401 - arrow keys and history in input()
-    lines: list[str] = []
-    while True:
-        try:
-            line = input("> " if not lines else "  ") if terminal else sys.stdin.readline()
-        except (EOFError, KeyboardInterrupt):
-            click.echo(err=True)
-            return None
-        if not terminal:
-            if not line:
-                return "\n".join(lines) if lines else None
-            line = line.rstrip("\n")
-        if not line.endswith("\\"):
-            return "\n".join([*lines, line])
-        lines.append(line[:-1])

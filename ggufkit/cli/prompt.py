@@ -305,10 +305,11 @@ def speed(generation: Generation) -> str:
     line = f"{len(generation.prompt)} prompt tokens"
     if generation.reused:
         line += f", {generation.reused} of them known"
-    line += f" ({new / max(generation.prompt_seconds, 1e-9):.1f}/s)"
+    if generation.prompt_seconds:  # and not interrupted before
+        line += f" ({new / generation.prompt_seconds:.1f}/s)"
     n = len(generation.tokens)
     line += f", {n} generated"
-    if generation.seconds:
+    if generation.seconds and n > 1:
         line += f" ({(n - 1) / generation.seconds:.1f}/s)"
     if generation.ahead is not None:
         line += f", {generation.ahead.right} of {generation.ahead.guessed} guesses right"

@@ -1,0 +1,94 @@
+"""Messages typed at a terminal: what Ctrl-C keeps, lines that go on, what is typed ahead."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import time
+
+import pytest
+
+pty = pytest.importorskip("pty")
+
+CHILD = """
+import sys, time
+from ggufkit.cli.lines import read_message, typed_ahead
+with typed_ahead():
+    print("READY", flush=True)
+    try:
+        time.sleep(30 if "busy" in sys.argv else 0)
+    except KeyboardInterrupt:
+        print("STOPPED", flush=True)
+    for _ in range(2):
+        print("GOT", repr(read_message()), flush=True)
+"""
+
+
+class Terminal:
+    """A child at the other end of a pseudo terminal."""
+
+    def __init__(self, *arguments: str):
+        self.child, self.handle = pty.fork()
+        if self.child == 0:
+            os.execv(sys.executable, [sys.executable, "-c", CHILD, *arguments])
+        self.seen = b""
+        self.wait(b"READY")
+
+    def wait(self, text: bytes) -> None:
+        """Until the child has written `text` after what was waited for before."""
+        until = time.monotonic() + 60
+        while text not in self.seen:
+            assert time.monotonic() < until, self.seen
+            if select.select([self.handle], [], [], 0.1)[0]:
+                self.seen += os.read(self.handle, 4096)
+        self.seen = self.seen[self.seen.index(text) + len(text) :]
+
+    def type(self, text: bytes) -> None:
+        os.write(self.handle, text)
+
+    def close(self) -> None:
+        os.close(self.handle)
+        os.waitpid(self.child, 0)
+
+
+def test_ctrl_c_shows_what_was_typed_again():
+    terminal = Terminal()
+    terminal.wait(b"> ")
+    terminal.type(b"half a")
+    terminal.wait(b"half a")
+    terminal.type(b"\x03")
+    terminal.wait(b"> half a")
+    terminal.type(b" line\n")
+    terminal.wait(b"GOT 'half a line'")
+    terminal.wait(b"> ")
+    terminal.type(b"\x03")
+    terminal.wait(b"GOT None")
+    terminal.close()
+
+
+def test_backslash_goes_on_with_the_next_line():
+    terminal = Terminal()
+    terminal.wait(b"> ")
+    terminal.type(b"one\\\n")
+    terminal.wait(b"\n")
+    terminal.type(b"two\n")
+    terminal.wait(rb"GOT 'one\ntwo'")
+    terminal.wait(b"> ")
+    terminal.type(b"\x04")
+    terminal.wait(b"GOT None")
+    terminal.close()
+
+
+def test_ctrl_c_of_an_answer_leaves_what_was_typed_ahead():
+    terminal = Terminal("busy")
+    terminal.type(b"next question")
+    terminal.wait(b"next question")
+    terminal.type(b"\x03")
+    terminal.wait(b"STOPPED")
+    terminal.wait(b"> next question")
+    terminal.type(b"\n")
+    terminal.wait(b"GOT 'next question'")
+    terminal.type(b"\x04")
+    terminal.wait(b"GOT None")
+    terminal.close()
