@@ -15,7 +15,7 @@ from ggufkit.cli.hints import in_flags
 from ggufkit.cli.lines import read_message, typed_ahead
 from ggufkit.cli.progress import note
 from ggufkit.cli.prompt import generation_options, say, speed, template_options
-from ggufkit.cli.speculate import guessing, speculation_options
+from ggufkit.cli.speculate import guessing, lora_option, speculation_options
 from ggufkit.cli.text import cache_options, kept_cache, prompt_cache_option
 from ggufkit.errors import GGUFError, GgufkitError, UsageError, os_errors, printable
 from ggufkit.storage.files import AtomicFile
@@ -50,6 +50,7 @@ _MAX_FILE = 16 << 20  # bytes of a message
 )
 @template_options
 @generation_options
+@lora_option
 @cache_options
 @speculation_options
 @prompt_cache_option

@@ -9,7 +9,7 @@ import click
 
 from ggufkit.cli.progress import note
 from ggufkit.cli.prompt import generation_options, prompt_options, read_stdin, say, speed, template_options
-from ggufkit.cli.speculate import guessing, speculation_options
+from ggufkit.cli.speculate import guessing, lora_option, speculation_options
 from ggufkit.cli.text import cache_options, kept_cache, prompt_cache_option
 from ggufkit.errors import UsageError
 
@@ -25,6 +25,7 @@ __all__ = ["command"]
 @click.option("--chat", is_flag=True, help="Give the text to the model as a message, through its chat template.")
 @template_options
 @generation_options
+@lora_option
 @cache_options
 @speculation_options
 @prompt_cache_option

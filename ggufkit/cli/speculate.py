@@ -1,4 +1,4 @@
-"""Options of the verbs that may guess tokens ahead."""
+"""Options of the verbs that write text, for what works beside the model: drafts that guess ahead, LoRA adapters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ggufkit.runtime.model import Model
     from ggufkit.runtime.speculate import Ahead
 
-__all__ = ["guessing", "speculation_options"]
+__all__ = ["adapter", "guessing", "lora_option", "speculation_options"]
 
 
 def speculation_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -27,6 +27,26 @@ def speculation_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(guess={"draft": draft, "lookup": lookup, "most": draft_max}, **arguments)
 
     return wrapped
+
+
+def lora_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --lora to a command that has `runtime_options`: it is one more of the arguments of `load` in `on`."""
+
+    @click.option("--lora", multiple=True, metavar="FILE[:SCALE]", help="Run with a LoRA adapter; may be given again.")
+    @functools.wraps(command)
+    def wrapped(lora: tuple[str, ...], on: dict[str, Any], **arguments: Any) -> Any:
+        return command(on={**on, "lora": [adapter(text) for text in lora]}, **arguments)
+
+    return wrapped
+
+
+def adapter(text: str) -> tuple[str, float]:
+    """``FILE`` or ``FILE:SCALE``."""
+    path, colon, scale = text.rpartition(":")
+    try:
+        return (path, float(scale)) if colon else (text, 1.0)
+    except ValueError:
+        return text, 1.0
 
 
 @contextmanager
@@ -45,7 +65,7 @@ def guessing(
     with ExitStack() as stack:
         small = None
         if draft is not None:
-            small = stack.enter_context(load(draft, **on))
+            small = stack.enter_context(load(draft, **{**on, "lora": ()}))
             require_same_vocabulary(model, small)
         known: list[Draft] = []  # one for all texts: what it has read it need not read again
 

@@ -10,6 +10,7 @@ import numpy as np
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.hyperparameters import Hyperparameters
 from ggufkit.errors import ArchitectureError, printable
+from ggufkit.runtime.lora import Adapters
 from ggufkit.runtime.ops import Linear, Norm, Ops
 from ggufkit.tensors.tensor import Tensor
 
@@ -22,7 +23,16 @@ class Loader:
     A fused matrix is cut into its parts here: rows of a tensor are a tensor.
     """
 
-    def __init__(self, path: str, tensors: Mapping[str, Tensor], hyper: Hyperparameters, graph: Graph, ops: Ops):
+    def __init__(
+        self,
+        path: str,
+        tensors: Mapping[str, Tensor],
+        hyper: Hyperparameters,
+        graph: Graph,
+        ops: Ops,
+        adapters: Adapters | None = None,
+    ):
+        self.adapters = adapters or Adapters()
         self.path, self.tensors, self.hyper, self.graph, self.ops = path, tensors, hyper, graph, ops
         self.vocabulary = 0
         self.taken: set[str] = set()
@@ -95,7 +105,8 @@ class Loader:
         if scaled and self.has(f"{name}.scale"):
             values = self.tensor(f"{name}.scale", experts or 1).floats()
             factor = self.ops.vector(values.reshape(experts, 1) if experts else values.reshape(1))
-        return Linear(self.ops.weight(tensor), tensor.name, tensor.shape[-2], tensor.shape[-1], bias, factor)
+        pairs = self.adapters.of(tensor.name, self.ops)
+        return Linear(self.ops.weight(tensor), tensor.name, tensor.shape[-2], tensor.shape[-1], bias, factor, pairs)
 
     def stacked_parts(self, name: str, rows: Sequence[int], cols: int, experts: int) -> list[Linear]:
         """A stack of fused matrices as stacks of their parts, each of so many rows."""
@@ -103,7 +114,8 @@ class Loader:
         found, start = [], 0
         for count in rows:
             part = _stacked_part(tensor, start, count)
-            found.append(Linear(self.ops.weight(part), tensor.name, count, cols))
+            pairs = self.adapters.of(tensor.name, self.ops, start, count)
+            found.append(Linear(self.ops.weight(part), tensor.name, count, cols, low_rank=pairs))
             start += count
         return found
 
@@ -116,7 +128,8 @@ class Loader:
         for count in rows:
             part = _part(tensor, start, count)
             own = None if bias is None else self.ops.vector(bias[start : start + count].copy())
-            found.append(Linear(self.ops.weight(part), tensor.name, count, cols, own, factor))
+            pairs = self.adapters.of(tensor.name, self.ops, start, count)
+            found.append(Linear(self.ops.weight(part), tensor.name, count, cols, own, factor, pairs))
             start += count
         return found
 

@@ -14,9 +14,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from ggufkit.gguf.reader import open as open_gguf
 from ggufkit.runtime.backend import make_ops
 from ggufkit.runtime.batch import Piece, hidden, step
 from ggufkit.runtime.kv.cache import Cache
+from ggufkit.runtime.lora import AdaptedOps, read_adapters
 from ggufkit.runtime.ops import CacheSpec, Ops
 from ggufkit.runtime.replay import Replays
 from ggufkit.runtime.rope import RopeTables
@@ -55,20 +56,27 @@ class Model:
     hyper : sizes and constants.
     ops : the backend.
     vocabulary : how many tokens there are.
+    adapters : LoRA adapters beside its weights, see `adapt`.
     """
 
-    def __init__(self, gguf: GGUF, ops: Ops):
+    def __init__(self, gguf: GGUF, ops: Ops, lora: Sequence[tuple[str | os.PathLike[str], float]] = ()):
         self.gguf, self.ops = gguf, ops
+        adapters = read_adapters(lora, gguf)
         name = gguf.get("general.architecture", str)
         self.graph = graph_of(name)
         self.hyper = read_hyperparameters(gguf, name, self.graph)
         tensors = {
             name: tensor if name in gguf.changed else _mapped(gguf, tensor) for name, tensor in gguf.tensors.items()
         }
-        self.weights = load_weights(gguf.path, tensors, self.hyper, self.graph, ops)
+        self.weights = load_weights(gguf.path, tensors, self.hyper, self.graph, ops, adapters)
+        self._plain, self._vectors = ops, adapters.embedding(ops)
+        adapters.finish()
+        self.adapters = adapters.all
+        self._adapted: dict[tuple[float, ...], Ops] = {}
         self.vocabulary = self.weights.vocabulary
         self.tables = RopeTables(self.weights.factors)
         self.replays = Replays()
+        self.adapt()
 
     def __repr__(self) -> str:
         return f"<Model {printable(self.gguf.path)}: {self.hyper.name}, {self.hyper.layers} layers>"
@@ -79,13 +87,20 @@ class Model:
     def __exit__(self, *exc: object) -> None:
         self.gguf.close()
 
-    def new_cache(self, length: int | None = None, keys: str = "F16", values: str = "F16") -> Cache:
+    def new_cache(
+        self,
+        length: int | None = None,
+        keys: str = "F16",
+        values: str = "F16",
+        scales: Mapping[str, float] | None = None,
+    ) -> Cache:
         """An empty cache.
 
         Parameters
         ----------
         length : tokens that fit; by default what the model was trained on.
         keys, values : their types, of `runtime.kv.types.TYPES`: F32, F16, Q8_0 …
+        scales : of adapters, with which it will be filled: see `adapt`.
 
         Raises
         ------
@@ -99,8 +114,44 @@ class Model:
         if positions and length > positions:
             raise UsageError(f"the model has learned {positions} positions; a context of {length} tokens is too long")
         types = CacheSpec(keys, values)
-        kind = f"{self._fingerprint} {type(self.ops).__name__} {keys.upper()} {values.upper()}"
-        return Cache(functools.partial(self._layers, types), length, kind)
+        return Cache(functools.partial(self._layers, types), length, self.cache_kind(keys, values, scales))
+
+    def adapt(self, scales: Mapping[str, float] | None = None) -> None:
+        """From now on run with the adapters at these scales.
+
+        Parameters
+        ----------
+        scales : name of an adapter → its scale; those left out count for nothing. None for the scales that the model
+            was loaded with.
+
+        Raises
+        ------
+        UsageError : there is no adapter of a name.
+        """
+        chosen = self.scales(scales)
+        if not any(chosen):
+            self.ops = self._plain
+            return
+        if chosen not in self._adapted:
+            vectors = self.weights.embedding, self._vectors
+            self._adapted[chosen] = cast(Ops, AdaptedOps(self._plain, chosen, vectors))
+        self.ops = self._adapted[chosen]
+
+    def scales(self, scales: Mapping[str, float] | None = None) -> tuple[float, ...]:
+        """The scale of each adapter: see `adapt`."""
+        if scales is None:
+            return tuple(adapter.scale for adapter in self.adapters)
+        names = [adapter.name for adapter in self.adapters]
+        if unknown := [name for name in scales if name not in names]:
+            have = f"there are {', '.join(map(printable, names))}" if names else "the model was loaded without any"
+            raise UsageError(f"there is no adapter {printable(unknown[0])}; {have}")
+        return tuple(float(scales.get(name, 0.0)) for name in names)
+
+    def cache_kind(self, keys: str = "F16", values: str = "F16", scales: Mapping[str, float] | None = None) -> str:
+        """What caches with the same bytes for the same tokens have in common: see `Cache`."""
+        kind = f"{self._fingerprint} {type(self._plain).__name__} {keys.upper()} {values.upper()}"
+        chosen = zip(self.adapters, self.scales(scales), strict=True)
+        return " ".join([kind, *(f"{adapter.digest} {scale!r}" for adapter, scale in chosen if scale)])
 
     def _layers(self, types: CacheSpec, length: int) -> list[Any]:
         """A cache's layers, empty."""
@@ -293,6 +344,7 @@ def load(
     threads: int | None = None,
     backend: str | Ops = "auto",
     as_ggml: bool = False,
+    lora: Sequence[tuple[str | os.PathLike[str], float]] = (),
 ) -> Model:
     """Open a GGUF file to run it.
 
@@ -301,6 +353,7 @@ def load(
     threads : how many; default GGUFKIT_THREADS or all CPUs.
     backend : ``"cpu"``, ``"mlx"``, or ``"auto"``: MLX on Apple Silicon, the CPU elsewhere; or operations of one's own.
     as_ggml : on the CPU, activations are rounded where GGML's products of F16 and BF16 round them.
+    lora : GGUF files of LoRA adapters, and the scale of each.
 
     Raises
     ------
@@ -316,7 +369,7 @@ def load(
         if "general.architecture" not in gguf.fields:
             raise GGUFError("the key general.architecture is missing, so it is not a model that can be run", gguf.path)
         ops = make_ops(backend, gguf, threads, as_ggml=as_ggml) if isinstance(backend, str) else backend
-        return Model(gguf, ops)
+        return Model(gguf, ops, lora)
     except BaseException:
         gguf.close()
         raise

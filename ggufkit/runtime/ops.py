@@ -28,6 +28,7 @@ __all__ = [
     "CacheSpec",
     "Experts",
     "Linear",
+    "LowRank",
     "Norm",
     "NotRecorded",
     "Ops",
@@ -51,6 +52,7 @@ class Linear:
     rows, cols : numbers out and in.
     bias : array of shape (rows,), for a stack of experts (experts, rows), or None.
     factor : array of shape (1,), for a stack of experts (experts, 1), or None for 1: what NVFP4 has for a matrix.
+    low_rank : pairs of adapters beside the matrix (see `runtime.lora`).
     """
 
     weight: Any
@@ -59,6 +61,24 @@ class Linear:
     cols: int
     bias: Array | None = None
     factor: Array | None = None
+    low_rank: tuple[LowRank, ...] = ()
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """What an adapter adds to what a matrix gives: scale · factor · b (a x).
+
+    Attributes
+    ----------
+    adapter : its number, by which its scale is known.
+    factor : multiplies.
+    a, b : (rank, cols) and (rows, rank), or stacks of them.
+    """
+
+    adapter: int
+    factor: float
+    a: Linear
+    b: Linear
 
 
 @dataclass(frozen=True)

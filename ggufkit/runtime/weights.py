@@ -16,6 +16,7 @@ from ggufkit.arch.hyperparameters import Hyperparameters
 from ggufkit.errors import printable
 from ggufkit.runtime.block import load_block
 from ggufkit.runtime.loader import Loader
+from ggufkit.runtime.lora import Adapters
 from ggufkit.runtime.mixers import Mixer
 from ggufkit.runtime.ops import Linear, Norm, Ops
 from ggufkit.runtime.per_layer import PerLayerTable, load_per_layer_table
@@ -60,14 +61,21 @@ class Weights:
     streams: Streams | None
 
 
-def load_weights(path: str, tensors: Mapping[str, Tensor], hyper: Hyperparameters, graph: Graph, ops: Ops) -> Weights:
-    """Sort a file's tensors into blocks.
+def load_weights(
+    path: str,
+    tensors: Mapping[str, Tensor],
+    hyper: Hyperparameters,
+    graph: Graph,
+    ops: Ops,
+    adapters: Adapters | None = None,
+) -> Weights:
+    """Sort a file's tensors into blocks, with what adapters put beside them.
 
     Raises
     ------
     ArchitectureError : a tensor is missing, has another shape, or is one that this forward pass does not know.
     """
-    load = Loader(path, tensors, hyper, graph, ops)
+    load = Loader(path, tensors, hyper, graph, ops, adapters)
     embedding = load.tensor("token_embd.weight", -1, hyper.width)
     vocabulary = load.vocabulary = embedding.shape[-2]
     matrix = ops.weight(embedding)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 import ggml
@@ -121,6 +121,8 @@ def library() -> ctypes.CDLL:
         ("llama_pooling_type", i32, [pointer]),
         ("llama_tokenize", i32, [pointer, text, i32, pointer, i32, ctypes.c_bool, ctypes.c_bool]),
         ("llama_token_to_piece", i32, [pointer, i32, pointer, i32, i32, ctypes.c_bool]),
+        ("llama_adapter_lora_init", pointer, [pointer, text]),
+        ("llama_set_adapters_lora", i32, [pointer, pointer, ctypes.c_size_t, pointer]),
         ("llama_log_set", None, [_LOG, pointer]),
     ):
         function = getattr(lib, name)
@@ -236,6 +238,15 @@ class Model:
         if self.model:
             library().llama_model_free(self.model)
         self.context = self.model = None
+
+    def adapt(self, adapters: Sequence[tuple[str | os.PathLike[str], float]]) -> None:
+        """From now on with these LoRA adapters and their scales."""
+        found = [library().llama_adapter_lora_init(self.model, os.fspath(path).encode()) for path, _ in adapters]
+        if not all(found):
+            raise RuntimeError(f"llama.cpp cannot load {adapters}")
+        scales = (ctypes.c_float * len(found))(*(scale for _, scale in adapters))
+        if library().llama_set_adapters_lora(self.context, (ctypes.c_void_p * len(found))(*found), len(found), scales):
+            raise RuntimeError("llama_set_adapters_lora")
 
     def tokenize(self, text: str | bytes, special: bool = True, parse: bool = True) -> np.ndarray:
         """(n,) int32. `special` adds BOS and EOS as the vocabulary wishes, `parse` reads special tokens in the text."""

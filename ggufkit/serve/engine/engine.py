@@ -12,9 +12,10 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,16 +50,6 @@ class _Waiting:
     @property
     def order(self) -> tuple[int, int]:
         return -self.stream.request.priority, self.number
-
-
-@dataclass
-class _Texts:
-    """Texts to be made vectors of, one after the other."""
-
-    future: Future[list[np.ndarray]]
-    texts: deque[Sequence[int]]
-    pooling: str | None
-    found: list[np.ndarray]
 
 
 class Engine:
@@ -122,7 +113,6 @@ class Engine:
         self._pace = Pace(prompt_piece)
         self._changed = threading.Condition()  # of what follows
         self._waiting: list[_Waiting] = []
-        self._texts: deque[_Texts] = deque()
         self._calls: deque[tuple[Future[object], Callable[[], object]]] = deque()
         self._closing = False
         self._numbers = 0
@@ -163,8 +153,7 @@ class Engine:
                 Hint("give a smaller {context}", "give more {cache_bytes}"),
             )
         self._prefixes = Prefixes(cache_ram, self._size)
-        empty = self._new_cache()
-        self._kind, self._recurrent = empty.kind, empty.recurrent
+        self._recurrent = self._new_cache().recurrent
         if self._cache_folder is not None:
             self._prefixes.load(self._cache_folder, self._new_cache)
 
@@ -196,6 +185,7 @@ class Engine:
             raise UsageError("a stop string is empty; it would stop before the first character")
         if not 0 <= (request.logprobs or 0) <= self.model.vocabulary:
             raise UsageError(f"cannot give {request.logprobs} of {self.model.vocabulary} tokens")
+        self.model.scales(request.adapters)
         with self._changed:
             self._require_open()
             free = max(0, self.slots - len(self._running))
@@ -214,12 +204,9 @@ class Engine:
         ------
         EngineClosed : the engine is closing.
         """
-        future: Future[list[np.ndarray]] = Future()
-        with self._changed:
-            self._require_open()
-            self._texts.append(_Texts(future, deque(texts), pooling, []))
-            self._changed.notify()
-        return future
+        found: Future[list[np.ndarray]] = Future()
+        self._call(partial(self._embed, deque(texts), pooling, [], found))
+        return found
 
     def metrics(self) -> Metrics:
         """What was done, and what there is now."""
@@ -303,18 +290,15 @@ class Engine:
     def _turn(self) -> bool:
         """Wait for something to do and do a part of it; False where there is nothing more, ever."""
         with self._changed:
-            while not (self._waiting or self._running or self._texts or self._calls):
+            while not (self._waiting or self._running or self._calls):
                 if self._closing:
                     return False
                 self._changed.wait()
             call = self._calls.popleft() if self._calls else None
-            texts = self._texts[0] if self._texts else None
         if call is not None:
             _settle(*call)
         self._let_go()
         self._admit()
-        if texts is not None:
-            self._embed_one(texts)
         if self._running:
             self._pass()
         self._let_go()
@@ -386,7 +370,7 @@ class Engine:
         """Whether a running request is reading what this one begins with, too."""
         if not request.reuse:
             return False
-        kind, wanted = self._kind, request.tokens[:-1]
+        kind, wanted = self._kind(request), request.tokens[:-1]
         _, have = self._prefixes.best(kind, wanted, [one.cache for one in self._running])
         return any(
             one.left
@@ -399,8 +383,8 @@ class Engine:
         """A cache that begins like the prompt, or an empty one."""
         found = None
         if request.reuse:
-            found = self._prefixes.take(self._kind, request.tokens, [one.cache for one in self._running])
-        return self._new_cache() if found is None else found
+            found = self._prefixes.take(self._kind(request), request.tokens, [one.cache for one in self._running])
+        return self._new_cache(request.adapters) if found is None else found
 
     def _ahead_of(self, request: Request) -> Ahead | None:
         """What guesses for a request; recurrent layers cannot forget what was guessed wrong."""
@@ -436,43 +420,63 @@ class Engine:
             found.prompt_seconds += seconds
             self._pace.learn(count, seconds)
 
-    def _run(self, pieces: Sequence[tuple[Running, Piece]]) -> list[tuple[Running, np.ndarray]]:
-        """The logits of each piece. Where the pass fails each runs alone, so that one cannot spoil the others."""
-        try:
-            return list(zip([one for one, _ in pieces], self.model.step([p for _, p in pieces]), strict=True))
-        except Exception:
-            found = []
-            for one, piece in pieces:
-                try:
-                    found.append((one, self.model.step([piece])[0]))
-                except Exception as e:
-                    one.finish("error", error=as_error(e))
-            return found
+    def _run(self, pieces: Sequence[tuple[Running, Piece]]) -> Iterator[tuple[Running, np.ndarray]]:
+        """The logits of each piece. Requests with the same adapters share a pass.
 
-    def _embed_one(self, job: _Texts) -> None:
-        """The next of the texts that vectors are wanted of."""
-        done = not job.texts
-        if job.texts and not job.future.cancelled():
+        Where a pass fails each piece runs alone, so that one cannot spoil the others.
+        """
+        by_scales: dict[tuple[float, ...], list[tuple[Running, Piece]]] = {}
+        for one, piece in pieces:
+            by_scales.setdefault(self.model.scales(one.request.adapters), []).append((one, piece))
+        for some in by_scales.values():
+            self.model.adapt(some[0][0].request.adapters)
             try:
-                text = job.texts.popleft()
-                job.found.append(self.model.embed(text, job.pooling))
+                found = self.model.step([piece for _, piece in some])
+            except Exception:
+                yield from self._each_alone(some)
+            else:
+                yield from zip([one for one, _ in some], found, strict=True)
+
+    def _each_alone(self, pieces: Sequence[tuple[Running, Piece]]) -> Iterator[tuple[Running, np.ndarray]]:
+        for one, piece in pieces:
+            try:
+                (found,) = self.model.step([piece])
+            except Exception as e:
+                one.finish("error", error=as_error(e))
+            else:
+                yield one, found
+
+    def _embed(
+        self,
+        texts: deque[Sequence[int]],
+        pooling: str | None,
+        vectors: list[np.ndarray],
+        found: Future[list[np.ndarray]],
+    ) -> None:
+        """Make a vector of the next text; the rest waits behind what others want."""
+        if not found.running() and not found.set_running_or_notify_cancel():
+            return
+        try:
+            if texts:
+                text = texts.popleft()
+                self.model.adapt()
+                vectors.append(self.model.embed(text, pooling))
                 self._metrics.texts += 1
                 self._metrics.text_tokens += len(text)
-                done = not job.texts
-            except Exception as e:
-                job.future.set_exception(as_error(e))
-                done = True
-        if done or job.future.cancelled():
-            with self._changed:
-                self._texts.popleft()
-            if not job.future.done():
-                job.future.set_result(job.found)
-        elif len(self._texts) > 1:  # others' turn
-            with self._changed:
-                self._texts.rotate(-1)
+        except Exception as e:
+            found.set_exception(as_error(e))
+            return
+        if not texts:
+            found.set_result(vectors)
+            return
+        with self._changed:
+            self._calls.append((Future(), partial(self._embed, texts, pooling, vectors, found)))
 
-    def _new_cache(self) -> Cache:
-        return self.model.new_cache(self._context, *self._types)
+    def _new_cache(self, scales: Mapping[str, float] | None = None) -> Cache:
+        return self.model.new_cache(self._context, *self._types, scales)
+
+    def _kind(self, request: Request) -> str:
+        return self.model.cache_kind(*self._types, request.adapters)
 
 
 def _settle(future: Future[Any], function: Callable[[], object]) -> None:
