@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ggufkit.errors import UsageError
+from ggufkit.kernels import threads
 from ggufkit.kernels.shares import take_share
 from ggufkit.kernels.threads import SHARES, for_ranges, in_all_threads, thread_count
 
@@ -145,3 +146,16 @@ def test_helpers_keep_nothing_of_what_they_worked_on():
     for_ranges(work, 2, grain=1, threads=2)
     del work
     assert there() is None
+
+
+@pytest.mark.parametrize(("fast", "wanted"), [(4, 4), (None, 8)])
+def test_efficiency_cores_of_macs_are_left_out(monkeypatch, fast, wanted):
+    monkeypatch.delenv("GGUFKIT_THREADS", raising=False)
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)
+    monkeypatch.setattr("sys.platform", "darwin")
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr("ggufkit.kernels.cpu.performance_cores", lambda: fast)
+    threads._fast_cpus.cache_clear()
+    assert thread_count() == wanted
+    assert thread_count(7) == 7
+    threads._fast_cpus.cache_clear()

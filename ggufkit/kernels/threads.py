@@ -1,7 +1,7 @@
 """The only thread pool: independent row ranges, in any order, always the same bytes.
 
 Kernels release the GIL, so plain Python threads run them side by side. GGUFKIT_THREADS, or `threads=` of the
-functions that take it, sets how many; the default is every CPU this process may use.
+functions that take it, sets how many; the default is every CPU this process may use, of a Mac's the fast ones.
 
 A token of a small model is a hundred products of a fraction of a millisecond, and waking a sleeping thread through
 the interpreter takes a tenth of that. So a team of threads stays awake for a moment after each piece of work:
@@ -16,6 +16,7 @@ nothing left to do, and no one waits for it.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -38,7 +39,7 @@ _CLOSE = 20000  # pauses that the caller waits for a helper before it lets other
 
 
 def thread_count(threads: int | None = None) -> int:
-    """`threads`, or GGUFKIT_THREADS, or the number of CPUs that this process may use.
+    """`threads`, or GGUFKIT_THREADS, or the number of CPUs that this process may use; of a Mac's the fast ones.
 
     Raises
     ------
@@ -50,10 +51,17 @@ def thread_count(threads: int | None = None) -> int:
     if not text:
         if hasattr(os, "sched_getaffinity"):
             return len(os.sched_getaffinity(0))
-        return os.cpu_count() or 1
+        return _fast_cpus() if sys.platform == "darwin" else os.cpu_count() or 1
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise UsageError(f"the number of threads must be a whole number of at least 1, not {text!r}")
     return int(text)
+
+
+@cache
+def _fast_cpus() -> int:
+    from ggufkit.kernels.cpu import performance_cores
+
+    return performance_cores() or os.cpu_count() or 1
 
 
 class _Team:
