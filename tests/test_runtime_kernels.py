@@ -5,6 +5,9 @@ from __future__ import annotations
 import ggml
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from ggufkit import turboquant
 from ggufkit.errors import UsageError
@@ -304,3 +307,16 @@ def test_rotation_is_its_own_inverse_and_keeps_lengths():
 def test_quantized_cache_needs_whole_blocks():
     with pytest.raises(UsageError, match="heads of 48 numbers are not a multiple of 32"):
         LayerCache(AttentionSpec(1, 1, 48, 48, 1.0), CacheSpec("Q8_0", "F16"), 8)
+
+
+FEW_SCORES = st.sampled_from([-2, -1, 0, 1])
+
+
+@given(scores=arrays(np.float32, st.tuples(st.integers(1, 3), st.integers(2, 40)), elements=FEW_SCORES))
+def test_the_best_of_rows_are_none_worse_than_what_is_left_out(scores: np.ndarray):
+    from ggufkit.runtime.cpu.choosing import best_of
+
+    for count in range(1, scores.shape[1]):
+        seen = best_of(scores, count)
+        assert (seen.sum(1) == count).all()
+        assert all(row[mask].min() >= row[~mask].max() for row, mask in zip(scores, seen, strict=True))

@@ -19,6 +19,7 @@ ARCHIVE = Path(__file__).parents[1].parent / "shared" / "architectures" / "check
 MODELS = {
     "apertus": ("apertus", 1e-6),
     "deepseek2": ("youtu", 1e-6),
+    "deepseek32": ("deepseekv32", 1e-6),
     "falcon-h1": ("falconh1", 1e-6),
     "gemma3n": ("gemma3n", 1e-5),
     "gemma4": ("gemma4-e", 1e-5),
@@ -33,9 +34,9 @@ MODELS = {
 }
 # Verified by the tools alone: verify_logits, verify_variants.
 OTHERS = {
-    "cohere2moe", "dots1", "ernie4_5", "ernie4_5-moe", "exaone-moe", "falcon-h1", "glm4moe", "granite_swa",
-    "hunyuan-dense", "hy_v3", "jais2", "lfm2", "mellum", "mimo2", "minimax-m2", "nemotron_h", "olmo", "qwen2vl",
-    "qwen35", "qwen3vl", "seed_oss",
+    "cohere2moe", "dots1", "ernie4_5", "ernie4_5-moe", "exaone-moe", "falcon-h1", "glm-dsa", "glm4moe", "granite_swa",
+    "hunyuan-dense", "hy_v3", "jais2", "laguna", "lfm2", "mellum", "mimo2", "minimax-m2", "nemotron_h", "olmo",
+    "qwen2vl", "qwen35", "qwen3vl", "seed_oss",
 }  # fmt: skip
 RECURRENT = ("qwen35moe", "granitehybrid", "lfm2moe", "falcon-h1")
 

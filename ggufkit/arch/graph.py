@@ -60,6 +60,7 @@ class Graph:
     chunked : windows begin at multiples of their size instead of moving along.
     temperature : (scale, length, first): queries of layers without rope are multiplied by
         1 + scale · ln(1 + ⌊(position + first) / length⌋); None for no such thing.
+    index_rope : of latent attention to keys that an index chooses: `rope` of the index; None without an index.
     softplus_gate : attention's gate is a softplus, not a sigmoid.
     two_sided : windows of an encoder reach half their size to both sides.
     """
@@ -97,5 +98,6 @@ class Graph:
     attention_scale: float = 0.0
     chunked: bool = False
     temperature: tuple[float, int, int] | None = None
+    index_rope: str | None = None
     softplus_gate: bool = False
     two_sided: bool = False

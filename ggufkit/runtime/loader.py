@@ -81,6 +81,15 @@ class Loader:
             bias = self.ops.vector(self.vector(f"{name}.bias", size).reshape(1, size))
         return Norm(self.graph.norm, self.hyper.epsilon, size, self.ops.vector(weight), bias, full)
 
+    def norm_of(self, kind: str, name: str, size: int, epsilon: float) -> Norm | None:
+        """A norm of another kind than the architecture's, with its bias, if any; None where there is none."""
+        if not self.has(f"{name}.weight"):
+            return None
+        weight, bias = self.vector(f"{name}.weight", size), None
+        if self.has(f"{name}.bias"):
+            bias = self.ops.vector(self.vector(f"{name}.bias", size).reshape(1, size))
+        return Norm(kind, epsilon, size, self.ops.vector(weight.reshape(1, size)), bias)
+
     def block_norm(self, name: str) -> Norm | None:
         """The norm of the stream x; of architectures that have such norms without weights one of those."""
         return (

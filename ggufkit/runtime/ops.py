@@ -351,6 +351,15 @@ class Ops(Protocol):
             S = e^decay S        S = S + k (beta (v − Sᵀ k))ᵀ        y = Sᵀ q
         """
 
+    def best(self, q: Array, keys: Array, weights: Array, start: int, count: int) -> Array | None:
+        """Which keys an index lets each query see, (n, tokens) bool: the `count` best; None for all.
+
+        Of equal ones those that llama.cpp chooses. See `runtime.chosen.scores`.
+        """
+
+    def attend(self, q: Array, keys: Array, values: Array, seen: Array | None, start: int, scale: float) -> Array:
+        """Attention to keys that are seen: see `runtime.chosen.attend`."""
+
     def soft_cap(self, x: Array, cap: float) -> Array:
         """cap × tanh(x / cap). `x` itself may be used up."""
 

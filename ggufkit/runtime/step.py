@@ -27,6 +27,7 @@ class Step:
     Attributes
     ----------
     tokens, positions : of all rows, (n,) int32.
+    chosen : of each conversation the keys that its rows see, as the last index chose (see `runtime.chosen`).
     per_layer : of models that have them, the rows' vectors of each layer (see `runtime.per_layer`).
     """
 
@@ -41,6 +42,7 @@ class Step:
         n = sum(len(tokens) for _, tokens in runs)
         self.tokens, self.positions = np.empty(n, np.int32), np.empty(n, np.int32)
         self.per_layer: Sequence[Array] = ()
+        self.chosen: dict[int, Array] = {}
         self._angles: dict[Rope, tuple[np.ndarray, np.ndarray]] = {}
         self.move(runs)
 

@@ -209,6 +209,7 @@ SPECS = (
     ),
     Architecture(
         name="deepseek32",
+        graph=Graph(router=_router, router_normalized=False, index_rope="neox"),
         models={"DeepseekV32ForCausalLM": _V3},
         metadata=(*mla_keys(blocks_with_mtp), _NEXTN, *INDEXER),
         vocabulary=_with_bos,
@@ -217,6 +218,7 @@ SPECS = (
     ),
     Architecture(
         name="glm-dsa",
+        graph=Graph(router="sigmoid", router_normalized=False, index_rope="norm"),
         models={"GlmMoeDsaForCausalLM": _V3},
         metadata=(
             *mla_keys(blocks_with_mtp),

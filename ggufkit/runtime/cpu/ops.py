@@ -10,10 +10,12 @@ import numpy as np
 
 from ggufkit.errors import ArchitectureError
 from ggufkit.kernels.threads import thread_count
+from ggufkit.runtime.chosen import attend, scores
 from ggufkit.runtime.cpu import activations, norms, recurrence
 from ggufkit.runtime.cpu.attention import ROWS, Pass
 from ggufkit.runtime.cpu.cache import LayerCache
 from ggufkit.runtime.cpu.calls import NOW, Calls
+from ggufkit.runtime.cpu.choosing import best_of
 from ggufkit.runtime.cpu.products import rounded
 from ggufkit.runtime.cpu.weight import Activations, Weight, multiply_all
 from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Experts, Linear, Norm, Recorder, Span, StateSpace
@@ -264,6 +266,15 @@ class CpuOps:
             work = (span.hi - span.lo) * v.shape[1] * q.shape[2] * v.shape[2] * 4
             self.calls.ranged([(recurrence.delta, parts, v.shape[1])], work, self.threads)
         return out
+
+    def best(self, q: np.ndarray, keys: np.ndarray, weights: np.ndarray, start: int, count: int) -> np.ndarray | None:
+        return best_of(scores(np, q, keys, weights, start), count) if len(keys) > count else None
+
+    def attend(
+        self, q: np.ndarray, keys: np.ndarray, values: np.ndarray, seen: np.ndarray | None, start: int, scale: float
+    ) -> np.ndarray:
+        result: np.ndarray = attend(np, q, keys, values, seen, start, scale)
+        return result
 
     def soft_cap(self, x: Any, cap: float) -> Any:
         self.calls.call(activations.soft_cap, x.reshape(-1), np.float32(cap))

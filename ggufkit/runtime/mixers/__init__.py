@@ -12,7 +12,14 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from ggufkit.runtime.loader import Loader
-from ggufkit.runtime.mixers import attention, delta_net, latent_attention, short_convolution, state_space
+from ggufkit.runtime.mixers import (
+    attention,
+    delta_net,
+    indexed_attention,
+    latent_attention,
+    short_convolution,
+    state_space,
+)
 from ggufkit.runtime.ops import Array, CacheSpec, Ops
 from ggufkit.runtime.step import Step
 
@@ -37,7 +44,7 @@ class Mixer(Protocol):
 
 
 # Modules with `found(load, at)`, whether the tensors called `at` + … are of this kind, and `load(load, layer, slots)`.
-KINDS = (attention, latent_attention, short_convolution, state_space, delta_net)
+KINDS = (attention, latent_attention, indexed_attention, short_convolution, state_space, delta_net)
 
 
 def load_mixers(load: Loader, layer: int, slots: list[Mixer]) -> tuple[Mixer, ...]:

@@ -207,8 +207,8 @@ def _projections(load: Loader, layer: int, rows: Sequence[int]) -> tuple[Linear,
     return q, k, load.linear(f"{at}attn_v", rows[2], width) if load.has(f"{at}attn_v.weight") else None
 
 
-def rope_of(load: Loader, layer: int) -> Rope | None:
-    """How a layer's queries and keys turn; None where they do not."""
+def rope_of(load: Loader, layer: int, style: str | None = None) -> Rope | None:
+    """How a layer's queries and keys turn, in another style than the architecture's; None where they do not."""
     hyper, graph = load.hyper, load.graph
     local = hyper.windows[layer] > 0
     dimensions = hyper.local_rope_dimensions if local else hyper.rope_dimensions
@@ -232,7 +232,7 @@ def rope_of(load: Loader, layer: int) -> Rope | None:
     elif scaling.kind == "longrope":
         scaling = replace(scaling, factor=1.0)
     factors = not (local and graph.full_rope_factors)
-    kind = "neox" if hyper.keys.get("rope.dimension_sections") else graph.rope
+    kind = style or ("neox" if hyper.keys.get("rope.dimension_sections") else graph.rope)
     return Rope(kind, dimensions, hyper.local_rope_base if local else hyper.rope_base, scaling, factors)
 
 

@@ -21,7 +21,7 @@ from ggufkit.runtime.ops import Array, AttentionSpec, CacheSpec, Linear, Norm, O
 from ggufkit.runtime.rope import Rope
 from ggufkit.runtime.step import Step
 
-__all__ = ["LatentAttention", "found", "load"]
+__all__ = ["LatentAttention", "found", "load", "yarn"]
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,19 @@ class LatentAttention:
         return ops.layer_cache(self.spec, types, length)
 
     def run(self, x: Array, step: Step) -> Array:
+        q, keys, c, _ = self.looked(x, step)
+        return self.out_of(step.ops.attention(q, keys, step.ops.copy(c), step.spans(self.slot), self.spec), step)
+
+    def looked(self, x: Array, step: Step) -> tuple[Array, Array, Array, Array]:
+        """Queries (n, heads × head_k), keys (n, head_k), c, and the queries' short vector or None."""
         ops, n, heads = step.ops, len(x), self.spec.heads
+        short = None
         if self.q_a is None:
             q, c, k = ops.linear(x, self.q, *self.latent)
         else:
             short, c, k = ops.linear(x, self.q_a, *self.latent)
-            (q,) = ops.linear(short if self.q_norm is None else ops.norm(short, self.q_norm), self.q)
+            short = short if self.q_norm is None else ops.norm(short, self.q_norm)
+            (q,) = ops.linear(short, self.q)
         c = c if self.latent_norm is None else ops.norm(c, self.latent_norm)
         q_nope, q_rope = ops.split(q.reshape(n, heads, -1), [self.nope, self.turned])
         q_rope = q_rope.reshape(n, -1)
@@ -74,15 +81,19 @@ class LatentAttention:
         q = ops.joined([absorbed, q_rope.reshape(n, heads, -1)]).reshape(n, -1)
         if self.temperature is not None:
             q = q * ops.vector(self.temperature.factors(step.positions))
-        found = ops.attention(q, ops.joined([c, k]), ops.copy(c), step.spans(self.slot), self.spec)
-        (values,) = ops.each(found.reshape(n, heads, -1), each, self.values)  # (n, heads, value)
+        return q, ops.joined([c, k]), c, short
+
+    def out_of(self, found: Array, step: Step) -> Array:
+        """What attention found, (n, heads × rank) or (n, heads, rank), as the layer's result."""
+        ops, n, heads = step.ops, len(found), self.spec.heads
+        (values,) = ops.each(found.reshape(n, heads, -1), ops.indices(n, heads), self.values)  # (n, heads, value)
         (y,) = ops.linear(values.reshape(n, -1), self.out)
         return y
 
 
 def found(load: Loader, at: str) -> bool:
     """Whether a block has attention of this kind."""
-    return load.has(f"{at}attn_kv_a_mqa.weight")
+    return load.has(f"{at}attn_kv_a_mqa.weight") and load.graph.index_rope is None
 
 
 def load(load: Loader, layer: int, slots: list[Any]) -> LatentAttention:
@@ -95,7 +106,7 @@ def load(load: Loader, layer: int, slots: list[Any]) -> LatentAttention:
         raise keys.fail("attention.key_length_mla", f"must be more than the {turned} numbers that turn, not {head}")
     short = load.linear(f"{at}attn_q_a", -1, width) if load.has(f"{at}attn_q_a.weight") else None
     query = ("attn_q_b", short.rows) if short is not None else ("attn_q", width)
-    rope, scale = _yarn(load, rope_of(load, layer))
+    rope, scale = yarn(load, rope_of(load, layer))
     loaded = LatentAttention(
         slot=len(slots),
         q_a=short,
@@ -116,7 +127,7 @@ def load(load: Loader, layer: int, slots: list[Any]) -> LatentAttention:
     return loaded
 
 
-def _yarn(load: Loader, rope: Rope | None) -> tuple[Rope | None, float]:
+def yarn(load: Loader, rope: Rope | None) -> tuple[Rope | None, float]:
     """The layer's rope, and what queries and keys are multiplied by instead of its cosines and sines."""
     multiplier = load.hyper.keys.number("rope.scaling.yarn_log_multiplier", 0.0)
     if rope is None or rope.scaling.kind != "yarn" or not multiplier:

@@ -14,6 +14,8 @@ import mlx.core as mx
 import numpy as np
 
 from ggufkit.errors import ArchitectureError
+from ggufkit.runtime.chosen import attend, scores
+from ggufkit.runtime.cpu.choosing import best_of
 from ggufkit.runtime.mlx import recurrence
 from ggufkit.runtime.mlx.cache import LayerCache, Stored
 from ggufkit.runtime.mlx.levels import numbers, rounded_queries, turned, turned_back
@@ -166,6 +168,18 @@ class MlxOps:
             y, arrays[-1] = recurrence.delta(q[rows], k[rows], v[rows], decay[rows], beta[rows], arrays[-1])
             found.append(y)
         return mx.concatenate(found)
+
+    def best(self, q: mx.array, keys: mx.array, weights: mx.array, start: int, count: int) -> mx.array | None:
+        if len(keys) <= count:
+            return None
+        # Equal scores are many, and MLX does not say which it would choose.
+        return mx.array(best_of(np.array(scores(mx, q, keys, weights, start)), count))
+
+    def attend(
+        self, q: mx.array, keys: mx.array, values: mx.array, seen: mx.array | None, start: int, scale: float
+    ) -> mx.array:
+        result: mx.array = attend(mx, q, keys, values, seen, start, scale)
+        return result
 
     def soft_cap(self, x: mx.array, cap: float) -> mx.array:
         return mx.tanh(x / cap) * cap

@@ -1,0 +1,137 @@
+"""Latent attention to the keys that an index chooses (DeepSeek sparse attention).
+
+    q_i = W norm(W_a x), heads turned        k_i = norm(W x), turned        score = Σ w · relu(q_i · k_i)
+
+The best of each query are seen. A layer without an index sees what the last one before it chose.
+
+Source: src/models/deepseek32.cpp and src/models/glm-dsa.cpp of llama.cpp.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from ggufkit.runtime.kv.rows import Rows
+from ggufkit.runtime.loader import Loader
+from ggufkit.runtime.mixers import latent_attention
+from ggufkit.runtime.mixers.attention import rope_of
+from ggufkit.runtime.mixers.latent_attention import LatentAttention
+from ggufkit.runtime.ops import Array, CacheSpec, Linear, Norm, Ops
+from ggufkit.runtime.rope import Rope
+from ggufkit.runtime.step import Step
+
+__all__ = ["Index", "IndexedAttention", "found", "load"]
+
+_EPSILON = 1e-6  # of the norm of an index's keys
+
+
+@dataclass(frozen=True)
+class Index:
+    """What scores keys.
+
+    Attributes
+    ----------
+    q : from the queries' short vector; k, weights : from the stream.
+    k_norm : with mean.
+    heads, size : of its queries.
+    rope : or None.
+    """
+
+    q: Linear
+    k: Linear
+    k_norm: Norm | None
+    weights: Linear
+    heads: int
+    size: int
+    rope: Rope | None
+
+
+@dataclass(frozen=True)
+class IndexedAttention:
+    """One layer's.
+
+    Attributes
+    ----------
+    inner : everything but the choice.
+    index : its own, or None.
+    count : how many keys a query sees.
+    """
+
+    slot: int
+    inner: LatentAttention
+    index: Index | None
+    count: int
+
+    def memory(self, ops: Ops, types: CacheSpec, length: int) -> Rows:
+        spec = self.inner.spec
+        return Rows(ops, length, spec.head_k, *([self.index.size] if self.index is not None else []))
+
+    def run(self, x: Array, step: Step) -> Array:
+        ops, n, spec = step.ops, len(x), self.inner.spec
+        q, keys, _, short = self.inner.looked(x, step)
+        asked = None if self.index is None else self._asked(x, short, step)
+        q = q.reshape(n, spec.heads, -1)
+        found = []
+        for number, span in enumerate(step.spans(self.slot)):
+            rows, memory = slice(span.lo, span.hi), span.cache
+            kept = memory.put(0, keys[rows], span.start)
+            if asked is not None:
+                index_keys = memory.put(1, asked[1][rows], span.start)
+                step.chosen[number] = ops.best(asked[0][rows], index_keys, asked[2][rows], span.start, self.count)
+            seen = step.chosen[number]
+            found.append(ops.attend(q[rows], kept, kept[:, : spec.head_v], seen, span.start, spec.scale))
+        return self.inner.out_of(ops.concatenate(found), step)
+
+    def _asked(self, x: Array, short: Array, step: Step) -> tuple[Array, Array, Array]:
+        """Queries (n, heads, size), keys (n, size) and weights (n, heads) of the index."""
+        index, ops, n = self.index, step.ops, len(x)
+        assert index is not None
+        (q,) = ops.linear(short, index.q)
+        k, weights = ops.linear(x, index.k, index.weights)
+        k = k if index.k_norm is None else ops.norm(k, index.k_norm)
+        if index.rope is not None:
+            q, k = step.turned(q, index.heads, index.rope), step.turned(k, 1, index.rope)
+        return q.reshape(n, index.heads, -1), k, weights * (1 / math.sqrt(index.heads * index.size))
+
+
+def found(load: Loader, at: str) -> bool:
+    """Whether a block has attention of this kind."""
+    return load.has(f"{at}attn_kv_a_mqa.weight") and load.graph.index_rope is not None
+
+
+def load(load: Loader, layer: int, slots: list[Any]) -> IndexedAttention:
+    """A layer's, its tensors checked and taken."""
+    keys, width, at = load.hyper.keys, load.hyper.width, f"blk.{layer}.indexer."
+    own: list[Any] = []
+    inner = latent_attention.load(load, layer, own)
+    if inner.q_a is None:
+        raise load.fail(f"block {layer} has no short vector of queries, from which an index is made")
+    index = None
+    if _has_own(load, layer):
+        heads, size = keys.count("attention.indexer.head_count"), keys.count("attention.indexer.key_length")
+        rope = rope_of(load, layer, load.graph.index_rope)
+        if rope is not None and rope.dimensions > size:
+            raise keys.fail("attention.indexer.key_length", f"must be at least the {rope.dimensions} that turn")
+        index = Index(
+            q=load.linear(f"{at}attn_q_b", heads * size, inner.q_a.rows),
+            k=load.linear(f"{at}attn_k", size, width),
+            k_norm=load.norm_of("layer", f"{at}k_norm", size, _EPSILON),
+            weights=load.linear(f"{at}proj", heads, width),
+            heads=heads,
+            size=size,
+            rope=latent_attention.yarn(load, rope)[0],
+        )
+    elif not any(isinstance(mixer, IndexedAttention) and mixer.index is not None for mixer in slots):
+        raise load.fail(f"block {layer} has no index, and there is none before it")
+    loaded = IndexedAttention(len(slots), inner, index, keys.count("attention.indexer.top_k"))
+    slots.append(loaded)
+    return loaded
+
+
+def _has_own(load: Loader, layer: int) -> bool:
+    types = load.hyper.keys.get("attention.indexer.types")
+    if isinstance(types, list) and layer < len(types):
+        return bool(types[layer])
+    return load.has(f"blk.{layer}.indexer.attn_k.weight")
