@@ -79,17 +79,18 @@ def _stem(model: str) -> str:
 def _read(
     model: str, other: str | None, results: Path | None, weights: bool, threads: int | None, how: dict[str, Any]
 ) -> dict[str, Any]:
-    from ggufkit.cli.progress import byte_bar
+    from ggufkit.cli.progress import byte_bar, count_bar
     from ggufkit.gguf.diff import diff_bytes, diff_fields, diff_tensors
     from ggufkit.storage.source import is_address
     from ggufkit.web.explore import beside, model_data
 
     with open_model(model, how) as opened:
-        data = model_data(opened, weights=weights, results=results)
+        with count_bar(len(opened.info), "looking at tensors") as advance:
+            data = model_data(opened, weights=weights, results=results, advance=advance)
         if other is not None:
             with open_model(other, how) as second:
                 local = weights and not is_address(model) and not is_address(other)
-                with byte_bar(diff_bytes(second, opened) if local else 0, "comparing") as advance:
-                    found = diff_tensors(second, opened, data=local, threads=threads, advance=advance)
+                with byte_bar(diff_bytes(second, opened) if local else 0, "comparing") as compared:
+                    found = diff_tensors(second, opened, data=local, threads=threads, advance=compared)
                 data["other"] = beside(second, diff_fields(second.fields, opened.fields), found)
     return data

@@ -57,14 +57,14 @@ def model_data(
     *,
     weights: bool = True,
     results: StrPath | None = None,
-    advance: Callable[[int], object] = lambda count: None,
+    advance: Callable[[int, str], object] = lambda count, name: None,
 ) -> dict[str, Any]:
     """All that the page says of an open file.
 
     Parameters
     ----------
     weights, results : see `explore`.
-    advance : called with 1 after each tensor that was looked at.
+    advance : called with 1 and its name after each tensor that was looked at.
     """
     from ggufkit.web.samples import samples_of
 

@@ -29,13 +29,13 @@ _BINS = 60
 
 
 def samples_of(
-    tensors: Sequence[Tensor], advance: Callable[[int], object] = lambda count: None
+    tensors: Sequence[Tensor], advance: Callable[[int, str], object] = lambda count, name: None
 ) -> list[dict[str, Any] | None]:
     """A sample of each tensor; None of those that hold no weights.
 
     Parameters
     ----------
-    advance : called with 1 after each tensor.
+    advance : called after each tensor with 1 and its name.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def samples_of(
     found = []
     for tensor in tensors:
         found.append(_sample(tensor, _WEIGHTS // count, cells, runs))
-        advance(1)
+        advance(1, tensor.name)
     return found
 
 
