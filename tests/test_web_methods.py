@@ -39,7 +39,11 @@ process.stdout.write(JSON.stringify(out));
 """
 
 
-def node(program: str, value: object, parts: tuple[str, ...] = ("page.js", "codecs.js", "methods.js")) -> Any:
+def node(
+    program: str,
+    value: object,
+    parts: tuple[str, ...] = ("page.js", "floats.js", "searches.js", "codecs.js", "methods.js"),
+) -> Any:
     """What a program prints as JSON that is run after some parts of a page, with `value` as JSON on its stdin."""
     if shutil.which("node") is None:
         pytest.skip("there is no node to run the page's functions")

@@ -69,6 +69,13 @@ class Situation:
         return np.ascontiguousarray(self.weights, np.float32).reshape(-1, 256)
 
     @property
+    def importance(self) -> FloatArray:
+        """(256,) float32: squares of the activations; the neighbours' are 1."""
+        squares: FloatArray = np.ones(256, np.float32)
+        squares[:BLOCK] = np.asarray(self.activations, np.float64) ** 2
+        return squares
+
+    @property
     def block(self) -> FloatArray:
         """(blocks, 32) float32"""
         return np.ascontiguousarray(self.rows[:, :BLOCK])
@@ -184,11 +191,12 @@ def _clipped(s: Situation) -> np.ndarray:
 # ---- Formats, floats, TurboQuant ----------------------------------------------------------------------------------
 
 
-def _format(name: str, size: int) -> Callable[[Situation], np.ndarray]:
+def _format(name: str, size: int, weighted: bool = False) -> Callable[[Situation], np.ndarray]:
     def run(s: Situation) -> np.ndarray:
         from ggufkit.formats.codec import decode, encode
 
-        result: np.ndarray = decode(encode(np.ascontiguousarray(s.rows[:, :size]), name), name)[:, :BLOCK]
+        blocks = encode(np.ascontiguousarray(s.rows[:, :size]), name, s.importance[:size] if weighted else None)
+        result: np.ndarray = decode(blocks, name)[:, :BLOCK]
         return result
 
     return run
@@ -295,9 +303,12 @@ METHODS: dict[str, Callable[[Situation], np.ndarray]] = {
     "INT4 absmax": lambda s: _absmax(s.block),
     "INT4 clipped": _clipped,
     "Q4_0": _format("Q4_0", 32),
+    "Q4_0 imatrix": _format("Q4_0", 32, weighted=True),
     "Q4_1": _format("Q4_1", 32),
     "Q4_K": _format("Q4_K", 256),
+    "Q4_K imatrix": _format("Q4_K", 256, weighted=True),
     "IQ4_NL": _format("IQ4_NL", 32),
+    "IQ4_NL imatrix": _format("IQ4_NL", 32, weighted=True),
     "Q8_0": _format("Q8_0", 32),
     "NF4": _nf4,
     "MXFP4": _format("MXFP4", 32),

@@ -1,74 +1,7 @@
 "use strict";
 // Block formats in JavaScript, to the last bit what ggufkit and llama.cpp store: float32 arithmetic, every result
-// rounded by Math.fround. A codec is {size, bytes, fields, encode(x) → Uint8Array, decode(bytes) → Float32Array}.
-
-const f32 = Math.fround;
-
-/** The bits of a float32 and back. */
-const bitsOf = (() => {
-  const floats = new Float32Array(1);
-  const words = new Uint32Array(floats.buffer);
-  return {
-    of(x) { floats[0] = x; return words[0]; },
-    from(bits) { words[0] = bits; return floats[0]; },
-  };
-})();
-
-/** float32 → the bits of the nearest float16, ties to even. */
-function toHalf(x) {
-  const bits = bitsOf.of(x);
-  const sign = (bits >>> 16) & 0x8000;
-  const magnitude = bits & 0x7fffffff;
-  if (magnitude > 0x7f800000) return sign | 0x7e00;
-  if (magnitude >= 0x477ff000) return sign | 0x7c00; // 65520 and beyond
-  if (magnitude < 0x38800000) return sign | evenly(Math.abs(x) * 2 ** 24); // subnormal: steps of 2^-24, exact in doubles
-  return sign | evenly((magnitude - 0x38000000) / 2 ** 13);
-}
-
-function fromHalf(bits) {
-  const sign = bits & 0x8000 ? -1 : 1;
-  const exponent = (bits >> 10) & 31;
-  const mantissa = bits & 1023;
-  if (exponent === 31) return mantissa ? NaN : sign * Infinity;
-  return sign * (exponent ? 2 ** (exponent - 25) * (1024 + mantissa) : mantissa * 2 ** -24);
-}
-
-/** To the nearest whole number, ties to even. */
-function evenly(x) {
-  const down = Math.floor(x);
-  const rest = x - down;
-  return rest > 0.5 || (rest === 0.5 && down % 2 !== 0) ? down + 1 : down;
-}
-
-/** GGML's nearest_int: adds 1.5 · 2^23 in float32 and reads the mantissa, whatever x is. */
-function nearestInt(x) {
-  return (bitsOf.of(f32(x + 12582912)) & 0x7fffff) - 0x400000;
-}
-
-/** Ties away from zero. */
-function roundAway(x) {
-  return Math.sign(x) * Math.floor(Math.abs(x) + 0.5);
-}
-
-/** 1 / d, or 0 for 0; with what GGML's bytes become of an infinite one. */
-function inverse(d) {
-  return d === 0 ? 0 : f32(1 / d);
-}
-
-function finiteLevel(level) {
-  return Math.abs(level) < 4194304 ? level : 0;
-}
-
-/** The first weight of largest magnitude, its sign kept; 0 if all are. */
-function extremeOf(x) {
-  let extreme = 0;
-  for (const v of x) if (Math.abs(v) > Math.abs(extreme)) extreme = v;
-  return extreme;
-}
-
-function largestOf(x) {
-  return Math.abs(extremeOf(x));
-}
+// rounded by Math.fround. A codec is {size, bytes, fields, encode(x, importance) → Uint8Array, decode(bytes) →
+// Float32Array, codes(bytes), levels(bytes): those of the first weights}; some of them use importance.
 
 function putHalf(out, at, x) {
   const bits = toHalf(x);
@@ -98,9 +31,15 @@ CODECS.Q4_0 = {
   size: 32,
   bytes: 18,
   fields: "d:2 qs:16",
-  /** The weight of largest magnitude becomes level 0: d = weight / -8. */
-  encode(x) {
+  /** The weight of largest magnitude becomes level 0: d = weight / -8; or with importance d is searched for. */
+  encode(x, importance) {
     const out = new Uint8Array(18);
+    if (importance) {
+      const found = searchScale(x, errorWeights(x, importance, f32(sumOfSquares(x) / 32)));
+      putHalf(out, 0, found.scale);
+      putNibbles(out, 2, found.levels);
+      return out;
+    }
     const d = f32(extremeOf(x) / -8);
     const scale = inverse(d);
     putHalf(out, 0, d);
@@ -166,91 +105,39 @@ CODECS.Q8_0 = {
 
 // ---- Q4_K -----------------------------------------------------------------------------------------------------------
 
-/**
- * Scale and minimum of x ≈ scale · l + min, l in 0 … 15: make_qkx2_quants with the steps of Q4_K. The pair (iscale,
- * base) gives the levels that were found.
- */
-function searchScaleAndMin(x, w) {
-  const n = x.length;
-  let [low, high, sumW, sumX] = [x[0], x[0], 0, 0];
-  for (let i = 0; i < n; i++) {
-    if (x[i] < low) low = x[i];
-    if (x[i] > high) high = x[i];
-    sumW = f32(sumW + w[i]);
-    sumX = f32(sumX + f32(w[i] * x[i]));
-  }
-  if (low > 0) low = 0;
-  const levelOf = (iscale, v, base) => clamp(nearestInt(f32(iscale * f32(v - base))), 0, 15);
-  const square = (scale, l, min, i) => {
-    const d = f32(f32(f32(scale * l) + min) - x[i]);
-    return f32(w[i] * f32(d * d));
-  };
-  const first = f32(15 / f32(high - low));
-  let found = { scale: f32(1 / first), min: low, iscale: Number.isFinite(first) ? first : 0, base: low };
-  let best = 0;
-  for (let i = 0; i < n; i++) best = f32(best + square(found.scale, levelOf(first, x[i], low), low, i));
-  if (high === low) [found.scale, best] = [0, 0];
-  const levels = new Float32Array(n);
-  for (let step = 0; step <= 20; step++) {
-    const top = f32(f32(-1 + f32(f32(0.1) * step)) + 15);
-    const iscale = f32(top / f32(high - found.min));
-    let [sumL, sumL2, sumXL] = [0, 0, 0];
-    for (let i = 0; i < n; i++) {
-      const l = (levels[i] = levelOf(iscale, x[i], found.min));
-      const wl = f32(w[i] * l);
-      sumL = f32(sumL + wl);
-      sumL2 = f32(sumL2 + f32(wl * l));
-      sumXL = f32(sumXL + f32(wl * x[i]));
-    }
-    const D = f32(f32(sumW * sumL2) - f32(sumL * sumL));
-    if (!(D > 0)) continue;
-    let scale = f32(f32(f32(sumW * sumXL) - f32(sumX * sumL)) / D);
-    let min = f32(f32(f32(sumL2 * sumX) - f32(sumL * sumXL)) / D);
-    if (min > 0) [scale, min] = [f32(sumXL / sumL2), 0];
-    let error = 0;
-    for (let i = 0; i < n; i++) error = f32(error + square(scale, levels[i], min, i));
-    if (error < best) {
-      best = error;
-      found = { scale, min, iscale, base: found.min };
-    }
-  }
-  return found;
-}
-
 CODECS.Q4_K = {
   size: 256,
   bytes: 144,
   fields: "d:2 dmin:2 scales:12 qs:128",
-  encode(x) {
+  /** A search for each sub-block; then scales and minima become levels 0 … 63 of two float16. */
+  encode(x, importance) {
     const out = new Uint8Array(144);
-    const found = Array.from({ length: 8 }, (_, j) => {
-      const part = x.subarray(32 * j, 32 * j + 32);
-      let squares = 0;
-      for (const v of part) squares = f32(squares + f32(v * v));
-      const rms = f32(Math.sqrt(f32(squares / 32)));
-      return searchScaleAndMin(part, Float32Array.from(part, (v) => f32(rms + Math.abs(v))));
+    const parts = Array.from({ length: 8 }, (_, j) => x.subarray(32 * j, 32 * j + 32));
+    const sigma2 = f32(f32(2 * sumOfSquares(x)) / 256);
+    const weights = parts.map((part, j) => {
+      if (importance) return errorWeights(part, importance.subarray(32 * j, 32 * j + 32), sigma2);
+      const rms = f32(Math.sqrt(f32(sumOfSquares(part) / 32)));
+      return Float32Array.from(part, (v) => f32(rms + Math.abs(v)));
     });
-    // Scales and minima as 0 … 63 of the largest; a level is a byte before it is capped.
-    const sixBits = (values) => {
-      const largest = values.reduce((a, b) => (b > a ? b : a), 0);
-      const scale = largest > 0 ? f32(63 / largest) : 0;
-      return [f32(largest / 63), values.map((v) => Math.min(nearestInt(f32(scale * v)) & 255, 63))];
-    };
-    const [d, scales] = sixBits(found.map((one) => one.scale));
-    const [dmin, mins] = sixBits(found.map((one) => -one.min));
-    const [dHalf, minHalf] = [putHalf(out, 0, d), putHalf(out, 2, dmin)];
+    const found = parts.map((part, j) => searchScaleAndMin(part, weights[j], importance ? Q4_K_WEIGHTED : Q4_K_PLAIN));
+    const sums = weights.map((w) => w.reduce((a, b) => f32(a + b), 0));
+    const sixBits = (values) => (importance ? searchLevels(values, sums) : levelsOfLargest(values));
+    const scales = sixBits(found.map((one) => one.scale));
+    const mins = sixBits(found.map((one) => -one.min));
+    putHalf(out, 0, scales.scale);
+    putHalf(out, 2, mins.scale);
     for (let j = 0; j < 4; j++) {
-      out[4 + j] = scales[j] | ((scales[j + 4] >> 4) << 6);
-      out[8 + j] = mins[j] | ((mins[j + 4] >> 4) << 6);
-      out[12 + j] = (scales[j + 4] & 15) | ((mins[j + 4] & 15) << 4);
+      out[4 + j] = scales.levels[j] | ((scales.levels[j + 4] >> 4) << 6);
+      out[8 + j] = mins.levels[j] | ((mins.levels[j + 4] >> 4) << 6);
+      out[12 + j] = (scales.levels[j + 4] & 15) | ((mins.levels[j + 4] & 15) << 4);
     }
+    const factors = parts.map((_, j) => this.factors(out, j));
     const levels = Array.from(x, (v, i) => {
       const one = found[i >> 5];
-      const step = f32(dHalf * scales[i >> 5]);
-      const offset = f32(minHalf * mins[i >> 5]);
+      const [step, offset] = factors[i >> 5];
       // Where the step is 0 the levels of the search stay.
       const quotient = step === 0 ? f32(one.iscale * f32(v - one.base)) : f32(f32(v + offset) / step);
-      return clamp(nearestInt(quotient), 0, 15);
+      return clamp(nearestInt(importance && step === 0 ? clamp(quotient, 0, 15) : quotient), 0, 15);
     });
     for (let j = 0; j < 4; j++)
       for (let i = 0; i < 32; i++) out[16 + 32 * j + i] = levels[64 * j + i] | (levels[64 * j + 32 + i] << 4);
@@ -292,16 +179,17 @@ CODECS.IQ4_NL = {
     for (let i = 0; i < 15; i++) if (v < (IQ4_LEVELS[i] + IQ4_LEVELS[i + 1]) / 2) return i;
     return 15;
   },
-  /** Sixteen scales are tried; each is then fitted to the levels that it gives, an error weighing x². */
-  encode(x) {
+  /** Sixteen scales are tried; each is then fitted to the levels that it gives, an error weighing x² or as is said. */
+  encode(x, importance) {
+    const w = importance ? errorWeights(x, importance, f32(sumOfSquares(x) * f32(2 / 32))) : x.map((v) => f32(v * v));
     const moments = (scale) => {
       let [qx, qq] = [0, 0];
-      for (const v of x) {
+      x.forEach((v, i) => {
         const q = IQ4_LEVELS[this.nearest(f32(scale * v))];
-        const wq = f32(f32(v * v) * q);
+        const wq = f32(w[i] * q);
         qx = f32(qx + f32(wq * v));
         qq = f32(qq + f32(wq * q));
-      }
+      });
       return [qx, qq];
     };
     const extreme = extremeOf(x);

@@ -291,10 +291,12 @@ function turboquant(x, bits, mode) {
 // ---- All of them ----------------------------------------------------------------------------------------------------
 
 /** A format of GGUF: the block alone, or with the neighbours that share its numbers. */
-function ofCodec(name) {
+function ofCodec(name, weighted = false) {
   const codec = CODECS[name];
-  return ({ weights }) => {
-    const bytes = codec.encode(weights.subarray(0, codec.size));
+  return ({ weights, activations }) => {
+    // The neighbours meet activations of 1.
+    const importance = Float32Array.from({ length: codec.size }, (_, i) => (i < BLOCK ? activations[i] * activations[i] : 1));
+    const bytes = codec.encode(weights.subarray(0, codec.size), weighted ? importance : undefined);
     return {
       bytes,
       codes: codec.codes(bytes).slice(0, BLOCK),
@@ -314,12 +316,18 @@ const METHODS = [
     about: "Equal steps; the largest weights are cut where that makes the squared error least." },
   { name: "Q4_0", weights: 32, run: ofCodec("Q4_0"),
     about: "Equal steps, 16 levels; the weight of largest magnitude is level 0, so that it is exact and one more level is of use. An outlier does to it what it does to INT4." },
+  { name: "Q4_0 imatrix", weights: 32, run: ofCodec("Q4_0", true),
+    about: "Q4_0 with an importance matrix, here the squares of the activations: of 19 scales the one of least weighted error." },
   { name: "Q4_1", weights: 32, run: ofCodec("Q4_1"),
     about: "Equal steps from the smallest weight to the largest: a scale and a minimum." },
   { name: "Q4_K", weights: 256, run: ofCodec("Q4_K"),
     about: "A scale and a minimum of 6 bits for each 32 weights of a super-block of 256, both searched for. This block is the first of eight." },
+  { name: "Q4_K imatrix", weights: 256, run: ofCodec("Q4_K", true),
+    about: "Q4_K with an importance matrix: errors weigh more where activations are large, in the search of sub-blocks and of their scales." },
   { name: "IQ4_NL", weights: 32, run: ofCodec("IQ4_NL"),
     about: "Sixteen levels that lie closer together near 0, and the best of 16 scales." },
+  { name: "IQ4_NL imatrix", weights: 32, run: ofCodec("IQ4_NL", true),
+    about: "IQ4_NL with an importance matrix: the best scale for what the activations are." },
   { name: "Q8_0", weights: 32, run: ofCodec("Q8_0"), about: "Equal steps of 8 bits: what others are measured against." },
   { name: "NF4", weights: 64, run: ({ weights }) => { const all = nf4(weights.subarray(0, 64)); return { ...all, codes: all.codes.slice(0, 32), values: all.values.slice(0, 32) }; },
     about: "Levels at the quantiles of a normal distribution, one float32 scale for 64 weights (QLoRA, bitsandbytes)." },

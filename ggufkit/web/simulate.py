@@ -67,7 +67,7 @@ def simulator(block: dict[str, Any] | None = None) -> str:
         "Block simulator",
         "simulate.html",
         styles=["page.css", "chart.css", "simulate.css"],
-        scripts=["page.js", "codecs.js", "methods.js", "chart.js", "simulate.js"],
+        scripts=["page.js", "floats.js", "searches.js", "codecs.js", "methods.js", "chart.js", "simulate.js"],
         data={} if block is None else {"block": block},
     )
 
