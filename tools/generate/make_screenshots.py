@@ -28,7 +28,7 @@ def main() -> None:
         block = ggufkit.simulate(folder / "block.html")
         with browser.page(block, height=1180, **LOOK) as page:
             page.locator("#presets button", has_text="Two outliers").click()
-            page.locator("#table button", has_text="IQ4_NL").press("Enter")
+            page.get_by_role("button", name="IQ4_NL", exact=True).press("Enter")
             page.locator("header").scroll_into_view_if_needed()
             page.screenshot(path=DOCS / "simulate.png")
         model = ggufkit.explore(folder / "model.html", folder / "model-Q4_K_M.gguf", folder / "model-F16.gguf")
