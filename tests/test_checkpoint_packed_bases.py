@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from test_checkpoint_packed_hostile import of, stored
 from tiny_families import FAMILIES
-from tiny_packed import AWQ, GPTQ, Fp8Blocks, Int8, PackQuantized, write_packed
+from tiny_packed import AWQ, GPTQ, Fp8Blocks, Int8, Marlin24, Packer, PackQuantized, Sparse24, write_packed
 
 from ggufkit.checkpoint.packed.registry import unpack
 from ggufkit.checkpoint.packed.stored import Source
@@ -46,10 +46,16 @@ def test_other_models_mean_the_same_weights(base: str, packer: str, tmp_path: Pa
     assert formats <= matrices <= formats | {"F16"}  # the embedding is not quantized
 
 
-def unpacked(packer: GPTQ | AWQ | PackQuantized, shape: tuple[int, int], inexact: str):
+def unpacked(packer: Packer, shape: tuple[int, int], inexact: str):
     name = "model.layers.0.self_attn.q_proj.weight"
     arrays, meant = packer.pack(name, shape)
-    tensors = of(*(stored(f"{name.removesuffix('weight')}{end}", array) for end, array in arrays.items()))
+    kinds = {"int16": "I16"}
+    tensors = of(
+        *(
+            stored(f"{name.removesuffix('weight')}{end}", array, kinds.get(array.dtype.name, ""))
+            for end, array in arrays.items()
+        )
+    )
     found = unpack(Source(tensors, {"quantization_config": packer.config()}), inexact=inexact)
     return found.tensors[name], meant
 
@@ -79,6 +85,25 @@ def test_all_settings_mean_the_same_weights():
         if even and symmetric:
             expected = "Q4_0" if packer.bits < 5 else "Q5_0" if packer.bits == 5 else "Q8_0"
             assert tensor.format.name == expected, packer
+
+
+@pytest.mark.parametrize(
+    ("packer", "format"),
+    [
+        (Marlin24(4, 128), "Q4_0"),
+        (Marlin24(4, -1), "Q4_0"),
+        (Marlin24(8, 128), "Q8_0"),
+        (Sparse24("F16"), "F16"),
+        (Sparse24("I8"), "Q8_0"),
+    ],
+)
+def test_two_weights_of_four(packer: Marlin24 | Sparse24, format: str):
+    for shape in ((64, 256), (128, 512)):
+        tensor, meant = unpacked(packer, shape, "step")
+        assert tensor.format.name == format
+        assert tensor.origin.exact
+        np.testing.assert_array_equal(meant, tensor.floats())
+        np.testing.assert_array_equal(meant[5:41], tensor.floats(5, 41))
 
 
 def test_verbs_say_what_a_folder_is(tmp_path: Path):

@@ -19,12 +19,33 @@ from zlib import crc32
 import numpy as np
 from tiny_checkpoints import Tiny, tokenizer_files, weights
 
-__all__ = ["AWQ", "GPTQ", "Fp8Blocks", "Int8", "PackQuantized", "Stored", "packs", "wide", "write_packed"]
+__all__ = [
+    "AWQ",
+    "GPTQ",
+    "Fp8Blocks",
+    "Int8",
+    "Marlin24",
+    "PackQuantized",
+    "Packer",
+    "Sparse24",
+    "Stored",
+    "packs",
+    "wide",
+    "write_packed",
+]
 
 # Arrays by their names' ends, and the weights that they mean.
 Stored = tuple[dict[str, np.ndarray], np.ndarray]
 
-_KINDS = {"float32": "F32", "float16": "F16", "int32": "I32", "int64": "I64", "int8": "I8", "uint8": "U8"}
+_KINDS = {
+    "float32": "F32",
+    "float16": "F16",
+    "int16": "I16",
+    "int32": "I32",
+    "int64": "I64",
+    "int8": "I8",
+    "uint8": "U8",
+}
 _SIZES = ("hidden_size", "intermediate_size", "head_dim", "moe_intermediate_size", "shared_expert_intermediate_size")
 _FACTOR = 4
 
@@ -228,7 +249,106 @@ class Fp8Blocks:
         return {"weight": values, "weight_scale_inv": scales}, values.astype(np.float32) * spread
 
 
-Packer = GPTQ | AWQ | PackQuantized | Int8 | Fp8Blocks
+def two_of_four(random: np.random.Generator, rows: int, cols: int) -> np.ndarray:
+    """Which two of each four neighbours are there, ascending: (rows, cols / 4, 2)."""
+    return np.sort(random.permuted(np.broadcast_to(np.arange(4), (rows, cols // 4, 4)), axis=2)[:, :, :2], axis=2)
+
+
+@dataclass(frozen=True)
+class Marlin24:
+    """compressed-tensors before 0.19, for a GPU's sparse tiles."""
+
+    bits: int = 4
+    group: int = 128
+
+    def config(self) -> dict[str, Any]:
+        return PackQuantized(self.bits, self.group).config() | {"format": "marlin-24"}
+
+    def pack(self, name: str, shape: tuple[int, int]) -> Stored:
+        random, (rows, cols) = random_of(name), shape
+        of = groups_of(cols, self.group)
+        count, middle = int(of.max()) + 1, 1 << (self.bits - 1)
+        places, kept = two_of_four(random, rows, cols), random.integers(0, 2 * middle, (rows, cols // 2))
+        scales = scales_of(random, rows, count)
+        codes = np.full((rows, cols // 4, 4), middle)
+        np.put_along_axis(codes, places, kept.reshape(places.shape), axis=2)
+        packed = {
+            "weight_packed": self.tiles(kept.T),
+            "meta": self.meta(places),
+            "scale_packed": self.scales(scales.T, self.group > 0 and self.group < cols // 2),
+        }
+        return packed, scales.astype(np.float32)[:, of] * (codes.reshape(shape) - middle).astype(np.float32)
+
+    def tiles(self, kept: np.ndarray) -> np.ndarray:
+        """(kept inputs, outputs), code by code into the order of the lanes."""
+        into, out = kept.shape
+        order = []
+        for lane in range(32):
+            for j in range(4):
+                for block in (0, 1):
+                    for row in (2 * (lane % 4), 2 * (lane % 4) + 1, 2 * (lane % 4 + 4), 2 * (lane % 4 + 4) + 1):
+                        order.append(16 * row + lane // 8 * 256 + 8 * (lane // 4 % 2) + 4 * block + j)
+        mix = [0, 2, 4, 6, 1, 3, 5, 7] if self.bits == 4 else [0, 2, 1, 3]
+        order = np.array(order).reshape(-1, len(mix))[:, mix].reshape(-1)
+        tiles = kept.reshape(into // 16, 16, out // 16, 16).transpose(0, 2, 1, 3).reshape(-1, 1024)
+        return stream(tiles[:, order].reshape(into // 16, -1), self.bits)
+
+    @staticmethod
+    def meta(places: np.ndarray) -> np.ndarray:
+        rows, quads, _ = places.shape
+        fours = (places[:, :, 0] | places[:, :, 1] << 2).reshape(rows, quads // 4, 4)
+        words = (fours << np.array([0, 4, 8, 12])).sum(axis=2)
+        flat = np.zeros(words.size, np.int64)
+        for row in range(rows):
+            for column in range(words.shape[1]):
+                to = row // 64 * 64 + (row % 2) * 2 + (row % 8) // 4 + ((row % 32) % 4) // 2 * 32 + (row % 64) // 8 * 4
+                turn = int(to % 2 == 0 and column % 2 == 1) - int(to % 2 == 1 and column % 2 == 0)
+                to, at = to + turn, column - turn
+                flat[at // 2 * rows * 2 + to * 2 + at % 2] = words[row, column]
+        return flat.astype(np.uint16).view(np.int16).reshape(words.shape[1] // 2, rows * 2)
+
+    @staticmethod
+    def scales(scales: np.ndarray, grouped: bool) -> np.ndarray:
+        order = [0, 4, 1, 5, 2, 6, 3, 7] if grouped else list(range(8))
+        return np.ascontiguousarray(scales.reshape(-1, 8)[:, order].reshape(scales.shape))
+
+
+@dataclass(frozen=True)
+class Sparse24:
+    """compressed-tensors' bit mask; "F16", "I8" with a scale for each row."""
+
+    kind: str = "F16"
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "quant_method": "compressed-tensors",
+            "format": "dense" if self.kind == "F16" else "int-quantized",
+            "sparsity_config": {"format": "sparse-24-bitmask", "sparsity_structure": "2:4"},
+            "config_groups": {} if self.kind == "F16" else Int8().config()["config_groups"],
+        }
+
+    def pack(self, name: str, shape: tuple[int, int]) -> Stored:
+        random, (rows, cols) = random_of(name), shape
+        there = np.zeros((rows, cols // 4, 4), bool)
+        np.put_along_axis(there, two_of_four(random, rows, cols), True, axis=2)
+        there = there.reshape(shape)
+        if self.kind == "F16":
+            values, scale = random.standard_normal((rows, cols // 2)).astype(np.float16), np.ones((rows, 1), np.float16)
+        else:
+            values, scale = random.integers(-128, 128, (rows, cols // 2)).astype(np.int8), scales_of(random, rows, 1)
+        meant = np.zeros(shape, np.float32)
+        meant[there] = values.reshape(-1)
+        packed = {
+            "compressed": values,
+            "bitmask": np.packbits(there, axis=1, bitorder="little"),
+            "shape": np.array([[rows], [cols]], np.int64),
+        }
+        if self.kind != "F16":
+            packed["weight_scale"] = scale
+        return packed, meant * scale.astype(np.float32)
+
+
+Packer = Marlin24 | Sparse24 | GPTQ | AWQ | PackQuantized | Int8 | Fp8Blocks
 
 
 def write_packed(tiny: Tiny, packer: Packer, folder: Path, plain: Path | None = None) -> Path:

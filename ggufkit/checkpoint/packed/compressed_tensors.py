@@ -9,7 +9,8 @@
     mxfp8-quantized
     nvfp4-pack-quantized   …weight_packed (rows, cols / 2) U8, …weight_scale F8_E4M3, …weight_global_scale () divides
     mxfp4-pack-quantized   …weight_packed U8, …weight_scale U8, E8M0
-    sparse-24-bitmask      …compressed (rows, cols / 2), …bitmask (rows, cols / 8) U8, …shape (2,): 2 weights of 4
+    sparse-24-bitmask      …compressed (rows, cols / 2), …bitmask (rows, cols / 8) U8, …shape (2, 1): 2 weights of 4
+    marlin-24              see `marlin24`
 
 Codes of 3, 5, 6 and 7 bits are packed in two ways, which the width tells apart: since 0.19 as one stream of bits,
 before with as many whole codes as a word has room for. What is stored says which format it is; the groups of
@@ -27,6 +28,7 @@ from ggufkit.checkpoint.packed.fp4 import Fp4, pairs
 from ggufkit.checkpoint.packed.fp8 import fp8_matrix
 from ggufkit.checkpoint.packed.int8 import int8_matrix, per_group
 from ggufkit.checkpoint.packed.integers import Integers
+from ggufkit.checkpoint.packed.marlin24 import PARTS, marlin24
 from ggufkit.checkpoint.packed.matrix import Floats, Groups, Reader
 from ggufkit.checkpoint.packed.small_floats import FP8
 from ggufkit.checkpoint.packed.stored import Matrix, Reading, Source, parts_of, require
@@ -57,6 +59,9 @@ def read(source: Source) -> Reading | None:
         return None
     reading = Reading("compressed-tensors")
     for module in packed:
+        if f"{module}.meta" in tensors:
+            reading.add(f"{module}.weight_packed", marlin24(source, module), [f"{module}.{part}" for part in PARTS])
+            continue
         stored = tensors[f"{module}.weight_packed"]
         make = _fp4 if stored.format.name in ("U8", "I8") else _integers
         parts = ("scale", "shape", "g_idx", "zero_point", "global_scale")
@@ -67,14 +72,19 @@ def read(source: Source) -> Reading | None:
             reading.add(name, _plain(source, module), [f"{name}_scale", f"{name}_zero_point"])
     for module in parts_of(tensors, ".bitmask") if ours else ():
         name = f"{module}.compressed"
-        reading.add(name, _sparse(source, module), [f"{module}.bitmask", f"{module}.shape", f"{module}.row_offsets"])
+        others = ("bitmask", "shape", "weight_scale", "weight_zero_point")
+        reading.add(name, _sparse(source, module), [f"{module}.{part}" for part in others])
     if ours and not reading.matrices and not isinstance(settings.get("config_groups"), dict):
         return None
     return reading if reading.matrices else None
 
 
 def _plain(source: Source, module: str) -> Matrix:
-    weight, scale = source.tensors[f"{module}.weight"], source.tensors[f"{module}.weight_scale"]
+    return _scaled(source, module, source.tensors[f"{module}.weight"], source.tensors[f"{module}.weight_scale"])
+
+
+def _scaled(source: Source, module: str, weight: Tensor, scale: Tensor) -> Matrix:
+    """A matrix that is stored in eight bits."""
     if weight.format.name in FP8:
         weights = _weights(source, module) or {}
         block = weights.get("block_structure")
@@ -240,19 +250,32 @@ def _pattern(text: str) -> re.Pattern[str]:
 def _sparse(source: Source, module: str) -> Matrix:
     """Half of the weights, and a bit for each place: set where there is one, the first in the lowest bit."""
     tensors = source.tensors
-    rows, cols = (int(n) for n in source.whole(require(tensors, f"{module}.shape", ("I64", "I32"), (2,))))
+    name = f"{module}.shape"
+    column = name in tensors and len(tensors[name].shape) == 2
+    stored = require(tensors, name, ("I64", "I32"), (2, 1) if column else (2,))
+    rows, cols = (int(n) for n in source.whole(stored).reshape(-1))
     mask = require(tensors, f"{module}.bitmask", "U8", (rows, -(cols // -8)))
-    kept = require(tensors, f"{module}.compressed", _FLOATS, (rows, cols // 2))
+    kept = require(tensors, f"{module}.compressed", (*_FLOATS, "I8", *FP8), (rows, cols // 2))
 
-    def floats(lo: int, hi: int) -> np.ndarray:
+    def spread(lo: int, hi: int, values: np.ndarray, nothing: int) -> np.ndarray:
+        """The values in the places that the mask has for them."""
         import numpy as np
 
         there = np.unpackbits(mask.read(lo, hi), axis=1, bitorder="little")[:, :cols].astype(bool)
         if (there.sum(axis=1) != cols // 2).any():
             raise CheckpointError(f"{printable(mask.name)}: a row has not {cols // 2} weights, half of {cols}")
-        found = np.zeros((hi - lo, cols), np.float32)
-        found[there] = kept.floats(lo, hi).reshape(-1)
+        found = np.full((hi - lo, cols), nothing, values.dtype)
+        found[there] = values.reshape(-1)
         return found
 
+    if kept.format.name not in _FLOATS:
+        whole = Tensor(
+            f"{module}.weight", (rows, cols), kept.format, lambda lo, hi: spread(lo, hi, kept.read(lo, hi), 0)
+        )
+        return _scaled(source, module, whole, require_floats(tensors, f"{module}.weight_scale"))
+
+    def floats(lo: int, hi: int) -> np.ndarray:
+        return spread(lo, hi, kept.floats(lo, hi), 0)
+
     numbers = Floats((rows, cols), floats, sixteen=kept.format.name if kept.format.name != "F32" else "")
-    return Matrix(f"{module}.weight", "sparse, two weights of four", numbers)
+    return Matrix(f"{module}.weight", "two weights of four", numbers)
