@@ -189,8 +189,11 @@ function tokensOf(turn) {
   const buttons = turn.tokens.map((token) => {
     const sure = Math.exp(token.logprob);
     const shade = sure > 0.8 ? "" : sure > 0.4 ? "p1" : sure > 0.1 ? "p2" : "p3";
-    const open = () => list.replaceChildren(alternatives(token));
-    return el("button", { type: "button", class: shade, title: percent(sure), onclick: open }, foreign(token.token));
+    const onclick = () => list.replaceChildren(alternatives(token));
+    const onkeydown = (event) => event.key === "Enter" && onclick();
+    // A button would be a box that no line break of the text goes through.
+    const attributes = { role: "button", tabindex: 0, class: shade, title: percent(sure), onclick, onkeydown };
+    return el("span", attributes, foreign(token.token));
   });
   return [el("p", { class: "tokens" }, buttons), list];
 }
@@ -251,7 +254,8 @@ function showModel() {
     ["Tokens known", meta.n_vocab && number(meta.n_vocab)],
   ].filter(([, value]) => value !== undefined && value !== null);
   const about = ["Weights", "Type", "Size"].map((name) => facts.find(([one]) => one === name)).filter(Boolean);
-  byId("model-about").textContent = visible(about.map(([, value]) => value).join(" · "));
+  const unit = (name) => (name === "Weights" ? " weights" : "");
+  byId("model-about").textContent = visible(about.map(([name, value]) => `${value}${unit(name)}`).join(" · "));
   byId("facts").replaceChildren(
     ...facts.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, foreign(value)))),
   );

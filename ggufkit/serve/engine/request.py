@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal
 
 from ggufkit.errors import GgufkitError, UsageError, printable
+from ggufkit.runtime.constrain import Constraint
 from ggufkit.runtime.sampling import Sampling
-
-if TYPE_CHECKING:
-    import numpy as np
 
 __all__ = [
     "Constraint",
@@ -62,23 +60,6 @@ class EngineClosed(GgufkitError):
 
     def __init__(self) -> None:
         super().__init__("the model is being unloaded; it takes no more requests")
-
-
-class Constraint(Protocol):
-    """What a request's tokens must obey: a grammar, a schema. Called in the worker's thread, one call at a time."""
-
-    @property
-    def done(self) -> bool:
-        """Whether nothing can follow: then the request ends, its reason ``"stop"``."""
-
-    def mask(self) -> np.ndarray | None:
-        """The tokens that may come next: ⌈vocabulary / 32⌉ words of uint32, token t is bit t % 32 of word t // 32.
-
-        None allows all. Where the text may end, ends of the vocabulary are among them.
-        """
-
-    def accept(self, token: int) -> None:
-        """This token, which the last mask allowed, has been chosen. Not called with one that ends the text."""
 
 
 @dataclass(frozen=True)

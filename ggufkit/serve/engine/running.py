@@ -10,6 +10,7 @@ import numpy as np
 
 from ggufkit.errors import GgufkitError
 from ggufkit.runtime.batch import Piece
+from ggufkit.runtime.constrain.mask import allowed
 from ggufkit.runtime.generate import breakers
 from ggufkit.runtime.sampling import Sampler
 from ggufkit.runtime.stops import Stops
@@ -104,11 +105,11 @@ class Running:
 
     def _next(self, logits: np.ndarray) -> int:
         """Choose the next token, and hand it over."""
-        allowed = None if self._constraint is None else self._constraint.mask()
-        if allowed is not None and not allowed.any():
+        mask = None if self._constraint is None else self._constraint.mask()
+        if mask is not None and not mask.any():
             self.finish("stop")
             return -1
-        token = self._sampler.draw(logits if allowed is None else masked(logits, allowed))
+        token = self._sampler.draw(allowed(logits, mask))
         self.tokens.append(token)
         if self.written == 1:
             self._first = clock()
@@ -152,12 +153,6 @@ class Running:
             first - self.started,
             now - first,
         )
-
-
-def masked(logits: np.ndarray, allowed: np.ndarray) -> np.ndarray:
-    """Logits (vocabulary,) with -∞ where a mask of `Constraint.mask` has no bit."""
-    bits = np.unpackbits(allowed.view(np.uint8), bitorder="little", count=len(logits))
-    return np.where(bits, logits, np.float32(-np.inf))
 
 
 def _logprobs(logits: np.ndarray, token: int, count: int | None) -> tuple[float | None, tuple[tuple[int, float], ...]]:
