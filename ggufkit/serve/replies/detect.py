@@ -18,7 +18,7 @@ from ggufkit.serve.replies.parser import ReplyParser
 from ggufkit.serve.replies.pieces import CallBegins, CallText, Piece
 from ggufkit.serve.replies.styles import HARMONY, STYLES, THOUGHTS, Style, Thoughts
 
-__all__ = ["Manner", "manner_of"]
+__all__ = ["Manner", "manner_of", "reads_back"]
 
 _NAME, _ARGUMENTS = "ggufkitprobe", {"at": "sky", "far": 3}
 _TOOL = {
@@ -99,6 +99,15 @@ def manner_of(template: ChatTemplate) -> Manner:
     if telling:
         return Manner(telling[0], thoughts, shows_tools)
     return Manner(_PLAIN, thoughts, False)
+
+
+def reads_back(template: ChatTemplate) -> bool | None:
+    """Whether the parser reads the call that a template writes; None where it writes none that can be found."""
+    text = _written_call(template)
+    if text is None or _NAME not in text:
+        return None
+    parser = manner_of(template).parser(_TOOLS, "")
+    return _is_the_call([*parser.feed(text), *parser.close()])
 
 
 def _written_call(template: ChatTemplate) -> str | None:

@@ -144,6 +144,12 @@ STYLES = (
         parameter="<arg_key>{key}</arg_key>\n<arg_value>{value}</arg_value>\n",
         between="\n",
     ),
+    Style(
+        "k2-horizon",
+        "<ifm|tool_call>{name}\n{parameters}</ifm|tool_call>\n",
+        parameter="<ifm|arg_key>{key}</ifm|arg_key>\n<ifm|arg_value>{value}</ifm|arg_value>\n",
+        section=("<ifm|tool_calls>\n", "</ifm|tool_calls>"),
+    ),
     Style("gigachat", "<|function_call|>{call}"),
     Style("gigachat-3", "<|message_sep|>\n\nfunction call<|role_sep|>\n{call}"),
     Style(
@@ -186,6 +192,7 @@ THOUGHTS = (
     Thoughts("<think:opensource>", "</think:opensource>"),
     Thoughts("<|START_THINKING|>", "<|END_THINKING|>"),
     Thoughts("<|channel>thought\n", "<channel|>"),
+    Thoughts("<ifm|think>", "</ifm|think>"),
     Thoughts("[THINK]", "[/THINK]"),
     Thoughts("◁think▷", "◁/think▷"),
     Thoughts("<think>", "</think>"),
