@@ -64,6 +64,12 @@ def test_what_is_shown(run, folder):
     assert "-ctk q8_0 -ctv f16 -fa on --no-kv-unified -ngl 5" in out
 
 
+def test_a_checkpoint_says_what_it_is(run, fixtures):
+    _, out, _ = run("fit", fixtures / "pylib-llama", "--device", "m1-8")
+    assert "  from LlamaForCausalLM, BF16, not quantized\n" in out
+    assert "ggufkit on MLX" in out
+
+
 def test_json_says_the_same(run, folder):
     code, out, _ = run("fit", folder / "model.gguf", "--device", "24G", "--json", "--family", "-c", "256")
     found = json.loads(out)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import llama
 import llama_memory
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_models import write_tiny
 
 import ggufkit
-from ggufkit.errors import UsageError
-from ggufkit.memory import DEVICES, Fit, Setup, device, model_of, report
+from ggufkit.errors import GgufkitError, UsageError
+from ggufkit.memory import DEVICES, ENGINES, Fit, Setup, device, model_of, report
 from ggufkit.memory.fit import devices_of
+from ggufkit.memory.model import model_of_shapes
 from ggufkit.runtime.kv.types import TYPES
 
 HOST = (device("cpu-64G"),)
@@ -118,6 +122,30 @@ def test_caches_of_mlx_to_the_byte(tiny, name):
             ]
             fit = fit_of(tiny[name], "mlx", context=300, keys=keys, values=values)
             assert part(fit, "cache", "latent cache", "states") == sum(found)
+
+
+ODD = st.sampled_from([0, 1, 2, 3, -1, 7, 1 << 24, 1 << 63, 1.5, float("nan"), "x", True, [], [1], [0] * 10, None])
+ODD_SHAPES = st.lists(st.sampled_from([0, 1, 2, 32, 64, 96, 100_000]), max_size=4).map(tuple)
+
+
+@given(data=st.data())
+def test_whatever_a_header_says_there_is_a_report_or_a_line(tiny, data):
+    """Keys with odd values or without any, tensors that are missing or of odd shapes: never another kind of error."""
+    path = tiny[data.draw(st.sampled_from(SHAPES))]
+    with ggufkit.open(path) as gguf:
+        keys = {key: gguf.metadata[key] for key in gguf.metadata}
+        shapes = {info.name: info.shape for info in gguf.info.values()}
+    own = [key for key in keys if key != "general.architecture"]
+    keys |= data.draw(st.dictionaries(st.sampled_from(own), ODD, max_size=3))
+    shapes |= data.draw(st.dictionaries(st.sampled_from(list(shapes)), st.none() | ODD_SHAPES, max_size=3))
+    found = {key: value for key, value in keys.items() if value is not None}
+    kept = {name: shape for name, shape in shapes.items() if shape is not None}
+    engine = data.draw(st.sampled_from(ENGINES))
+    with suppress(GgufkitError):
+        fit = report(model_of_shapes(str(path), found, kept), Setup(engine, context=100, slots=2), HOST)
+        assert fit.nbytes >= 0
+        assert fit.largest_context() <= fit.model.context_length
+        fit.speed(10)
 
 
 def test_numpy_is_not_needed(tiny):

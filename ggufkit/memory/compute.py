@@ -32,8 +32,8 @@ from ggufkit.runtime.sizes import LIMIT
 __all__ = ["compute_lines", "passed"]
 
 # How far llama.cpp's buffers may be off: on a CPU, where `tools/verify/verify_fit.py` compares them with its log; of an
-# architecture that is not known here or has parts that are not followed; and on cards, where nothing was compared.
-_ON_CPU, _UNKNOWN, _ON_CARDS = 0.07, 0.5, 0.3
+# architecture that is not known here or has parts that are not followed; and on GPUs, where nothing was compared.
+_ON_CPU, _UNKNOWN, _ON_GPUS = 0.07, 0.5, 0.3
 
 # Tensors of such parts: several streams, vectors for each layer, indexers, decoders that read an encoder.
 _NOT_FOLLOWED = ("altup", "per_layer", "indexer", "cross_attn", "attn_rel_b")
@@ -74,8 +74,10 @@ def _llama(model: Model, setup: Setup, devices: Sequence[Device], placement: Pla
     error = _ON_CPU if followed else _UNKNOWN
     if len(devices) == 1:
         nbytes = _reserved(model, setup, n, range(len(model.layers)))
-        on = "" if devices[0].kind == "host" else ", CPU and GPU together"
-        return [Line("compute", 0, nbytes, f"ggml's allocator, {n} tokens{on}", error)]
+        if devices[0].kind == "host":
+            return [Line("compute", 0, nbytes, f"ggml's allocator, {n} tokens", error)]
+        text = f"ggml's allocator, {n} tokens, CPU and GPU together"
+        return [Line("compute", 0, nbytes, text, max(error, _ON_GPUS))]
     lines = []
     for number in range(len(devices)):
         own = [layer for layer, where in enumerate(placement.layers) if where == number]
@@ -87,11 +89,11 @@ def _llama(model: Model, setup: Setup, devices: Sequence[Device], placement: Pla
         if host and not own:
             nbytes += _masks(model, setup, n)
             text += ", masks"
-        lines.append(Line("compute", number, nbytes, text, max(error, _ON_CARDS)))
+        lines.append(Line("compute", number, nbytes, text, max(error, _ON_GPUS)))
         copied = 0 if number else _copied(model, setup, placement)
         if copied:
             text = "two of the largest matrices on the CPU, copied to the card for prompts"
-            lines.append(Line("compute", number, copied, text, _ON_CARDS))
+            lines.append(Line("compute", number, copied, text, _ON_GPUS))
     return lines
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ggufkit.checkpoint.folder import is_checkpoint
 from ggufkit.errors import UsageError
@@ -20,9 +19,6 @@ from ggufkit.memory.report import Fit, report
 from ggufkit.memory.setup import Setup
 from ggufkit.policy.recipe import Recipe
 from ggufkit.runtime.sizes import CONTEXT
-
-if TYPE_CHECKING:
-    from ggufkit.tensors.tensor import Tensor
 
 __all__ = ["described", "devices_of", "fit"]
 
@@ -103,7 +99,7 @@ def described(source: StrPath | Plan, type: str | Recipe | None = None) -> Model
 
         checkpoint = as_gguf(path)
         made = type if type is not None and not _is_preset(type) else "auto"
-        model = model_of_plan(plan_convert(checkpoint, made), path, _origin(checkpoint.tensors.values()))
+        model = model_of_plan(plan_convert(checkpoint, made), path, checkpoint.description)
     else:
         with open_gguf(path) as gguf:
             model = model_of(gguf)
@@ -121,12 +117,6 @@ def described(source: StrPath | Plan, type: str | Recipe | None = None) -> Model
 def _is_preset(type: str | Recipe) -> bool:
     """Whether only the formats of a model's tensors change."""
     return isinstance(type, str) and type.lower() not in ("auto", "copy")
-
-
-def _origin(tensors: Iterable[Tensor]) -> str:
-    """What another program made of a checkpoint: what it made of most of its matrices."""
-    notes = Counter(tensor.origin.note.split(":")[0] for tensor in tensors if tensor.origin is not None)
-    return notes.most_common(1)[0][0] if notes else ""
 
 
 def devices_of(wanted: Sequence[str | Device]) -> list[Device]:

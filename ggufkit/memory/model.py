@@ -108,7 +108,7 @@ class Model:
     causal : tokens see only those before them.
     positions : numbers that say where a token is: 1, or 4 in an image, too.
     deciding : what llama-quantize's presets look at.
-    origin : what another program made of the checkpoint: "GPTQ, 4 bits in groups of 128"; "" for nothing.
+    origin : of a checkpoint, its class and how it is stored, in one line; "" of a file.
     known : whether the runtime of this package knows the architecture; else windows are as metadata lists them.
     """
 
@@ -226,6 +226,8 @@ def _layer(hyper: Hyperparameters, shapes: Mapping[str, tuple[int, ...]], number
 
     kind = _attention_kind(hyper, shapes, number)
     latent = kind == "latent"
+    if latent and not hyper.heads[number]:
+        raise keys.fail("attention.head_count", f"is 0 in layer {number}, which has attention")
     convolution, state = _states(hyper, shapes, at)
     experts = keys.count("expert_count", 0, least=0) if f"{at}ffn_gate_inp.weight" in shapes else 0
     stacked = rows("ffn_up_exps") or rows("ffn_gate_up_exps") // 2
@@ -289,10 +291,11 @@ def _states(hyper: Hyperparameters, shapes: Mapping[str, tuple[int, ...]], at: s
     Source: `llama_hparams::n_embd_r` and `n_embd_s` in src/llama-hparams.cpp of llama.cpp.
     """
     keys = hyper.keys
-    if (shape := shapes.get(f"{at}shortconv.conv.weight")) is not None:
-        return shape[0] * (shape[-1] - 1), 0
-    if (shape := shapes.get(f"{at}ssm_conv1d.weight")) is not None:
-        return shape[0] * (shape[-1] - 1), keys.count("ssm.inner_size") * keys.count("ssm.state_size")
+    if (taps := _columns(shapes, f"{at}shortconv.conv.weight")) > 0:
+        return shapes[f"{at}shortconv.conv.weight"][0] * (taps - 1), 0
+    if (taps := _columns(shapes, f"{at}ssm_conv1d.weight")) > 0:
+        state = keys.count("ssm.inner_size") * keys.count("ssm.state_size")
+        return shapes[f"{at}ssm_conv1d.weight"][0] * (taps - 1), state
     if f"{at}ssm_conv1d_q.weight" in shapes:
         inner, taps = _kda(keys, hyper.heads), keys.count("ssm.conv_kernel", most=64)
         return 3 * (taps - 1) * inner, keys.count("kda.head_dim") * inner

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from ggufkit.errors import UsageError
+from ggufkit.gguf.summary import layer_of
 from ggufkit.memory.cache import cache_lines, held_by, padded
 from ggufkit.memory.compute import compute_lines
 from ggufkit.memory.devices import Device
@@ -188,9 +189,10 @@ def _file_of(path: str) -> list[str]:
 
 def _active(model: Model, name: str, nbytes: int) -> int:
     """Bytes of a tensor that a token reads: of experts those that it goes through."""
-    if "_exps." not in name:
+    number = layer_of(name)
+    if "_exps." not in name or number is None or number >= len(model.layers):
         return nbytes
-    layer = model.layers[int(name.split(".")[1])]
+    layer = model.layers[number]
     return nbytes * layer.used // layer.experts if layer.experts else nbytes
 
 

@@ -68,7 +68,8 @@ def _is_matrix(matrix: Matrix) -> bool:
 
 
 def _numbers(vector: Matrix) -> int:
-    return vector.shape[-1] if vector.name.startswith("token_types.") else vector.size  # its first row
+    first_row = vector.name.startswith("token_types.")  # the rest is not read
+    return vector.shape[-1] if first_row and vector.shape else vector.size
 
 
 def mlx_bytes(matrix: Matrix) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
+from ggufkit.errors import ArchitectureError, printable
 from ggufkit.memory.cache import cells, streams
 from ggufkit.memory.ggml.graph import Graph, Tensor
 from ggufkit.memory.ggml.mixture import Mixture
@@ -65,6 +66,19 @@ class Pass:
         """Rows of a matrix, or of each of a stack; 0 where there is none."""
         shape = self.shapes.get(f"{name}.weight", ())
         return shape[-2] if len(shape) > 1 else 0
+
+    def columns(self, name: str) -> int:
+        """The row length of a tensor without which a layer cannot be computed.
+
+        Raises
+        ------
+        ArchitectureError : it is missing, or empty.
+        """
+        shape = self.shapes.get(name, ())
+        if not shape or not shape[-1]:
+            path = printable(self.model.path)
+            raise ArchitectureError(f"{path}: the tensor {printable(name)} is missing or empty")
+        return shape[-1]
 
     # -- parts ------------------------------------------------------------------------------------------------
 
@@ -177,7 +191,7 @@ class Pass:
     def dense(self, at: str, suffix: str, x: Tensor) -> Tensor:
         """A feed-forward network: gated, fused, or plain."""
         graph, up = self.graph, self.linear(f"{at}up{suffix}", x)
-        wide = self.shapes.get(f"{at}down{suffix}.weight", (0, 0))[-1]
+        wide = self.columns(f"{at}down{suffix}.weight")
         if self.has(f"{at}gate{suffix}.weight"):
             y = graph.op("glu", up.shape, self.linear(f"{at}gate{suffix}", x), up)
         elif up.shape[0] != wide:

@@ -60,7 +60,8 @@ class Mixture:
                 y = graph.same("unary", up)
         y = graph.same("mul", graph.op("product", (whole.model.width, used, n), y, chosen), weights)
         graph.expand(y)
-        parts = [graph.expand(y.view(whole.model.width, n, whole=False)) for _ in range(used)]
+        # Each is added in the place of the last sum, so that many take no more than a few.
+        parts = [graph.expand(y.view(whole.model.width, n, whole=False)) for _ in range(min(used, 8))]
         total = parts[0]
         for part in parts[1:]:
             total = graph.expand(graph.op("add", (whole.model.width, n), total, part))

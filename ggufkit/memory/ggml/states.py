@@ -61,20 +61,20 @@ class States:
     def _mamba(self, layer: Layer, at: str, x: Tensor) -> Tensor:
         """Mamba, or Mamba 2, whose projection holds all at once."""
         whole, graph, n = self.whole, self.graph, self.n
-        inner = whole.shapes[f"{at}ssm_out.weight"][-1]
+        inner = whole.columns(f"{at}ssm_out.weight")
         channels = whole.shapes[f"{at}ssm_conv1d.weight"][0]
         second = not whole.has(f"{at}ssm_x.weight")
         parts = whole.linear(f"{at}ssm_in", x)
         z = parts.view(inner, n, whole=False)
         y = self._convolved(layer, at, parts.view(channels, n, whole=False).view(channels, n, whole=False), channels)
         if second:
-            heads = whole.shapes[f"{at}ssm_dt.bias"][-1]
+            heads = whole.columns(f"{at}ssm_dt.bias")
             step = graph.same("add", graph.op("copy", (heads, n), parts.view(heads, n, whole=False)))
             choices = [y.view(channels, n, whole=False) for _ in range(2)]
             read = y.view(inner, n, whole=False)
         else:
             found = whole.linear(f"{at}ssm_x", y)
-            step = whole.copied(found.view(whole.shapes[f"{at}ssm_dt.weight"][-1], n, whole=False))
+            step = whole.copied(found.view(whole.columns(f"{at}ssm_dt.weight"), n, whole=False))
             step = whole.linear(f"{at}ssm_dt", step)
             choices = [found.view(layer.state // inner, n, whole=False) for _ in range(2)]
             read = y.view(inner, n)
@@ -94,10 +94,10 @@ class States:
     def _delta(self, layer: Layer, at: str, x: Tensor) -> Tensor:
         """A gated delta net, its scan as one operation."""
         whole, graph, n = self.whole, self.graph, self.n
-        inner = whole.shapes[f"{at}ssm_out.weight"][-1]
+        inner = whole.columns(f"{at}ssm_out.weight")
         channels = whole.shapes[f"{at}ssm_conv1d.weight"][0]
         mixed, z = whole.linear(f"{at}attn_qkv", x), whole.linear(f"{at}attn_gate", x)
-        heads = whole.shapes[f"{at}ssm_a"][-1] if whole.has(f"{at}ssm_a") else 1
+        heads = whole.columns(f"{at}ssm_a")
         beta = graph.same("unary", graph.op("product", (heads, n), x))
         decay = graph.same("mul", graph.same("unary", graph.op("product", (heads, n), x)))
         y = self._convolved(layer, at, mixed.view(channels, n, whole=False), channels)
