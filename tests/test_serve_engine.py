@@ -8,12 +8,14 @@ from functools import partial
 
 import numpy as np
 import pytest
+from drills.soak_serve import soak
 
 import ggufkit
 from ggufkit.errors import GgufkitError, UsageError
 from ggufkit.jobs.convert import convert
 from ggufkit.runtime.sampling import Sampling
 from ggufkit.serve.engine import ContextTooLong, Engine, EngineClosed, Finished, QueueFull, Request
+from ggufkit.serve.engine.schedule import Pace, shares
 
 GREEDY = Sampling(temperature=0)
 RNG = np.random.default_rng(11)
@@ -237,3 +239,28 @@ def test_streams_are_read_in_loops_and_vectors_come_along(engine):
     assert [vector.shape for vector in vectors] == [(engine.model.hyper.width,)] * 2
     with pytest.raises(UsageError):
         engine.embed([[10**6]]).result()
+
+
+class Prompt:
+    def __init__(self, left, served=0.0):
+        self.left, self.served = left, served
+
+
+def test_short_prompts_come_first_and_long_ones_not_last_for_ever():
+    long, short, other = Prompt(4000), Prompt(20), Prompt(30)
+    assert shares([long], 64, 100, 1.0) == [(long, 64)]
+    assert shares([long, other, short], 64, 100, 1.0) == [(short, 20), (other, 30)]
+    long.served, short.served = -50.0, 1.0
+    assert shares([long, short], 64, 100, 1.0) == [(long, 64)]
+    pace = Pace()
+    for _ in range(40):
+        pace.learn(64, 0.064)
+    assert 140 < pace.piece <= 150
+    for _ in range(40):
+        pace.learn(64, 64)
+    assert pace.piece == 16
+    assert Pace(7).piece == 7
+
+
+def test_soak_for_a_moment(path):
+    assert soak(path, requests=60, seconds=20, clients=8) == []

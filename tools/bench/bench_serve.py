@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--latency", action="store_true")
     options = parser.parse_args()
     slots = max(options.clients)
-    context = options.long + 512 if options.latency else options.prompt + options.generate + 8
+    context = max(options.long, 3000) + 512 if options.latency else options.prompt + options.generate + 8
     engine = Engine(
         partial(ggufkit.load, options.model, threads=options.threads, backend="cpu"), context=context, slots=slots
     )
@@ -134,10 +134,11 @@ def latency(engine: Engine, long: int) -> None:
     stream = engine.submit(Request(prompt(long), max_tokens=1, sampling=GREEDY, ignore_ends=True))
     time.sleep(1)
     waits = []
-    while len(waits) < 5 and not any(one.read_tokens == one.prompt_tokens == long for one in engine.running()):
+    while len(waits) < 7 and not any(one.read_tokens == one.prompt_tokens == long for one in engine.running()):
         waits.append(seconds(prompt(16), 1)[0])
     stream.cancel()
-    print(f"first token of 16 while {long} are read: {max(waits):.3f} s at most of {len(waits)}")
+    shown = ", ".join(f"{wait:.2f}" for wait in waits)
+    print(f"first token of 16 while {long} are read: {statistics.median(waits):.2f} s; {shown}")
     talk = prompt(3000)
     first, ids = seconds(talk, 32)
     second, _ = seconds([*talk, *ids, *prompt(24)], 8)

@@ -2,8 +2,8 @@
 
 Whoever writes gets a token in each pass, so a pass must not take long: prompts are read in pieces that take about
 `SECONDS`, by the speed of the last passes. Of several prompts the one that will be read soonest comes first, so that a
-short one does not wait for a long one; each moment of waiting counts as if it were that much shorter, so that a long
-one does not wait for ever.
+short one does not wait for a long one, and where some come to their end in a pass no other is in it; each moment of
+waiting counts as if a prompt were that much shorter, so that a long one does not wait for ever.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ggufkit.runtime.batch import LIMIT
 __all__ = ["Pace", "shares"]
 
 SECONDS = 0.15  # of a pass with a part of a prompt in it
-_LEAST = 32  # tokens of a prompt in a pass: fewer are not faster
+_LEAST = 16  # tokens of a prompt in a pass: fewer are hardly faster
 
 
 class Waits(Protocol):
@@ -65,11 +65,10 @@ def shares(reading: Sequence[W], budget: int, rate: float, now: float) -> list[t
     rate : tokens in a second.
     now : the time, by the clock of `served`.
     """
-    found = []
+    found: list[tuple[W, int]] = []
     for one in sorted(reading, key=lambda one: one.left / rate - (now - one.served)):
-        n = min(one.left, budget)
-        if n <= 0:
-            break
-        found.append((one, n))
-        budget -= n
+        if budget < one.left:
+            return found or [(one, budget)]
+        found.append((one, one.left))
+        budget -= one.left
     return found
