@@ -11,7 +11,19 @@ from verify_runtime import compare
 from ggufkit.jobs.convert import convert
 
 # Architecture → the checkpoint of it.
-CONVERTED = {"afmoe": "afmoe", "chatglm": "glm", "dbrx": "dbrx"}
+CONVERTED = {
+    "afmoe": "afmoe",
+    "bailingmoe": "bailingmoe",
+    "bailingmoe2": "bailingmoe2",
+    "chatglm": "glm",
+    "dbrx": "dbrx",
+    "deepseek": "deepseek1",
+    "jamba": "jamba",
+    "kimi-linear": "kimi_linear",
+    "maincoder": "maincoder",
+    "openelm": "openelm",
+    "refact": "refact",
+}
 
 
 @pytest.mark.parametrize("name", CONVERTED.values())

@@ -36,7 +36,7 @@ MODELS = {
 OTHERS = {
     "cohere2moe", "dots1", "ernie4_5", "ernie4_5-moe", "exaone-moe", "falcon-h1", "glm-dsa", "glm4moe", "granite_swa",
     "hunyuan-dense", "hy_v3", "jais2", "laguna", "lfm2", "mellum", "mimo2", "minimax-m2", "nemotron_h", "olmo",
-    "qwen2vl", "qwen35", "qwen3vl", "seed_oss",
+    "orion", "pangu-embedded", "qwen2vl", "qwen35", "qwen3vl", "seed_oss", "xverse",
 }  # fmt: skip
 RECURRENT = ("qwen35moe", "granitehybrid", "lfm2moe", "falcon-h1")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, ROPE_DIMENSIONS, VOCAB_SIZE, flags, real, string, uint
 from ggufkit.arch.rope_tensors import rope_freqs
 from ggufkit.arch.spec import Architecture
@@ -117,6 +118,7 @@ SPECS = (
     ),
     Architecture(
         name="xverse",
+        graph=Graph(),
         models={"XverseForCausalLM": {}},
         metadata=(*BASE, string("tensor_data_layout", "Meta AI original pth"), ROPE_DIMENSIONS),
         vocabulary=xverse,

@@ -91,6 +91,7 @@ def _ling2(models: tuple[str, ...], centred: bool) -> Architecture:
 
     return Architecture(
         name="bailingmoe2",
+        graph=Graph(rope="neox", router_normalized=False),
         models={name: {} for name in models},
         metadata=(
             *base(uint("block_count", _ling2_blocks)),
@@ -177,6 +178,7 @@ SPECS = (
     ),
     Architecture(
         name="bailingmoe",
+        graph=Graph(router_normalized=False),
         models={"BailingMoeForCausalLM": {}},
         metadata=(
             *BASE,
@@ -320,6 +322,7 @@ SPECS = (
     ),
     Architecture(
         name="deepseek",
+        graph=Graph(router_normalized=False),
         models={"DeepseekForCausalLM": {}},
         metadata=(
             *BASE,
@@ -337,6 +340,7 @@ SPECS = (
     ),
     Architecture(
         name="kimi-linear",
+        graph=Graph(rope=None),
         models={"KimiLinearForCausalLM": {}, "KimiLinearModel": {}},
         metadata=(
             *BASE,

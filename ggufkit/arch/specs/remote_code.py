@@ -250,6 +250,7 @@ SPECS = (
     ),
     Architecture(
         name="refact",
+        graph=Graph(rope=None, alibi=lambda layers: 8.0),
         models={"GPTRefactForCausalLM": {}},
         metadata=(
             uint("context_length", "n_positions"),
@@ -280,6 +281,7 @@ SPECS = (
     ),
     Architecture(
         name="openelm",
+        graph=Graph(rope="neox"),
         models={"OpenELMForCausalLM": {}},
         metadata=(
             uint("block_count", _elm_layers),
@@ -308,6 +310,7 @@ SPECS = (
     ),
     Architecture(
         name="orion",
+        graph=Graph(norm="layer", rope="neox"),
         models={"OrionForCausalLM": {}},
         metadata=(
             FILE_TYPE,
@@ -324,6 +327,7 @@ SPECS = (
     ),
     Architecture(
         name="maincoder",
+        graph=Graph(late_norm=True),
         models={"MaincoderForCausalLM": {}},
         metadata=(*BASE, uint("rope.dimension_count", "head_dim", need=OPTIONAL)),
         vocabulary=bpe,
@@ -343,6 +347,7 @@ SPECS = (
     ),
     Architecture(
         name="pangu-embedded",
+        graph=Graph(rope="neox"),
         models={"PanguEmbeddedForCausalLM": {}},
         metadata=(
             *BASE,
@@ -430,6 +435,7 @@ SPECS = (
     ),
     Architecture(
         name="jamba",
+        graph=Graph(rope=None, router_normalized=False),
         models={"JambaForCausalLM": {"rms_norm_eps": 1e-6}},
         metadata=(
             LAYERS,

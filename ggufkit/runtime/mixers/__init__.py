@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from ggufkit.runtime.loader import Loader
 from ggufkit.runtime.mixers import (
     attention,
+    delta_attention,
     delta_net,
     indexed_attention,
     latent_attention,
@@ -44,7 +45,7 @@ class Mixer(Protocol):
 
 
 # Modules with `found(load, at)`, whether the tensors called `at` + … are of this kind, and `load(load, layer, slots)`.
-KINDS = (attention, latent_attention, indexed_attention, short_convolution, state_space, delta_net)
+KINDS = (attention, latent_attention, indexed_attention, short_convolution, state_space, delta_net, delta_attention)
 
 
 def load_mixers(load: Loader, layer: int, slots: list[Mixer]) -> tuple[Mixer, ...]:

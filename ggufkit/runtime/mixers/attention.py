@@ -124,7 +124,7 @@ class Attention:
 
 def found(load: Loader, at: str) -> bool:
     """Whether a block has attention of this kind."""
-    if load.has(f"{at}attn_kv_a_mqa.weight"):
+    if load.has(f"{at}attn_kv_a_mqa.weight") or load.has(f"{at}ssm_conv1d_q.weight"):
         return False
     return load.has(f"{at}attn_q.weight") or (load.has(f"{at}attn_qkv.weight") and not load.has(f"{at}ssm_out.weight"))
 
