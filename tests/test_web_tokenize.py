@@ -94,6 +94,20 @@ def test_byte_pairs_are_pythons(pre):
     assert got == [tokenizer.encode(text) for text in some]
 
 
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_word_pieces_are_pythons(lowercase):
+    words = ["[CLS]", "[SEP]", "[UNK]", "▁hello", "▁Hello", "▁world", "▁camel", "case", "Case", "▁a", ".", "▁.", "b"]
+    words += [f"▁{c}" for c in "世界0123456789'\"!?-/*…<>|_€½uüi한"] + list("0123456789nuüicod한국어eé")
+    ids = {text: i for i, text in enumerate(words)}
+    attributes = [CONTROL] * 3 + [NORMAL] * (len(words) - 3)
+    vocab = Vocab("wordpiece", words, ids, attributes, [0.0] * len(words), bos=0, sep=1, unk=2)
+    vocab.lowercase = vocab.strip_accents = lowercase
+    some = texts(200)
+    got = node(PROGRAM, {"vocabulary": vocabulary_of(vocab), "texts": some}, PARTS)
+    tokenizer = Tokenizer(vocab)
+    assert got == [tokenizer.encode(text) for text in some]
+
+
 def test_sentence_pieces_are_pythons(tmp_path: Path, fixtures: Path):
     path = ggufkit.convert(fixtures / "pylib-llama", tmp_path / "model.gguf", "F16")
     with ggufkit.open(tmp_path / "model.gguf") as model:

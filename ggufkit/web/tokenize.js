@@ -63,6 +63,20 @@ function cutBy(word, { view, pattern }) {
   return ends.map((at, k) => characters.slice(at, ends[k + 1]).join("")).filter(Boolean);
 }
 
+// Ideographs are words of their own.
+const IDEOGRAPH = /[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u{20000}-\u{2a6df}\u{2a700}-\u{2b73f}\u{2b740}-\u{2b81f}\u{2b920}-\u{2ceaf}\u{2f800}-\u{2fa1f}]/u;
+
+/** A character as BERT's tokenizer has it, with spaces around what is a word of its own. */
+function bertCharacter(c, { lowercase, strip_accents }) {
+  if (strip_accents) c = String.fromCodePoint(c.normalize("NFD").codePointAt(0));
+  if (/[\t-\r ]/.test(c) || WIDE_SPACE.test(c)) return " ";
+  if (c === "\0" || c === "\ufffd" || /[\p{Cc}\p{Cf}\p{Co}\p{Cs}]/u.test(c) || (strip_accents && /\p{M}/u.test(c))) return "";
+  const alone = /\p{P}/u.test(c) || (c < "\x7f" && /\p{S}/u.test(c)) || IDEOGRAPH.test(c);
+  const lower = c === "İ" ? "i" : c.toLowerCase();
+  const text = lowercase && Array.from(lower).length === 1 ? lower : c;
+  return alone ? ` ${text} ` : text;
+}
+
 /** Neighbours merge, the best pair first, of equals the leftmost. rank(left, right) → number or undefined. */
 function mergeSymbols(symbols, rank) {
   const pairs = symbols.slice(1).map((right, i) => rank(symbols[i], right));
@@ -84,19 +98,18 @@ function tokenizerOf(v) {
   const encoder = new TextEncoder();
   const byteName = (byte) => `<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`;
   const specials = specialTokens(v);
-  const encodeText = v.kind === "spm" ? sentencePieces() : bytePairs();
+  const encodeText = { spm: sentencePieces, bpe: bytePairs, wordpiece: wordPieces }[v.kind]();
   return { encode, piece };
 
   function encode(text) {
-    const found = v.add_bos ? [v.specials.bos] : [];
+    const found = [...v.before];
     let first = true;
     for (const part of partition(text, specials, v)) {
       if (typeof part === "number") found.push(part);
       else for (const token of encodeText(part, first)) found.push(token);
       first = typeof part === "number";
     }
-    if (v.add_eos) found.push(v.specials.eos);
-    return found;
+    return [...found, ...v.after];
   }
 
   function sentencePieces() {
@@ -138,6 +151,24 @@ function tokenizerOf(v) {
     return (text) => split(v.spaces ? text.replaceAll(" ", "▁") : text).flatMap(ofWord);
   }
 
+  function wordPieces() {
+    const longest = v.texts.reduce((most, text) => Math.max(most, text.length), 0);
+    const unknown = v.specials.unk === undefined ? [] : [v.specials.unk];
+    const ofWord = (word) => {
+      const characters = Array.from(`▁${word}`);
+      const tokens = [];
+      for (let at = 0; at < characters.length; ) {
+        let end = Math.min(characters.length, at + longest);
+        while (end > at && !ids.has(characters.slice(at, end).join(""))) end--;
+        if (end === at) return unknown;
+        tokens.push(ids.get(characters.slice(at, end).join("")));
+        at = end;
+      }
+      return tokens;
+    };
+    return (text) => Array.from(text, (c) => bertCharacter(c, v)).join("").split(" ").filter(Boolean).flatMap(ofWord);
+  }
+
   function piece(id) {
     const [text, attribute] = [v.texts[id], v.attributes[id]];
     if (attribute & (CONTROL_TOKEN | USER_TOKEN | UNKNOWN_TOKEN)) return encoder.encode(text);
@@ -152,7 +183,7 @@ function pieceBytes(v, text) {
     const bytes = Array.from(text, (c) => LETTER_BYTES.get(c));
     return bytes.includes(undefined) ? null : Uint8Array.from(bytes);
   }
-  return new TextEncoder().encode(v.kind === "spm" || v.spaces ? text.replaceAll("▁", " ") : text);
+  return new TextEncoder().encode(v.kind !== "bpe" || v.spaces ? text.replaceAll("▁", " ") : text);
 }
 
 /** "left right" → its place among the merges. */

@@ -101,7 +101,7 @@ function tokensPart(v) {
 /** A text in the letters that the file has it in. */
 function storedForm(v, text) {
   if (v.letters) return [...new TextEncoder().encode(text)].map((byte) => BYTE_LETTERS[byte]).join("");
-  return v.kind === "spm" || v.spaces ? text.replaceAll(" ", "▁") : text;
+  return v.kind !== "bpe" || v.spaces ? text.replaceAll(" ", "▁") : text;
 }
 
 /** The chat template, run on sample conversations when this page was made. */

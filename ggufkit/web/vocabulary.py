@@ -23,7 +23,7 @@ _NAMES = ("bos", "eos", "eot", "eom", "unk", "sep", "pad", "mask")
 def vocabulary_of(vocab: Vocab) -> dict[str, Any]:
     """Tokens, their kinds and scores, special ones, and what it takes to tokenize."""
     specials = {name: token for name in (*_NAMES, *vocab.fill_in) if (token := _special(vocab, name)) is not None}
-    found = {
+    found: dict[str, Any] = {
         "kind": vocab.kind,
         "texts": vocab.texts,
         "attributes": [a & (CONTROL | UNKNOWN | USER_DEFINED | LSTRIP | RSTRIP | 2 | 4 | 32) for a in vocab.attributes],
@@ -32,19 +32,18 @@ def vocabulary_of(vocab: Vocab) -> dict[str, Any]:
     }
     if sum(map(len, vocab.texts)) > _CHARACTERS:
         return {**found, "texts": [text[:_TOKEN] for text in vocab.texts], "untokenized": "its tokens are too long"}
+    before = [vocab.bos] if vocab.bos is not None and (vocab.add_bos or vocab.kind == "wordpiece") else []
+    last = vocab.sep if vocab.kind == "wordpiece" else vocab.eos if vocab.add_eos else None
+    found |= {"before": before, "after": [] if last is None else [last]}
     if vocab.kind == "spm":
-        return {
-            **found,
-            "scores": [round(s, 9) for s in vocab.scores],
-            "prefix": vocab.add_space_prefix,
-            **_adds(vocab),
-        }
+        return {**found, "scores": [round(score, 9) for score in vocab.scores], "prefix": vocab.add_space_prefix}
+    if vocab.kind == "wordpiece":
+        return {**found, "lowercase": vocab.lowercase, "strip_accents": vocab.strip_accents}
     if vocab.kind != "bpe":
         return {**found, "untokenized": f"a {vocab.kind} tokenizer is not part of this page"}
     pre = vocab.pre
     return {
         **found,
-        **_adds(vocab),
         **_merges(vocab),
         "patterns": javascript_patterns(pre.patterns),
         "letters": pre.byte_encode,
@@ -57,10 +56,6 @@ def vocabulary_of(vocab: Vocab) -> dict[str, Any]:
 def _special(vocab: Vocab, name: str) -> int | None:
     token: int | None = vocab.fill_in[name] if name in vocab.fill_in else getattr(vocab, name, None)
     return token
-
-
-def _adds(vocab: Vocab) -> dict[str, bool]:
-    return {"add_bos": vocab.add_bos and vocab.bos is not None, "add_eos": vocab.add_eos and vocab.eos is not None}
 
 
 def _merges(vocab: Vocab) -> dict[str, Any]:
