@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from test_web_methods import node
+from tiny_checkpoints import write
+from tiny_families import FAMILIES
 
 import ggufkit
 from ggufkit.tokenizer.run.pre import PRE_TOKENIZERS, Splitter
@@ -108,6 +110,16 @@ def test_word_pieces_are_pythons(lowercase):
     assert got == [tokenizer.encode(text) for text in some]
 
 
+def test_unigrams_are_pythons(tmp_path: Path):
+    ggufkit.convert(write(FAMILIES["xlm-roberta"](), tmp_path / "model"), tmp_path / "model.gguf", "F16")
+    with ggufkit.open(tmp_path / "model.gguf") as model:
+        tokenizer = ggufkit.load_tokenizer(model)
+    assert tokenizer.vocab.kind == "unigram"
+    some = [*texts(200), " two  spaces ", "ﬁ ² Å ｆｕｌｌ"]
+    got = node(PROGRAM, {"vocabulary": vocabulary_of(tokenizer.vocab), "texts": some}, PARTS)
+    assert got == [tokenizer.encode(text) for text in some]
+
+
 def test_sentence_pieces_are_pythons(tmp_path: Path, fixtures: Path):
     path = ggufkit.convert(fixtures / "pylib-llama", tmp_path / "model.gguf", "F16")
     with ggufkit.open(tmp_path / "model.gguf") as model:
@@ -116,3 +128,14 @@ def test_sentence_pieces_are_pythons(tmp_path: Path, fixtures: Path):
     some = texts(200)
     got = node(PROGRAM, {"vocabulary": vocabulary_of(tokenizer.vocab), "texts": some}, PARTS)
     assert got == [tokenizer.encode(text) for text in some]
+
+
+@pytest.mark.parametrize("name", ["bert-bge", "gpt-2", "llama-bpe", "llama-spm", "phi-3", "qwen2"])
+def test_real_vocabularies_give_llama_cpps_tokens(name: str, shared: Path):
+    path = shared / "vocab" / f"ggml-vocab-{name}.gguf"
+    some = Path(f"{path}.inp").read_text("utf-8").split("\n__ggml_vocab_test__\n")[:-1]
+    expected = [[int(token) for token in line.split()] for line in Path(f"{path}.out").read_text().splitlines()]
+    with ggufkit.open(path) as model:
+        vocabulary = vocabulary_of(ggufkit.load_tokenizer(model).vocab)
+    vocabulary |= {"before": [], "after": []}  # these lists are without begin and end of text
+    assert node(PROGRAM, {"vocabulary": vocabulary, "texts": some}, PARTS) == expected[: len(some)]

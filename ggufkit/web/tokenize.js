@@ -98,7 +98,7 @@ function tokenizerOf(v) {
   const encoder = new TextEncoder();
   const byteName = (byte) => `<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`;
   const specials = specialTokens(v);
-  const encodeText = { spm: sentencePieces, bpe: bytePairs, wordpiece: wordPieces }[v.kind]();
+  const encodeText = { spm: sentencePieces, bpe: bytePairs, wordpiece: wordPieces, unigram: () => unigram(v) }[v.kind]();
   return { encode, piece };
 
   function encode(text) {
@@ -175,6 +175,109 @@ function tokenizerOf(v) {
     if (attribute & BYTE_TOKEN) return Uint8Array.of(parseInt(text.slice(3, 5), 16));
     return pieceBytes(v, text) || encoder.encode(text);
   }
+}
+
+// ---- Unigram: of all ways to cut a text the one with the highest total score ----------------------------------------
+
+/** A text's UTF-8 as a string with a character for each byte. */
+function byteString(text) {
+  return Array.from(new TextEncoder().encode(text), (b) => String.fromCharCode(b)).join("");
+}
+
+function widthAt(bytes, at) {
+  return [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 3, 4][bytes.charCodeAt(at) >> 4];
+}
+
+function unigram(v) {
+  const unknownToken = v.specials.unk ?? -1;
+  const [scores, lengths, kept] = [new Map(), new Map(), new Set()];
+  let lowest = Infinity;
+  v.texts.forEach((text, id) => {
+    const a = v.attributes[id];
+    if (!(a & (NORMAL_TOKEN | USER_TOKEN | 2))) return;
+    const key = byteString(text);
+    if (a & NORMAL_TOKEN) lowest = Math.min(lowest, v.scores[id]);
+    if (a & USER_TOKEN) for (let n = 1; n <= key.length; n++) kept.add(key.slice(0, n));
+    scores.set(key, [id, a & USER_TOKEN ? 0 : v.scores[id]]);
+    if (!lengths.has(key[0])) lengths.set(key[0], new Set());
+    lengths.get(key[0]).add(key.length);
+  });
+  for (const [first, found] of lengths) lengths.set(first, [...found].sort((a, b) => a - b));
+  const unknown = Math.fround((lowest === Infinity ? 3.4028234663852886e38 : lowest) - 10);
+  const rules = normalRules(v.rules);
+  return (text) => {
+    const tokens = bestCut(spaced(normal(byteString(text))));
+    return tokens.filter((token, i) => token !== unknownToken || tokens[i - 1] !== unknownToken);
+  };
+
+  function normal(bytes) {
+    let found = "";
+    for (let at = 0; at < bytes.length; ) {
+      let n = 0;
+      while (at + n < bytes.length && kept.has(bytes.slice(at, at + n + 1))) n++;
+      let part = bytes.slice(at, at + n);
+      if (!n) [part, n] = rules(bytes, at);
+      if (!n) [part, n] = [bytes.slice(at, at + widthAt(bytes, at)), widthAt(bytes, at)];
+      found += part;
+      at += n;
+    }
+    return found;
+  }
+
+  function spaced(bytes) {
+    const space = v.spaces ? byteString("▁") : " ";
+    if (v.squeeze) return bytes.split(" ").filter(Boolean).map((word) => space + word).join("");
+    const words = bytes.replace(/^ +/, "");
+    return space.repeat(bytes.length - words.length) + (v.prefix && words ? space : "") + words.replaceAll(" ", space);
+  }
+
+  function bestCut(bytes) {
+    const best = Array.from({ length: bytes.length + 1 }, () => [-Infinity, unknownToken, 0]);
+    best[0] = [0, unknownToken, 0];
+    for (let at = 0; at < bytes.length; ) {
+      const width = Math.min(widthAt(bytes, at), bytes.length - at);
+      const total = best[at][0];
+      let whole = false;
+      for (const length of lengths.get(bytes[at]) || []) {
+        if (at + length > bytes.length) break;
+        const found = scores.get(bytes.slice(at, at + length));
+        if (!found) continue;
+        whole = whole || length === width;
+        if (total + found[1] > best[at + length][0]) best[at + length] = [total + found[1], found[0], at];
+      }
+      if (!whole && total + unknown > best[at + width][0]) best[at + width] = [total + unknown, unknownToken, at];
+      at += width;
+    }
+    const tokens = [];
+    for (let at = bytes.length; at > 0; at = best[at][2]) tokens.push(best[at][1]);
+    return tokens.reverse();
+  }
+}
+
+/** SentencePiece's compiled rules, a double array: the longest prefix that has one → [replacement, length]. */
+function normalRules(base64) {
+  const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+  if (bytes.length < 4) return () => ["", 0];
+  const view = new DataView(bytes.buffer);
+  const size = view.getUint32(0, true);
+  const nodeAt = (at) => (4 * at + 4 <= size ? view.getUint32(4 + 4 * at, true) : 0);
+  const baseOf = (packed) => (packed >>> 10) << ((packed & 512) >> 6);
+  return (text, at) => {
+    let [length, value, node] = [0, 0, baseOf(nodeAt(0))];
+    for (let end = at; end < text.length; end++) {
+      const c = text.charCodeAt(end);
+      node ^= c;
+      const packed = nodeAt(node);
+      if (c === 0 || (packed & 0x800000ff) !== c) break;
+      node ^= baseOf(packed);
+      if ((packed >>> 8) & 1) [length, value] = [end + 1 - at, nodeAt(node) & 0x7fffffff];
+    }
+    if (!length) return ["", 0];
+    let stop = 4 + size + value;
+    let replacement = "";
+    while (stop < bytes.length && bytes[stop]) replacement += String.fromCharCode(bytes[stop++]);
+    return [replacement, length];
+  };
 }
 
 /** The bytes that an ordinary token's text stands for. */

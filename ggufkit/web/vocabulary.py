@@ -6,6 +6,7 @@ it is cut are kept, as differences: of a vocabulary of 262,144 that is a megabyt
 
 from __future__ import annotations
 
+import base64
 import re
 from typing import Any
 
@@ -35,12 +36,17 @@ def vocabulary_of(vocab: Vocab) -> dict[str, Any]:
     before = [vocab.bos] if vocab.bos is not None and (vocab.add_bos or vocab.kind == "wordpiece") else []
     last = vocab.sep if vocab.kind == "wordpiece" else vocab.eos if vocab.add_eos else None
     found |= {"before": before, "after": [] if last is None else [last]}
-    if vocab.kind == "spm":
-        return {**found, "scores": [round(score, 9) for score in vocab.scores], "prefix": vocab.add_space_prefix}
     if vocab.kind == "wordpiece":
         return {**found, "lowercase": vocab.lowercase, "strip_accents": vocab.strip_accents}
-    if vocab.kind != "bpe":
-        return {**found, "untokenized": f"a {vocab.kind} tokenizer is not part of this page"}
+    if vocab.kind in ("spm", "unigram"):
+        return {
+            **found,
+            "scores": list(vocab.scores),
+            "prefix": vocab.add_space_prefix,
+            "spaces": vocab.escape_spaces,
+            "squeeze": vocab.remove_extra_spaces,
+            "rules": base64.b64encode(vocab.charsmap).decode(),
+        }
     pre = vocab.pre
     return {
         **found,
