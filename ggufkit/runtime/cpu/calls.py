@@ -31,14 +31,22 @@ __all__ = ["NOW", "Calls", "Job", "Later", "Now", "Recorded"]
 # Multiplications below which a second thread costs more than it saves.
 _WORTH_A_THREAD = 1 << 18
 
+_WORTH_A_STAGE = 1 << 16  # the same where threads are awake already
+
 _ALIGNED = 64
 
 
 class Job(NamedTuple):
-    """A kernel whose rows threads share: its first argument is a counter of them (see `kernels.threads`)."""
+    """A kernel whose rows threads share: its first argument is a counter of them (see `kernels.threads`).
+
+    Attributes
+    ----------
+    work : about how many multiplications.
+    """
 
     kernel: Callable[..., object]
     arguments: tuple[Any, ...]
+    work: int
 
 
 class Now:
@@ -125,7 +133,8 @@ class Recorded:
         self._stage([Call(kernel, arguments)], shared=False)
 
     def shared(self, jobs: Sequence[Job], threads: int | None) -> None:
-        self._stage([Call(job.kernel, (COUNTER, *job.arguments)) for job in jobs])
+        work = sum(job.work for job in jobs)
+        self._stage([Call(job.kernel, (COUNTER, *job.arguments)) for job in jobs], shared=work >= _WORTH_A_STAGE)
 
     def ranged(self, parts: Sequence[tuple[Any, tuple[Any, ...], int]], work: int, threads: int) -> None:
         self._stage([Call(*part) for part in parts], shared=sum(items for _, _, items in parts) > 1)

@@ -86,11 +86,11 @@ class Weight:
         blocks = self._blocks[expert * self._rows : (expert + 1) * self._rows]
         if not blocks.size or not n:
             out[...] = 0
-            return Job(lambda turn: None, ())
+            return Job(lambda turn: None, (), 0)
         if self._product is None:
             return self._decoding_job(x, blocks, out)
         form = x.form(self._product)
-        return Job(_loop_for(n, self._product), (blocks.reshape(-1), self._rows, *form, out))
+        return Job(_loop_for(n, self._product), (blocks.reshape(-1), self._rows, *form, out), n * self._rows * cols)
 
     def _decoding_job(self, x: Activations, blocks: np.ndarray, out: np.ndarray) -> Job:
         """Rows are decoded, a few at a time, and multiplied as F32."""
@@ -107,7 +107,7 @@ class Weight:
                 run(unshared()[0], frozen(tile.reshape(-1).view(np.uint8)), hi - lo, *form, part)
                 out[:, lo:hi] = part
 
-        return Job(work, ())
+        return Job(work, (), n * self._rows * cols)
 
     def multiply_each(
         self, x: np.ndarray | Activations, experts: np.ndarray, out: np.ndarray | None = None
