@@ -10,6 +10,7 @@ Names in capitals and those below are given by the format (see `specialised`):
     begin            what sums of products start with: what OFFSET takes off, or nothing
     dot, tile        products of weights of its range (see `kernels.dot.bodies`)
     pack             lays out a tile's weights
+    meet             `_meet` with these names
     group_sums       the sums of groups from those of lanes
     sum_groups       the sum of what the lanes of all groups have
 
@@ -35,6 +36,7 @@ the min), and then the groups' sums, neighbours first:
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -81,6 +83,7 @@ tile: Any = None
 pack: Any = None
 group_sums: Any = None
 sum_groups: Any = None
+meet: Any = None
 
 
 @inlined
@@ -147,44 +150,56 @@ def _start_none(start, at):
 
 
 def few(turn, data, rows, levels, scales, sums, out):
-    """As `vector` for the n rows of `out`: a unit is unpacked once and meets them all. levels: (≥ n, cols) int8."""
-    n, width, groups = out.shape[0], levels.shape[1], UNIT // GROUP
+    """As `vector` for the n rows of `out`: a row of weights is unpacked once and meets them all, four at a time.
+
+    levels: (≥ n, cols) int8.
+    """
+    n, width = out.shape[0], levels.shape[1]
     units, blocks = width // UNIT, data.size // (rows * BYTES)
-    x, stride = levels.reshape(-1), units * groups  # groups of a row of x
-    U = np.zeros(UNIT, np.uint8)
+    x = levels.reshape(-1)
+    U, S, M = np.zeros(width, np.uint8), np.empty(units * LANES, np.float32), np.empty(units * LANES, np.float32)
     start = np.empty(n * width // 4, np.int32)
     if OFFSET > 0:
         _start_lanes(x[: n * width], OFFSET, start)
-    totals = np.empty(n * LANES, np.float32)
     grain = share(turn, rows, blocks * BYTES)
     first = take(turn, grain)
     while first < rows:
         end = min(first + grain, rows)
         for r in range(first, end):
-            for t in range(n):
-                store(totals, t * LANES, splat(_ZERO))
             for u in range(units):
                 at, last = (r * blocks + u * (UNIT // BLOCK)) * BYTES, (r * blocks + blocks - 1) * BYTES
                 for k in range(0, UNIT // BLOCK * BYTES, 64):
                     prefetch(data, at + AHEAD + k)
-                scale, least = unpack(data, at, last, U)
-                least = least * splat(_LESS)
-                for t in range(n):
-                    group = t * stride + u * groups
-                    i, q = t * width + u * UNIT, (t * units + u) * QUADS
-                    a = dot(begin(start, q), load_bytes(U, 0), load_bytes(x, i))
-                    b = dot(begin(start, q + 16), load_bytes(U, 64), load_bytes(x, i + 64))
-                    c = dot(begin(start, q + 32), load_bytes(U, 128), load_bytes(x, i + 128))
-                    d = dot(begin(start, q + 48), load_bytes(U, 192), load_bytes(x, i + 192))
-                    scaled = scale * load(scales, group)
-                    total = multiply_add(to_f32(group_sums(a, b, c, d)), scaled, load(totals, t * LANES))
-                    if OFFSET < 0:
-                        total = multiply_add(least, load(sums, group), total)
-                    store(totals, t * LANES, total)
-            for t in range(n):
-                out[t, r] = sum_groups(load(totals, t * LANES))
+                scale, least = unpack(data, at, last, U[u * UNIT :])
+                store(S, u * LANES, scale)
+                store(M, u * LANES, least * splat(_LESS))
+            for t in range(0, n, 4):
+                # Of fewer than four the last is taken again.
+                p, q = t * units, min(t + 1, n - 1) * units
+                v, w = min(t + 2, n - 1) * units, min(t + 3, n - 1) * units
+                a = b = c = d = splat(_ZERO)
+                for u in range(units):
+                    scale, least = load(S, u * LANES), load(M, u * LANES)
+                    a = meet(a, U, u, scale, least, x, p + u, scales, sums, start)
+                    b = meet(b, U, u, scale, least, x, q + u, scales, sums, start)
+                    c = meet(c, U, u, scale, least, x, v + u, scales, sums, start)
+                    d = meet(d, U, u, scale, least, x, w + u, scales, sums, start)
+                for k, total in enumerate((a, b, c, d)):
+                    if t + k < n:
+                        out[t + k, r] = sum_groups(total)
         grain = share(turn, rows, blocks * BYTES)
         first = take(turn, grain)
+
+
+def _meet(total, U, u, scale, least, x, unit, scales, sums, start):
+    """Add the products of unit `u` of a row of weights with one of activations, the `unit`-th of all."""
+    group, w, i, q = unit * (UNIT // GROUP), u * UNIT, unit * UNIT, unit * QUADS
+    a = dot(begin(start, q), load_bytes(U, w), load_bytes(x, i))
+    b = dot(begin(start, q + 16), load_bytes(U, w + 64), load_bytes(x, i + 64))
+    c = dot(begin(start, q + 32), load_bytes(U, w + 128), load_bytes(x, i + 128))
+    d = dot(begin(start, q + 48), load_bytes(U, w + 192), load_bytes(x, i + 192))
+    total = multiply_add(to_f32(group_sums(a, b, c, d)), scale * load(scales, group), total)
+    return multiply_add(least, load(sums, group), total) if OFFSET < 0 else total
 
 
 def matrix(turn, data, rows, levels, scales, sums, out):
@@ -278,7 +293,7 @@ def products_of(
 ) -> Product:
     """The kernels of a format; `top` is the highest level, or WIDE."""
     format = format_by_name(name)
-    names = {
+    names: dict[str, Any] = {
         "unpack": unpack,
         "begin": _start_at if offset else _start_none,
         "dot": dot_wide if top == WIDE else dot_bytes,
@@ -291,6 +306,7 @@ def products_of(
         "sum_groups": sum_pairs_8 if group == 32 else sum_pairs_16,
         "OFFSET": -1 if offset is None else offset,
     }
+    names["meet"] = inlined(FunctionType(_meet.__code__, {**_meet.__globals__, **names}, "meet"))
     prefix = name.lower()
     return Product(
         specialised(vector, f"{prefix}_vector", source, **names),
