@@ -53,16 +53,17 @@ def ready_to_run(path: str, on: dict[str, Any], types: tuple[str, str] = ("F16",
 def _run(path: str, on: dict[str, Any], types: tuple[str, str]) -> None:
     import numpy as np
 
+    from ggufkit.runtime.cpu.products import FEW
     from ggufkit.runtime.model import load
 
+    many = FEW + 1
     model = load(path, **{**on, "threads": 1})
-    tokens = np.zeros(3, np.int32)
     if model.weights.output is None:
-        model.embed(tokens)
+        model.embed(np.zeros(many, np.int32))
         return
-    cache = model.new_cache(8, *types)
-    model.forward(tokens, cache, "all")
-    model.forward(tokens[:1], cache)
+    cache = model.new_cache(2 * many, *types)
+    for n in (1, 3, many):  # a token, a few, a prompt: products of each by another kernel
+        model.forward(np.zeros(n, np.int32), cache, "all")
 
 
 def ready_to_write(job: Job) -> int:
@@ -111,7 +112,7 @@ def _everything() -> None:
             for weighted in (False, True):
                 steps.append(partial(_write, {(single, format, weighted)}))
             steps.append(partial(_write, {(format, format_by_name("F16"), False)}))
-        steps += [partial(_products, format, n) for n in (1, 3)]
+        steps += [partial(_products, format, n) for n in (1, 3, 9)]
     for step in (*steps, _operations, _caches):
         with suppress(Exception):  # a format without importance, or without products
             step()

@@ -11,7 +11,7 @@ import numpy as np
 from ggufkit.runtime.cpu.attention import attention_of
 from ggufkit.runtime.cpu.calls import NOW, Calls
 from ggufkit.runtime.cpu.levels import centre_keys, first_level, fit_codes, round_queries
-from ggufkit.runtime.cpu.planes import key_bytes, layout_of, place_codes, value_bytes, write_keys, write_values
+from ggufkit.runtime.cpu.planes import key_bytes, layout_of, place_codes, value_bytes, write_codes, write_numbers
 from ggufkit.runtime.kv.types import CacheType, Rotation, cache_type
 from ggufkit.runtime.ops import AttentionSpec, CacheSpec
 from ggufkit.runtime.sizes import CPU_STEP
@@ -85,7 +85,8 @@ class LayerCache:
             codes, scales = _find_codes(kind, x, self.heads, calls)
             calls.call(place_codes, codes, scales, data, self.tokens, start, layout, keys)
         else:
-            calls.call(write_keys if keys else write_values, x, data, self.heads, self.tokens, start, layout)
+            write = write_codes if kind.quantized else write_numbers
+            calls.call(write, x, data, self.heads, self.tokens, start, layout, keys)
 
     def prefix(self, n: int) -> list[np.ndarray]:
         keys, values = self._by_token()

@@ -52,8 +52,8 @@ __all__ = [
     "place_codes",
     "value_bytes",
     "value_reader",
-    "write_keys",
-    "write_values",
+    "write_codes",
+    "write_numbers",
 ]
 
 ZERO, ONE, HALF = np.float32(0), np.float32(1), np.float32(0.5)
@@ -219,52 +219,43 @@ def place_codes(codes, scales, data, tokens, start, layout, keys):
 
 
 @kernel
-def write_keys(k, data, kv_heads, tokens, start, layout):
-    """Rows of `k` (n, kv_heads × head), of the tokens from `start` on, into their lanes of the tiles."""
-    n, width = k.shape
+def write_numbers(x, data, kv_heads, tokens, start, layout, keys):
+    """Rows of `x` (n, kv_heads × head), of the tokens from `start` on, as numbers.
+
+    `keys`: they go to the lanes of tiles, else to rows.
+    """
+    n, width = x.shape
     head = width // kv_heads
     row_bytes = data.shape[0] // (kv_heads * tokens)
-    bits = _bits(layout)
-    codes = np.empty(max(_block(layout), 1), np.uint8)
+    bits, stride = _bits(layout), 16 if keys else 1
     for token in range(n):
-        tile, lane = (start + token) // 16, (start + token) % 16
+        position = start + token
+        lane = position % 16 if keys else 0
         for h in range(kv_heads):
-            at, lo = (h * tokens + tile * 16) * row_bytes, h * head
-            if bits == 32:
-                for d in range(head):
-                    _write_float(data, at + (d * 16 + lane) * 4, k[token, lo + d])
-            elif _rule(layout) == BFLOAT:
-                for d in range(head):
-                    _write_bfloat(data, at + (d * 16 + lane) * 2, k[token, lo + d])
-            elif bits == 16:
-                for d in range(head):
-                    write_half(data, at + (d * 16 + lane) * 2, k[token, lo + d])
-            else:
-                _write_codes(k, token, lo, head, layout, codes, data, at, 16, lane, True)
+            at = (h * tokens + position - lane) * row_bytes
+            for d in range(head):
+                value, to = x[token, h * head + d], at + (d * stride + lane) * (bits // 8)
+                if bits == 32:
+                    _write_float(data, to, value)
+                elif _rule(layout) == BFLOAT:
+                    _write_bfloat(data, to, value)
+                else:
+                    write_half(data, to, value)
 
 
 @kernel
-def write_values(v, data, kv_heads, tokens, start, layout):
-    """Rows of `v` (n, kv_heads × head), of the tokens from `start` on."""
-    n, width = v.shape
+def write_codes(x, data, kv_heads, tokens, start, layout, keys):
+    """The same as codes in blocks."""
+    n, width = x.shape
     head = width // kv_heads
     row_bytes = data.shape[0] // (kv_heads * tokens)
-    bits = _bits(layout)
-    codes = np.empty(max(_block(layout), 1), np.uint8)
+    codes, stride = np.empty(_block(layout), np.uint8), 16 if keys else 1
     for token in range(n):
+        position = start + token
+        lane = position % 16 if keys else 0
         for h in range(kv_heads):
-            at, lo = (h * tokens + start + token) * row_bytes, h * head
-            if bits == 32:
-                for d in range(head):
-                    _write_float(data, at + d * 4, v[token, lo + d])
-            elif _rule(layout) == BFLOAT:
-                for d in range(head):
-                    _write_bfloat(data, at + d * 2, v[token, lo + d])
-            elif bits == 16:
-                for d in range(head):
-                    write_half(data, at + d * 2, v[token, lo + d])
-            else:
-                _write_codes(v, token, lo, head, layout, codes, data, at, 1, 0, False)
+            at = (h * tokens + position - lane) * row_bytes
+            _write_codes(x, token, h * head, head, layout, codes, data, at, stride, lane, keys)
 
 
 # -- reading ----------------------------------------------------------------------------------------------
