@@ -173,20 +173,28 @@ def few(turn, data, rows, levels, scales, sums, out):
                 scale, least = unpack(data, at, last, U[u * UNIT :])
                 store(S, u * LANES, scale)
                 store(M, u * LANES, least * splat(_LESS))
-            for t in range(0, n, 4):
-                # Of fewer than four the last is taken again.
+            t = 0
+            while t < n:
+                # Of one or three that are left the last is taken again.
                 p, q = t * units, min(t + 1, n - 1) * units
                 v, w = min(t + 2, n - 1) * units, min(t + 3, n - 1) * units
                 a = b = c = d = splat(_ZERO)
-                for u in range(units):
-                    scale, least = load(S, u * LANES), load(M, u * LANES)
-                    a = meet(a, U, u, scale, least, x, p + u, scales, sums, start)
-                    b = meet(b, U, u, scale, least, x, q + u, scales, sums, start)
-                    c = meet(c, U, u, scale, least, x, v + u, scales, sums, start)
-                    d = meet(d, U, u, scale, least, x, w + u, scales, sums, start)
+                if n - t > 2:
+                    for u in range(units):
+                        scale, least = load(S, u * LANES), load(M, u * LANES)
+                        a = meet(a, U, u, scale, least, x, p + u, scales, sums, start)
+                        b = meet(b, U, u, scale, least, x, q + u, scales, sums, start)
+                        c = meet(c, U, u, scale, least, x, v + u, scales, sums, start)
+                        d = meet(d, U, u, scale, least, x, w + u, scales, sums, start)
+                else:
+                    for u in range(units):
+                        scale, least = load(S, u * LANES), load(M, u * LANES)
+                        a = meet(a, U, u, scale, least, x, p + u, scales, sums, start)
+                        b = meet(b, U, u, scale, least, x, q + u, scales, sums, start)
                 for k, total in enumerate((a, b, c, d)):
                     if t + k < n:
                         out[t + k, r] = sum_groups(total)
+                t += 4
         grain = share(turn, rows, blocks * BYTES)
         first = take(turn, grain)
 
