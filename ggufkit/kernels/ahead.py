@@ -185,7 +185,7 @@ def _recorded(dry_run: Callable[[], object]) -> list[tuple[Any, tuple[Any, ...]]
 
     # What this process has compiled or loaded already would be called.
     for kernel in gc.get_objects():
-        if isinstance(kernel, numba_dispatcher.Dispatcher):
+        if issubclass(type(kernel), numba_dispatcher.Dispatcher):  # `isinstance` would ask what weak proxies stand for
             kernel._clear()
     compiled = numba_dispatcher._DispatcherBase._compile_for_args
     numba_dispatcher._DispatcherBase._compile_for_args = called
