@@ -5,6 +5,10 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import re
+import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -286,3 +290,62 @@ def test_unknown_paths_and_methods(client):
     assert client.ask("GET", CHAT)[0] == 405
     assert client.fail("/api/nothing") == (404, {"error": "there is nothing at this path"})
     assert client.fail("/v1/messages/nothing")[1]["error"]["type"] == "not_found_error"
+
+
+def test_mlx_answers_as_the_cpu_does(client, model):
+    pytest.importorskip("mlx.core")
+    asked = {"messages": USER, "max_tokens": 6, "temperature": 0}
+    expected = client.post(CHAT, **asked)["choices"][0]["message"]["content"]
+    with serving(model, {"context": 256}, backend="mlx") as url:
+        found = Client(url)
+        assert found.post(CHAT, **asked)["choices"][0]["message"]["content"] == expected
+        assert text_of(found.events(CHAT, **asked)) == expected
+        assert json.loads(
+            found.post(CHAT, messages=USER, json_schema={"const": [1]})["choices"][0]["message"]["content"]
+        ) == [1]
+        assert len(found.post("/v1/embeddings", input="x")["data"]) == 1
+
+
+def test_the_verb_ends_when_answers_have_gone_out(model, tmp_path):
+    keys = tmp_path / "keys.txt"
+    keys.write_text("# who\na-key-of-some-length\n")
+    command = [sys.executable, "-m", "ggufkit", "serve", f"my={model}", "--port", "0", "--api-key-file", str(keys)]
+    running = subprocess.Popen([*command, "--backend", "cpu", "-c", "512"], stderr=subprocess.PIPE, text=True)
+    try:
+        line = next(line for line in running.stderr if "http://" in line)
+        found = Client(re.search(r"http://[0-9.:]+", line)[0])
+        key = {"Authorization": "Bearer a-key-of-some-length"}
+        assert found.ask("GET", "/v1/models")[0] == 401
+        assert b'"my"' in found.ask("GET", "/v1/models", headers=key)[2]
+        connection = http.client.HTTPConnection(found.host, found.port, timeout=30)
+        body = {"prompt": "def", "n_predict": 100, "stream": True, "ignore_eos": True}
+        connection.request("POST", "/completion", json.dumps(body), key)
+        answer = connection.getresponse()
+        answer.read(10)
+        running.send_signal(signal.SIGTERM)
+        assert b'"stop_type":"limit"' in answer.read()  # it came to its end
+        assert running.wait(20) == 0
+    finally:
+        running.kill()
+        running.communicate()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--host", "0.0.0.0"], "no key; give one with --api-key-file"),
+        (["--api-key-file", "nothing.txt"], "does not exist"),
+        (["again=chat.gguf", "again=chat.gguf"], "two models are called again"),
+        (["--port", "1", "--host", "203.0.113.1", "--api-key-file", "KEYS"], "cannot listen on 203.0.113.1:1"),
+    ],
+)
+def test_the_verb_refuses_in_one_line(model, options, message, tmp_path, capsys):
+    from ggufkit.cli import main
+
+    (tmp_path / "keys").write_text("a-key-of-some-length")
+    with pytest.raises(SystemExit) as e:
+        main(["serve", str(model), *(str(tmp_path / "keys") if option == "KEYS" else option for option in options)])
+    assert e.value.code in (1, 2)
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1

@@ -264,3 +264,39 @@ def test_what_is_forced_is_read(tokenizer, style):
         assert set(arguments) <= {"at", "far"}
         seen.add(name)
     assert seen <= {"look", "listen"}
+
+
+@pytest.mark.parametrize("thinking", [True, False])
+@pytest.mark.parametrize(
+    ("grammar", "text"), [("schema", '{"a": 1}'), ("regex", "12/3"), ("gbnf", "yes"), ("lark", "yes")]
+)
+def test_thoughts_may_come_before_what_obeys(tokenizer, grammar, text, thinking):
+    pytest.importorskip("llguidance")
+    from ggufkit.errors import GgufkitError
+    from ggufkit.runtime.constrain.grammar import Grammar
+    from ggufkit.runtime.constrain.matcher import Grammars
+    from ggufkit.serve.replies.forced import after_thoughts
+
+    wanted = {
+        "schema": Grammar.json_schema({"properties": {"a": {"const": 1}}, "required": ["a"], "type": "object"}),
+        "regex": Grammar.regex("[0-9]+/[0-9]"),
+        "gbnf": Grammar.parse('root ::= "yes" | no\nno ::= "no"'),
+        "lark": Grammar.parse('start: "yes" | no\nno: "no"'),
+    }[grammar]
+    grammars = Grammars(tokenizer)
+    made = after_thoughts(wanted, Manner(BY_NAME["hermes"], THINK), tokenizer.partition, thinking)
+
+    def fits(reply: str) -> bool:
+        constraint = grammars.start(made)
+        try:
+            for byte in reply.encode():
+                constraint.accept(tokenizer.vocab.ids[f"<0x{byte:02X}>"])
+        except GgufkitError:
+            return False
+        return bool(constraint.mask()[tokenizer.vocab.eos >> 5] >> (tokenizer.vocab.eos & 31) & 1)
+
+    thoughts = "I see {\n" if thinking else "<think>I see {\n"
+    assert fits(f"{thoughts}</think>\n\n{text}")
+    assert fits(text) is not thinking
+    assert not fits(f"{thoughts}</think>x{text}")
+    assert after_thoughts(wanted, Manner(BY_NAME["hermes"]), tokenizer.partition, False) is wanted

@@ -126,12 +126,25 @@ def test_other_machines_need_a_key():
         require_safe(Settings(keys=("short",)))
 
 
+def nested(depth: int) -> dict:
+    """A schema in a schema in …"""
+    schema: dict = {}
+    for _ in range(depth):
+        schema = {"items": schema}
+    return schema
+
+
 # 2^24 ways to put it together.
 BOMB = {"allOf": [{"anyOf": [{"properties": {f"{name}{i}": {"type": "integer"}}} for name in "ab"]} for i in range(24)]}
 BODIES = {
     "not JSON": (b"{", 400, "not JSON"),
     "no object": (b"[1]", 400, "object"),
     "deep": (b"[" * 60000, 400, "deep"),
+    "deep tools": (
+        json.dumps({"messages": USER, "tools": [{"function": {"name": "f", "parameters": nested(300)}}]}).encode(),
+        400,
+        "deep",
+    ),
     "NaN": (b'{"temperature": NaN}', 400, "NaN"),
     "a number of 5,000 digits": (b'{"seed": 1' + b"0" * 5000 + b"}", 400, "not JSON"),
     "bytes that are no UTF-8": (b'{"model": "\xff\xfe"}', 400, "not JSON"),

@@ -13,9 +13,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 from ggufkit.errors import printable
+from ggufkit.runtime.constrain.grammar import deeper
 from ggufkit.serve.problems import Problem, bad
 
-__all__ = ["Body", "parse_json"]
+__all__ = ["MAX_DEPTH", "Body", "parse_json"]
+
+MAX_DEPTH = 128  # of lists and objects in a body
 
 _NAMES = {str: "a text", bool: "true or false", int: "a whole number", float: "a number", list: "a list"}
 _NAMES |= {dict: "an object", type(None): "null"}
@@ -33,11 +36,14 @@ def parse_json(data: bytes) -> Any:
         raise ValueError(f"{word} is no number of JSON")
 
     try:
-        return json.loads(data, parse_constant=refuse)
+        value = json.loads(data, parse_constant=refuse)
     except RecursionError:
-        raise bad("the body is nested too deeply") from None
+        raise bad(f"the body is nested more than {MAX_DEPTH} deep") from None
     except ValueError as e:
         raise bad(f"the body is not JSON: {printable(e)}") from None
+    if deeper(value, MAX_DEPTH):
+        raise bad(f"the body is nested more than {MAX_DEPTH} deep")
+    return value
 
 
 class Body:

@@ -45,11 +45,11 @@ def chat_model(fixtures: Path, folder: Path, **metadata: Any) -> Path:
 
 
 @contextmanager
-def serving(model: Path, engine: dict[str, Any] | None = None, **settings: Any) -> Iterator[str]:
+def serving(model: Path, engine: dict[str, Any] | None = None, backend: str = "cpu", **settings: Any) -> Iterator[str]:
     """A server in a thread of this process; its address."""
 
     def start(path: Path) -> Engine:
-        return Engine(partial(ggufkit.load, path, backend="cpu", threads=2), **(engine or {}))
+        return Engine(partial(ggufkit.load, path, backend=backend, threads=2), **(engine or {}))
 
     pool = ModelPool({"tiny": model}, start, lambda path: 0)
     with pool.lease("tiny"):

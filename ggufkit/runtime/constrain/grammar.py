@@ -20,7 +20,7 @@ from ggufkit.errors import MissingDependency, UsageError, printable
 from ggufkit.runtime.constrain.gbnf import is_gbnf, lark_of
 from ggufkit.sandbox.grammars import compile_error
 
-__all__ = ["MAX_CHARACTERS", "MAX_DEPTH", "Grammar", "pointer", "with_white_space"]
+__all__ = ["MAX_CHARACTERS", "MAX_DEPTH", "Grammar", "deeper", "pointer", "with_white_space"]
 
 MAX_CHARACTERS = 1 << 18  # of a grammar or schema
 MAX_DEPTH = 64  # of brackets in a schema
@@ -69,7 +69,7 @@ class Grammar:
             schema = {}
         if not isinstance(schema, dict):
             raise UsageError("a JSON schema is an object; false, which nothing obeys, cannot be written by")
-        if _deeper(schema, MAX_DEPTH):
+        if deeper(schema, MAX_DEPTH):
             raise UsageError(f"the schema is nested more than {MAX_DEPTH} deep")
         text = json.dumps(schema)
         _limit("schema", text)
@@ -192,7 +192,7 @@ def _limit(what: str, text: str) -> None:
         raise UsageError(f"the {what} has {len(text)} characters; at most {MAX_CHARACTERS} are read")
 
 
-def _deeper(value: Any, depth: int) -> bool:
+def deeper(value: Any, depth: int) -> bool:
     """Whether lists and objects in a value are nested more than `depth` deep; looks no deeper."""
     level = [value]
     for _ in range(depth + 1):
