@@ -155,6 +155,14 @@ def test_map_shows_bits_of_each_role_and_layer(run, model):
     ]
 
 
+def test_a_terminal_gets_the_map_in_colours_without_being_asked(run, model, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    _, out, _ = run("inspect", model)
+    assert "\x1b[" in out[out.index("\nmap") : out.index("bits per weight        4")]
+    assert "metadata (" in out
+
+
 def test_histogram_counts_every_weight(tmp_path, run):
     path, rng = tmp_path / "spread.gguf", np.random.default_rng(0)
     x = np.concatenate([rng.normal(size=5000), [40.0, np.inf, np.nan], np.zeros(997)]).astype(np.float32)

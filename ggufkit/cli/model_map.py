@@ -24,15 +24,7 @@ _NAME = 22  # columns for the name of a role
 _ROLE = re.compile(r"^blk\.\d+\.(.*?)(\.weight)?$")
 
 # Colours of a terminal by bits per weight, up to so many.
-_COLOURS = (
-    (2.5, "red"),
-    (3.5, "yellow"),
-    (4.8, "green"),
-    (6.0, "cyan"),
-    (7.0, "blue"),
-    (9.0, "magenta"),
-    (99, "white"),
-)
+_COLOURS = {2.5: "red", 3.5: "yellow", 4.8: "green", 6.0: "cyan", 7.0: "blue", 9.0: "magenta", 99: "white"}
 
 
 def _sign(bits: float) -> str:
