@@ -45,7 +45,9 @@ _NAMES = {"cpu": "ggufkit on the CPU", "mlx": "ggufkit on MLX", "llama.cpp": "ll
 )
 @click.option("-np", "--slots", type=int, default=1, help="Conversations at a time.")
 @cache_options
-@click.option("-b", "--batch-size", "batch", type=int, default=2048, show_default=True, help="llama.cpp: of a batch.")
+@click.option(
+    "-b", "--batch-size", "batch", type=int, default=2048, show_default=True, help="llama.cpp: tokens of a batch."
+)
 @click.option(
     "-ub",
     "--ubatch-size",
@@ -53,7 +55,7 @@ _NAMES = {"cpu": "ggufkit on the CPU", "mlx": "ggufkit on MLX", "llama.cpp": "ll
     type=int,
     default=512,
     show_default=True,
-    help="llama.cpp: of a pass over the layers.",
+    help="llama.cpp: tokens of a pass.",
 )
 @click.option("--outputs", type=int, default=0, help="llama.cpp: rows of logits of a batch. Default: all tokens.")
 @click.option("-fa", "--flash-attn", type=click.Choice(("on", "off")), default="on", help="llama.cpp: flash attention.")
@@ -65,7 +67,7 @@ _NAMES = {"cpu": "ggufkit on the CPU", "mlx": "ggufkit on MLX", "llama.cpp": "ll
 )
 @click.option("--mmproj", metavar="FILE", help="llama.cpp: the projector of a model that sees or hears.")
 @click.option("--lora", multiple=True, metavar="FILE", help="llama.cpp: an adapter.")
-@click.option("--bandwidth", type=float, metavar="GB/S", help="Of the memory, where the device has none in the table.")
+@click.option("--bandwidth", type=float, metavar="GB/S", help="How fast memory is, where the table does not know it.")
 @click.option("--family", "show_family", is_flag=True, help="Show which types of the model would fit.")
 @click.option(
     "--table", "show_table", is_flag=True, help="Show models of typical sizes in a few types; needs no MODEL."
