@@ -120,6 +120,21 @@ def test_what_is_left_out_is_counted():
     assert len(listed["tensors"]["name"]) == MOST_TENSORS
 
 
+def test_weights_that_are_not_finite_and_rows_of_millions(tmp_path: Path):
+    x = np.arange(256, dtype=np.float32).reshape(2, 128)
+    x[0, 3], x[1, 5] = np.inf, np.nan
+    tensors = [("odd.weight", (2, 128), FORMATS["F32"]), ("wide.weight", (1 << 21,), FORMATS["F16"])]
+    with ggufkit.Writer(tmp_path / "odd.gguf", {"general.architecture": "clip"}, tensors) as writer:
+        writer.write("odd.weight", 0, x.view(np.uint8))
+        writer.write("wide.weight", 0, np.zeros((1, 1 << 22), np.uint8))
+    with ggufkit.open(tmp_path / "odd.gguf") as model:
+        odd, wide = model_data(model)["samples"]
+    assert wide is None
+    assert odd["broken"] == 2
+    assert sum(odd["histogram"]["counts"]) == 254
+    assert odd["heat"]["high"] < 256
+
+
 # ---- The page -----------------------------------------------------------------------------------------------------
 
 

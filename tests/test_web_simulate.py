@@ -13,6 +13,7 @@ import ggufkit
 from ggufkit.cli import main
 from ggufkit.errors import FileError, UsageError
 from ggufkit.evaluate.methods import METHODS, Situation, measure
+from ggufkit.web.simulate import tensor_block
 
 HOSTILE = "blk.0.</script><script>window.evil=1</script>\u202e\x1b.weight"
 
@@ -124,6 +125,21 @@ def test_block_of_a_tensor_with_a_hostile_name(browser: Browser, model: Path, tm
         assert page.evaluate("window.evil") is None
         assert "\u202e" not in page.evaluate("document.body.innerText")
         assert page.evaluate("document.documentElement.scrollWidth") <= 400
+
+
+@pytest.mark.parametrize("type_", ["Q4_K", "Q8_0", "F16"])
+def test_blocks_are_those_of_the_row(type_: str, tmp_path: Path):
+    weights = np.random.default_rng(1).standard_normal((3, 512)).astype(np.float32)
+    stored = ggufkit.encode(weights, type_)
+    with ggufkit.Writer(tmp_path / "m.gguf", {}, [("w", (3, 512), ggufkit.FORMATS[type_])]) as writer:
+        writer.write("w", 0, stored)
+    decoded = ggufkit.decode(stored, type_)
+    with ggufkit.open(tmp_path / "m.gguf") as model:
+        for block in (0, 5, 15, 16, 47):
+            row, column = divmod(block, 16)
+            found = tensor_block(model.tensors["w"], block, "m.gguf")["weights"]
+            rest = decoded[row, 32 * column :]
+            assert found == np.resize(rest, 256).tolist()
 
 
 def test_errors_say_what_is_wrong(model: Path, tmp_path: Path, capsys):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ MOST_TENSORS = 20_000
 _CHARACTERS = 1 << 20  # of all metadata
 _VALUE = 40_000  # of one value
 _ITEMS = 200  # of an array
+_KEYS = 20_000
 
 _FILE_TYPE = "general.file_type"
 
@@ -139,12 +141,14 @@ def tensors_of(shown: Iterable[Shown]) -> dict[str, Any]:
 def metadata_of(fields: Mapping[str, Any]) -> list[list[str]]:
     """Key, type and value of each pair as texts; long values and arrays are cut, and say so."""
     rows, left = [], _CHARACTERS
-    for key, given in fields.items():
+    for key, given in islice(fields.items(), _KEYS):
         field = given if isinstance(given, Field) else None
         kind = field.describe() if field is not None else type(_value(given)).__name__
         text = _text(field, min(_VALUE, max(left, 200))) if field is not None else str(_value(given))[:_VALUE]
         left -= len(text)
         rows.append([key, kind, text])
+    if len(fields) > _KEYS:
+        rows.append(["…", "", f"{len(fields) - _KEYS} more keys are left out of this page"])
     return rows
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["decoded_rows", "samples_of"]
 
 _WEIGHTS = 24 << 20  # that are decoded of a model
+_WIDEST = 1 << 20  # weights of a row: rows are read as a whole
 _CELLS = 1 << 20  # of all heat maps
 _ROWS, _COLUMNS = 48, 64  # of a heat map
 _SHOWN = 256  # weights of a run of opened blocks
@@ -31,7 +32,7 @@ _BINS = 60
 def samples_of(
     tensors: Sequence[Tensor], advance: Callable[[int, str], object] = lambda count, name: None
 ) -> list[dict[str, Any] | None]:
-    """A sample of each tensor; None of those that hold no weights.
+    """A sample of each tensor; None of those that hold no weights, or in rows of millions.
 
     Parameters
     ----------
@@ -54,7 +55,9 @@ def samples_of(
 def _sample(tensor: Tensor, weights: int, cells: int, runs: int) -> dict[str, Any] | None:
     import numpy as np
 
-    if not tensor.size or not (tensor.format.is_quantized or tensor.format.name in ("F32", "F16", "BF16")):
+    if not 0 < tensor.cols <= _WIDEST or not tensor.rows:
+        return None
+    if not (tensor.format.is_quantized or tensor.format.name in ("F32", "F16", "BF16")):
         return None
     wanted = min(tensor.rows, _ROWS, max(4, weights // tensor.cols))
     rows = sorted({int(i) for i in np.linspace(0, tensor.rows - 1, wanted)})
@@ -140,7 +143,7 @@ def _heat(x: np.ndarray, scales: np.ndarray | None, cells: int) -> dict[str, Any
     edges = np.linspace(0, values.shape[1], columns + 1).astype(int)[:-1]
     widths = np.diff([*edges, values.shape[1]])
     with np.errstate(invalid="ignore", over="ignore"):
-        means = np.add.reduceat(np.nan_to_num(values.astype(np.float64)), edges, axis=1) / widths
+        means = np.add.reduceat(np.where(np.isfinite(values), values, 0).astype(np.float64), edges, axis=1) / widths
     positive = means[means > 0]
     grid = np.zeros(means.shape, np.uint8)
     low = high = 0.0

@@ -91,8 +91,13 @@ def tensor_block(tensor: Tensor, block: int, path: str | os.PathLike[str]) -> di
     if not 0 <= block < count:
         raise UsageError(f"{name} has {count} blocks of {_BLOCK} weights, 0 to {count - 1}; there is no block {block}")
     row, column = divmod(block, blocks)
-    whole = decoded_rows(tensor.read(row, row + 1), tensor.format).reshape(-1)
-    weights = np.resize(whole[_BLOCK * column :], _SUPER)  # a short row's end is repeated
+    # The blocks of the format from the one that holds the first weight on, as far as they are needed.
+    first = _BLOCK * column // tensor.format.block_size
+    stored = tensor.read(row, row + 1)[:, first * tensor.format.type_size :]
+    needed = -(-2 * _SUPER // tensor.format.block_size) * tensor.format.type_size
+    whole = decoded_rows(stored[:, :needed], tensor.format).reshape(-1)
+    after = whole[_BLOCK * column - first * tensor.format.block_size :]
+    weights = np.resize(after, _SUPER)  # where a row ends before that, what there is is repeated
     if not np.isfinite(weights).all() or np.abs(weights).max() > 1000:
         raise UsageError(f"block {block} of {name} has weights that are not finite or beyond ±1000")
     where = f"row {row}, columns {_BLOCK * column} to {_BLOCK * column + _BLOCK - 1}"

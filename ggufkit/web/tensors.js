@@ -66,7 +66,7 @@ function showTensor(holder, model, samples, errors, i) {
     model.reasons[t.reason[i]] ? el("p", { class: "soft" }, foreign(model.reasons[t.reason[i]])) : "",
     el("dl", { class: "facts" }, facts),
   );
-  if (!sample) return holder.append(el("p", { class: "soft small" }, samples ? "It holds no weights." : "This page was made without a look at the weights."));
+  if (!sample) return holder.append(el("p", { class: "soft small" }, samples ? "It holds no weights that could be looked at." : "This page was made without a look at the weights."));
   if (sample.broken) holder.append(el("p", { class: "warn" }, `${number(sample.broken)} of the weights that were looked at are not finite.`));
   if (!sample.histogram) return;
   holder.append(
