@@ -263,4 +263,4 @@ def test_short_prompts_come_first_and_long_ones_not_last_for_ever():
 
 
 def test_soak_for_a_moment(path):
-    assert soak(path, requests=60, seconds=20, clients=8) == []
+    assert soak(path, requests=60, seconds=6, clients=8) == []
