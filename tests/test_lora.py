@@ -106,3 +106,21 @@ def test_run_takes_adapters_with_their_scales(files, capsys):
         )
         texts.append(capsys.readouterr().out)
     assert texts[0] == texts[1] != texts[2]
+
+
+def test_requests_to_a_server_have_scales_of_their_own(files):
+    pytest.importorskip("uvicorn")
+    pytest.importorskip("llguidance")
+    from served import Client, serving
+
+    path, lora = files["llama"]
+    asked = {"prompt": "some text", "n_predict": 8, "temperature": 0, "ignore_eos": True}
+    with serving(path, {"context": 64}, lora=[(lora, 0.0)]) as url:
+        client = Client(url)
+        assert client.get("/lora-adapters") == [{"id": 0, "path": str(lora), "scale": 0.0}]
+        plain = client.post("/completion", **asked)["content"]
+        other = client.post("/completion", **asked, lora=[{"id": 0, "scale": -2.0}])["content"]
+        assert client.post("/completion", **asked, lora=[])["content"] == plain != other
+        status, found = client.fail("/completion", **asked, lora=[{"id": 1}])
+        assert status == 400
+        assert "numbers go to 0" in str(found)

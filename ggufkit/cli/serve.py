@@ -11,6 +11,7 @@ import click
 from ggufkit.cli.common import Size
 from ggufkit.cli.progress import note
 from ggufkit.cli.prompt import runtime_options
+from ggufkit.cli.speculate import lora_option
 from ggufkit.cli.text import cache_options
 from ggufkit.errors import MissingDependency, UsageError, printable
 from ggufkit.storage.regular import read_small
@@ -68,6 +69,7 @@ _SMALL = 1 << 20  # bytes of a file with keys, or a template
 @click.option("--slots", is_flag=True, help="Show at /slots what is worked on.")
 @click.option("--metrics", is_flag=True, help="Count at /metrics, for Prometheus.")
 @runtime_options
+@lora_option
 def command(
     models: tuple[str, ...],
     models_dir: Path | None,
@@ -129,6 +131,8 @@ def command(
         slot_folder=slot_save_path,
     )
     files = _named(models, models_dir)
+    if on["lora"] and len(files) > 1:
+        raise UsageError(f"an adapter is for one model, and there are {len(files)}; serve the one that it is for")
     _require_extra()
     how: dict[str, Any] = {
         "context": ctx_size or None,
@@ -138,7 +142,7 @@ def command(
         "cache_ram": cache_ram,
         "cache_folder": slot_save_path,
         "lookup": lookup,
-        "draft": None if draft is None else partial(load, draft, **on),
+        "draft": None if draft is None else partial(load, draft, **{**on, "lora": ()}),
     }
 
     def start(path: Path) -> Engine:

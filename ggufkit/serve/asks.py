@@ -33,6 +33,7 @@ class Choosing:
     logprobs : see `engine.Request`.
     grammar : what the text must obey, or None.
     n : how many answers.
+    adapters : see `engine.Request`.
     """
 
     sampling: Sampling = field(default_factory=Sampling)
@@ -43,6 +44,7 @@ class Choosing:
     n: int = 1
     ignore_ends: bool = False
     reuse: bool = True
+    adapters: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,23 @@ def choosing_of(body: Body, served: Served, settings: Settings, limit_names: Seq
         n=body.whole("n", 1, settings.choices, 1),
         ignore_ends=body.flag("ignore_eos"),
         reuse=body.flag("cache_prompt", True),
+        adapters=_adapters(body, served),
     )
+
+
+def _adapters(body: Body, served: Served) -> dict[str, float] | None:
+    """llama-server's ``"lora": [{"id": 0, "scale": 0.5}]``; those that are not named count for nothing."""
+    if "lora" not in body:
+        return None
+    known = served.engine.model.adapters
+    found: dict[str, float] = {}
+    for one in body.objects("lora", 64):
+        number = one.whole("id", 0, (1 << 31) - 1)
+        if number is None or number >= len(known):
+            have = f"numbers go to {len(known) - 1}" if known else "the model runs without any"
+            raise one.wrong("id", f"is the number of no adapter; {have}")
+        found[known[number].name] = float(one.number("scale", -1e3, 1e3, 1.0))
+    return found
 
 
 def _bias(body: Body, served: Served) -> dict[int, float]:
@@ -269,6 +287,7 @@ def _ask(
             logprobs=choosing.logprobs,
             constraint=None if choosing.grammar is None else served.constraint(choosing.grammar),
             reuse=choosing.reuse,
+            adapters=choosing.adapters,
         )
         for number in range(choosing.n)
     ]

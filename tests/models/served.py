@@ -8,7 +8,7 @@ from __future__ import annotations
 import http.client
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -45,11 +45,17 @@ def chat_model(fixtures: Path, folder: Path, **metadata: Any) -> Path:
 
 
 @contextmanager
-def serving(model: Path, engine: dict[str, Any] | None = None, backend: str = "cpu", **settings: Any) -> Iterator[str]:
+def serving(
+    model: Path,
+    engine: dict[str, Any] | None = None,
+    backend: str = "cpu",
+    lora: Sequence[tuple[Path, float]] = (),
+    **settings: Any,
+) -> Iterator[str]:
     """A server in a thread of this process; its address."""
 
     def start(path: Path) -> Engine:
-        return Engine(partial(ggufkit.load, path, backend=backend, threads=2), **(engine or {}))
+        return Engine(partial(ggufkit.load, path, backend=backend, threads=2, lora=lora), **(engine or {}))
 
     pool = ModelPool({"tiny": model}, start, lambda path: 0)
     with pool.lease("tiny"):

@@ -1,4 +1,4 @@
-"""llama-server's own: /completion, /infill, /tokenize, /detokenize, /apply-template, /props, /slots."""
+"""llama-server's own: /completion, /infill, /tokenize, /detokenize, /apply-template, /props, /slots, /lora-adapters."""
 
 from __future__ import annotations
 
@@ -213,6 +213,14 @@ def _defaults(served: Served) -> Any:
     return sampling_of(served.gguf)
 
 
+async def _lora_adapters(call: Call) -> Response:
+    """The adapters of a model, with the scales that requests have where they say nothing."""
+    served = await call.model(call.request.query_params.get("model"))
+    return json_response(
+        [{"id": i, "path": one.path, "scale": one.scale} for i, one in enumerate(served.engine.model.adapters)]
+    )
+
+
 async def _slots(call: Call) -> Response:
     if not call.settings.slots:
         raise Problem(403, "slots are not shown; they are where the server was started so")
@@ -256,7 +264,7 @@ def routes() -> list[Route]:
         "/apply-template": _apply_template,
         "/slots/{slot:int}": _slot_action,
     }
-    gets = {"/props": _props, "/slots": _slots}
+    gets = {"/props": _props, "/slots": _slots, "/lora-adapters": _lora_adapters}
     return [route(path, endpoint, OPENAI) for path, endpoint in posts.items()] + [
         route(path, endpoint, OPENAI, ("GET",)) for path, endpoint in gets.items()
     ]
