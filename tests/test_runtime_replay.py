@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -56,7 +58,8 @@ def test_every_architecture_plays_what_it_computes(tmp_path, name):
     with ggufkit.load(tmp_path / "tiny.gguf", backend="cpu", threads=2) as model:
         for n in (1, 3):
             assert_plays(model, n)
-        assert (None in model.replays._found.values()) == (name in RECURRENT)
+        found = [replay is not None for _, replay in model.replays._found.values()]
+        assert found == [name not in RECURRENT] * 2
 
 
 @pytest.mark.parametrize("type", ["F16", "Q8_0", "IQ4_NL", "tq4"])
@@ -75,6 +78,15 @@ def test_conversations_come_and_go(model):
         results += steps(model, [copied, a], played) + steps(model, [c, copied], played)
         found.append(results)
     assert all(np.array_equal(x, y) for x, y in zip(*found, strict=True))
+
+
+def test_recordings_keep_no_conversation(model):
+    caches = begun(model, 2)
+    steps(model, caches, True, 1)
+    memory = [weakref.ref(layer) for cache in caches for layer in cache.layers]
+    del caches
+    gc.collect()
+    assert [layer() for layer in memory] == [None] * len(memory)
 
 
 def test_threads_that_share_a_model_do_not_share_memory(model):

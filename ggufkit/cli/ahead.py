@@ -62,7 +62,7 @@ def _run(path: str, on: dict[str, Any], types: tuple[str, str]) -> None:
         model.embed(np.zeros(many, np.int32))
         return
     cache = model.new_cache(2 * many, *types)
-    for n in (1, 3, many):  # a token, a few, a prompt: products of each by another kernel
+    for n in (1, 1, 3, many):  # a token, and again as it is recorded; a few; a prompt
         model.forward(np.zeros(n, np.int32), cache, "all")
 
 

@@ -37,10 +37,12 @@ Runs = Sequence[tuple[Cache, np.ndarray]]
 
 
 class Replays:
-    """The passes of a model that were written down, by what decides on their calls."""
+    """The passes of a model that were written down, each when it came for the second time."""
 
     def __init__(self) -> None:
-        self._found: OrderedDict[Any, _Replay | None] = OrderedDict()
+        # With the operations, so that no others come to be at their address.
+        self._found: OrderedDict[Any, tuple[Any, _Replay | None]] = OrderedDict()
+        self._once: OrderedDict[Any, None] = OrderedDict()  # what was done once
         self._lock = threading.Lock()  # a pass has one memory
 
     def logits(self, model: Model, runs: Runs, rows: np.ndarray) -> np.ndarray | None:
@@ -59,38 +61,43 @@ class Replays:
         try:
             key = id(model.ops), rows.tobytes(), *((cache.kind, cache.length) for cache, _ in runs)
             if key not in self._found:
-                recorder = model.ops.recorder([cache.layers for cache, _ in runs])
-                if recorder is None:
+                if key not in self._once:  # what is done once is not worth it
+                    self._once[key] = None
+                    if len(self._once) > _KEPT:
+                        self._once.popitem(last=False)
                     return None
-                self._found[key] = _recorded(model, recorder, runs, rows)
+                self._found[key] = model.ops, _recorded(model, runs, rows)
                 if len(self._found) > _KEPT:
                     self._found.popitem(last=False)
             self._found.move_to_end(key)
-            replay = self._found[key]
+            _, replay = self._found[key]
             return None if replay is None else replay.logits(runs)
         finally:
             self._lock.release()
 
 
-def _recorded(model: Model, recorder: Recorder, runs: Runs, rows: np.ndarray) -> _Replay | None:
+def _recorded(model: Model, runs: Runs, rows: np.ndarray) -> _Replay | None:
     """A pass, written down; None where it cannot be."""
-    step = Step(recorder.ops, model.tables, runs, recorder.start)
     try:
+        if (recorder := model.ops.recorder([cache.layers for cache, _ in runs])) is None:
+            return None
+        step = Step(recorder.ops, model.tables, runs, recorder.start)
         x = recorder.ops.pick(hidden_states(model.hyper, model.weights, step), rows)
         scores = logits(recorder.ops, model.hyper, model.weights, x)
     except NotRecorded:
         return None
     recorder.finish()
-    return _Replay(model.ops, recorder, step, scores)
+    return _Replay(recorder, step, scores)
 
 
 class _Replay:
-    """A pass that was written down; `ops` are those whose it is, which must not be others' at the same address."""
+    """A pass that was written down."""
 
-    def __init__(self, ops: Any, recorder: Recorder, step: Step, scores: Any):
-        self._ops, self._recorder, self._step, self._scores = ops, recorder, step, scores
+    def __init__(self, recorder: Recorder, step: Step, scores: Any):
+        self._recorder, self._step, self._scores = recorder, step, scores
 
     def logits(self, runs: Runs) -> np.ndarray:
         self._step.move(runs)
+        self._step.leave()
         self._recorder.play([len(cache) for cache, _ in runs], [cache.layers for cache, _ in runs])
         return self._recorder.numpy(self._scores)

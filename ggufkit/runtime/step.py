@@ -58,6 +58,10 @@ class Step:
         for rope, angles in self._angles.items():
             self._turn(rope, angles)
 
+    def leave(self) -> None:
+        """Let go of the conversations: whoever keeps a step for others should not keep their memory."""
+        self._runs = ()
+
     def spans(self, slot: int) -> list[Span]:
         """Whose the rows are, with what one layer remembers of each conversation."""
         return [

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
@@ -109,12 +109,13 @@ class Recorded:
     Parameters
     ----------
     recording : what is written to.
+    caches : addresses of the conversations' memory, which comes and goes.
     """
 
-    def __init__(self, recording: Recording):
-        self.recording = recording
+    def __init__(self, recording: Recording, caches: Collection[int]):
+        self.recording, self._caches = recording, caches
         self._memory = _Memory()
-        self._kept: list[Any] = []  # what is no `Later`
+        self._kept: list[Any] = []  # what the calls read that is no `Later`
 
     def empty(self, *shape: int, dtype: Any = np.float32) -> Later:
         return Later(self._memory.array(shape, np.dtype(dtype)))
@@ -148,11 +149,18 @@ class Recorded:
         function(0, items)
 
     def between(self, function: Callable[..., object], *arrays: Any) -> None:
+        if any(self._in_cache(array) for array in arrays):
+            raise NotRecorded("a conversation's memory, read by a function of Python's")
         self.recording.between(partial(function, *self._arrays(arrays)))
 
     def _arrays(self, arguments: Sequence[Any]) -> tuple[Any, ...]:
-        self._kept += [argument for argument in arguments if not isinstance(argument, Later)]
+        self._kept += [
+            argument for argument in arguments if not isinstance(argument, Later) and not self._in_cache(argument)
+        ]
         return tuple(argument.array if isinstance(argument, Later) else argument for argument in arguments)
+
+    def _in_cache(self, argument: Any) -> bool:
+        return isinstance(argument, np.ndarray) and argument.ctypes.data in self._caches
 
 
 Calls = Now | Recorded

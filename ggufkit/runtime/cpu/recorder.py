@@ -26,7 +26,7 @@ class CpuRecorder:
         numbers = {address: number for number, address in enumerate(self._placed.tolist())}
         self._recording = Recording(ops.threads, numbers)
         recorded = copy.copy(ops)
-        recorded.calls = Recorded(self._recording)
+        recorded.calls = Recorded(self._recording, numbers)
         self.ops: Ops = recorded
 
     def start(self, run: int, start: int) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ggufkit.runtime.ops import Array, Ops
+from ggufkit.runtime.ops import Array, NotRecorded, Ops
 
 __all__ = ["Rows"]
 
@@ -30,8 +30,8 @@ class Rows:
 
     @property
     def addresses(self) -> tuple[int, ...]:
-        """None: they are other arrays when they have grown."""
-        return ()
+        """None that last: they are other arrays when they have grown."""
+        raise NotRecorded("rows are other arrays when they have grown")
 
     @property
     def nbytes(self) -> int:

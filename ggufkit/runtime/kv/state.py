@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ggufkit.runtime.ops import Array, Ops
+from ggufkit.runtime.ops import Array, NotRecorded, Ops
 
 __all__ = ["State"]
 
@@ -28,8 +28,8 @@ class State:
 
     @property
     def addresses(self) -> tuple[int, ...]:
-        """None: they are other arrays after each token."""
-        return ()
+        """None that last: they are other arrays after each token."""
+        raise NotRecorded("states are other arrays after each token")
 
     @property
     def nbytes(self) -> int:
