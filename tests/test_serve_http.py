@@ -306,6 +306,30 @@ def test_mlx_answers_as_the_cpu_does(client, model):
         assert len(found.post("/v1/embeddings", input="x")["data"]) == 1
 
 
+def test_a_template_without_tools_is_told_of_them(model):
+    plain = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]"
+    tool = {
+        "type": "function",
+        "function": {"name": "look", "parameters": {"type": "object", "properties": {"at": {}}}},
+    }
+    call = {"id": "1", "type": "function", "function": {"name": "look", "arguments": '{"at": "sky"}'}}
+    messages = [
+        *USER,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "blue"},
+        {"role": "tool", "tool_call_id": "2", "content": "grey"},
+    ]
+    with serving(model, {"context": 1024}, template=plain) as url:
+        prompt = Client(url).post("/apply-template", messages=messages, tools=[tool])["prompt"]
+    told, rest = prompt.split("[user]", 1)
+    assert "look" in told
+    assert "<tool_call>" in told
+    assert rest == (
+        'def main([assistant]<tool_call>\n{"name": "look", "arguments": {"at": "sky"}}\n</tool_call>'
+        "[user]<tool_response>\nblue\n</tool_response>\n<tool_response>\ngrey\n</tool_response>[assistant]"
+    )
+
+
 def test_the_verb_ends_when_answers_have_gone_out(model, tmp_path):
     keys = tmp_path / "keys.txt"
     keys.write_text("# who\na-key-of-some-length\n")

@@ -203,6 +203,7 @@ def test_a_template_tells_its_style(style):
     manner = manner_of(call_template(style))
     assert written(manner.style, CALLS[:1]) == written(style, CALLS[:1])
     assert manner.shows_tools
+    assert manner.writes_calls
 
 
 def test_a_template_that_knows_no_tools_gets_the_plainest_style():

@@ -16,7 +16,8 @@ from ggufkit.serve.bodies import Body
 from ggufkit.serve.disarm import Disarmed
 from ggufkit.serve.models import Served
 from ggufkit.serve.problems import bad
-from ggufkit.serve.replies.writing import described
+from ggufkit.serve.replies.styles import Style
+from ggufkit.serve.replies.writing import described, written
 
 __all__ = ["MAX_MESSAGES", "Conversation", "openai_messages", "openai_tools"]
 
@@ -61,8 +62,13 @@ class Conversation:
     def _text(self, served: Served, messages: list[Mapping[str, Any]]) -> str:
         template = served.tool_template if self.tools else served.template
         tools = list(self.tools)
-        if tools and not served.manner.shows_tools:
-            messages, tools = _told_of_tools(messages, described(served.manner.style, tools)), []
+        manner = served.manner
+        if not manner.writes_calls:
+            messages = [_with_written_calls(message, manner.style) for message in messages]
+            if not manner.shows_tools:
+                messages = _with_told_results(messages)
+        if tools and not manner.shows_tools:
+            messages, tools = _told_of_tools(messages, described(manner.style, tools)), []
         more: dict[str, Any] = {"tools": tools or None, **({"xml_tools": tools} if tools else {}), **self.variables}
         last = ""
         if self.goes_on:
@@ -82,6 +88,34 @@ def _told_of_tools(messages: list[Mapping[str, Any]], text: str) -> list[Mapping
         first = f"{messages[0]['content']}\n\n{text}"
         return [{**messages[0], "content": first}, *messages[1:]]
     return [{"role": "system", "content": text}, *messages]
+
+
+def _with_written_calls(message: Mapping[str, Any], style: Style) -> Mapping[str, Any]:
+    """The message with its calls in its text, for a template that does not write them."""
+    if not message.get("tool_calls"):
+        return message
+    functions = [call["function"] for call in message["tool_calls"]]
+    calls = [(one["name"], one["arguments"] if isinstance(one["arguments"], dict) else {}) for one in functions]
+    texts = [message.get("content") or "", written(style, calls)]
+    kept = {key: value for key, value in message.items() if key != "tool_calls"}
+    return {**kept, "content": "\n".join(text for text in texts if text)}
+
+
+def _with_told_results(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Results of tools as the user tells them, neighbours in one message, for a template without tools."""
+    found: list[Mapping[str, Any]] = []
+    told = False
+    for message in messages:
+        if message["role"] != "tool":
+            found.append(message)
+            told = False
+            continue
+        text = f"<tool_response>\n{message['content']}\n</tool_response>"
+        if told:
+            text = f"{found.pop()['content']}\n{text}"
+        found.append({"role": "user", "content": text})
+        told = True
+    return found
 
 
 def _with_texts(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

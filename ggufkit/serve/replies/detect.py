@@ -50,11 +50,13 @@ class Manner:
     style : how it writes calls.
     thoughts : what stands around its thoughts, or None.
     shows_tools : the template tells the model of the tools; else somebody has to.
+    writes_calls : it writes the calls of an assistant's message; else its text has to have them.
     """
 
     style: Style
     thoughts: Thoughts | None = None
     shows_tools: bool = False
+    writes_calls: bool = False
 
     def parser(self, tools: Mapping[str, Any], prompt: str, apart: bool = True) -> ReplyParser | HarmonyParser:
         """A parser for the reply to a prompt.
@@ -87,18 +89,19 @@ def manner_of(template: ChatTemplate) -> Manner:
     source = template.source
     thoughts = next((marks for marks in THOUGHTS if marks.closing.strip() in source), None)
     shows_tools = _NAME in (_rendered(template, [_USER], True) or "")
-    if "<|channel|>" in source and "<|message|>" in source:
-        return Manner(HARMONY, None, shows_tools)
-    telling = [style for style in STYLES if not style.bare and all(mark in source for mark in style.telling)]
     written = _written_call(template)
+    writes = written is not None and _NAME in written
+    if "<|channel|>" in source and "<|message|>" in source:
+        return Manner(HARMONY, None, shows_tools, writes)
+    telling = [style for style in STYLES if not style.bare and all(mark in source for mark in style.telling)]
     if written is not None:
         for style in (*telling, *(style for style in STYLES if style not in telling)):
             parser = ReplyParser(style, thoughts, _TOOLS)
             if _is_the_call([*parser.feed(written), *parser.close()]):
-                return Manner(style, thoughts, shows_tools)
+                return Manner(style, thoughts, shows_tools, writes)
     if telling:
-        return Manner(telling[0], thoughts, shows_tools)
-    return Manner(_PLAIN, thoughts, False)
+        return Manner(telling[0], thoughts, shows_tools, writes)
+    return Manner(_PLAIN, thoughts, False, writes)
 
 
 def reads_back(template: ChatTemplate) -> bool | None:
