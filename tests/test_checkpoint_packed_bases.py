@@ -12,6 +12,7 @@ from test_checkpoint_packed_hostile import of, stored
 from tiny_families import FAMILIES
 from tiny_packed import AWQ, GPTQ, Fp8Blocks, Int8, Marlin24, Packer, PackQuantized, Sparse24, write_packed
 
+from ggufkit.checkpoint.folder import open_checkpoint
 from ggufkit.checkpoint.packed.registry import unpack
 from ggufkit.checkpoint.packed.stored import Source
 from ggufkit.cli import cli
@@ -117,3 +118,13 @@ def test_verbs_say_what_a_folder_is(tmp_path: Path):
     broken = CliRunner().invoke(cli, ["validate", str(folder)])
     assert broken.exit_code == 1
     assert broken.output.startswith("error: ")
+
+
+def test_the_order_of_inputs_is_noted(tmp_path: Path):
+    folder = write_packed(FAMILIES["llama-yarn"](), GPTQ(order=True), tmp_path / "packed", tmp_path / "plain")
+    source = open_checkpoint(tmp_path / "plain").tensors["model.layers.0.mlp.down_proj.weight"].floats()
+    with open_gguf(convert(folder, tmp_path / "m.gguf")) as model:
+        order = model.metadata["ggufkit.quantization.order.blk.0.ffn_down.weight"]
+        tensor = model.tensors["blk.0.ffn_down.weight"]
+        assert tensor.format.name == "Q4_0"
+        np.testing.assert_array_equal(source[:, order], tensor.floats())

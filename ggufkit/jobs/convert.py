@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,8 +27,7 @@ from ggufkit.arch.spec import Architecture
 from ggufkit.checkpoint.checkpoint import Checkpoint
 from ggufkit.checkpoint.config import Config
 from ggufkit.checkpoint.folder import open_checkpoint
-from ggufkit.checkpoint.packed.mlx import QUANTIZATION_KEY
-from ggufkit.checkpoint.packed.registry import Unpacked, unpack
+from ggufkit.checkpoint.packed.registry import unpack
 from ggufkit.checkpoint.packed.stored import Source
 from ggufkit.errors import CheckpointError, UsageError, printable
 from ggufkit.formats.table import FORMATS
@@ -36,6 +35,7 @@ from ggufkit.gguf.checks.planned import check_planned
 from ggufkit.gguf.header import Value, ValueType
 from ggufkit.jobs.job import Job
 from ggufkit.jobs.lattice import on_lattices, origin_notes
+from ggufkit.jobs.origins import described, hints
 from ggufkit.jobs.plan import Plan, PlannedTensor
 from ggufkit.jobs.quantize import plan_quantize, with_imatrix
 from ggufkit.jobs.stream import MEMORY, Reporter, silent
@@ -56,11 +56,6 @@ __all__ = ["CheckpointModel", "as_gguf", "conversion", "convert", "converted_ten
 # `general.quantization_version`: the generation of the block formats.
 _QUANTIZATION_VERSION = 2
 
-# Where it is kept how the checkpoint was quantized: the layouts' names, and the settings as JSON.
-_LAYOUT_KEY, _SETTINGS_KEY = "ggufkit.quantization.layout", "ggufkit.quantization.settings"
-# Layouts of which there is nothing to keep, and of which llama.cpp's converter makes the same file.
-_PLAIN = {"MXFP4", "FP8"}
-
 
 @dataclass(frozen=True)
 class CheckpointModel:
@@ -76,6 +71,7 @@ class CheckpointModel:
     notes : what the user should know, a sentence each.
     types : pattern of names → the type that the converter always gives to such tensors; see `always`.
     description : its class and how it is stored, in one line.
+    within : see `jobs.job.Job`.
     """
 
     metadata: Mapping[str, Value]
@@ -86,6 +82,7 @@ class CheckpointModel:
     notes: tuple[str, ...] = ()
     types: Mapping[str, str] = field(default_factory=dict)
     description: str = ""
+    within: Callable[[int], int] = lambda memory: memory
 
     @property
     def quantized_to(self) -> str | None:
@@ -148,46 +145,26 @@ def as_gguf(
     rope = None if "rope_freqs.weight" in tensors else rope_note(config)
     notes = card.notes if rope is None else (*card.notes, rope)
     description = f"{source_type if tensors else 'no weights'}, not quantized"
+    if unpacked is not None:
+        pairs.update(hints(unpacked, tensors))
+        description = described(unpacked, tensors)
+        notes = (*notes, description)
     # From far, a few rows of each matrix would take a request each.
     if lattices and not is_address(str(folder)) and (lying := on_lattices(tensors)):
         tensors.update(lying)
         notes = (*notes, *origin_notes(lying))
-    if unpacked is not None:
-        pairs.update(_hints(unpacked))
-        description = _description(unpacked, tensors)
-        notes = (*notes, description)
     kind = str(checkpoint.config.get("architectures", [spec.name])[0])
     return CheckpointModel(
-        pairs, tensors, source_type, card, checkpoint.identity, notes, spec.types, f"{kind}, {description}"
+        pairs,
+        tensors,
+        source_type,
+        card,
+        checkpoint.identity,
+        notes,
+        spec.types,
+        f"{kind}, {description}",
+        (lambda memory: memory) if unpacked is None else unpacked.within,
     )
-
-
-def _hints(unpacked: Unpacked) -> dict[str, Value]:
-    """How the checkpoint was quantized: nothing that a runtime needs, but enough to make the same arrays again."""
-    if set(unpacked.layouts) <= _PLAIN:
-        return {}
-    texts = {_LAYOUT_KEY: ", ".join(unpacked.layouts), _SETTINGS_KEY: unpacked.settings}
-    if unpacked.mlx is not None:
-        texts = {QUANTIZATION_KEY: unpacked.mlx}
-    return {key: Value(ValueType.STRING, text) for key, text in texts.items()}
-
-
-# Of a mixture of many kinds the first are named.
-_NAMED = 3
-
-
-def _description(unpacked: Unpacked, tensors: Mapping[str, Tensor]) -> str:
-    """ "GPTQ: 4 bits in groups of 128; exact: 210 of 212 matrices (210 as Q4_0, 2 rounded to Q8_0)", in one line."""
-    kept = [(tensor.format.name, tensor.origin) for tensor in tensors.values() if tensor.origin is not None]
-    kinds = "; ".join(unpacked.kinds[:_NAMED]) + ("; …" if unpacked.kinds[_NAMED:] else "")
-    layouts = ", ".join(unpacked.layouts) + (f": {kinds}" if kinds and kinds not in unpacked.layouts else "")
-    if not kept:
-        return f"{layouts}; decoded, to be quantized anew"
-    exact = Counter(name for name, origin in kept if origin.exact)
-    rounded = Counter(name for name, origin in kept if not origin.exact)
-    what = [f"{count} as {format}" for format, count in exact.items()]
-    what += [f"{count} rounded to {format}" for format, count in rounded.items()]
-    return f"{layouts}; exact: {sum(exact.values())} of {len(kept)} matrices ({', '.join(what)})"
 
 
 def _with_factors(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -349,7 +326,7 @@ def conversion(
     name = _type_name(model, type)
     if path is None:
         path = (local or Path()) / f"{'mmproj-' if mmproj else ''}{model.card.file_name(name)}"
-    job = Job(Path(_filled(str(path), name)), plan, model.identity, "converting")
+    job = Job(Path(_filled(str(path), name)), plan, model.identity, "converting", within=model.within)
     if local is not None:
         job.protect(file for file in local.iterdir() if file.suffix != ".gguf")
     return job

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ class Job:
     resume_key : the identity of the source; see `write_models`.
     doing : what this is called while it runs: "converting".
     fill : what writes the tensors; see `write_models`.
+    within : takes what the source keeps out of the memory that is allowed, and returns what is left for buffers.
     """
 
     target: Path
@@ -32,6 +33,7 @@ class Job:
     resume_key: bytes
     doing: str
     fill: Fill | None = None
+    within: Callable[[int], int] = lambda memory: memory
 
     @property
     def paths(self) -> list[Path]:
@@ -78,7 +80,7 @@ class Job:
                 files,
                 force=force,
                 threads=threads,
-                memory=memory,
+                memory=self.within(memory),
                 progress=progress,
                 resume_key=self.resume_key,
                 fill=self.fill,

@@ -28,11 +28,13 @@ class Origin:
     note : what it was and how its format was chosen, for people: "GPTQ, 4 bits in groups of 128: exact".
     exact : the format holds every weight of the checkpoint.
     factors : what each of its matrices is multiplied with when the model runs; () where that is 1.
+    order : column i was column `order[i]` of the checkpoint; () where none changed its place.
     """
 
     note: str
     exact: bool
     factors: tuple[float, ...] = ()
+    order: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ from ggufkit.kernels.threads import for_each, thread_count
 sys.path[:0] = [str(Path(__file__).parents[2] / place) for place in ("tests/oracles", "tests/models", "tools")]
 
 import plain_errors
+import sparse_gptq
 from tiny_checkpoints import SPM_TOKENS, sentencepiece_model
 
 WIDTH, FFN, VOCAB = 4096, 11008, 32000
@@ -195,10 +196,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=20)
     parser.add_argument("--types", default="Q8_0,Q4_K_M")
+    parser.add_argument("--gptq", action="store_true", help="a checkpoint of GPTQ, taken over as it is")
     parser.add_argument("--folder", type=Path, default=Path("/tmp/large-convert"))
     options = parser.parse_args()
     folder, out = options.folder / "hf", options.folder / "out.gguf"
-    write_checkpoint(folder, options.gigabytes * 1e9)
+    if options.gptq:
+        sparse_gptq.write(folder, options.gigabytes)
+        options.types = "auto"
+    else:
+        write_checkpoint(folder, options.gigabytes * 1e9)
     try:
         for type_ in options.types.split(","):
             job = conversion(folder, out, type_)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ggufkit.checkpoint.packed.matrix import Numbers, Steps
@@ -58,7 +59,10 @@ def _chosen(
     exact = common[0]
     if exact.is_quantized or (exact.name != "F32" and inexact != "preset"):
         moved = "; inputs in another order, as the rows that make them" if matrices[0].name in moves.numbers else ""
-        return {m.name: _as(m, numbers[m.name], exact, Origin(f"{m.what}: exact{moved}", True)) for m in matrices}
+        return {
+            m.name: _as(m, numbers[m.name], exact, Origin(f"{m.what}: exact{moved}", True, order=_order(m, moves)))
+            for m in matrices
+        }
     if inexact == "preset":
         return {m.name: _as(m, numbers[m.name], FORMATS["F32"], None) for m in matrices}
     if inexact == "F32":
@@ -68,6 +72,10 @@ def _chosen(
     else:
         format, why = FORMATS[inexact], f"rounded, as {inexact} was asked for where no block is exact"
     return {m.name: _as(m, numbers[m.name], format, Origin(f"{m.what}: {why}", format is exact)) for m in matrices}
+
+
+def _order(matrix: Matrix, moves: Moves) -> tuple[int, ...]:
+    return tuple(moves.orders[matrix.name].tolist()) if matrix.name in moves.orders else ()
 
 
 def _rounded(numbers: Sequence[Numbers]) -> tuple[Format, str]:
@@ -100,7 +108,7 @@ def _in_half(steps: Steps) -> bool:
 
 def _as(matrix: Matrix, numbers: Numbers, format: Format, origin: Origin | None) -> Tensor:
     if origin is not None and numbers.factor != 1 and numbers.apart(format):
-        origin = Origin(origin.note, origin.exact, (numbers.factor,))
+        origin = replace(origin, factors=(numbers.factor,))
 
     def read(lo: int, hi: int) -> Any:
         import numpy as np

@@ -41,11 +41,13 @@ class Moves:
     Attributes
     ----------
     numbers, holding : of the consumers, with their inputs in the new order.
+    orders : name of a consumer → the order of its inputs: column i comes from column `order[i]`.
     rows : name of a producer's weight or bias → the new order of its rows.
     """
 
     numbers: dict[str, Numbers] = field(default_factory=dict)
     holding: dict[str, list[Format]] = field(default_factory=dict)
+    orders: dict[str, np.ndarray] = field(default_factory=dict)
     rows: dict[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -71,6 +73,7 @@ def find_moves(
         if numbers.groups.of_blocks(32) is None or (formats := numbers.holding(matrix.name))[0].name == "F32":
             continue
         moves.numbers[matrix.name], moves.holding[matrix.name] = numbers, formats
+        moves.orders[matrix.name] = order
         moves.rows.update(producers)
     return moves
 

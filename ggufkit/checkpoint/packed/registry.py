@@ -17,7 +17,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ggufkit.checkpoint.packed import INEXACT
@@ -80,6 +80,7 @@ class Unpacked:
     kinds : how its matrices are quantized, the most frequent first: "4 bits in groups of 128".
     settings : the quantization settings, as JSON.
     mlx : what MLX's own arrays are made of again, where MLX made them.
+    within : see `stored.Source.within`.
     """
 
     tensors: Mapping[str, Tensor]
@@ -87,6 +88,7 @@ class Unpacked:
     kinds: tuple[str, ...]
     settings: str
     mlx: str | None = None
+    within: Callable[[int], int] = lambda memory: memory
 
 
 def is_packed(source: Source) -> bool:
@@ -135,6 +137,7 @@ def unpack(source: Source, *, inexact: str = "step", keep: bool = True) -> Unpac
         _kinds(readings),
         json.dumps(settings),
         mlx_hints(everything) if readings[0].layout == "MLX" else None,
+        source.within,
     )
 
 

@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Matrix", "Reading", "Source", "natural", "parts_of", "require"]
 
-# Bytes of matrices that lie the other way round, kept while their rows are asked for.
-_KEPT = 160_000_000
-# Bytes of one that are read at a time.
-_STRIP = 128_000_000
+# Bytes of matrices that lie the other way round, kept while their rows are asked for: at most, and as a share of the
+# memory that is allowed.
+_KEPT, _KEPT_SHARE = 160_000_000, 3
+# The part of them that is read at a time.
+_STRIP = 0.8
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,11 @@ class Source:
         self.settings: Mapping[str, Any] = settings if isinstance(settings, dict) else {}
         self._kept = _Kept()
 
+    def within(self, memory: int) -> int:
+        """Keep no more than is allowed; the bytes of `memory` that are left."""
+        self._kept.limit = max(1 << 20, min(_KEPT, memory // _KEPT_SHARE))
+        return max(1, memory - self._kept.limit)
+
     @property
     def method(self) -> str:
         """`quant_method`, in small letters; "" where there is none."""
@@ -117,7 +123,7 @@ class Source:
 
         The matrix is read as a whole, or strip by strip where it is large, and stays in memory while it is used.
         """
-        strips = -(tensor.nbytes // -_STRIP) or 1
+        strips = -(tensor.nbytes // -int(_STRIP * self._kept.limit)) or 1
         wide = -(tensor.cols // -strips) or 1
         pieces = []
         for strip in range(lo // wide, -(hi // -wide)):
@@ -135,6 +141,7 @@ class _Kept:
     """What was read last, up to a number of bytes; each thing is read by one thread while the others wait for it."""
 
     def __init__(self) -> None:
+        self.limit = _KEPT
         self._entries: OrderedDict[Any, _Entry] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -153,7 +160,7 @@ class _Kept:
             known = [(key, entry.data.nbytes) for key, entry in self._entries.items() if entry.data is not None]
             total = sum(size for _, size in known)
             for key, size in known:
-                if total <= _KEPT:
+                if total <= self.limit:
                     break
                 if key != newest:
                     del self._entries[key]
