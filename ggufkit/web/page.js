@@ -121,12 +121,6 @@ function themeButton() {
   return button;
 }
 
-/** Whether the page is dark now. */
-function isDark() {
-  const chosen = document.documentElement.dataset.theme;
-  return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-}
-
 /**
  * Tabs: `tabs` is [{id, title, build}]; a panel is built when it is first shown. Arrow keys move between them, the
  * address's fragment names the one that is open.
