@@ -31,7 +31,7 @@ from ggufkit.runtime.ops import Linear, Norm
 __all__ = ["collect"]
 
 _TOKENS = 512  # that go through the model together
-_SCORED = 1 << 24  # logits that are differentiated together
+_SCORED = 1 << 22  # logits that are differentiated together
 
 
 class _Sums:

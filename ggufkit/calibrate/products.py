@@ -81,6 +81,7 @@ class Factor:
     ----------
     H : (n, n) float32, symmetric.
     damp : what is added to the diagonal, of its mean.
+    owned : H may be used up.
 
     Attributes
     ----------
@@ -97,17 +98,19 @@ class Factor:
     after the other as small as it can. In its own terms, H⁻¹ = Uᵀ U with U = R⁻¹.
     """
 
-    def __init__(self, H: np.ndarray, damp: float, threads: int | None = None):
+    def __init__(self, H: np.ndarray, damp: float, threads: int | None = None, *, owned: bool = False):
         n = len(H)
         self.threads = threads
         diagonal = np.diagonal(H)
         mean = float(np.add.reduce(diagonal, dtype=np.float64)) / max(n, 1)
         if not np.isfinite(mean) or mean <= 0:
             raise GgufkitError("the second moment of the inputs is not finite, or zero")
-        self.H = np.ascontiguousarray(H, np.float32).copy()
+        self.H = np.ascontiguousarray(H, np.float32)
+        if not owned:
+            self.H = self.H.copy()
         self.H[np.diag_indices(n)] += np.float32(damp * mean)
-        reverse = self.H[::-1, ::-1].astype(np.float64)
-        self.R = np.ascontiguousarray(_cholesky(reverse, threads)[::-1, ::-1].astype(np.float32))
+        # A 4096 × 14336 layer's factor is 1.6 GB while it is made, and that array is the only one of float64.
+        self.R = _reversed_lower(_cholesky(self.H[::-1, ::-1].astype(np.float64), threads))
         pivots = np.diagonal(self.R)
         if not (np.isfinite(pivots).all() and (pivots > 0).all()):
             raise GgufkitError("the second moment of the inputs is not positive definite")
@@ -130,7 +133,7 @@ class Factor:
 
 
 def _cholesky(A: np.ndarray, threads: int | None) -> np.ndarray:
-    """The lower factor L of A = L Lᵀ, in place; (n, n) float64."""
+    """The lower factor L of A = L Lᵀ, in place; (n, n) float64. Above the diagonal A stays."""
     n = len(A)
     for lo in range(0, n, _BLOCK):
         hi = min(lo + _BLOCK, n)
@@ -138,7 +141,16 @@ def _cholesky(A: np.ndarray, threads: int | None) -> np.ndarray:
         for_ranges(lambda i, j: _solve_panel(A, lo, hi, hi + i, hi + j), n - hi, 64, threads)  # noqa: B023
         panel = np.ascontiguousarray(A[hi:, lo:hi].T)  # (block, n − hi)
         for_ranges(lambda i, j: _update(A, panel, hi, hi + i, hi + j), n - hi, 64, threads)  # noqa: B023
-    return np.tril(A)
+    return A
+
+
+def _reversed_lower(A: np.ndarray) -> np.ndarray:
+    """The lower triangle with rows and columns in the other order: upper, (n, n) float32."""
+    n = len(A)
+    out = np.zeros((n, n), np.float32)
+    for i in range(n):
+        out[n - 1 - i, n - 1 - i :] = A[i, i::-1]
+    return out
 
 
 @kernel

@@ -330,11 +330,12 @@ class _Inputs:
     def factor(self) -> Factor:
         if self._factor is None:
             n, cols, threads = len(self.x), self.x.shape[1], self.streams.threads
-            H = second_moment(self.x.quantized, threads) / np.float32(n)
+            H = second_moment(self.x.quantized, threads)
+            H /= np.float32(n)
             if self.pooled is not None and n * _FEW < cols:
                 share = np.float32(n * _FEW / cols)
                 H = H * share + self.pooled * (1 - share)
-            self._factor = Factor(H, damp_for(n, cols), threads)
+            self._factor = Factor(H, damp_for(n, cols), threads, owned=True)
         return self._factor
 
     def target(self, W: np.ndarray) -> np.ndarray:
@@ -342,10 +343,16 @@ class _Inputs:
         if not self.streams.two:
             return W
         factor, threads = self.factor, self.streams.threads
-        if self._lag is None:
+        n, cols = self.x.shape
+        if self._lag is None and cols <= n:
             lag = transposed(self.x.original - self.x.quantized)  # (cols, n)
-            self._lag = product(transposed(self.x.quantized), lag, threads) / np.float32(len(self.x))
-        result: np.ndarray = W + factor.solve(product(W, self._lag, threads))
+            self._lag = product(transposed(self.x.quantized), lag, threads) / np.float32(n)
+        if self._lag is not None:
+            missed = product(W, self._lag, threads)  # (rows, cols)
+        else:  # what each token misses, (rows, n), is less than what columns do
+            missed = product(W, self.x.original - self.x.quantized, threads)
+            missed = product(missed, transposed(self.x.quantized), threads) / np.float32(n)
+        result: np.ndarray = W + factor.solve(missed)
         return result
 
 
