@@ -236,6 +236,22 @@ class Streams(OpaqueOps):
 
         return half(0), half(1)
 
+    def split(self, x: Pair, sizes: Sequence[int]) -> list[Pair]:
+        ends = np.cumsum(sizes).tolist()
+
+        def part(lo: int, hi: int) -> Pair:
+            return x.map(lambda v: np.ascontiguousarray(v[..., lo:hi]))
+
+        return [part(hi - size, hi) for size, hi in zip(sizes, ends, strict=True)]
+
+    def joined(self, parts: Sequence[Pair]) -> Pair:
+        first = np.concatenate([part.quantized for part in parts], axis=-1)
+        return Pair(first, np.concatenate([part.original for part in parts], axis=-1) if self.two else first)
+
+    def indices(self, n: int, count: int) -> Pair:
+        found = self.cpu.indices(n, count)
+        return Pair(found, found)
+
     def copy(self, x: Pair) -> Pair:
         return x.map(lambda v: v.copy())
 

@@ -311,6 +311,31 @@ class Tape(OpaqueOps):
 
         return half(0), half(1)
 
+    def split(self, x: Node, sizes: Sequence[int]) -> list[Node]:
+        ends = np.cumsum(sizes).tolist()
+
+        def part(lo: int, hi: int) -> Node:
+            def back(g: np.ndarray) -> None:
+                whole = np.zeros(x.shape, np.float32)
+                whole[..., lo:hi] = g
+                x.take(whole)
+
+            return self.node(np.ascontiguousarray(x.value[..., lo:hi]), back)
+
+        return [part(hi - size, hi) for size, hi in zip(sizes, ends, strict=True)]
+
+    def joined(self, parts: Sequence[Node]) -> Node:
+        def back(g: np.ndarray) -> None:
+            lo = 0
+            for part in parts:
+                part.take(np.ascontiguousarray(g[..., lo : lo + part.shape[-1]]))
+                lo += part.shape[-1]
+
+        return self.node(np.concatenate([part.value for part in parts], axis=-1), back)
+
+    def indices(self, n: int, count: int) -> np.ndarray:
+        return self.cpu.indices(n, count)
+
     def copy(self, x: Node) -> Node:
         return self.node(x.value.copy(), x.take)
 
