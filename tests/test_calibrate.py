@@ -210,7 +210,7 @@ def test_bytes_are_the_same_for_any_threads_and_after_a_kill(model, statistics, 
         assert len(made) < 9 + len(statistics.fisher)
 
 
-@pytest.mark.parametrize("name", ["llama+experts", "qwen2", "gemma3", "deepseek2"])
+@pytest.mark.parametrize("name", ["llama+experts", "qwen2", "gemma3", "deepseek2", "mamba", "mamba2"])
 def test_families(tmp_path, name):
     """Fused matrices, biases, experts, tied embeddings, norms of heads: all are quantized, and better than plainly."""
     path = tmp_path / "tiny.gguf"

@@ -10,11 +10,11 @@ from ggufkit.calibrate.attention import attend, attend_back
 from ggufkit.calibrate.elementwise import ACTIVATION_GRADIENTS, gelu
 from ggufkit.calibrate.matrix import Matrix
 from ggufkit.calibrate.passes import hidden, scored
+from ggufkit.calibrate.recurrence import delta_back
 from ggufkit.calibrate.tape import Tape
-from ggufkit.errors import ArchitectureError
 from ggufkit.runtime.cpu.ops import CpuOps
 from ggufkit.runtime.model import load
-from ggufkit.runtime.ops import AttentionSpec, Span
+from ggufkit.runtime.ops import AttentionSpec, Norm, Span
 
 
 class _Embedded:
@@ -57,21 +57,7 @@ class _Smooth(CpuOps):
         return chosen, weights
 
 
-# State spaces.
-REFUSED = {"mamba", "mamba+normed", "mamba2", "granitehybrid"}
-
-
-@pytest.mark.parametrize("name", sorted(REFUSED & RECIPES.keys()))
-def test_what_has_no_gradient_is_refused(tmp_path, name):
-    write_tiny(tmp_path / "tiny.gguf", name, format="F32")
-    with (
-        load(tmp_path / "tiny.gguf", backend=Tape(threads=1)) as model,
-        pytest.raises(ArchitectureError, match="no gradient"),
-    ):
-        hidden(model, np.arange(24, dtype=np.int32).reshape(2, 12))
-
-
-@pytest.mark.parametrize("name", [name for name in RECIPES if name not in REFUSED])
+@pytest.mark.parametrize("name", RECIPES)
 def test_gradient_of_every_architecture(tmp_path, monkeypatch, name):
     """dL along a direction of the embeddings is what the gradient says, L a random mix of all outputs."""
     write_tiny(tmp_path / "tiny.gguf", name, format="F32")
@@ -159,3 +145,49 @@ def test_activations(activation, gated):
         slope = (ops.activate(gate + step, up, activation) - ops.activate(gate - step, up, activation)) / (2 * step)
         smooth = np.abs(gate) > step if activation.startswith("relu") else np.abs(gate - 7) > step
         np.testing.assert_allclose(slope[smooth], for_gate[smooth], atol=0.03, rtol=0.03)
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_gradients_of_the_delta_rule(alike):
+    """Against differences of a forward pass in float64, for every input."""
+    rng = np.random.default_rng(4)
+    n, heads, dk, dv = 5, 2, 4, 3
+    inputs = [rng.standard_normal((n, heads, size)) for size in (dk, dk, dv)]
+    inputs += [-np.abs(rng.standard_normal((n, heads, 1 if alike else dk))), rng.random((n, heads))]
+    mix = rng.standard_normal((n, heads, dv))
+
+    def loss(q, k, v, decay, beta):
+        S, total = np.zeros((heads, dk, dv)), 0.0
+        for t in range(n):
+            S = S * np.exp(decay[t])[:, :, None]
+            u = beta[t][:, None] * (v[t] - np.einsum("hij,hi->hj", S, k[t]))
+            S = S + k[t][:, :, None] * u[:, None]
+            total += (np.einsum("hij,hi->hj", S, q[t]) * mix[t]).sum()
+        return total
+
+    found = delta_back(*(x.astype(np.float32) for x in inputs), mix.astype(np.float32))
+    for i, gradient in enumerate(found):
+        direction = rng.standard_normal(inputs[i].shape)
+        ends = [loss(*inputs[:i], inputs[i] + size * direction, *inputs[i + 1 :]) for size in (1e-6, -1e-6)]
+        assert (ends[0] - ends[1]) / 2e-6 == pytest.approx(float((gradient * direction).sum()), rel=1e-3, abs=1e-4)
+
+
+def test_gradient_of_division_by_length():
+    tape = Tape(threads=1)
+    x = np.random.default_rng(5).standard_normal((3, 8)).astype(np.float32)
+    x[1] = 0  # shorter than the least length
+    mix = np.random.default_rng(6).standard_normal((3, 8)).astype(np.float32)
+    node = tape.node(x, lambda g: None)
+    norm = Norm("l2", 1e-6, 4, np.ones((1, 4), np.float32))
+    tape.norm(node, norm).grad = mix
+    y, back = tape._steps.pop()
+    back(y.grad)
+    for row, col in ((0, 1), (2, 6), (0, 7)):
+        ends = []
+        for step in (1e-5, -1e-5):
+            moved = x.astype(np.float64)
+            moved[row, col] += step
+            heads = moved.reshape(3, 2, 4)
+            ends.append(heads / np.linalg.norm(heads, axis=-1, keepdims=True).clip(1e-6))
+        expected = ((ends[0] - ends[1]).reshape(3, 8) * mix).sum() / 2e-5
+        assert node.grad[row, col] == pytest.approx(expected, rel=1e-2, abs=1e-4)

@@ -99,6 +99,8 @@ def _swiglu_oai(gate: np.ndarray | None, up: np.ndarray) -> tuple[np.ndarray | N
 ACTIVATION_GRADIENTS: dict[str, Gradients] = {
     "silu": _gated(lambda x: x * sigmoid(x), _silu_slope),
     "gelu": _gated(gelu, _gelu_slope),
+    "sigmoid": _gated(sigmoid, lambda x: sigmoid(x) * (1 - sigmoid(x))),
+    "softplus": _gated(lambda x: x, sigmoid),
     "relu": _gated(_relu, lambda x: (x > 0).astype(np.float32)),
     "relu_squared": _gated(lambda x: _relu(x) ** 2, lambda x: 2 * _relu(x)),
     "swiglu_oai": _swiglu_oai,

@@ -11,33 +11,33 @@ from typing import Any
 
 import numpy as np
 
-from ggufkit.calibrate.opaque import no_gradient
 from ggufkit.errors import ArchitectureError
 from ggufkit.runtime.forward import hidden_states, logits
 from ggufkit.runtime.model import Model
+from ggufkit.runtime.ops import CacheSpec
 from ggufkit.runtime.step import Step
 
 __all__ = ["hidden", "scored"]
 
 
-class _Nothing:
-    """The layers of a cache that remembers nothing: attention here reads none, and a state cannot be."""
+class _Layers:
+    """What the layers of a conversation remember, made when it is asked for; attention here remembers nothing."""
 
-    def __getitem__(self, slot: int) -> _Nothing:
-        return self
+    def __init__(self, model: Model, length: int):
+        self.model, self.length = model, length
+        self.made: dict[int, Any] = {}
 
-    @property
-    def arrays(self) -> Any:
-        raise no_gradient("states that go from token to token")
+    def __getitem__(self, slot: int) -> Any:
+        if slot not in self.made:
+            self.made[slot] = self.model.weights.slots[slot].memory(self.model.ops, CacheSpec(), self.length)
+        return self.made[slot]
 
 
 class _Window:
     """In place of a cache: a conversation that begins here, of so many tokens."""
 
-    layers = _Nothing()
-
-    def __init__(self, length: int):
-        self.length = length
+    def __init__(self, model: Model, length: int):
+        self.length, self.layers = length, _Layers(model, length)
 
     def __len__(self) -> int:
         return 0
@@ -57,7 +57,7 @@ def hidden(model: Model, windows: np.ndarray) -> Any:
     """
     if model.weights.streams is not None:
         raise ArchitectureError("a model of several streams cannot be calibrated")
-    runs: Any = [(_Window(len(tokens)), tokens) for tokens in windows]
+    runs: Any = [(_Window(model, len(tokens)), tokens) for tokens in windows]
     return hidden_states(model.hyper, model.weights, Step(model.ops, model.tables, runs))
 
 

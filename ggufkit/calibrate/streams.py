@@ -28,6 +28,7 @@ from ggufkit.calibrate.matrix import Matrix, part_of
 from ggufkit.calibrate.opaque import Opaque, OpaqueOps
 from ggufkit.calibrate.passes import hidden, scored
 from ggufkit.calibrate.products import Factor, product, second_moment, transposed
+from ggufkit.calibrate.recurrence import fresh
 from ggufkit.calibrate.statistics import Statistics
 from ggufkit.errors import GgufkitError, printable
 from ggufkit.formats.codec import decode
@@ -36,7 +37,7 @@ from ggufkit.gguf.reader import GGUF
 from ggufkit.jobs.plan import PlannedTensor
 from ggufkit.runtime.cpu.ops import CpuOps
 from ggufkit.runtime.model import Model
-from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Experts, Linear, Norm, Span
+from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Experts, Linear, Norm, Span, StateSpace
 from ggufkit.tensors.tensor import Tensor
 
 __all__ = ["Pair", "Streams", "quantize_on_the_way"]
@@ -69,6 +70,16 @@ class Pair(Opaque):
 
     def __mul__(self, factors: np.ndarray) -> Pair:
         return self.map(lambda x: x * factors) if isinstance(factors, np.ndarray) else self._refuse()
+
+    def __getitem__(self, rows: slice) -> Pair:
+        return self.map(lambda x: x[rows])
+
+    def __add__(self, other: Pair | np.ndarray) -> Pair:
+        if not isinstance(other, Pair):
+            return self.map(lambda x: x + other)
+        first = self.quantized + other.quantized
+        alone = self.original is self.quantized and other.original is other.quantized
+        return Pair(first, first if alone else self.original + other.original)
 
     def map(self, function: Callable[[np.ndarray], np.ndarray]) -> Pair:
         first = function(self.quantized)
@@ -247,6 +258,30 @@ class Streams(OpaqueOps):
     def joined(self, parts: Sequence[Pair]) -> Pair:
         first = np.concatenate([part.quantized for part in parts], axis=-1)
         return Pair(first, np.concatenate([part.original for part in parts], axis=-1) if self.two else first)
+
+    def concatenate(self, parts: Sequence[Pair]) -> Pair:
+        first = np.concatenate([part.quantized for part in parts])
+        return Pair(first, np.concatenate([part.original for part in parts]) if self.two else first)
+
+    def zeros(self, *shape: int) -> Pair:
+        found = np.zeros(shape, np.float32)
+        return Pair(found, found)
+
+    def scan(self, x: Pair, b: Pair, c: Pair, dt: Pair, spans: Sequence[Span], space: StateSpace) -> Pair:
+        def found(which: str) -> np.ndarray:
+            x_, b_, c_, dt_ = (getattr(part, which) for part in (x, b, c, dt))
+            return self.cpu.scan(x_, b_, c_, dt_, fresh(spans), space)
+
+        first = found("quantized")
+        return Pair(first, found("original") if self.two else first)
+
+    def delta(self, q: Pair, k: Pair, v: Pair, decay: Pair, beta: Pair, spans: Sequence[Span]) -> Pair:
+        def found(which: str) -> np.ndarray:
+            q_, k_, v_, decay_, beta_ = (getattr(part, which) for part in (q, k, v, decay, beta))
+            return self.cpu.delta(q_, k_, v_, decay_, beta_, fresh(spans))
+
+        first = found("quantized")
+        return Pair(first, found("original") if self.two else first)
 
     def indices(self, n: int, count: int) -> Pair:
         found = self.cpu.indices(n, count)

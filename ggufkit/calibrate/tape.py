@@ -29,9 +29,10 @@ from ggufkit.calibrate.elementwise import ACTIVATION_GRADIENTS, Gradients, sigmo
 from ggufkit.calibrate.matrix import Matrix, part_of
 from ggufkit.calibrate.opaque import Opaque, OpaqueOps
 from ggufkit.calibrate.products import product, transposed
+from ggufkit.calibrate.recurrence import delta_back, fresh, scan_back
 from ggufkit.errors import ArchitectureError
 from ggufkit.runtime.cpu.ops import CpuOps
-from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Experts, Linear, Norm, Span
+from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Experts, Linear, Norm, Span, StateSpace
 from ggufkit.tensors.tensor import Tensor
 
 __all__ = ["Node", "Tape", "Watch"]
@@ -60,6 +61,17 @@ class Node(Opaque):
         if not isinstance(factors, np.ndarray):
             return self._refuse()
         return self.tape.node(self.value * factors, lambda g: self.take(g * factors))
+
+    def __getitem__(self, rows: slice) -> Node:
+        def back(g: np.ndarray) -> None:
+            whole = np.zeros(self.shape, np.float32)
+            whole[rows] = g
+            self.take(whole)
+
+        return self.tape.node(self.value[rows], back)
+
+    def __add__(self, other: Node | np.ndarray) -> Node:
+        return self.tape.add(self, other)
 
     def take(self, gradient: np.ndarray) -> None:
         """Add to the gradient."""
@@ -159,11 +171,11 @@ class Tape(OpaqueOps):
         return self.node(y, back)
 
     def norm(self, x: Node, norm: Norm) -> Node:
-        if norm.kind == "l2":
-            raise ArchitectureError("calibration knows no gradient of a norm of the kind l2")
-
         def back(g: np.ndarray) -> None:
             shape = (len(g), -1, norm.size)
+            if norm.kind == "l2":
+                x.take(_by_length(x.value.reshape(shape), g.reshape(shape), norm.epsilon).reshape(g.shape))
+                return
             v, d = x.value.reshape(shape), g.reshape(shape) * norm.weight
             if norm.kind == "layer":
                 v = v - v.mean(-1, keepdims=True)
@@ -277,9 +289,9 @@ class Tape(OpaqueOps):
         other = y.value if isinstance(y, Node) else y
 
         def back(g: np.ndarray) -> None:
-            x.take(g)
+            x.take(_of_shape(g, x.shape))
             if isinstance(y, Node):
-                y.take(g if len(y) == len(g) else g.sum(0, keepdims=True))
+                y.take(_of_shape(g, y.shape))
 
         return self.node(x.value + other, back)
 
@@ -333,6 +345,44 @@ class Tape(OpaqueOps):
 
         return self.node(np.concatenate([part.value for part in parts], axis=-1), back)
 
+    def concatenate(self, parts: Sequence[Node]) -> Node:
+        def back(g: np.ndarray) -> None:
+            lo = 0
+            for part in parts:
+                part.take(g[lo : lo + len(part)])
+                lo += len(part)
+
+        return self.node(np.concatenate([part.value for part in parts]), back)
+
+    def zeros(self, *shape: int) -> Node:
+        return Node(np.zeros(shape, np.float32), self)
+
+    def scan(self, x: Node, b: Node, c: Node, dt: Node, spans: Sequence[Span], space: StateSpace) -> Node:
+        inputs = (x, b, c, dt)
+        y = self.cpu.scan(x.value, b.value, c.value, dt.value, fresh(spans), space)
+
+        def back(g: np.ndarray) -> None:
+            for span in spans:
+                rows = slice(span.lo, span.hi)
+                x_, b_, c_, dt_ = (node.value[rows] for node in inputs)
+                parts = scan_back(x_, b_, c_, dt_, g[rows], space)
+                _take_rows(inputs, parts, rows)
+
+        return self.node(y, back)
+
+    def delta(self, q: Node, k: Node, v: Node, decay: Node, beta: Node, spans: Sequence[Span]) -> Node:
+        inputs = (q, k, v, decay, beta)
+        y = self.cpu.delta(q.value, k.value, v.value, decay.value, beta.value, fresh(spans))
+
+        def back(g: np.ndarray) -> None:
+            for span in spans:
+                rows = slice(span.lo, span.hi)
+                q_, k_, v_, decay_, beta_ = (node.value[rows] for node in inputs)
+                parts = delta_back(q_, k_, v_, decay_, beta_, g[rows])
+                _take_rows(inputs, parts, rows)
+
+        return self.node(y, back)
+
     def indices(self, n: int, count: int) -> np.ndarray:
         return self.cpu.indices(n, count)
 
@@ -350,6 +400,31 @@ class Tape(OpaqueOps):
             x.take(whole)
 
         return self.node(x.value[rows], back)
+
+
+def _of_shape(g: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """What a gradient is of an array that was repeated to its shape."""
+    if g.shape == shape:
+        return g
+    g = g.reshape((1,) * (len(shape) - g.ndim) + g.shape)
+    axes = tuple(i for i, (n, m) in enumerate(zip(g.shape, shape, strict=True)) if n != m)
+    result: np.ndarray = g.sum(axes, keepdims=True)
+    return result
+
+
+def _by_length(x: np.ndarray, g: np.ndarray, least: float) -> np.ndarray:
+    """The gradient of x / max(|x|, least), from that of the result."""
+    length = np.sqrt((x * x).sum(-1, keepdims=True))
+    along = np.where(length > least, (g * x).sum(-1, keepdims=True) / np.maximum(length, least) ** 2, np.float32(0))
+    result: np.ndarray = (g - x * along) / np.maximum(length, np.float32(least))
+    return result
+
+
+def _take_rows(inputs: Sequence[Node], gradients: Sequence[np.ndarray], rows: slice) -> None:
+    for node, gradient in zip(inputs, gradients, strict=True):
+        whole = np.zeros(node.shape, np.float32)
+        whole[rows] = gradient
+        node.take(whole)
 
 
 def _gradients_of(activation: str) -> Gradients:
