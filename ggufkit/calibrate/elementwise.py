@@ -62,6 +62,11 @@ def _gated(value: Callable, slope: Callable) -> Gradients:
     return gradients
 
 
+def _alone(slope: Callable) -> Gradients:
+    """Of f(up), which never has a gate."""
+    return lambda gate, up: (None, slope(up))
+
+
 def _silu_slope(x: np.ndarray) -> np.ndarray:
     s = sigmoid(x)
     result: np.ndarray = s * (1 + x * (1 - s))
@@ -99,8 +104,8 @@ def _swiglu_oai(gate: np.ndarray | None, up: np.ndarray) -> tuple[np.ndarray | N
 ACTIVATION_GRADIENTS: dict[str, Gradients] = {
     "silu": _gated(lambda x: x * sigmoid(x), _silu_slope),
     "gelu": _gated(gelu, _gelu_slope),
-    "sigmoid": _gated(sigmoid, lambda x: sigmoid(x) * (1 - sigmoid(x))),
-    "softplus": _gated(lambda x: x, sigmoid),
+    "sigmoid": _alone(lambda x: sigmoid(x) * (1 - sigmoid(x))),
+    "softplus": _alone(sigmoid),
     "relu": _gated(_relu, lambda x: (x > 0).astype(np.float32)),
     "relu_squared": _gated(lambda x: _relu(x) ** 2, lambda x: 2 * _relu(x)),
     "swiglu_oai": _swiglu_oai,
