@@ -132,6 +132,24 @@ def test_one_that_fails_leaves_the_others(engine):
     assert engine.metrics().failed >= 1
 
 
+def test_one_that_cannot_begin_leaves_the_others(path, monkeypatch):
+    engine = start(path, slots=3)
+    long = engine.submit(Request(PROMPT, max_tokens=150, sampling=GREEDY, ignore_ends=True))
+    next(iter(long))
+    monkeypatch.setattr(engine.model, "new_cache", lambda *_: 1 / 0)
+    bad = [engine.submit(Request([i, 9, 9], max_tokens=2)) for i in (5, 6)]
+    for stream in bad:
+        with pytest.raises(GgufkitError, match="ZeroDivisionError"):
+            stream.result()
+    monkeypatch.undo()
+    assert ids(engine.submit(Request([7, 9, 9], max_tokens=2, ignore_ends=True)))[1].reason == "length"
+    assert list(long)[-1].reason == "length"
+    vectors = engine.embed([[5, 6]] * 5000)
+    engine.close()
+    with pytest.raises(EngineClosed):
+        vectors.result()
+
+
 def test_tokens_do_not_depend_on_what_else_runs(engine):
     chance = random.Random(5)
     requests = [

@@ -45,6 +45,7 @@ class Cache:
     layers : one entry per layer, of `Ops.layer_cache`.
     length : as given.
     tokens : those that are in it.
+    most : how many it ever held; the memory that they took stays taken.
     """
 
     def __init__(self, make: Callable[[int], Sequence[Any]], length: int, kind: str = ""):
@@ -52,6 +53,7 @@ class Cache:
         self.layers = make(length)
         self.length = length
         self.tokens: list[int] = []
+        self.most = 0
         self._states = [layer for layer in self.layers if hasattr(layer, "snapshot")]
         self._kept: dict[int, list[Any]] = {}  # tokens → the states after so many
 
@@ -87,6 +89,7 @@ class Cache:
     def extend(self, tokens: Sequence[int]) -> None:
         """These tokens have been run."""
         self.tokens.extend(tokens)
+        self.most = max(self.most, len(self))
         if len(tokens) > 1:
             self._keep()
 
@@ -147,7 +150,7 @@ class Cache:
         for old, new in zip(self.layers, copied.layers, strict=True):
             if old not in self._states or len(kept) == len(self):
                 new.restore(len(kept), old.prefix(len(kept)))
-        copied.tokens = kept
+        copied.tokens, copied.most = kept, len(kept)
         copied._kept = {p: arrays for p, arrays in self._kept.items() if p <= len(kept)}
         if len(kept) < len(self):
             copied.roll_back()
@@ -179,7 +182,7 @@ class Cache:
                 layer.restore(len(tokens), arrays)
         except (KeyError, TypeError, ValueError) as e:
             raise UsageError("these bytes are not a saved cache, or not a whole one") from e
-        self.tokens = tokens
+        self.tokens, self.most = tokens, max(self.most, len(tokens))
 
     def _parsed(self, data: bytes) -> tuple[list[int], list[list[np.ndarray]]]:
         start = len(_MAGIC) + 8

@@ -114,7 +114,7 @@ class Engine:
         self._changed = threading.Condition()  # of what follows
         self._waiting: list[_Waiting] = []
         self._calls: deque[tuple[Future[object], Callable[[], object]]] = deque()
-        self._closing = False
+        self._closing = self._ended = False  # no new requests; nothing more at all
         self._numbers = 0
         # The worker's own.
         self._running: list[Running] = []
@@ -251,6 +251,7 @@ class Engine:
             self._closing = True
             self._changed.notify()
         self._thread.join(drain)
+        self._ended = True
         for one in [*(waiting.stream for waiting in self._waiting), *(one.stream for one in list(self._running))]:
             one.cancel()
         self._thread.join()
@@ -351,13 +352,15 @@ class Engine:
                 return
             if self._read_by_another(one.stream.request):
                 continue
+            with self._changed:
+                self._waiting.remove(one)
             try:
                 running.begin(self._cache_for(one.stream.request))
                 running.ahead = self._ahead_of(one.stream.request)
             except Exception as e:
-                running.finish("error", error=as_error(e))
+                self._count(running.finish("error", error=as_error(e)), one.stream)
+                continue
             with self._changed:
-                self._waiting.remove(one)
                 self._running.append(running)
 
     def _need(self, one: Running) -> int:
@@ -457,6 +460,8 @@ class Engine:
         if not found.running() and not found.set_running_or_notify_cancel():
             return
         try:
+            if self._ended:
+                raise EngineClosed
             if texts:
                 text = texts.popleft()
                 self.model.adapt()

@@ -46,7 +46,7 @@ class Prefixes:
     @property
     def nbytes(self) -> int:
         """What all take."""
-        return sum(self._size(len(cache)) for cache in self._sorted)
+        return sum(self._size(cache.most) for cache in self._sorted)
 
     def best(self, kind: str, tokens: Sequence[int], others: Iterable[Cache] = ()) -> tuple[Cache | None, int]:
         """The cache of a kind that holds most of what `tokens` begins with, and how much; here or among `others`."""
@@ -127,7 +127,7 @@ class Prefixes:
                 read_cache(cache, path)
             except (GgufkitError, OSError):
                 continue
-            room -= self._size(len(cache))
+            room -= self._size(cache.most)
             loaded.append(cache)
         for cache in reversed(loaded):
             self.put(cache)

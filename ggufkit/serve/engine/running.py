@@ -130,14 +130,15 @@ class Running:
             self.finish("length")
         return token
 
-    def finish(self, reason: Reason, stop: str | int | None = None, error: GgufkitError | None = None) -> None:
+    def finish(self, reason: Reason, stop: str | int | None = None, error: GgufkitError | None = None) -> Finished:
         """It has ended; what comes later counts no more."""
         if self.finished is not None:
-            return
+            return self.finished
         text = ""
         if self._stops.found is None:
             text = self._stops.feed(self._text.close()) + self._stops.close()
         self.finished = Finished(reason, self.usage(), text, stop, error)
+        return self.finished
 
     def usage(self) -> Usage:
         """What it has taken so far."""
