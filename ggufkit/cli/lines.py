@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections.abc import Iterator
 
@@ -56,7 +57,7 @@ def _typed(goes_on: bool) -> str | None:
     shown = ""
     while True:
         if readline is not None:
-            readline.set_startup_hook(lambda text=shown: readline.insert_text(text))
+            readline.set_startup_hook(functools.partial(readline.insert_text, shown))
         try:
             return input("  " if goes_on else "> ")
         except (EOFError, KeyboardInterrupt) as e:

@@ -49,7 +49,10 @@ def _own_index(config: Config) -> list[bool] | None:
 
 def _ungrouped(key: str) -> Row:
     """A model of one group of experts has no groups."""
-    grouped = lambda config: (config.get("n_group"), config.get("topk_group")) != (1, 1)  # noqa: E731
+
+    def grouped(config: Config) -> bool:
+        return (config.get("n_group"), config.get("topk_group")) != (1, 1)
+
     name = "n_group" if key == "expert_group_count" else "topk_group"
     return uint(key, lambda config: config.get(name) if grouped(config) else None)
 
@@ -77,7 +80,7 @@ def _if_indexed(row: Row) -> Row:
     return lambda architecture, config: row(architecture, config) if _own_index(config) is not None else ()
 
 
-_REPLACED = {
+_REPLACED: dict[str, Row] = {
     "leading_dense_block_count": uint("leading_dense_block_count", _dense),
     "expert_group_count": _ungrouped("expert_group_count"),
     "expert_group_used_count": _ungrouped("expert_group_used_count"),
