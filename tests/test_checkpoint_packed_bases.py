@@ -128,3 +128,16 @@ def test_the_order_of_inputs_is_noted(tmp_path: Path):
         tensor = model.tensors["blk.0.ffn_down.weight"]
         assert tensor.format.name == "Q4_0"
         np.testing.assert_array_equal(source[:, order], tensor.floats())
+
+
+def test_little_memory_gives_the_same_bytes(tmp_path: Path):
+    folder = write_packed(FAMILIES["llama-yarn"](), GPTQ(), tmp_path / "packed")
+    whole = convert(folder, tmp_path / "whole.gguf")
+    little = convert(folder, tmp_path / "little.gguf", memory=1 << 16)
+    assert whole.read_bytes() == little.read_bytes()
+    source = Source({}, {})
+    assert source.within(1 << 30) == (1 << 30) - 160_000_000
+    wide = stored("m", np.arange(4096 * 1024, dtype=np.int32).reshape(4096, 1024))
+    source.within(3 << 20)  # 16 MB in strips of less than one
+    whole_matrix = np.arange(4096 * 1024, dtype=np.int32).reshape(4096, 1024)
+    np.testing.assert_array_equal(whole_matrix[:, 100:900], source.columns(wide, 100, 900))

@@ -27,6 +27,7 @@ EXPORTED = (
     "bloom",
     "cohere2",
     "command-r",
+    "dots1",
     "exaone4",
     "falcon-40b",
     "gemma3",

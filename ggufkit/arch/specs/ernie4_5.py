@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from ggufkit.arch.export import Export
+from ggufkit.arch.export import EXPERTS, Export, key, one_row
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, OPTIONAL, uint
 from ggufkit.arch.spec import Architecture
@@ -58,6 +58,31 @@ _EXPORT = Export(
     },
 )
 
+_EXPORT_MOE = Export(
+    "ernie4_5_moe",
+    "Ernie4_5_MoeForCausalLM",
+    config={
+        "attention_bias": None,
+        "mlp_bias": None,
+        "use_bias": lambda s: s.has(*(f"attn_{part}.bias" for part in ("q", "k", "v", "output"))),
+        "moe_num_experts": key("expert_count"),
+        "moe_k": key("expert_used_count"),
+        "moe_intermediate_size": key("expert_feed_forward_length"),
+        "moe_num_shared_experts": key("expert_shared_count", 0),
+        "moe_layer_interval": key("interleave_moe_layer_step"),
+        "moe_layer_start_index": key("leading_dense_block_count"),
+    },
+    names={
+        **EXPERTS,
+        "blk.{bid}.exp_probs_b.bias": "model.layers.{bid}.mlp.moe_statics.e_score_correction_bias",
+        **{
+            f"blk.{{bid}}.ffn_{part}_shexp": f"model.layers.{{bid}}.mlp.shared_experts.{part}_proj"
+            for part in ("gate", "up", "down")
+        },
+    },
+    undo={".exp_probs_b": one_row},
+)
+
 SPECS = (
     Architecture(
         name="ernie4_5",
@@ -78,6 +103,7 @@ SPECS = (
     ),
     Architecture(
         name="ernie4_5-moe",
+        exports=(_EXPORT_MOE,),
         graph=Graph(),
         models={"Ernie4_5_MoeForCausalLM": {"max_position_embeddings": 131072, "rms_norm_eps": 1e-5}},
         metadata=(

@@ -6,7 +6,9 @@ Mistral 4 is built like DeepSeek V2.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+from ggufkit.arch.export import Export, Source, rope_scaling
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, ROPE_DIMENSIONS, VOCAB_SIZE, real, rope_parameters
 from ggufkit.arch.rope_tensors import rope_freqs
@@ -37,9 +39,32 @@ def _of_ministral(name: str) -> Callable[[Config], float | None]:
     return find
 
 
+def _yarn(s: Source) -> dict[str, Any] | None:
+    """The settings of yarn with those that Ministral has beside them."""
+    scaling = rope_scaling(s)
+    if scaling is None or s.get("attention.temperature_scale") is None:
+        return scaling
+    return {
+        **scaling,
+        "type": "yarn",
+        "mscale": 1.0,
+        "mscale_all_dim": s.require("rope.scaling.yarn_log_multiplier"),
+        "llama_4_scaling_beta": s.require("attention.temperature_scale"),
+    }
+
+
+_EXPORT = Export(
+    "ministral3",
+    "Ministral3ForCausalLM",
+    config={"attention_bias": None, "mlp_bias": None, "rope_scaling": _yarn},
+    rotated=True,
+    when=lambda s: s.get("attention.temperature_scale") is not None,
+)
+
 SPECS = (
     Architecture(
         name="mistral3",
+        exports=(_EXPORT,),
         models={"Ministral3ForCausalLM": _DEFAULTS, "Mistral3ForConditionalGeneration": _DEFAULTS},
         metadata=(
             *BASE,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from ggufkit.arch.export import EXPERTS, Export, key
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import (
     BASE,
@@ -150,6 +151,31 @@ def _primary_window(config: Config) -> int | None:
 
 _THINKER_EXPERT = r"model\.layers\.(?P<layer>\d+)\.block_sparse_moe\.experts\.(?P<expert>\d+)\.(?P<part>\w+)\.weight"
 
+_EXPORT_DOTS = Export(
+    "dots1",
+    "Dots1ForCausalLM",
+    config={
+        "mlp_bias": None,
+        "n_routed_experts": key("expert_count"),
+        "num_experts_per_tok": key("expert_used_count"),
+        "n_shared_experts": key("expert_shared_count"),
+        "moe_intermediate_size": key("expert_feed_forward_length"),
+        "first_k_dense_replace": key("leading_dense_block_count"),
+        "routed_scaling_factor": key("expert_weights_scale"),
+        "norm_topk_prob": key("expert_weights_norm"),
+        "n_group": key("expert_group_count", 1),
+        "topk_group": key("expert_group_used_count", 1),
+    },
+    names={
+        **EXPERTS,
+        "blk.{bid}.exp_probs_b.bias": "model.layers.{bid}.mlp.gate.e_score_correction_bias",
+        **{
+            f"blk.{{bid}}.ffn_{part}_shexp": f"model.layers.{{bid}}.mlp.shared_experts.{part}_proj"
+            for part in ("gate", "up", "down")
+        },
+    },
+)
+
 SPECS = (
     Architecture(
         name="afmoe",
@@ -198,6 +224,7 @@ SPECS = (
     _ling2(("SarvamMoEForCausalLM", "modeling_sarvam_moe.SarvamMoEForCausalLM"), centred=True),
     Architecture(
         name="dots1",
+        exports=(_EXPORT_DOTS,),
         graph=Graph(rope="neox", router_normalized=False),
         models={"Dots1ForCausalLM": {}},
         metadata=(
