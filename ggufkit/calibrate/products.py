@@ -10,7 +10,7 @@ threads and the width of the CPU's vectors (see `runtime.cpu.products.floats`). 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -79,8 +79,9 @@ class Factor:
 
     Parameters
     ----------
-    H : (n, n) float32, symmetric; or a function that makes it, and then nobody else holds its memory.
+    H : (n, n) float32, symmetric.
     damp : what is added to the diagonal, of its mean.
+    owned : H may be used up.
 
     Attributes
     ----------
@@ -97,21 +98,19 @@ class Factor:
     after the other as small as it can. In its own terms, H⁻¹ = Uᵀ U with U = R⁻¹.
     """
 
-    def __init__(self, H: np.ndarray | Callable[[], np.ndarray], damp: float, threads: int | None = None):
-        H = H() if callable(H) else H
+    def __init__(self, H: np.ndarray, damp: float, threads: int | None = None, *, owned: bool = False):
         n = len(H)
         self.threads = threads
         diagonal = np.diagonal(H)
         mean = float(np.add.reduce(diagonal, dtype=np.float64)) / max(n, 1)
         if not np.isfinite(mean) or mean <= 0:
             raise GgufkitError("the second moment of the inputs is not finite, or zero")
-        diagonal = diagonal + np.float32(damp * mean)
-        # Of 14336 columns this takes 1.6 GB, so H comes and goes in the same memory.
-        A = _reversed(H)
-        del H
-        np.fill_diagonal(A, diagonal[::-1])
-        self.R = _reversed_lower(_cholesky(A, threads))
-        self.H = _reversed_upper(A, diagonal)
+        self.H = np.ascontiguousarray(H, np.float32)
+        if not owned:
+            self.H = self.H.copy()
+        self.H[np.diag_indices(n)] += np.float32(damp * mean)
+        # A 4096 × 14336 layer's factor is 1.6 GB while it is made, and that array is the only one of float64.
+        self.R = _reversed_lower(_cholesky(self.H[::-1, ::-1].astype(np.float64), threads))
         pivots = np.diagonal(self.R)
         if not (np.isfinite(pivots).all() and (pivots > 0).all()):
             raise GgufkitError("the second moment of the inputs is not positive definite")
@@ -143,29 +142,6 @@ def _cholesky(A: np.ndarray, threads: int | None) -> np.ndarray:
         panel = np.ascontiguousarray(A[hi:, lo:hi].T)  # (block, n − hi)
         for_ranges(lambda i, j: _update(A, panel, hi, hi + i, hi + j), n - hi, 64, threads)  # noqa: B023
     return A
-
-
-def _reversed(H: np.ndarray) -> np.ndarray:
-    """With rows and columns in the other order, in float64."""
-    return H[::-1, ::-1].astype(np.float64, order="C")
-
-
-def _reversed_upper(A: np.ndarray, diagonal: np.ndarray) -> np.ndarray:
-    """What `_reversed` had been given, out of the upper triangle and with this diagonal, in the memory of A.
-
-    Row i of float32 ends before row i of float64 begins, but for the first, so rows can be moved one after the other.
-    """
-    n = len(A)
-    found = A.reshape(-1).view(np.float32)[: n * n].reshape(n, n)
-    for i in range(n):
-        found[i, i:] = A[i, i:].astype(np.float32)
-    del found
-    A.resize(((n * n + 1) // 2,), refcheck=False)  # gives back the other half
-    found = A.view(np.float32)[: n * n].reshape(n, n)
-    for i in range(1, n):
-        found[i, :i] = found[:i, i]
-    np.fill_diagonal(found, diagonal[::-1])
-    return found[::-1, ::-1]
 
 
 def _reversed_lower(A: np.ndarray) -> np.ndarray:

@@ -380,17 +380,14 @@ class _Inputs:
     @property
     def factor(self) -> Factor:
         if self._factor is None:
-            self._factor = Factor(self._moment, damp_for(*self.x.shape), self.streams.threads)
+            n, cols, threads = len(self.x), self.x.shape[1], self.streams.threads
+            H = second_moment(self.x.quantized, threads)
+            H /= np.float32(n)
+            if self.pooled is not None and n * _FEW < cols:
+                share = np.float32(n * _FEW / cols)
+                H = H * share + self.pooled * (1 - share)
+            self._factor = Factor(H, damp_for(n, cols), threads, owned=True)
         return self._factor
-
-    def _moment(self) -> np.ndarray:
-        n, cols = self.x.shape
-        H = second_moment(self.x.quantized, self.streams.threads)
-        H /= np.float32(n)
-        if self.pooled is not None and n * _FEW < cols:
-            share = np.float32(n * _FEW / cols)
-            H = H * share + self.pooled * (1 - share)
-        return H
 
     def target(self, W: np.ndarray) -> np.ndarray:
         """W*, (rows, cols) float32."""
