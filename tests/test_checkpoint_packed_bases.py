@@ -16,6 +16,7 @@ from ggufkit.checkpoint.folder import open_checkpoint
 from ggufkit.checkpoint.packed.registry import unpack
 from ggufkit.checkpoint.packed.stored import Source
 from ggufkit.cli import cli
+from ggufkit.errors import CheckpointError
 from ggufkit.gguf.reader import open as open_gguf
 from ggufkit.jobs.convert import convert
 
@@ -141,3 +142,30 @@ def test_little_memory_gives_the_same_bytes(tmp_path: Path):
     source.within(3 << 20)  # 16 MB in strips of less than one
     whole_matrix = np.arange(4096 * 1024, dtype=np.int32).reshape(4096, 1024)
     np.testing.assert_array_equal(whole_matrix[:, 100:900], source.columns(wide, 100, 900))
+
+
+@pytest.mark.parametrize(
+    ("packer", "change", "message"),
+    [
+        (Marlin24(), {"meta": np.zeros((8, 130), np.int16)}, "meta is I16"),
+        (Marlin24(), {"scale_packed": np.ones((3, 64), np.float16)}, "do not belong together"),
+        (Marlin24(), {"scale_packed": np.full((2, 64), np.nan, np.float16)}, "scale is nan"),
+        (Marlin24(), {"weight_packed": np.zeros((8, 100), np.int32)}, "do not belong together"),
+        (Sparse24(), {"shape": np.array([[-1], [256]])}, "no matrix of four columns"),
+        (Sparse24(), {"shape": np.array([[64], [1 << 40]])}, "bitmask is U8"),
+        (Sparse24(), {"bitmask": np.full((64, 32), 255, np.uint8)}, "a row has not 128 weights"),
+        (Sparse24("I8"), {"weight_scale": np.ones((63, 1), np.float16)}, "does not fit"),
+    ],
+)
+def test_lying_sparse_matrices_are_refused(packer: Packer, change: dict[str, np.ndarray], message: str):
+    name = "model.layers.0.self_attn.q_proj.weight"
+    arrays, _ = packer.pack(name, (64, 256))
+    kinds = {"int16": "I16"}
+    tensors = of(
+        *(
+            stored(f"{name.removesuffix('weight')}{end}", array, kinds.get(array.dtype.name, ""))
+            for end, array in (arrays | change).items()
+        )
+    )
+    with pytest.raises(CheckpointError, match=message):
+        unpack(Source(tensors, {"quantization_config": packer.config()})).tensors[name].floats()

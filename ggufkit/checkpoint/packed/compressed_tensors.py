@@ -254,6 +254,8 @@ def _sparse(source: Source, module: str) -> Matrix:
     column = name in tensors and len(tensors[name].shape) == 2
     stored = require(tensors, name, ("I64", "I32"), (2, 1) if column else (2,))
     rows, cols = (int(n) for n in source.whole(stored).reshape(-1))
+    if rows < 1 or cols < 4 or cols % 4:
+        raise CheckpointError(f"{printable(name)} is {[rows, cols]}, which is no matrix of four columns and four")
     mask = require(tensors, f"{module}.bitmask", "U8", (rows, -(cols // -8)))
     kept = require(tensors, f"{module}.compressed", (*_FLOATS, "I8", *FP8), (rows, cols // 2))
 
