@@ -73,9 +73,11 @@ def lattice_notes(planned: Sequence[PlannedTensor]) -> list[str]:
 def origin_notes(found: Mapping[str, Tensor]) -> list[str]:
     """How many matrices `on_lattices` found, in a sentence for each format."""
     counted = Counter(tensor.format.name for tensor in found.values())
-    return [
-        f"{count} matrices lie on the lattice of {name}, for which they were trained" for name, count in counted.items()
-    ]
+    return [f"{_matrices(count)} on the lattice of {name}, trained for it" for name, count in counted.items()]
+
+
+def _matrices(count: int) -> str:
+    return "1 matrix lies" if count == 1 else f"{count} matrices lie"
 
 
 def on_lattices(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
