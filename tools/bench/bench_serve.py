@@ -36,6 +36,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--long", type=int, default=4096, help="tokens of the long prompt of --latency")
     parser.add_argument("--latency", action="store_true")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="of --latency: CPU seconds per thread, on a busy machine"
+    )
     options = parser.parse_args()
     slots = max(options.clients)
     context = max(options.long, 3000) + 512 if options.latency else options.prompt + options.generate + 8
@@ -43,7 +46,10 @@ def main() -> None:
         partial(ggufkit.load, options.model, threads=options.threads, backend="cpu"), context=context, slots=slots
     )
     if options.latency:
-        latency(engine, options.long)
+        threads = options.threads
+        latency(
+            engine, options.long, (lambda: time.process_time() / threads) if options.cpu_time else time.perf_counter
+        )
     else:
         compare(engine, options, slots)
     engine.close()
@@ -115,7 +121,7 @@ def llama_cpp(options: argparse.Namespace, slots: int) -> Ask:
     return ask
 
 
-def latency(engine: Engine, long: int) -> None:
+def latency(engine: Engine, long: int, clock: Callable[[], float]) -> None:
     """How long a short request waits while a long prompt is read, and what a second turn of a conversation costs."""
     rng = np.random.default_rng(1)
 
@@ -123,10 +129,10 @@ def latency(engine: Engine, long: int) -> None:
         return rng.integers(3, engine.model.vocabulary - 10, n).tolist()
 
     def seconds(tokens: list[int], generate: int) -> tuple[float, list[int]]:
-        start, first, ids = time.perf_counter(), 0.0, []
+        start, first, ids = clock(), 0.0, []
         for event in engine.submit(Request(tokens, max_tokens=generate, sampling=GREEDY, ignore_ends=True)):
             if isinstance(event, Token):
-                first = first or time.perf_counter() - start
+                first = first or clock() - start
                 ids.append(event.id)
         return first, ids
 
