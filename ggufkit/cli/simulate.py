@@ -17,7 +17,14 @@ __all__ = ["command"]
 @click.argument("model", required=False)
 @click.option("--tensor", metavar="NAME", help="Begin with a block of this tensor of MODEL.")
 @click.option("--block", type=click.IntRange(min=0), default=0, show_default=True, help="Which 32 weights of it.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), default="simulate.html", show_default=True)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default="simulate.html",
+    show_default=True,
+    help="Where the page goes.",
+)
 @click.option("--force", is_flag=True, help="Replace the page if it exists.")
 @model_options
 def command(model: str | None, tensor: str | None, block: int, output: Path, force: bool, how: dict[str, Any]) -> None:
