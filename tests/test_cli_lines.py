@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import subprocess
@@ -46,12 +47,22 @@ class Terminal:
         until = time.monotonic() + 60
         while text not in self.seen:
             assert time.monotonic() < until, self.seen
-            if select.select([self.handle], [], [], 0.1)[0]:
-                try:
-                    self.seen += os.read(self.handle, 4096)
-                except OSError:  # the child has ended
-                    assert text in self.seen, self.seen
+            self.read()
         self.seen = self.seen[self.seen.index(text) + len(text) :]
+
+    def interrupt(self, shown: bytes) -> None:
+        """Ctrl-C, until it shows: one that comes just before the child waits for a key is seen with the next."""
+        while shown not in self.seen:
+            self.type(b"\x03")
+            until = time.monotonic() + 2
+            while shown not in self.seen and time.monotonic() < until:
+                self.read()
+        self.wait(shown)
+
+    def read(self) -> None:
+        if select.select([self.handle], [], [], 0.1)[0]:
+            with contextlib.suppress(OSError):  # the child has ended
+                self.seen += os.read(self.handle, 4096)
 
     def type(self, text: bytes) -> None:
         os.write(self.handle, text)
@@ -66,13 +77,11 @@ def test_ctrl_c_shows_what_was_typed_again():
     terminal.wait(b"> ")
     terminal.type(b"half a")
     terminal.wait(b"half a")
-    terminal.type(b"\x03")
-    terminal.wait(b"> half a")
+    terminal.interrupt(b"> half a")
     terminal.type(b" line\n")
     terminal.wait(b"GOT 'half a line'")
     terminal.wait(b"> ")
-    terminal.type(b"\x03")
-    terminal.wait(b"GOT None")
+    terminal.interrupt(b"GOT None")
     terminal.close()
 
 
@@ -93,8 +102,7 @@ def test_ctrl_c_of_an_answer_leaves_what_was_typed_ahead():
     terminal = Terminal("busy")
     terminal.type(b"next question")
     terminal.wait(b"next question")
-    terminal.type(b"\x03")
-    terminal.wait(b"^C")
+    terminal.interrupt(b"^C")
     terminal.type(b"?\n")
     terminal.wait(rb"GOT 'next question?\n'")
     terminal.close()

@@ -277,7 +277,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(models: Path, tmp_path: Path, 
         ggufkit.explore("a.html", "cut.gguf")
     with pytest.raises(FileError, match="does not exist"):
         ggufkit.explore("none/a.html", small)
-    with pytest.raises(UsageError, match="not what `ggufkit compare --json` prints"):
+    with pytest.raises(UsageError, match="is not a comparison as JSON"):
         ggufkit.explore("a.html", small, results="results.json")
     with pytest.raises(UsageError, match="a plan has no weights"):
         ggufkit.explore("a.html", small, small, type="Q8_0")

@@ -22,12 +22,17 @@ __all__ = ["as_page", "as_svg", "best"]
 _WIDTH, _HEIGHT = 760, 480
 _LEFT, _RIGHT, _TOP, _BOTTOM = 76, 24, 40, 56  # margins
 _LETTER, _LINE = 6.6, 15  # of a label, pixels
-_STYLE = (
-    ".c{font:12px system-ui,sans-serif;--ink:#222;--faint:#ddd;--line:#2563eb;--back:#fff}"
-    "@media(prefers-color-scheme:dark){.c{--ink:#ddd;--faint:#333;--line:#7aa7ff;--back:#111}}"
-    ".c rect{fill:var(--back)}.c text{fill:var(--ink)}.c .g{stroke:var(--faint)}.c .a{stroke:var(--ink);opacity:.5}"
-    ".c .l{stroke:var(--line);fill:none;stroke-width:1.5;opacity:.6}.c circle{fill:var(--line)}.c .t{font-size:14px}"
-)
+_STYLE = """
+.c { font: 12px system-ui, sans-serif; --ink: #222; --faint: #ddd; --line: #2563eb; --back: #fff }
+@media (prefers-color-scheme: dark) { .c { --ink: #ddd; --faint: #333; --line: #7aa7ff; --back: #111 } }
+.c rect { fill: var(--back) }
+.c text { fill: var(--ink) }
+.c .g { stroke: var(--faint) }
+.c .a { stroke: var(--ink); opacity: .5 }
+.c .l { stroke: var(--line); fill: none; stroke-width: 1.5; opacity: .6 }
+.c circle { fill: var(--line) }
+.c .t { font-size: 14px }
+"""
 
 
 @dataclass(frozen=True)

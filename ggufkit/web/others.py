@@ -76,7 +76,7 @@ def read_results(path: str | os.PathLike[str], size: int, title: str) -> dict[st
         ]
         base = {"name": os.path.basename(str(found["base"]["path"])), "bytes": _number(found["base"]["bytes"])}
     except (ValueError, TypeError, KeyError, IndexError, RecursionError):
-        raise UsageError(f"{printable(os.fspath(path))} is not what `ggufkit compare --json` prints") from None
+        raise UsageError(f"{printable(os.fspath(path))} is not a comparison as JSON") from None
     for point in points:
         point["this"] = point["name"] == title and point["bytes"] == size
     return {"base": base, "points": points}

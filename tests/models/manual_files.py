@@ -63,6 +63,7 @@ def stock(folder: Path) -> Path:
     (folder / "questions.txt").write_text("What is a GGUF file?\nWhat is a block?\n")
     (folder / "prompt.txt").write_text("def main(")
     (folder / "long.txt").write_text(text[:300])
+    (folder / "code.py").write_text(text[:300])
     whole = (folder / "model.gguf").read_bytes()
     (folder / "model.gguf.part").write_bytes(whole[: len(whole) // 2])  # a download that stopped
     (folder / "mine.toml").write_text('base = "Q4_K_M"\n\n[[rule]]\ntype = "Q8_0"\nrole = "attn_v"\n')
