@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from ggufkit.jobs.convert import convert
+
 ROOT = Path(__file__).parent.parent
 TOOLS = sorted((ROOT / "tools").rglob("*.py"))
 # What needs a package that the tests do not install.
@@ -33,6 +35,19 @@ def run(tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 )
 def test_drill_runs_for_a_moment(tool: str, arguments: tuple[str, ...]):
     done = run(tool, *arguments)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments"),
+    [
+        ("drills/busy_machine.py", ("--rounds", "1", "--tokens", "4", "--loops", "2")),
+        ("drills/soak_serve.py", ("--requests", "30", "--minutes", "0.2")),
+    ],
+)
+def test_drill_with_a_model_runs_for_a_moment(tool: str, arguments: tuple[str, ...], tmp_path: Path):
+    model = convert(ROOT / "fixtures" / "pylib-llama", tmp_path / "model.gguf", "Q8_0")
+    done = run(tool, str(model), *arguments)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
 
