@@ -38,16 +38,9 @@ def test_drill_runs_for_a_moment(tool: str, arguments: tuple[str, ...]):
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
 
-@pytest.mark.parametrize(
-    ("tool", "arguments"),
-    [
-        ("drills/busy_machine.py", ("--rounds", "1", "--tokens", "4", "--loops", "2")),
-        ("drills/soak_serve.py", ("--requests", "30", "--minutes", "0.2")),
-    ],
-)
-def test_drill_with_a_model_runs_for_a_moment(tool: str, arguments: tuple[str, ...], tmp_path: Path):
+def test_busy_machine_is_made_for_a_moment(tmp_path: Path):
     model = convert(ROOT / "fixtures" / "pylib-llama", tmp_path / "model.gguf", "Q8_0")
-    done = run(tool, str(model), *arguments)
+    done = run("drills/busy_machine.py", str(model), "--rounds", "1", "--tokens", "4", "--loops", "2")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
 

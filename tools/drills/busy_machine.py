@@ -10,6 +10,7 @@ generated alone and beside them, in turns.
 from __future__ import annotations
 
 import argparse
+import itertools
 import multiprocessing
 import sys
 import time
@@ -35,11 +36,11 @@ def count() -> None:
         number += 1
 
 
-def rate(step: Callable[[int], object], tokens: int) -> float:
+def rate(step: Callable[[], object], tokens: int) -> float:
     """Tokens per second."""
     start = time.perf_counter()
-    for i in range(tokens):
-        step(len(PROMPT) + i)
+    for _ in range(tokens):
+        step()
     return tokens / (time.perf_counter() - start)
 
 
@@ -51,25 +52,21 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    length = len(PROMPT) + options.tokens
+    length = len(PROMPT) + options.tokens * (2 * options.rounds + 1)
     token = np.array([7], np.int32)
     with (
         load(options.model, threads=options.threads) as own,
         llama.Model(options.model, length, options.threads) as reference,
     ):
-        cache = own.new_cache(length)
-
-        def ours(at: int) -> object:
-            cache.truncate(at)
-            return own.forward(token, cache)
-
-        def theirs(at: int) -> object:
-            return reference.logits(token, start=at, outputs="last")
-
+        cache, place = own.new_cache(length), itertools.count(len(PROMPT))
         own.forward(PROMPT, cache)
         reference.logits(PROMPT, outputs="last")
-        both = {"ggufkit": ours, "llama.cpp": theirs}
-        rate(ours, options.tokens)
+        both = {
+            "ggufkit": lambda: own.forward(token, cache),
+            "llama.cpp": lambda: reference.logits(token, start=next(place), outputs="last"),
+        }
+        for step in both.values():
+            rate(step, options.tokens)
         found: dict[tuple[str, bool], list[float]] = {(name, busy): [] for name in both for busy in (False, True)}
         for _ in range(options.rounds):
             for busy in (False, True):
