@@ -49,7 +49,13 @@ def echo_plan(job: Job, as_json: bool, summary: bool = False, found: Allocation 
     if not summary:
         _echo_tensors(plan)
     shares = [
-        (name, len(p), human_count(_weights(p)), human_bytes(_bytes(p)), f"{_bytes(p) / max(plan.nbytes, 1):.1%}")
+        (
+            name,
+            len(p),
+            human_count(_weights(p)),
+            human_bytes(_bytes(p)),
+            f"{100 * _bytes(p) / max(plan.nbytes, 1):.1f} %",
+        )
         for name, p in _by_type(plan).items()
     ]
     echo_table(shares, ("type", "tensors", "weights", "bytes", "share"), right=range(1, 5))
