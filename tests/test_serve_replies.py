@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import ggufkit
@@ -108,6 +108,9 @@ def test_any_text_is_read_alike_however_it_is_cut(style, thinking, words, cuts):
 
 
 @given(st.lists(st.one_of(TEXTS, HARMONY_WORDS)), CUTS)
+@example(["assistant", ":" * 250, "<|message|>", "late"], [100])
+@example(["<|channel|>analysis<|message|>Let me see"], [9])
+@example(["<|constrain|>json<|message|>{}"], [9])
 def test_harmony_is_read_alike_however_it_is_cut(words, cuts):
     text = "".join(words)
     assert apart(HarmonyParser(TOOLS), text, cuts) == apart(HarmonyParser(TOOLS), text)

@@ -12,9 +12,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ggufkit.serve.replies.parser import Output
-from ggufkit.serve.replies.pieces import CallBegins, CallText, Piece, Said, Thought
-from ggufkit.serve.replies.reader import Reader, Waiting
+from ggufkit.serve.replies.parser import Incremental
+from ggufkit.serve.replies.pieces import CallBegins, CallText, NoCall, Said, Thought
+from ggufkit.serve.replies.reader import Waiting
 
 __all__ = ["MARKS", "HarmonyParser"]
 
@@ -25,7 +25,7 @@ _TO = re.compile(r"to=(?:functions\.)?([^\s<]+)")
 _CHANNEL = re.compile(r"<\|channel\|>\s*([a-z]+)")
 
 
-class HarmonyParser:
+class HarmonyParser(Incremental):
     """Takes such a reply apart while it comes; a `ReplyParser` for one family.
 
     Parameters
@@ -34,25 +34,9 @@ class HarmonyParser:
     """
 
     def __init__(self, tools: Mapping[str, Any] | None = None):
+        super().__init__()
         self._tools = tools or {}
-        self._out = Output()
-        self._reader = Reader()
-        self._running = self._run()
-        next(self._running, None)
-
-    def feed(self, text: str) -> list[Piece]:
-        """What more text makes certain."""
-        if text:
-            self._reader.feed(text)
-            next(self._running, None)
-        return self._out.take()
-
-    def close(self) -> list[Piece]:
-        """What is left when no more text comes."""
-        self._reader.end()
-        for _ in self._running:
-            pass
-        return self._out.take()
+        self._begin()
 
     def _run(self) -> Waiting[None]:
         while (yield from self._reader.has(1)):
@@ -73,21 +57,18 @@ class HarmonyParser:
     def _head(self) -> Waiting[str]:
         """What stands before <|message|>, which is passed; "" where there is no such thing."""
         begins = self._reader.text[self._reader.at :].lstrip()
-        while not self._reader.ended and len(begins) < 9 and any(mark.startswith(begins) for mark in _BEGINNINGS):
+        while not self._reader.ended and any(mark.startswith(begins) and mark != begins for mark in _BEGINNINGS):
             yield
             begins = self._reader.text[self._reader.at :].lstrip()
         if not begins.startswith(_BEGINNINGS):
             return ""
-        while True:
-            end = self._reader.text.find("<|message|>", self._reader.at)
-            if end >= 0:
-                head = self._reader.text[self._reader.at : end]
-                self._reader.at = end + len("<|message|>")
-                self._reader.forget()
-                return head
-            if self._reader.ended or len(self._reader.text) - self._reader.at > _HEAD:
-                return ""
-            yield
+        try:
+            head = yield from self._reader.upto("<|message|>", limit=_HEAD)
+        except NoCall:
+            return ""
+        self._reader.at += len("<|message|>")
+        self._reader.forget()
+        return head
 
 
 _BEGINNINGS = ("<|channel|", "<|start|>", "assistant", "to=", "<|constrai")

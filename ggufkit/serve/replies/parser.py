@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from ggufkit.serve.replies.reader import Reader, Waiting
 from ggufkit.serve.replies.slots import CallReader
 from ggufkit.serve.replies.styles import Style, Thoughts
 
-__all__ = ["ReplyParser"]
+__all__ = ["Incremental", "ReplyParser"]
 
 
 class Output:
@@ -38,7 +39,38 @@ class Output:
         return taken
 
 
-class ReplyParser:
+class Incremental(ABC):
+    """What parsers of replies are: `_run` goes on when more text has come, and puts pieces into `_out`."""
+
+    def __init__(self) -> None:
+        self._out = Output()
+        self._reader = Reader()
+
+    def _begin(self) -> None:
+        """Run to where the first text is needed."""
+        self._running = self._run()
+        next(self._running, None)
+
+    @abstractmethod
+    def _run(self) -> Waiting[None]:
+        """Take the reply apart, as far as there is text."""
+
+    def feed(self, text: str) -> list[Piece]:
+        """What more text makes certain."""
+        if text:
+            self._reader.feed(text)
+            next(self._running, None)
+        return self._out.take()
+
+    def close(self) -> list[Piece]:
+        """What is left when no more text comes."""
+        self._reader.end()
+        for _ in self._running:
+            pass
+        return self._out.take()
+
+
+class ReplyParser(Incremental):
     """Takes a reply apart while it comes.
 
     Parameters
@@ -56,10 +88,9 @@ class ReplyParser:
         tools: Mapping[str, Any] | None = None,
         thinking: bool = False,
     ):
+        super().__init__()
         self._style = style if tools else None
         self._thoughts, self._thinking = thoughts, thinking
-        self._out = Output()
-        self._reader = Reader()
         self._calls = CallReader(
             self._reader,
             self._out.put,
@@ -71,22 +102,7 @@ class ReplyParser:
         self._said = False  # any text
         self._trims = False  # white space before the next text
         self._blank = ""  # white space that may come before a call
-        self._running = self._run()
-        next(self._running, None)
-
-    def feed(self, text: str) -> list[Piece]:
-        """What more text makes certain."""
-        if text:
-            self._reader.feed(text)
-            next(self._running, None)
-        return self._out.take()
-
-    def close(self) -> list[Piece]:
-        """What is left when no more text comes."""
-        self._reader.end()
-        for _ in self._running:
-            pass
-        return self._out.take()
+        self._begin()
 
     def _run(self) -> Waiting[None]:
         yield from self._think()

@@ -90,15 +90,16 @@ class Reader:
 
     def upto(self, *marks: str, limit: int = 1000) -> Waiting[str]:
         """The text before the first of these, which is not passed. None of them within the limit: it is no call."""
-        look = self.at
+        longest = max(len(mark) for mark in marks)
         while True:
-            places = [place for mark in marks if (place := self.text.find(mark, look)) >= 0]
-            longest = max(len(mark) for mark in marks)
+            # No further than is waited for: what is found must not depend on how much came at once.
+            ends = ((mark, self.at + limit + len(mark)) for mark in marks)
+            places = [place for mark, end in ends if (place := self.text.find(mark, self.at, end)) >= 0]
             # A mark may still begin before the one that is there.
             if places and (self.ended or len(self.text) - min(places) >= longest or len(marks) == 1):
                 found, self.at = self.text[self.at : min(places)], min(places)
                 return found
-            if self.ended or len(self.text) - self.at > limit:
+            if self.ended or len(self.text) - self.at >= limit + longest:
                 raise NoCall
             yield
 
