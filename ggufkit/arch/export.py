@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "COMMON",
     "EXPERTS",
+    "GROUPED_ROUTER",
     "NAMES",
     "POST_NORMS",
     "W123_EXPERTS",
@@ -117,6 +118,20 @@ Undo = Callable[[Source, Tensor], Tensor]
 
 def key(name: str, default: Any = None) -> Setting:
     return (lambda s: s.require(name)) if default is None else (lambda s: s.get(name, default))
+
+
+# Settings of a router that chooses among groups of experts first, DeepSeek's.
+GROUPED_ROUTER = {
+    "n_routed_experts": key("expert_count"),
+    "num_experts_per_tok": key("expert_used_count"),
+    "n_shared_experts": key("expert_shared_count"),
+    "moe_intermediate_size": key("expert_feed_forward_length"),
+    "first_k_dense_replace": key("leading_dense_block_count"),
+    "routed_scaling_factor": key("expert_weights_scale"),
+    "norm_topk_prob": key("expert_weights_norm"),
+    "n_group": key("expert_group_count", 1),
+    "topk_group": key("expert_group_used_count", 1),
+}
 
 
 # Keys of yarn that a config may leave out.

@@ -62,23 +62,31 @@ class Device:
         return replace(self, usable=self.memory) if self.kind == "unified" and engine == "cpu" else self
 
 
+def _mac_share(memory: int) -> int:
+    """Of small memories macOS gives the GPU two thirds, of others three quarters (`iogpu.wired_limit_mb` 0)."""
+    return memory * 3 // 4 if memory >= 36 * _GIB else memory * 2 // 3
+
+
 def _mac(chip: str, bandwidth: int, *sizes: int) -> Iterator[Device]:
     for gib in sizes:
-        # Of small memories macOS gives the GPU two thirds, of others three quarters (`iogpu.wired_limit_mb` 0).
-        usable = gib * _GIB * 3 // 4 if gib >= 36 else gib * _GIB * 2 // 3
-        yield Device(f"{chip}-{gib}", "unified", gib * _GIB, usable, bandwidth * 1e9, "mlx")
+        memory = gib * _GIB
+        yield Device(f"{chip}-{gib}", "unified", memory, _mac_share(memory), bandwidth * 1e9, "mlx")
+
+
+def _sized(name: str, sizes: tuple[int, ...]) -> Iterator[tuple[str, int]]:
+    """(name, bytes) of each size; the name says it where there are several."""
+    for gib in sizes:
+        yield f"{name}-{gib}" if len(sizes) > 1 else name, gib * _GIB
 
 
 def _card(name: str, bandwidth: int, *sizes: int) -> Iterator[Device]:
-    for gib in sizes:
-        full = f"{name}-{gib}" if len(sizes) > 1 else name
-        yield Device(full, "card", gib * _GIB, gib * _GIB - _MARGIN, bandwidth * 1e9)
+    for full, memory in _sized(name, sizes):
+        yield Device(full, "card", memory, memory - _MARGIN, bandwidth * 1e9)
 
 
 def _shared(name: str, bandwidth: int, *sizes: int) -> Iterator[Device]:
-    for gib in sizes:
-        full = f"{name}-{gib}" if len(sizes) > 1 else name
-        yield Device(full, "unified", gib * _GIB, gib * _GIB * 3 // 4, bandwidth * 1e9)
+    for full, memory in _sized(name, sizes):
+        yield Device(full, "unified", memory, memory * 3 // 4, bandwidth * 1e9)
 
 
 def _rows() -> Iterator[Device]:
@@ -191,7 +199,7 @@ def this_machine() -> Device:
     if sys.platform == "darwin" and os.uname().machine == "arm64":
         chip = _sysctl("machdep.cpu.brand_string").lower().replace("apple ", "").replace(" ", "-")
         known = next((row for row in DEVICES.values() if row.name == f"{chip}-{round(memory / _GIB)}"), None)
-        share = known.usable if known else memory * 3 // 4 if memory >= 36 * _GIB else memory * 2 // 3
+        share = known.usable if known else _mac_share(memory)
         return Device("this Mac", "unified", memory, share, known.bandwidth if known else 0.0, "mlx")
     return Device("this machine", "host", memory, free, engine="cpu")
 

@@ -25,13 +25,23 @@ def write(folder: Path, gigabytes: float) -> None:
         "model.norm.weight": (EMBD,),
     }
     layers = 0
-    while sum(2 * prod(shape) for shape in shapes.values()) < gigabytes * 1e9:
+    while sum(nbytes("BF16", shape) for shape in shapes.values()) < gigabytes * 1e9:
         start = f"model.layers.{layers}."
         shapes |= {f"{start}self_attn.{x}_proj.weight": (EMBD, EMBD) for x in "qkvo"}
         shapes |= {f"{start}mlp.{x}_proj.weight": (FF, EMBD) for x in ("gate", "up")}
         shapes[f"{start}mlp.down_proj.weight"] = (EMBD, FF)
         shapes |= {f"{start}{x}_layernorm.weight": (EMBD,) for x in ("input", "post_attention")}
         layers += 1
+    write_sparse(folder, config, layers, {name: ("BF16", shape) for name, shape in shapes.items()})
+
+
+def nbytes(kind: str, shape: tuple[int, ...]) -> int:
+    """Bytes of an array of a dtype of safetensors, I32 or one of two bytes."""
+    return (4 if kind == "I32" else 2) * prod(shape)
+
+
+def write_sparse(folder: Path, config: dict, layers: int, arrays: dict[str, tuple[str, tuple[int, ...]]]) -> None:
+    """Write arrays, (dtype, shape) each, as holes, beside the bundled model's small files and its changed config."""
     folder.mkdir(parents=True, exist_ok=True)
     for file in MODEL.iterdir():
         if file.name not in ("config.json", "model.safetensors"):
@@ -40,9 +50,9 @@ def write(folder: Path, gigabytes: float) -> None:
     config |= {"num_attention_heads": 32, "num_key_value_heads": 32, "head_dim": 128}
     (folder / "config.json").write_text(json.dumps(config))
     header, at = {}, 0
-    for name, shape in shapes.items():
-        size = 2 * prod(shape)
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, at + size]}
+    for name, (kind, shape) in arrays.items():
+        size = nbytes(kind, shape)
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [at, at + size]}
         at += size
     text = json.dumps(header).encode()
     with open(folder / "model.safetensors", "wb") as file:

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
-from math import prod
 from pathlib import Path
 
-from sparse_checkpoint import EMBD, FF, MODEL
+from sparse_checkpoint import EMBD, FF, MODEL, nbytes, write_sparse
 
 GROUP = 128
 
@@ -26,7 +24,7 @@ def write(folder: Path, gigabytes: float) -> None:
         "model.norm.weight": ("F16", (EMBD,)),
     }
     layers = 0
-    while sum((4 if kind == "I32" else 2) * prod(shape) for kind, shape in arrays.values()) < gigabytes * 1e9:
+    while sum(nbytes(kind, shape) for kind, shape in arrays.values()) < gigabytes * 1e9:
         start = f"model.layers.{layers}."
         shapes = {f"self_attn.{x}_proj": (EMBD, EMBD) for x in "qkvo"}
         shapes |= {"mlp.gate_proj": (FF, EMBD), "mlp.up_proj": (FF, EMBD), "mlp.down_proj": (EMBD, FF)}
@@ -36,23 +34,8 @@ def write(folder: Path, gigabytes: float) -> None:
             arrays[f"{start}{name}.scales"] = "F16", (into // GROUP, out)
         arrays |= {f"{start}{x}_layernorm.weight": ("F16", (EMBD,)) for x in ("input", "post_attention")}
         layers += 1
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in MODEL.iterdir():
-        if file.name not in ("config.json", "model.safetensors"):
-            shutil.copyfile(file, folder / file.name)
-    config |= {"hidden_size": EMBD, "intermediate_size": FF, "num_hidden_layers": layers}
-    config |= {"num_attention_heads": 32, "num_key_value_heads": 32, "head_dim": 128}
     config["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "sym": True}
-    (folder / "config.json").write_text(json.dumps(config))
-    header, at = {}, 0
-    for name, (kind, shape) in arrays.items():
-        size = (4 if kind == "I32" else 2) * prod(shape)
-        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [at, at + size]}
-        at += size
-    text = json.dumps(header).encode()
-    with open(folder / "model.safetensors", "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.truncate(file.tell() + at)
+    write_sparse(folder, config, layers, arrays)
 
 
 def main() -> None:

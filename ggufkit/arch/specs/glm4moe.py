@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ggufkit.arch.export import EXPERTS, Export, Source, key
+from ggufkit.arch.export import EXPERTS, GROUPED_ROUTER, Export, Source, key
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import OPTIONAL, Row, base, blocks_with_mtp, flag, mtp_layers, partial_rotary, real, uint
 from ggufkit.arch.spec import Architecture
@@ -54,15 +54,7 @@ _EXPORT = Export(
         "num_hidden_layers": _layers,
         "num_nextn_predict_layers": key("nextn_predict_layers", 0),
         "partial_rotary_factor": lambda s: s.require("rope.dimension_count") / s.head_dim,
-        "n_routed_experts": key("expert_count"),
-        "num_experts_per_tok": key("expert_used_count"),
-        "n_shared_experts": key("expert_shared_count"),
-        "moe_intermediate_size": key("expert_feed_forward_length"),
-        "first_k_dense_replace": key("leading_dense_block_count"),
-        "routed_scaling_factor": key("expert_weights_scale"),
-        "norm_topk_prob": key("expert_weights_norm"),
-        "n_group": key("expert_group_count", 1),
-        "topk_group": key("expert_group_used_count", 1),
+        **GROUPED_ROUTER,
         "use_qk_norm": lambda s: s.has("attn_q_norm.weight", "attn_k_norm.weight"),
     },
     names={

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from ggufkit.arch.export import EXPERTS, Export, key
+from ggufkit.arch.export import EXPERTS, GROUPED_ROUTER, Export
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import (
     BASE,
@@ -156,15 +156,7 @@ _EXPORT_DOTS = Export(
     "Dots1ForCausalLM",
     config={
         "mlp_bias": None,
-        "n_routed_experts": key("expert_count"),
-        "num_experts_per_tok": key("expert_used_count"),
-        "n_shared_experts": key("expert_shared_count"),
-        "moe_intermediate_size": key("expert_feed_forward_length"),
-        "first_k_dense_replace": key("leading_dense_block_count"),
-        "routed_scaling_factor": key("expert_weights_scale"),
-        "norm_topk_prob": key("expert_weights_norm"),
-        "n_group": key("expert_group_count", 1),
-        "topk_group": key("expert_group_used_count", 1),
+        **GROUPED_ROUTER,
     },
     names={
         **EXPERTS,
