@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from ggufkit.calibrate.costs import costs
 from ggufkit.calibrate.equivalent import scaled
 from ggufkit.calibrate.fisher import collect
 from ggufkit.calibrate.job import with_gptq
+from ggufkit.calibrate.on_mlx import multiply_on
+from ggufkit.calibrate.rounding import FORMS, form_of, rounding_errors
 from ggufkit.calibrate.statistics import is_statistics, merged, read_statistics, write_statistics
 from ggufkit.calibrate.tape import Tape
 from ggufkit.cli import cli
@@ -249,6 +252,41 @@ def test_costs_fall_with_bits(model, statistics):
         values = [option.cost for option in options.values()]
         assert values == sorted(values, reverse=True)
         assert values[-1] > 0
+
+
+@pytest.mark.parametrize("type_", ["Q8_0", "Q4_K"])
+def test_rounded_activations_cost_what_is_predicted(model, windows, tmp_path, type_):
+    """A file of weights that were decoded from another, and that other, differ in nothing but activations."""
+    with ggufkit.open(model) as gguf:
+        path = quantization(gguf, tmp_path / "grid.gguf", replace(recipe_of(type_), pure=True)).write()[0]
+    with ggufkit.open(path) as gguf:
+        exact = quantization(gguf, tmp_path / "exact.gguf", replace(recipe_of("F32"), allow_requantize=True)).write()[0]
+    statistics = statistics_of(exact, windows)
+    with ggufkit.open(path) as gguf:
+        predicted = sum(statistics.rounding_cost(name, gguf.info[name].format.name) for name in statistics.rounding)
+    assert 0.75 < predicted / divergence(exact, path, windows) < 1.33
+
+
+def test_rounding_of_activations():
+    x = np.random.default_rng(0).standard_normal((3, 512)).astype(np.float32)
+    x[0, :256] = 0
+    for form, group in FORMS.items():
+        errors, step = rounding_errors(x, form), np.abs(x.reshape(3, -1, group)).max(-1, keepdims=True) / 127
+        assert (np.abs(errors.reshape(3, -1, group)) <= 0.501 * step).all()
+        assert not errors[0, :256].any()
+    assert not rounding_errors(x[:, :96], "Q8_K").any()
+    assert [form_of(name) for name in ("Q4_0", "Q4_K", "F16", "TQ1_0")] == ["Q8_0", "Q8_K", None, None]
+
+
+def test_statistics_by_mlx(model, windows, statistics):
+    pytest.importorskip("mlx.core")
+    with load(model, backend=Tape(threads=1, multiply=multiply_on("mlx"))) as loaded:
+        found = collect(loaded, windows)
+    assert found.moments.keys() == statistics.moments.keys()
+    for name, blocks in statistics.moments.items():
+        np.testing.assert_allclose(found.moments[name][0], blocks[0], atol=1e-4 * np.abs(blocks[0]).max())
+    for name, values in statistics.fisher.items():
+        np.testing.assert_allclose(found.fisher[name], values, atol=1e-3 * values.max())
 
 
 def test_statistics_of_another_model(tmp_path, statistics):

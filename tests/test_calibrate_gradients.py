@@ -31,6 +31,9 @@ class _Embedded:
     def returned(self, linear, gradient, chosen=None):
         assert gradient.shape[1] == linear.rows
 
+    def passed(self, linear, x, gradient):
+        assert x.shape == gradient.shape
+
     def normed(self, norm, unit, gradient):
         assert unit.shape == gradient.shape
 

@@ -58,8 +58,9 @@ class Allocation:
 
     def after_gptq(self, threads: int | None = None) -> float:
         """The same, rounded by GPTQ; see `prediction`."""
-        costs = {name: self.options[name][type_].cost for name, type_ in self.chosen.items()}
-        return after_gptq(self.model, self.statistics, self.chosen, costs, threads=threads)
+        rounding = {name: self.statistics.rounding_cost(name, type_) for name, type_ in self.chosen.items()}
+        costs = {name: self.options[name][type_].cost - rounding[name] for name, type_ in self.chosen.items()}
+        return sum(rounding.values()) + after_gptq(self.model, self.statistics, self.chosen, costs, threads=threads)
 
     def cost(self, name: str) -> float | None:
         """Of one tensor; None of one that is not quantized."""

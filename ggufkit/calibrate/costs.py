@@ -1,6 +1,7 @@
 """What each type would cost each tensor, in KL divergence, before anything is quantized.
 
     KLD ≈ ½ Σ over rows G_rr · e H eᵀ       e: the error of a row, of some 128 rows; H, G: see `fisher`
+        + what rounded activations cost      where a type's products round them: see `rounding`
 
 Of embeddings e is a row's error, weighted by how often the row is looked up, in the metric of the gradients there; of
 embeddings that are the output, too, both.
@@ -115,7 +116,7 @@ def _of_tensor(
     options = {}
     for type_ in fits:
         errors = decode(encode(sample.values, type_, importance, threads=1), type_, threads=1) - sample.values
-        cost = error_cost(errors, sample, shares)
+        cost = error_cost(errors, sample, shares) + statistics.rounding_cost(name, type_)
         nbytes = tensor.rows * FORMATS[type_].row_bytes(cols)
         options[type_] = Option(-(-nbytes // alignment) * alignment, cost)
     return options

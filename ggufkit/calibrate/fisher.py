@@ -6,7 +6,8 @@ gradient at an output is the Fisher information there: an error E of a matrix co
     KLD ≈ ½ E[(gᵀ E x)²] ≈ ½ Σ over rows G_rr · e_r H e_rᵀ          G = mean g gᵀ, H = mean x xᵀ
 
 The text's own next tokens are not looked at, so nothing is fitted to them. Of looked up rows the gradient's second
-moment is what H is to a matrix: the metric in which errors of embeddings matter.
+moment is what H is to a matrix: the metric in which errors of embeddings matter. The gradient at a matrix's inputs
+says what it costs that these are rounded (see `rounding`).
 
 Source: Amari, "Natural Gradient Works Efficiently in Learning", 1998, for the metric.
 """
@@ -20,7 +21,8 @@ import numpy as np
 from ggufkit.calibrate.elementwise import exp
 from ggufkit.calibrate.matrix import Matrix
 from ggufkit.calibrate.passes import hidden, scored
-from ggufkit.calibrate.products import second_moment
+from ggufkit.calibrate.products import Multiply, second_moment
+from ggufkit.calibrate.rounding import FORMS, rounding_errors
 from ggufkit.calibrate.statistics import WIDTH, Statistics
 from ggufkit.calibrate.tape import Node, Tape
 from ggufkit.errors import GgufkitError, UsageError, printable
@@ -37,8 +39,9 @@ _SCORED = 1 << 22  # logits that are differentiated together
 class _Sums:
     """A `Watch` that adds up what it sees to statistics."""
 
-    def __init__(self, found: Statistics, width: int):
-        self.found, self.width = found, width
+    def __init__(self, found: Statistics, width: int, multiply: Multiply):
+        self.found, self.width, self.multiply = found, width, multiply
+        self._rounded: tuple[np.ndarray, list[np.ndarray]] | None = None  # what was rounded last, and the errors
 
     def met(self, x: np.ndarray, linears: Sequence[Linear]) -> None:
         names = list(dict.fromkeys(linear.name for linear in linears))
@@ -68,11 +71,14 @@ class _Sums:
             self.found.squares[name] = Sums(np.zeros((experts, cols)), np.zeros(experts, np.int64))
         return self.found.squares[name]
 
+    def _moment(self, x: np.ndarray) -> np.ndarray:
+        return second_moment(x, multiply=self.multiply)
+
     def _moments(self, names: list[str], x: np.ndarray) -> None:
         key = self.found.inputs.setdefault(names[0], names[0])
         for name in names:
             self.found.inputs.setdefault(name, key)
-        blocks = [second_moment(x[:, lo : lo + self.width]) for lo in range(0, x.shape[1], self.width)]
+        blocks = [self._moment(x[:, lo : lo + self.width]) for lo in range(0, x.shape[1], self.width)]
         before = self.found.moments.get(key)
         self.found.moments[key] = blocks if before is None else [a + b for a, b in zip(before, blocks, strict=True)]
 
@@ -87,6 +93,13 @@ class _Sums:
         for expert in np.unique(chosen):
             sums[expert, part] += np.add.reduce(gradient[chosen == expert].astype(np.float64) ** 2, 0)
 
+    def passed(self, linear: Linear, x: np.ndarray, gradient: np.ndarray) -> None:
+        if self._rounded is None or self._rounded[0] is not x:
+            self._rounded = x, [rounding_errors(x, form) for form in FORMS]
+        squares = [np.add.reduce((gradient * errors).astype(np.float64) ** 2, 0) for errors in self._rounded[1]]
+        found = np.array([np.add.reduce(columns) for columns in squares])
+        self.found.rounding[linear.name] = self.found.rounding.get(linear.name, 0) + found
+
     def normed(self, norm: Norm, unit: np.ndarray, gradient: np.ndarray) -> None:
         """Norms are not quantized."""
 
@@ -95,7 +108,7 @@ class _Sums:
         if name not in self.found.metrics:
             self.found.metrics[name] = np.zeros((gradient.shape[1],) * 2, np.float32)
             self.found.frequencies[name] = np.zeros(weight.matrix_rows, np.float32)
-        self.found.metrics[name] = self.found.metrics[name] + second_moment(gradient)
+        self.found.metrics[name] = self.found.metrics[name] + self._moment(gradient)
         self.found.frequencies[name] += np.bincount(ids, minlength=weight.matrix_rows).astype(np.float32)
 
 
@@ -130,7 +143,7 @@ def collect(
     if model.weights.output is None:
         raise UsageError(f"{printable(model.gguf.path)} makes embeddings and no text; it cannot be calibrated")
     found = begun or Statistics(windows[:0], datasets)
-    tape.watch = _Sums(found, width)
+    tape.watch = _Sums(found, width, tape.multiply)
     step = max(1, _TOKENS // windows.shape[1])
     for lo in range(len(found.windows), len(windows), step):
         batch = windows[lo : lo + step]

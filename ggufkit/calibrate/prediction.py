@@ -38,12 +38,12 @@ def after_gptq(
     sweeps: int = SWEEPS,
     threads: int | None = None,
 ) -> float:
-    """The KL divergence of the whole file, rounded by GPTQ.
+    """The KL divergence of the whole file, rounded by GPTQ, without what rounded activations cost.
 
     Parameters
     ----------
     chosen : tensor name → type.
-    costs : tensor name → predicted divergence, encoded plainly.
+    costs : tensor name → predicted divergence of its weights, encoded plainly.
     """
     whole, output = sum(costs.values()), output_of(model)
     plain = gptq = work = 0.0

@@ -10,7 +10,7 @@ threads and the width of the CPU's vectors (see `runtime.cpu.products.floats`). 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -20,7 +20,10 @@ from ggufkit.kernels.threads import for_ranges, in_all_threads, thread_count, un
 from ggufkit.runtime.cpu.forms import by_column
 from ggufkit.runtime.cpu.products import floats
 
-__all__ = ["CHUNK", "Factor", "product", "second_moment", "transposed"]
+__all__ = ["CHUNK", "Factor", "Multiply", "product", "second_moment", "transposed"]
+
+# x (n, k) and w (rows, k), float32, to x wᵀ.
+Multiply = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 CHUNK = 256  # columns that are rounded between two products
 _BLOCK = 64  # columns of a step of the factorisation
@@ -65,10 +68,10 @@ def transposed(x: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(x.T)
 
 
-def second_moment(x: np.ndarray, threads: int | None = None) -> np.ndarray:
+def second_moment(x: np.ndarray, threads: int | None = None, multiply: Multiply | None = None) -> np.ndarray:
     """xᵀ x of rows x (n, k): (k, k) float32."""
     columns = transposed(x)
-    return product(columns, columns, threads)
+    return product(columns, columns, threads) if multiply is None else multiply(columns, columns)
 
 
 # ---- Factors ----------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
     blk.0.attn_q.weight.in_sum2    (experts, cols) f32    sums of squared inputs              as llama-imatrix writes
     blk.0.attn_q.weight.counts     (experts, 1)    f32    how many inputs                     as llama-imatrix writes
     blk.0.attn_q.weight.fisher     (experts, rows) f32    sums of squared gradients at the outputs
+    blk.0.attn_q.weight.rounding (2,)            f32    what rounded inputs cost, in Q8_0 and Q8_K: see `rounding`
     blk.0.attn_q.weight.moment.0   (n, n)          f32    Σ x xᵀ of its inputs, or of those columns of them
     token_embd.weight.metric       (width, width)  f32    Σ g gᵀ of the gradients at looked up rows
     token_embd.weight.frequency    (rows,)         f32    how often each row was looked up
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from ggufkit.calibrate.rounding import FORMS, form_of
 from ggufkit.errors import GGUFError, UsageError, printable
 from ggufkit.formats.table import FORMATS
 from ggufkit.gguf.header import Value, ValueType
@@ -32,7 +34,7 @@ __all__ = ["WIDTH", "Statistics", "is_statistics", "merged", "read_statistics", 
 
 WIDTH = 2048  # columns of a moment; wider inputs have several, of so many columns each
 
-_VERSION = 1
+_VERSION = 2
 _MARK = "calibrate.version"
 
 
@@ -48,6 +50,7 @@ class Statistics:
     moments : name → Σ x xᵀ of consecutive blocks of columns, (n, n) float32 each.
     squares : tensor name → sums of squares and counts, as importance matrices have them.
     fisher : tensor name → (experts, rows) float64.
+    rounding : tensor name → (2,) float64, of each form of rounded activations (`FORMS`): squares of gradient × error.
     metrics, frequencies : of looked up tensors, (width, width) and (rows,), float32.
     """
 
@@ -57,6 +60,7 @@ class Statistics:
     moments: dict[str, list[np.ndarray]] = field(default_factory=dict)
     squares: dict[str, Sums] = field(default_factory=dict)
     fisher: dict[str, np.ndarray] = field(default_factory=dict)
+    rounding: dict[str, np.ndarray] = field(default_factory=dict)
     metrics: dict[str, np.ndarray] = field(default_factory=dict)
     frequencies: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -85,6 +89,13 @@ class Statistics:
         """The mean of the squared gradient at each row's output, (experts, rows) float32."""
         found = self.fisher.get(name)
         return None if found is None else (found / max(self.tokens, 1)).astype(np.float32)
+
+    def rounding_cost(self, name: str, type_: str) -> float:
+        """What it costs that activations are rounded where they meet a tensor of a type, in KL divergence."""
+        form = form_of(type_)
+        if form is None or name not in self.rounding:
+            return 0.0
+        return 0.5 * float(self.rounding[name][list(FORMS).index(form)]) / max(self.tokens, 1)
 
     def imatrix(self, path: str) -> Imatrix:
         """The same as an importance matrix, in which looked up rows have one, too."""
@@ -125,6 +136,7 @@ def merged(parts: list[Statistics]) -> Statistics:
             for name in first.squares
         },
         fisher=added(lambda part: part.fisher),
+        rounding=added(lambda part: part.rounding),
         metrics=added(lambda part: part.metrics),
         frequencies=added(lambda part: part.frequencies),
     )
@@ -144,6 +156,7 @@ def _arrays(found: Statistics) -> dict[str, np.ndarray]:
     for name in sorted(found.fisher):
         rows = found.fisher[name].astype(np.float32)
         arrays[f"{name}.fisher"] = rows if len(rows) > 1 else rows[0]
+    arrays |= {f"{name}.rounding": found.rounding[name].astype(np.float32) for name in sorted(found.rounding)}
     for name in sorted(found.moments):
         arrays |= {f"{name}.moment.{i}": block for i, block in enumerate(found.moments[name])}
     for name in sorted(found.metrics):
@@ -240,6 +253,10 @@ def read_statistics(path: str | os.PathLike[str]) -> Statistics:
         for name in names(".fisher"):
             rows = array(f"{name}.fisher").astype(np.float64)
             found.fisher[name] = rows.reshape(-1, rows.shape[-1])
+        for name in names(".rounding"):
+            found.rounding[name] = array(f"{name}.rounding").astype(np.float64)
+            if found.rounding[name].shape != (len(FORMS),):
+                raise GGUFError(f"{printable(name)}.rounding must have {len(FORMS)} numbers", path)
         for name in sorted(set(found.inputs.values())):
             count = sum(1 for other in gguf.tensors if other.startswith(f"{name}.moment."))
             found.moments[name] = [array(f"{name}.moment.{i}") for i in range(count)]

@@ -19,6 +19,7 @@ Nothing depends on threads or on the CPU's vectors: products are `products.produ
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -28,7 +29,7 @@ from ggufkit.calibrate.choice import weigh, weigh_back
 from ggufkit.calibrate.elementwise import ACTIVATION_GRADIENTS, Gradients, sigmoid
 from ggufkit.calibrate.matrix import Matrix, part_of
 from ggufkit.calibrate.opaque import Opaque, OpaqueOps
-from ggufkit.calibrate.products import product, transposed
+from ggufkit.calibrate.products import Multiply, product, transposed
 from ggufkit.calibrate.recurrence import delta_back, fresh, scan_back
 from ggufkit.errors import ArchitectureError
 from ggufkit.runtime.cpu.ops import CpuOps
@@ -90,6 +91,9 @@ class Watch(Protocol):
     def returned(self, linear: Linear, gradient: np.ndarray, chosen: np.ndarray | None = None) -> None:
         """The gradient (n, rows) at what a matrix gave; of a stack row i at matrix `chosen[i]`."""
 
+    def passed(self, linear: Linear, x: np.ndarray, gradient: np.ndarray) -> None:
+        """What met a matrix, and the gradient there that comes through it alone: (n, cols) each."""
+
     def embedded(self, weight: Matrix, ids: np.ndarray, gradient: np.ndarray) -> None:
         """The gradient (n, cols) at looked up rows."""
 
@@ -104,11 +108,13 @@ class Tape(OpaqueOps):
     ----------
     watch : see `Watch`.
     threads : how many.
+    multiply : makes x wᵀ; default `products.product`.
     """
 
-    def __init__(self, watch: Watch | None = None, threads: int | None = None):
+    def __init__(self, watch: Watch | None = None, threads: int | None = None, multiply: Multiply | None = None):
         self.cpu = CpuOps(threads)
         self.threads, self.watch = self.cpu.threads, watch
+        self.multiply = multiply or partial(product, threads=self.threads)
         self._steps: list[tuple[Node, Callable[[np.ndarray], None]]] = []
         self._parts: dict[str, list[Matrix]] = {}
 
@@ -155,7 +161,7 @@ class Tape(OpaqueOps):
         return [self._linear(x, linear) for linear in linears]
 
     def _linear(self, x: Node, linear: Linear) -> Node:
-        y = product(x.value, linear.weight.floats(), self.threads)
+        y = self.multiply(x.value, linear.weight.floats())
         if linear.factor is not None:
             y *= linear.factor
         if linear.bias is not None:
@@ -166,7 +172,10 @@ class Tape(OpaqueOps):
                 self.watch.returned(linear, g)
             if linear.factor is not None:
                 g = g * linear.factor
-            x.take(product(g, transposed(linear.weight.floats()), self.threads))
+            gradient = self.multiply(g, transposed(linear.weight.floats()))
+            if self.watch is not None:
+                self.watch.passed(linear, x.value, gradient)
+            x.take(gradient)
 
         return self.node(y, back)
 
@@ -255,7 +264,7 @@ class Tape(OpaqueOps):
         y = np.empty((len(x), linear.rows), np.float32)
         places = [(int(e), np.flatnonzero(experts == e)) for e in np.unique(experts)]
         for e, rows in places:
-            y[rows] = product(x[rows], linear.weight.floats(e), self.threads)
+            y[rows] = self.multiply(x[rows], linear.weight.floats(e))
         if linear.factor is not None:
             y *= linear.factor[experts]
         if linear.bias is not None:
@@ -269,7 +278,9 @@ class Tape(OpaqueOps):
                 g = g * linear.factor[experts]
             gradient = np.empty(x.shape, np.float32)
             for e, rows in places:
-                gradient[rows] = product(g[rows], transposed(linear.weight.floats(e)), self.threads)
+                gradient[rows] = self.multiply(g[rows], transposed(linear.weight.floats(e)))
+            if self.watch is not None:
+                self.watch.passed(linear, x, gradient)
             passed(gradient)
 
         return self.node(y.reshape(*shape, -1), back)

@@ -51,6 +51,9 @@ class _Norms:
     def returned(self, linear: Linear, gradient: np.ndarray, chosen: np.ndarray | None = None) -> None:
         pass
 
+    def passed(self, linear: Linear, x: np.ndarray, gradient: np.ndarray) -> None:
+        pass
+
     def embedded(self, weight: Matrix, ids: np.ndarray, gradient: np.ndarray) -> None:
         pass
 

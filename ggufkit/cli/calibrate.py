@@ -45,6 +45,13 @@ _SAVE_EVERY = 60.0  # seconds
 )
 @click.option("--merge", is_flag=True, help="SOURCE and the files of -f are statistics: add them.")
 @click.option("-t", "--threads", type=click.IntRange(min=1), help="Default: GGUFKIT_THREADS or all CPUs.")
+@click.option(
+    "--backend",
+    type=click.Choice(["cpu", "mlx"]),
+    default="cpu",
+    show_default=True,
+    help="What multiplies; by the CPU statistics are the same bytes everywhere.",
+)
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
 def command(
     source: str,
@@ -57,6 +64,7 @@ def command(
     width: int | None,
     merge: bool,
     threads: int | None,
+    backend: str,
     force: bool,
 ) -> None:
     """Learn from a text what errors of SOURCE's weights cost: inputs, their moments, gradients.
@@ -69,6 +77,7 @@ def command(
     ggufkit quantize --imatrix stats.gguf --like Q3_K_M model-F16.gguf small.gguf
     """
     from ggufkit.calibrate.fisher import collect
+    from ggufkit.calibrate.on_mlx import multiply_on
     from ggufkit.calibrate.statistics import WIDTH, merged, read_statistics, write_statistics
     from ggufkit.calibrate.tape import Tape
     from ggufkit.cli.progress import note, token_bar
@@ -82,7 +91,7 @@ def command(
         write_statistics(output, merged([read_statistics(path) for path in (Path(source), *texts)]), force=force)
         click.echo(output)
         return
-    with load(source, backend=Tape(threads=threads)) as model:
+    with load(source, backend=Tape(threads=threads, multiply=multiply_on(backend))) as model:
         windows = _windows(model, texts, context, chunks, chat, parse_special)
         partial = _Partial(output, model, windows, width or WIDTH)
         begun = partial.begun()

@@ -10,7 +10,7 @@ from ggufkit.errors import Hint, MissingDependency, UsageError, printable
 from ggufkit.gguf.reader import GGUF
 from ggufkit.runtime.ops import Ops
 
-__all__ = ["BACKENDS", "make_ops"]
+__all__ = ["BACKENDS", "backend_named", "make_ops"]
 
 BACKENDS = ("auto", "cpu", "mlx")
 
@@ -30,13 +30,7 @@ def make_ops(backend: str, gguf: GGUF, threads: int | None = None, *, as_ggml: b
     UsageError : there is no such backend, or the model does not fit into memory.
     MissingDependency : MLX is not installed.
     """
-    if backend not in BACKENDS:
-        raise UsageError(f"the backend must be {', '.join(BACKENDS)}, not {printable(backend)}")
-    if backend == "mlx" or (backend == "auto" and _on_apple_silicon() and _has_mlx()):
-        if not _has_mlx():
-            raise MissingDependency(
-                "the MLX backend needs MLX", Hint("pip install 'ggufkit[mlx]'", "take {backend=cpu}")
-            )
+    if backend_named(backend) == "mlx":
         from ggufkit.runtime.mlx.memory import require_room
         from ggufkit.runtime.mlx.ops import MlxOps
 
@@ -45,6 +39,17 @@ def make_ops(backend: str, gguf: GGUF, threads: int | None = None, *, as_ggml: b
     from ggufkit.runtime.cpu.ops import CpuOps
 
     return CpuOps(threads, as_ggml=as_ggml)
+
+
+def backend_named(backend: str) -> str:
+    """``"cpu"`` or ``"mlx"``: what a backend's name means here; see `make_ops`."""
+    if backend not in BACKENDS:
+        raise UsageError(f"the backend must be {', '.join(BACKENDS)}, not {printable(backend)}")
+    if backend == "mlx" and not _has_mlx():
+        raise MissingDependency("the MLX backend needs MLX", Hint("pip install 'ggufkit[mlx]'", "take {backend=cpu}"))
+    if backend == "auto":
+        return "mlx" if _on_apple_silicon() and _has_mlx() else "cpu"
+    return backend
 
 
 def _on_apple_silicon() -> bool:

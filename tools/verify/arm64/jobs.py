@@ -28,6 +28,7 @@ def values(rows: int, cols: int):
 def sha(data) -> str:
     import numpy as np
 
+    data = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data
     return hashlib.sha256(np.ascontiguousarray(data).tobytes()).hexdigest()[:16]
 
 
@@ -92,11 +93,35 @@ def run(type_: str, folder: Path) -> str:
     return " ".join(map(str, made))
 
 
+def gptq(type_: str, folder: Path) -> str:
+    """Statistics of the bundled model from a few lines of text, and the blocks that GPTQ makes with them."""
+    import numpy as np
+
+    import ggufkit
+    from ggufkit.calibrate.fisher import collect
+    from ggufkit.calibrate.job import with_gptq
+    from ggufkit.calibrate.tape import Tape
+    from ggufkit.jobs.quantize import quantization
+    from ggufkit.policy.recipe import recipe_of
+    from ggufkit.runtime.model import load
+
+    source = convert("F16", folder)
+    with load(source, backend=Tape(threads=1)) as model:
+        tokens = model.tokenizer.encode("def walk(path):\n    for name in os.listdir(path):\n        yield path\n" * 10)
+        found = collect(model, np.array(tokens[:64], np.int32).reshape(2, 32))
+    sums = [block for name in sorted(found.moments) for block in found.moments[name]]
+    sums += [found.fisher[name] for name in sorted(found.fisher)]
+    with ggufkit.open(source) as model:
+        job = quantization(model, folder / "small.gguf", recipe_of(type_))
+        made = with_gptq(job, model, found, sweeps=1).write(threads=1)[0]
+    return f"{sha(np.concatenate([x.reshape(-1).astype(np.float64) for x in sums]))} {sha(made.read_bytes())}"
+
+
 def all_jobs() -> list[str]:
     from ggufkit.formats.table import FORMATS
 
     kinds = ("encode", "weighted", "decode")
-    jobs = ["products", "convert:Q8_0", "run:Q8_0", "run:Q4_K_M"]
+    jobs = ["products", "convert:Q8_0", "run:Q8_0", "run:Q4_K_M", "gptq:Q4_0", "gptq:Q4_K_M", "gptq:IQ3_XXS"]
     return jobs + [f"{kind}:{name}" for name, f in FORMATS.items() for kind in kinds if f.block_size > 1]
 
 
@@ -111,8 +136,8 @@ def main() -> None:
                 result = sha(encode(name, kind == "weighted"))
             elif kind == "convert":
                 result = hashlib.sha256(convert(name, Path(folder)).read_bytes()).hexdigest()[:16]
-            elif kind == "run":
-                result = run(name, Path(folder))
+            elif kind in ("run", "gptq"):
+                result = {"run": run, "gptq": gptq}[kind](name, Path(folder))
             else:
                 result = {"decode": decode, "products": products}[kind](name)
         print(job, result, flush=True)
