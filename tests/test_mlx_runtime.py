@@ -68,7 +68,7 @@ def test_quantized_weights_are_the_numbers_of_the_file(models, tmp_path, preset)
 
 
 @pytest.mark.parametrize(
-    ("cache", "limit"), [(t, 1e-5 if t in ("F16", "Q8_0", "tq8") else 1e-3) for t in TYPES if t != "F32"]
+    ("cache", "limit"), [(t, 1e-5 if t in ("F16", "BF16", "Q8_0", "tq8") else 1e-3) for t in TYPES if t != "F32"]
 )
 def test_caches_hold_what_the_cpus_hold(models, cache, limit):
     path = models("F32")

@@ -275,15 +275,20 @@ def _first_seen(position: int, spec: AttentionSpec) -> int:
 def _fast_attention(
     q: mx.array, cache: LayerCache, first: int, end: int, mask: mx.array | None, spec: AttentionSpec
 ) -> mx.array:
-    """q (heads, n, head_k) → (heads, n, head_v), by MLX's own kernel."""
+    """q (heads, n, head_k) → (heads, n, head_v), by MLX's own kernel.
+
+    It gives numbers of the type that it is given. bfloat16 would leave 8 bits of what is found, which costs more than
+    that the keys have 8 bits; so it reads them as float32.
+    """
     (keys,), (values,) = cache.keys.read(first, end), cache.values.read(first, end)
-    sinks = None if spec.sinks is None else spec.sinks.astype(keys.dtype)
+    number = mx.float32 if keys.dtype == mx.bfloat16 else keys.dtype
+    sinks = None if spec.sinks is None else spec.sinks.astype(number)
     found = mx.fast.scaled_dot_product_attention(
-        q[None].astype(keys.dtype),
-        keys[None],
-        values[None].astype(keys.dtype),
+        q[None].astype(number),
+        keys[None].astype(number),
+        values[None].astype(number),
         scale=spec.scale,
-        mask=mask if mask is None or mask.dtype == mx.bool_ else mask.astype(keys.dtype),
+        mask=mask if mask is None or mask.dtype == mx.bool_ else mask.astype(number),
         sinks=sinks,
     )
     return found[0].astype(mx.float32)
