@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
@@ -10,15 +13,31 @@ import pytest
 from click.testing import CliRunner
 from test_checkpoint_packed_hostile import of, stored
 from tiny_families import FAMILIES
-from tiny_packed import AWQ, GPTQ, Fp8Blocks, Int8, Marlin24, Packer, PackQuantized, Sparse24, write_packed
+from tiny_packed import (
+    AWQ,
+    GPTQ,
+    Fp8Blocks,
+    Int8,
+    Marlin24,
+    Packer,
+    PackQuantized,
+    Sparse24,
+    groups_of,
+    scales_of,
+    stream,
+    write_packed,
+)
 
 from ggufkit.checkpoint.folder import open_checkpoint
+from ggufkit.checkpoint.packed.gptq import add_gptq
 from ggufkit.checkpoint.packed.registry import unpack
-from ggufkit.checkpoint.packed.stored import Source
+from ggufkit.checkpoint.packed.stored import Reading, Source
 from ggufkit.cli import cli
 from ggufkit.errors import CheckpointError
+from ggufkit.formats.codec import decode
 from ggufkit.gguf.reader import open as open_gguf
 from ggufkit.jobs.convert import convert
+from ggufkit.tensors.tensor import Tensor
 
 PACKERS = {
     "gptq": (GPTQ(), {"Q4_0"}),
@@ -142,6 +161,63 @@ def test_little_memory_gives_the_same_bytes(tmp_path: Path):
     source.within(3 << 20)  # 16 MB in strips of less than one
     whole_matrix = np.arange(4096 * 1024, dtype=np.int32).reshape(4096, 1024)
     np.testing.assert_array_equal(whole_matrix[:, 100:900], source.columns(wide, 100, 900))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(("rows", "group"), [(64, 32), (72, 128), (24, -1), (8, 64), (200, 32)])
+def test_words_become_blocks_directly(bits: int, rows: int, group: int):
+    random, middle = np.random.default_rng(rows), 1 << (bits - 1)
+    of = groups_of(384, group)
+    scales = scales_of(random, rows, int(of.max()) + 1)
+    for zero in (middle, 1):
+        codes = random.integers(max(0, zero - middle), zero + middle, (rows, 384))
+        meant = scales.astype(np.float32)[:, of] * (codes - zero).astype(np.float32)
+        arrays = {
+            "qweight": np.ascontiguousarray(stream(codes, bits).T),
+            "qzeros": stream(np.full(scales.shape, zero - 1).T, bits),
+            "scales": np.ascontiguousarray(scales.T),
+        }
+        source = Source({f"m.{end}": stored(f"m.{end}", array) for end, array in arrays.items()}, {})
+        reading = Reading("GPTQ")
+        add_gptq(reading, source, "m", {"bits": bits, "group_size": group})
+        numbers = reading.matrices["m.qweight"].numbers
+        format = numbers.holding("m")[0]
+        assert format.name == {4: "Q4_0", 8: "Q8_0"}[bits]
+        for limit in (1 << 30, arrays["qweight"].nbytes):  # whole, and in two strips
+            source._kept.limit = limit
+            for lo, hi in ((0, rows), (0, 5), (rows - 3, rows), (rows // 3, rows - 2)):
+                found = decode(numbers.blocks(format, lo, hi), format)
+                np.testing.assert_array_equal(meant[lo:hi], found)
+
+
+def test_threads_that_wait_for_a_matrix_read_parts_of_it():
+    numbers = np.arange(1 << 22, dtype=np.int32).reshape(-1, 256)  # 16 MB
+    seen: dict[str, int] = {}
+
+    def read(lo: int, hi: int) -> np.ndarray:
+        seen[threading.current_thread().name] = seen.get(threading.current_thread().name, 0) + hi - lo
+        time.sleep(0.1)
+        return numbers.view(np.uint8)[lo:hi]
+
+    source = Source({}, {})
+    tensor = Tensor("m", numbers.shape, stored("m", numbers).format, read)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda lo: source.columns(tensor, lo, lo + 64), (0, 64)))
+    assert (len(seen), sum(seen.values())) == (2, len(numbers))
+    np.testing.assert_array_equal(numbers[:, :128], np.concatenate(found, axis=1))
+
+
+def test_a_matrix_that_cannot_be_read_fails_for_all_who_wait():
+    def read(lo: int, hi: int) -> np.ndarray:
+        time.sleep(0.01)
+        raise CheckpointError("the file ends inside tensor m")
+
+    source = Source({}, {})
+    tensor = Tensor("m", (1 << 14, 256), stored("m", np.zeros((1, 256), np.int32)).format, read)
+    with ThreadPoolExecutor(3) as pool:
+        for future in [pool.submit(source.columns, tensor, 0, 64) for _ in range(3)]:
+            with pytest.raises(CheckpointError, match="the file ends"):
+                future.result(10)
 
 
 @pytest.mark.parametrize(

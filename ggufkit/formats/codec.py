@@ -240,14 +240,14 @@ def _not_finite(records: np.ndarray, format: Format) -> np.ndarray:
         # The float16 scale lies in the top four bits of the four uint16 in `scales`.
         scales = records["scales"].view("<u2")
         return (scales[:, 3] & 0x7000 == 0x7000) & (scales[:, 2] & 0xC000 == 0xC000)
-    if format.name == "F16":
-        return records["x"].view("<u2") & 0x7C00 == 0x7C00
     if format.name == "F64":
         with np.errstate(over="ignore", invalid="ignore"):  # it looks at doubles as floats
             return ~np.isfinite(records["x"].astype(np.float32))
     bad = np.zeros(records.shape, bool)
     for field, _, code in format.fields:
-        if code[0] == "f" and field != "s":
+        if code == "f2" and field != "s":
+            bad |= records[field].view("<u2") & 0x7C00 == 0x7C00
+        elif code[0] == "f" and field != "s":
             bad |= ~np.isfinite(records[field])
     return bad
 

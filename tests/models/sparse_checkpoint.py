@@ -32,7 +32,7 @@ def write(folder: Path, gigabytes: float) -> None:
         shapes[f"{start}mlp.down_proj.weight"] = (EMBD, FF)
         shapes |= {f"{start}{x}_layernorm.weight": (EMBD,) for x in ("input", "post_attention")}
         layers += 1
-    write_sparse(folder, config, layers, {name: ("BF16", shape) for name, shape in shapes.items()})
+    write_sparse(folder, config, layers, {name: ("BF16", shape) for name, shape in shapes.items()}, {})
 
 
 def nbytes(kind: str, shape: tuple[int, ...]) -> int:
@@ -40,8 +40,13 @@ def nbytes(kind: str, shape: tuple[int, ...]) -> int:
     return (4 if kind == "I32" else 2) * prod(shape)
 
 
-def write_sparse(folder: Path, config: dict, layers: int, arrays: dict[str, tuple[str, tuple[int, ...]]]) -> None:
-    """Write arrays, (dtype, shape) each, as holes, beside the bundled model's small files and its changed config."""
+def write_sparse(
+    folder: Path, config: dict, layers: int, arrays: dict[str, tuple[str, tuple[int, ...]]], filled: dict[str, int]
+) -> None:
+    """Write arrays, (dtype, shape) each, as holes, beside the bundled model's small files and its changed config.
+
+    filled : end of a name → the byte that such arrays are full of.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for file in MODEL.iterdir():
         if file.name not in ("config.json", "model.safetensors"):
@@ -57,7 +62,14 @@ def write_sparse(folder: Path, config: dict, layers: int, arrays: dict[str, tupl
     text = json.dumps(header).encode()
     with open(folder / "model.safetensors", "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        file.truncate(file.tell() + at)
+        start = file.tell()
+        file.truncate(start + at)
+        for name, entry in header.items():
+            for end, byte in filled.items():
+                if name.endswith(end):
+                    begin, stop = entry["data_offsets"]
+                    file.seek(start + begin)
+                    file.write(bytes([byte]) * (stop - begin))
 
 
 def main() -> None:

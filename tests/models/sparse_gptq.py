@@ -1,5 +1,7 @@
 """Make a large GPTQ checkpoint that takes no room on the disk: a Llama of 4 bits whose codes and scales are holes.
 
+The zero points, a hundredth of it, are there, as they are in symmetric checkpoints: codes need not be looked at.
+
 python tests/models/sparse_gptq.py big [--gigabytes 4]
 """
 
@@ -35,7 +37,7 @@ def write(folder: Path, gigabytes: float) -> None:
         arrays |= {f"{start}{x}_layernorm.weight": ("F16", (EMBD,)) for x in ("input", "post_attention")}
         layers += 1
     config["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "sym": True}
-    write_sparse(folder, config, layers, arrays)
+    write_sparse(folder, config, layers, arrays, {".qzeros": 0x77})
 
 
 def main() -> None:

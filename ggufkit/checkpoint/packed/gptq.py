@@ -22,7 +22,8 @@ Source: gptqmodel/nn_modules/qlinear/__init__.py, utils/planar_packing.py and ut
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ggufkit.checkpoint.packed.integers import Integers
@@ -39,6 +40,9 @@ __all__ = ["add_gptq", "read", "transposed_floats"]
 
 # dtypes of words that codes are packed into, and their bits.
 _WORDS = {"I8": 8, "U8": 8, "I16": 16, "U16": 16, "I32": 32, "U32": 32, "I64": 64, "U64": 64}
+
+# Bytes of scales that are kept as a whole.
+_SMALL = 1 << 25
 
 # Width of each plane of 32 codes.
 _PLANES = {2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1), 8: (8,)}
@@ -99,16 +103,57 @@ def _matrix(source: Source, module: str, settings: Mapping[str, Any]) -> Matrix:
         return transposed_floats(source, scales, lo, hi)
 
     def extremes() -> Iterator[tuple[int, int]]:
-        for lo, hi in chunks(words, 4 * rows):
-            data = qweight.read(lo, hi)
-            low, high = (data, data) if bits == 8 else (data & 15, data >> 4)
-            yield min(int(low.min()), int(high.min())), max(int(low.max()), int(high.max()))
+        from ggufkit.formats.streams import range_of_codes
 
-    fast = extremes if bits in (4, 8) else None
+        for lo, hi in chunks(words, 4 * rows):
+            yield range_of_codes(qweight.read(lo, hi), bits)
+
     each = f"in groups of {-(cols // -groups)}" if groups > 1 else "a scale for each row"
     order = "" if not _unsorted(of.of) else ", inputs in any order"
     what = f"GPTQ, {bits} bits {each}{order}"
-    return Matrix(f"{module}.weight", what, Integers((rows, cols), codes, bits, scale, zeros, of, extremes=fast))
+    numbers = Integers((rows, cols), codes, bits, scale, zeros, of)
+    if bits in (4, 8):
+        numbers = replace(numbers, extremes=extremes)
+        if scales.format.name == "F16" and scales.nbytes <= _SMALL:
+            numbers = replace(numbers, distinct=_different(source, scales))
+            if word == 32 and (blocks := of.of_blocks(32)) is not None:
+                numbers = replace(numbers, direct=_direct(source, qweight, scales, bits, blocks))
+    return Matrix(f"{module}.weight", what, numbers)
+
+
+def _different(source: Source, scales: Tensor) -> Callable[[], np.ndarray]:
+    def different() -> np.ndarray:
+        from ggufkit.formats.streams import different_halves
+
+        return different_halves(source.whole(scales))
+
+    return different
+
+
+def _direct(
+    source: Source, qweight: Tensor, scales: Tensor, bits: int, groups: np.ndarray
+) -> Callable[[int, int, int], np.ndarray | None]:
+    """Blocks straight from words, see `Integers.direct`; groups: of each block of a row."""
+
+    def direct(lo: int, hi: int, added: int) -> np.ndarray | None:
+        import numpy as np
+
+        from ggufkit.formats.streams import LANES, columns_to_blocks
+
+        out = np.empty((hi - lo, len(groups) * (2 + 4 * bits)), np.uint8)
+        halves = source.whole(scales)  # (groups, rows)
+        for begin, parts in source.strips(qweight, lo, hi):
+            end = begin + parts[0].shape[1]
+            if end - begin < LANES:
+                return None
+            rows = out[max(begin - lo, 0) : end - lo]
+            block = 0
+            for part in parts:
+                columns_to_blocks(part, max(lo - begin, 0), halves, max(lo, begin), groups, block, added, rows)
+                block += len(part) // bits
+        return out
+
+    return direct
 
 
 def _unsorted(of: np.ndarray) -> bool:
@@ -181,8 +226,7 @@ def _zeros(source: Source, name: str, bits: int, settings: Mapping[str, Any], pl
     version2 = "gptq_v2" in (settings.get("checkpoint_format"), settings.get("format")) or planar
     middle = 1 << (bits - 1)
 
-    def make() -> np.ndarray:
-        words = source.whole(tensor)
+    def meant(words: np.ndarray) -> np.ndarray:
         fields = _unpacked(words, bits, planar)
         symmetric = settings.get("sym") is True and fields.size > 0 and fields.flat[0] in (middle, middle - 1)
         if symmetric and (fields == fields.flat[0]).all():
@@ -195,6 +239,14 @@ def _zeros(source: Source, name: str, bits: int, settings: Mapping[str, Any], pl
             )
             return _unpacked(words.view(ones.dtype) + ones, bits, planar)
         return fields + 1 & (1 << bits) - 1
+
+    def make() -> np.ndarray:
+        words = source.whole(tensor)
+        if words.size and bits in (2, 4, 8) and (words == words.flat[0]).all():  # the same fields in each
+            first = meant(words[:1, :1])
+            if (first == first[0, 0]).all():
+                return first[:1, :1]
+        return meant(words)
 
     zeros = source.derived(name, make)
     if zeros.size and (zeros == zeros.flat[0]).all():

@@ -63,6 +63,9 @@ class Integers(Numbers):
     times : see `factor`.
     extremes : yields the lowest and highest code of one part of the matrix after the other, where that is found faster
         than by `codes`.
+    distinct : the different scales, where these are found faster than by `scales`: array of shape (n,), float32.
+    direct : rows lo:hi as blocks of Q4_0 of codes of 4 bits, of Q8_0 of 8, where these are made faster than by `codes`;
+        called with lo, hi and what to add to each code, modulo 2^bits. None: by `codes`.
     """
 
     codes: Reader
@@ -73,6 +76,8 @@ class Integers(Numbers):
     ternary: bool = False
     times: float = 1.0
     extremes: Callable[[], Iterator[tuple[int, int]]] | None = None
+    distinct: Callable[[], np.ndarray] | None = None
+    direct: Callable[[int, int, int], np.ndarray | None] | None = None
 
     @property
     def factor(self) -> float:
@@ -103,10 +108,8 @@ class Integers(Numbers):
         whole, exact, off, sixteen = True, True, 0.0, ["BF16", "F16"]
         smallest, largest, ratio, top = np.inf, 0.0, 1.0, (1 << self.bits) - 1
         blocks = self.groups.of_blocks(32)
-        for lo, hi in chunks(self.rows, self.groups.count):
-            scales = self.scales(lo, hi)
+        for scales, zeros in self._scales_and_zeros():
             finite(scales, name, "scale")
-            zeros = self._zeros(lo, hi)
             biases = None
             if not isinstance(zeros, int):
                 finite(zeros, name, "zero point")
@@ -126,6 +129,14 @@ class Integers(Numbers):
             least = most = 0
         lowest, highest = (-1, 1) if self.ternary else (-most, top - least)
         return _Survey(lowest, highest, whole, exact, off, tuple(sixteen), smallest, largest, ratio)
+
+    def _scales_and_zeros(self) -> Iterator[tuple[np.ndarray, np.ndarray | int]]:
+        """All scales with their zero points, (n, groups), or the different scales, (1, n), where no more is asked."""
+        if self.distinct is not None and isinstance(self.zeros, int) and self.groups.of_blocks(32) is not None:
+            yield self.distinct()[None], self.zeros
+            return
+        for lo, hi in chunks(self.rows, self.groups.count):
+            yield self.scales(lo, hi), self._zeros(lo, hi)
 
     def _products_fit(self, scales: np.ndarray, format: str) -> bool:
         """Whether F16 or BF16 holds all levels times these scales; looked at only where most have few digits."""
@@ -194,13 +205,19 @@ class Integers(Numbers):
     def blocks(self, format: Format, lo: int, hi: int) -> np.ndarray:
         import numpy as np
 
+        most = dict(SIGNED).get(format.name)
+        keeps = format.name in self._keeping
+        if keeps and self.direct is not None and isinstance(self.zeros, int) and most == 1 << (self.bits - 1):
+            made = self.direct(lo, hi, (most - self.zeros) % (2 * most))
+            if made is not None:
+                return made
         of = self.groups.of_blocks(32)
-        if format.name not in self._keeping or of is None:
+        if not keeps or of is None:
             return super().blocks(format, lo, hi)
         if format.name == "TQ1_0":
             return encoded(self._plain(lo, hi), format, lo)
         scales = self.scales(lo, hi)
-        if (most := dict(SIGNED).get(format.name)) is None:
+        if most is None:
             biases = -self._zeros(lo, hi).astype(np.float64) * scales  # type: ignore[union-attr]
             return joined(self.codes(lo, hi), scales[:, of], biases[:, of], format)
         if isinstance(self.zeros, int):  # modulo 256, as all sums are from 0 to 255
@@ -218,4 +235,5 @@ class Integers(Numbers):
 
     def reordered(self, order: np.ndarray) -> Integers:
         codes = self.codes
-        return replace(self, codes=lambda lo, hi: codes(lo, hi)[:, order], groups=Groups(self.groups.of[order]))
+        moved = Groups(self.groups.of[order])
+        return replace(self, codes=lambda lo, hi: codes(lo, hi)[:, order], groups=moved, direct=None)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
@@ -30,8 +30,10 @@ __all__ = ["Matrix", "Reading", "Source", "natural", "parts_of", "require"]
 # Bytes of matrices that lie the other way round, kept while their rows are asked for: at most, and as a share of the
 # memory that is allowed.
 _KEPT, _KEPT_SHARE = 160_000_000, 3
-# The part of them that is read at a time.
+# The part of them that is read for the same rows.
 _STRIP = 0.8
+# Bytes that one thread reads of them at a time: enough for the system to use large pages.
+_PART = 1 << 23
 
 
 @dataclass(frozen=True)
@@ -112,52 +114,66 @@ class Source:
 
     def whole(self, tensor: Tensor) -> np.ndarray:
         """All of a small tensor in its own numbers, read once: array of its shape."""
-        return self._kept.get((tensor, 0), lambda: _numbers(tensor, 0, tensor.rows).reshape(tensor.shape))
+        return self.derived(tensor.name, lambda: _numbers(tensor, 0, tensor.rows).reshape(tensor.shape), "whole")
 
-    def derived(self, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
-        """What `make` makes of a stored tensor, kept while it is used."""
-        return self._kept.get(("derived", name), make)
+    def derived(self, name: str, make: Callable[[], np.ndarray], what: str = "derived") -> np.ndarray:
+        """What `make` makes of a stored tensor, kept while it is used. what: tells several of one tensor apart."""
+        return self._kept.get((what, name), [make])[0]
 
     def columns(self, tensor: Tensor, lo: int, hi: int) -> np.ndarray:
-        """Columns lo:hi of a matrix: array of shape (rows, hi - lo).
-
-        The matrix is read as a whole, or strip by strip where it is large, and stays in memory while it is used.
-        """
-        strips = -(tensor.nbytes // -int(_STRIP * self._kept.limit)) or 1
-        wide = -(tensor.cols // -strips) or 1
-        pieces = []
-        for strip in range(lo // wide, -(hi // -wide)):
-            begin, end = strip * wide, min((strip + 1) * wide, tensor.cols)
-            data = self._kept.get((tensor, strip), partial(_strip, tensor, begin, end))
-            pieces.append(data[:, max(lo, begin) - begin : min(hi, end) - begin])
-        if len(pieces) == 1:
-            return pieces[0]
+        """Columns lo:hi of a matrix: array of shape (rows, hi - lo)."""
         import numpy as np
 
+        pieces = []
+        for begin, parts in self.strips(tensor, lo, hi):
+            found = [part[:, max(lo - begin, 0) : hi - begin] for part in parts]
+            pieces.append(found[0] if len(found) == 1 else np.concatenate(found))
+        if len(pieces) == 1:
+            return pieces[0]
         return np.concatenate(pieces, axis=1) if pieces else _numbers(tensor, 0, 0)[:, :0]
+
+    def strips(self, tensor: Tensor, lo: int, hi: int) -> Iterator[tuple[int, list[np.ndarray]]]:
+        """The strips of a matrix that columns lo:hi lie in: the first column of each, and its rows in a few arrays.
+
+        The matrix is one strip, or several where it is large, and stays in memory while it is used. All but the last
+        array have multiples of 64 rows. Threads that wait for a strip read parts of it.
+        """
+        count = -(tensor.nbytes // -int(_STRIP * self._kept.limit)) or 1
+        wide = -(tensor.cols // -count) or 1
+        step = max(64, _PART // max(tensor.row_bytes, 1) // 64 * 64)
+        starts = range(0, max(tensor.rows, 1), step)
+        for begin in range(lo // wide * wide, hi, wide):
+            end = min(begin + wide, tensor.cols)
+            makers = [partial(_strip, tensor, at, min(at + step, tensor.rows), begin, end) for at in starts]
+            yield begin, self._kept.get((tensor, begin, end), makers)
 
 
 class _Kept:
-    """What was read last, up to a number of bytes; each thing is read by one thread while the others wait for it."""
+    """What was read last, up to a number of bytes."""
 
     def __init__(self) -> None:
         self.limit = _KEPT
         self._entries: OrderedDict[Any, _Entry] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: Any, make: Callable[[], np.ndarray]) -> np.ndarray:
+    def get(self, key: Any, makers: Sequence[Callable[[], np.ndarray]]) -> list[np.ndarray]:
+        """What each of `makers` makes, once. Whoever asks meanwhile makes a part that nobody has begun, or waits."""
         with self._lock:
-            entry = self._entries.setdefault(key, _Entry())
+            if (entry := self._entries.get(key)) is None:
+                entry = self._entries[key] = _Entry(len(makers))
             self._entries.move_to_end(key)
-        with entry.lock:
-            if entry.data is None:
-                entry.data = make()
+        try:
+            if entry.fill(makers):
                 self._evict(key)
-            return entry.data
+        except BaseException:
+            with self._lock:
+                self._entries.pop(key, None)  # who asks later tries again
+            raise
+        return entry.parts
 
     def _evict(self, newest: Any) -> None:
         with self._lock:
-            known = [(key, entry.data.nbytes) for key, entry in self._entries.items() if entry.data is not None]
+            known = [(key, entry.nbytes) for key, entry in self._entries.items() if entry.whole.is_set()]
             total = sum(size for _, size in known)
             for key, size in known:
                 if total <= self.limit:
@@ -168,9 +184,41 @@ class _Kept:
 
 
 class _Entry:
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.data: np.ndarray | None = None
+    """Something in parts, made by several threads."""
+
+    def __init__(self, count: int) -> None:
+        self.parts: list[np.ndarray] = [None] * count  # type: ignore[list-item]
+        self.whole = threading.Event()
+        self.nbytes = 0
+        self._left, self._next = count, iter(range(count))
+        self._failure: BaseException | None = None
+        self._lock = threading.Lock()
+
+    def fill(self, makers: Sequence[Callable[[], np.ndarray]]) -> bool:
+        """Make parts until all are there; whether this thread made the last."""
+        last = False
+        while (part := self._taken()) is not None:
+            try:
+                made = makers[part]()
+            except BaseException as e:
+                self._failure = e
+                self.whole.set()
+                raise
+            with self._lock:
+                self.parts[part] = made
+                self.nbytes += made.nbytes
+                self._left -= 1
+                last = not self._left
+        if last:
+            self.whole.set()
+        self.whole.wait()
+        if self._failure is not None:
+            raise self._failure
+        return last
+
+    def _taken(self) -> int | None:
+        with self._lock:
+            return None if self._failure is not None else next(self._next, None)
 
 
 def _numbers(tensor: Tensor, lo: int, hi: int) -> np.ndarray:
@@ -178,17 +226,13 @@ def _numbers(tensor: Tensor, lo: int, hi: int) -> np.ndarray:
     return tensor.read(lo, hi).view(tensor.format.dtype["x"])
 
 
-def _strip(tensor: Tensor, begin: int, end: int) -> np.ndarray:
+def _strip(tensor: Tensor, lo: int, hi: int, begin: int, end: int) -> np.ndarray:
+    """Columns begin:end of rows lo:hi."""
+    if (begin, end) == (0, tensor.cols):
+        return _numbers(tensor, lo, hi)
     import numpy as np
 
-    if (begin, end) == (0, tensor.cols):
-        return _numbers(tensor, 0, tensor.rows)
-    found = np.empty((tensor.rows, end - begin), tensor.format.dtype["x"])
-    step = max(1, (1 << 22) // max(tensor.row_bytes, 1))
-    for lo in range(0, tensor.rows, step):
-        hi = min(lo + step, tensor.rows)
-        found[lo:hi] = _numbers(tensor, lo, hi)[:, begin:end]
-    return found
+    return np.ascontiguousarray(_numbers(tensor, lo, hi)[:, begin:end])
 
 
 # -- checks ---------------------------------------------------------------------------------------------------------
