@@ -16,13 +16,15 @@ See `runtime.cpu.products` for who uses what.
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
+from ggufkit.kernels.cpu import Body, choose
 from ggufkit.kernels.dot.bodies import DOT, WIDE, Dots
+from ggufkit.kernels.jit import CPU_FEATURES
 from ggufkit.kernels.lanes.arithmetic import emit_multiply_add
 from ggufkit.kernels.lanes.emit import (
     F32,
@@ -30,6 +32,7 @@ from ggufkit.kernels.lanes.emit import (
     I32,
     I64,
     LANES,
+    address,
     broadcast,
     call,
     halves,
@@ -43,8 +46,12 @@ from ggufkit.kernels.lanes.memory import transposed
 from ggufkit.kernels.lanes.types import f32x16, i32x16
 
 __all__ = [
+    "FEW_COLUMNS",
+    "FEW_ROWS",
     "PANELS",
+    "TOGETHER",
     "TOKENS",
+    "add_few",
     "add_product",
     "add_scaled",
     "add_tile",
@@ -53,7 +60,9 @@ __all__ = [
     "dot_wide",
     "group_sums_2",
     "group_sums_4",
+    "load_few",
     "pack_steps",
+    "store_few",
     "store_tile",
     "subtract_scaled",
     "sum_pairs_8",
@@ -132,6 +141,32 @@ def _sum_pairs(count: int) -> Any:
 sum_pairs_8, sum_pairs_16 = _sum_pairs(8), _sum_pairs(16)
 
 
+@intrinsic
+def sum_rows(typingctx, array, at, stride):
+    """`sum_pairs_16` of sixteen vectors, the first at `array[at]` and each `stride` elements after the one before."""
+
+    def emit(ctx, b, sig, args):
+        rows = _Operand(ctx, b, sig.args[0], *args)
+        vectors = [rows.vector(k, 0, f32x16) for k in range(LANES)]
+        # Within quarters, which instructions do not leave: of four rows the sums of each quarter lie side by side.
+        for _ in range(2):
+            vectors = [_pair_sums(b, x, y, 1) for x, y in zip(vectors[::2], vectors[1::2], strict=True)]
+        for _ in range(2):
+            vectors = [_pair_sums(b, x, y, 4) for x, y in zip(vectors[::2], vectors[1::2], strict=True)]
+        return vectors[0]
+
+    return f32x16(array, types.intp, types.intp), emit
+
+
+def _pair_sums(b: ir.IRBuilder, x: ir.Value, y: ir.Value, run: int) -> ir.Value:
+    """Sums of neighbours, of runs of 1 or 4 lanes: within every quarter x's and y's, or of all quarters."""
+    if run == 1:
+        even = [4 * (k // 4) + 2 * (k % 2) + (LANES if k % 4 > 1 else 0) for k in range(LANES)]
+    else:
+        even = [k % 4 + 8 * (k // 4) for k in range(LANES)]
+    return b.fadd(shuffle(b, x, y, even), shuffle(b, x, y, [k + run for k in even]))
+
+
 _SIZE = TOKENS * PANELS
 f32_tile, i32_tile = (types.containers.UniTuple(kind, _SIZE) for kind in (f32x16, i32x16))
 
@@ -158,7 +193,7 @@ class _Operand:
 
 
 def _tile(b: ir.IRBuilder, kind: Any, vectors: list[ir.Value]) -> ir.Value:
-    tile = ir.Constant(ir.ArrayType(kind.dtype.llvm, _SIZE), ir.Undefined)
+    tile = ir.Constant(ir.ArrayType(kind.dtype.llvm, len(vectors)), ir.Undefined)
     for i, sums in enumerate(vectors):
         tile = b.insert_value(tile, sums, i)
     return tile
@@ -305,6 +340,78 @@ def _multiply_add(negative: bool) -> Any:
 
 
 subtract_scaled, add_product = _multiply_add(negative=True), _multiply_add(negative=False)
+
+
+class _Few(NamedTuple):
+    """What of a few activations' sums fits the registers: so many rows of weights, and of 32 columns so many."""
+
+    rows: int
+    columns: int
+
+
+TOGETHER = 4  # rows of activations
+_FEW = choose("few", [Body("avx512", "avx512f", _Few(2, 32)), Body("plain", "", _Few(1, 16))], CPU_FEATURES)
+FEW_ROWS, FEW_COLUMNS = _FEW
+_PARTS = FEW_COLUMNS // LANES
+_FEW_SIZE = FEW_ROWS * _PARTS * TOGETHER
+few_tile = types.containers.UniTuple(f32x16, _FEW_SIZE)
+
+
+def _few_pointers(ctx: Any, b: ir.IRBuilder, sig: Any, args: Any) -> list[ir.Value]:
+    """Of an array's sums, a row of weights after `row` elements and one of activations after `token`."""
+    at, row, token = args[1:4]
+    pointers = []
+    for j in range(FEW_ROWS):
+        for k in range(TOGETHER):
+            index = b.add(at, b.add(b.mul(row, ir.Constant(I64, j)), b.mul(token, ir.Constant(I64, k))))
+            pointers += [
+                address(ctx, b, sig.args[0], args[0], b.add(index, ir.Constant(I64, LANES * part)), f32x16.llvm)
+                for part in range(_PARTS)
+            ]
+    return pointers
+
+
+@intrinsic
+def load_few(typingctx, array, at, row, token):
+    """FEW_ROWS rows of weights by TOGETHER of activations by FEW_COLUMNS sums, from `array[at]` on."""
+
+    def emit(ctx, b, sig, args):
+        return _tile(b, few_tile, [read(b, pointer) for pointer in _few_pointers(ctx, b, sig, args)])
+
+    return few_tile(array, types.intp, types.intp, types.intp), emit
+
+
+@intrinsic
+def store_few(typingctx, array, at, row, token, tile):
+    """Write what `load_few` reads."""
+
+    def emit(ctx, b, sig, args):
+        for i, pointer in enumerate(_few_pointers(ctx, b, sig, args)):
+            write(b, b.extract_value(args[4], i), pointer)
+        return ctx.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp, types.intp, few_tile), emit
+
+
+@intrinsic
+def add_few(typingctx, tile, weights, x, at, places):
+    """`tile + weights · x`: FEW_COLUMNS weights of each row as vectors, activations from `x[places[k] + at]` on."""
+
+    def emit(ctx, b, sig, args):
+        tile, weights, x, at, places = args
+        w = [b.extract_value(weights, i) for i in range(FEW_ROWS * _PARTS)]
+        sums = [b.extract_value(tile, i) for i in range(_FEW_SIZE)]
+        for k in range(TOGETHER):
+            for part in range(_PARTS):
+                index = b.add(b.add(b.extract_value(places, k), at), ir.Constant(I64, LANES * part))
+                values = read(b, address(ctx, b, sig.args[2], x, index, f32x16.llvm))
+                for j in range(FEW_ROWS):
+                    i = (j * TOGETHER + k) * _PARTS + part
+                    sums[i] = emit_multiply_add(b, w[j * _PARTS + part], values, sums[i])
+        return _tile(b, few_tile, sums)
+
+    i = types.intp
+    return few_tile(few_tile, weights, x, i, types.containers.UniTuple(i, TOGETHER)), emit
 
 
 @intrinsic

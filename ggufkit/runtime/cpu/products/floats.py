@@ -4,7 +4,7 @@
 `loops`, with columns in place of units:
 
     vector    32 columns at a time in two sums of 16 lanes
-    few       the same for a few rows of x
+    few       the same for a few rows of x; what passes of weights, meets them all
     matrix    weights (32, cols / 32, 16) float32 for each panel of 16 rows: of every 32nd column a sum
 
 In all three the products of every 32nd column are added one after the other, and then the 32 sums, neighbours first.
@@ -12,9 +12,25 @@ In all three the products of every 32nd column are added one after the other, an
 
 from __future__ import annotations
 
+from types import FunctionType
+
 import numpy as np
 
-from ggufkit.kernels.dot import PANELS, TOKENS, add_product, prefetch, sum_pairs_16, zero_tile
+from ggufkit.kernels.dot import (
+    FEW_COLUMNS,
+    FEW_ROWS,
+    PANELS,
+    TOGETHER,
+    TOKENS,
+    add_few,
+    add_product,
+    load_few,
+    prefetch,
+    store_few,
+    sum_pairs_16,
+    sum_rows,
+    zero_tile,
+)
 from ggufkit.kernels.jit import inlined, specialised
 from ggufkit.kernels.lanes import (
     LANES,
@@ -33,11 +49,13 @@ from ggufkit.runtime.cpu.products import COLUMNS, Product
 from ggufkit.runtime.cpu.products.loops import AHEAD, add_pairs, put_tile, share
 
 _PACKED = 1 << 17  # weights that stay in a core's cache
+_CLOSE = 1 << 12  # activations that stay in its first cache
+_AHEAD = 8  # rows of weights that are asked for before they are needed
 _ZERO = np.float32(0)
 
 # Bound by each format.
 DTYPE = np.float32
-lanes_at = one_at = load
+lanes_at = one_at = both = load
 
 
 def vector(turn, data, rows, x, out):
@@ -71,50 +89,71 @@ def vector(turn, data, rows, x, out):
 
 
 def few(turn, data, rows, x, out):
-    """As `vector` for the n rows of x and `out`, four at a time."""
-    weights, values, n, cols = data.view(DTYPE), x.reshape(-1), x.shape[0], x.shape[1]
-    whole = cols - cols % COLUMNS
-    W, X = np.zeros(COLUMNS, np.float32), np.zeros(n * COLUMNS, np.float32)  # the columns that are left
+    """As `vector` for the n rows of x and `out`, TOGETHER at a time.
+
+    Sixteen rows of weights take their products with so many columns as stay close to the core, then with the next.
+    """
+    weights, values, result = data.view(DTYPE), x.reshape(-1), out.reshape(-1)
+    n, cols = x.shape
+    whole, tokens = cols - cols % COLUMNS, (n + TOGETHER - 1) // TOGETHER * TOGETHER
+    chunk = _CLOSE // tokens // COLUMNS * COLUMNS
+    W, X = np.zeros(COLUMNS, np.float32), np.zeros(tokens * COLUMNS, np.float32)  # the columns that are left
     for t in range(n):
         for i in range(whole, cols):
             X[t * COLUMNS + i - whole] = values[t * cols + i]
+    row = tokens * COLUMNS
+    sums = np.empty(LANES * row, np.float32)  # 32 for each row of weights and of x
     grain = share(turn, rows, cols * weights.itemsize)
     first = take(turn, grain)
     while first < rows:
         end = min(first + grain, rows)
-        for r in range(first, end):
-            at = r * cols
-            for i in range(whole, cols):
-                W[i - whole] = one_at(weights, at + i)
-            for t in range(0, n, 4):
-                # Of fewer than four the last is taken again.
-                p, q, v, w = t, min(t + 1, n - 1), min(t + 2, n - 1), min(t + 3, n - 1)
-                a = b = c = d = e = f = g = h = splat(_ZERO)
-                for i in range(0, whole, COLUMNS):
-                    for k in range(0, COLUMNS * weights.itemsize, 64):
-                        prefetch(data, (at + i) * weights.itemsize + AHEAD + k)
-                    low, high = lanes_at(weights, at + i), lanes_at(weights, at + i + 16)
-                    a, b = _add_two(low, high, values, p * cols + i, a, b)
-                    c, d = _add_two(low, high, values, q * cols + i, c, d)
-                    e, f = _add_two(low, high, values, v * cols + i, e, f)
-                    g, h = _add_two(low, high, values, w * cols + i, g, h)
-                if whole < cols:
-                    low, high = load(W, 0), load(W, 16)
-                    a, b = _add_two(low, high, X, p * COLUMNS, a, b)
-                    c, d = _add_two(low, high, X, q * COLUMNS, c, d)
-                    e, f = _add_two(low, high, X, v * COLUMNS, e, f)
-                    g, h = _add_two(low, high, X, w * COLUMNS, g, h)
-                for k, sums in enumerate(((a, b), (c, d), (e, f), (g, h))):
-                    if t + k < n:
-                        out[t + k, r] = sum_pairs_16(sums[0]) + sum_pairs_16(sums[1])
+        for top in range(first, end, LANES):
+            bottom = min(top + LANES, end)
+            sums[:] = _ZERO
+            for begin in range(0, whole, chunk):
+                for r in range(top, bottom, FEW_ROWS):
+                    at, other = r * cols, min(r + 1, bottom - 1) * cols
+                    for t in range(0, n, TOGETHER):
+                        # Of fewer rows than TOGETHER the last is taken again.
+                        places = t * cols, min(t + 1, n - 1) * cols, min(t + 2, n - 1) * cols, min(t + 3, n - 1) * cols
+                        for part in range(0, COLUMNS, FEW_COLUMNS):
+                            to = (r - top) * row + t * COLUMNS + part
+                            totals = load_few(sums, to, row, COLUMNS)
+                            for i in range(begin + part, min(begin + chunk, whole), COLUMNS):
+                                for k in range(0, FEW_COLUMNS * weights.itemsize, 64):
+                                    for later in range(_AHEAD, _AHEAD + FEW_ROWS):
+                                        prefetch(data, (at + later * cols + i) * weights.itemsize + k)
+                                totals = add_few(totals, both(weights, at + i, other + i), values, i, places)
+                            store_few(sums, to, row, COLUMNS, totals)
+            if whole < cols:
+                for r in range(top, bottom):
+                    for i in range(whole, cols):
+                        W[i - whole] = one_at(weights, r * cols + i)
+                    for i in range(0, row, LANES):
+                        at = (r - top) * row + i
+                        store(sums, at, multiply_add(load(W, i % COLUMNS), load(X, i), load(sums, at)))
+            for t in range(n):
+                total = sum_rows(sums, t * COLUMNS, row) + sum_rows(sums, t * COLUMNS + LANES, row)
+                if bottom - top == LANES:
+                    store(result, t * rows + top, total)
+                else:
+                    store(W, 0, total)
+                    for r in range(top, bottom):
+                        out[t, r] = W[r - top]
         grain = share(turn, rows, cols * weights.itemsize)
         first = take(turn, grain)
 
 
-@inlined
-def _add_two(low, high, x, at, a, b):
-    """32 columns more."""
-    return multiply_add(low, load(x, at), a), multiply_add(high, load(x, at + 16), b)
+def _both_weights(weights, at, other):
+    """Those of a tile of `few`."""
+    if FEW_ROWS == 1:
+        return (lanes_at(weights, at),)
+    return (
+        lanes_at(weights, at),
+        lanes_at(weights, at + LANES),
+        lanes_at(weights, other),
+        lanes_at(weights, other + LANES),
+    )
 
 
 def matrix(turn, data, rows, x, out):
@@ -182,6 +221,8 @@ def _bf16_one(weights, at):
 
 def _products_of(name: str, dtype: type, lanes: object, one: object) -> Product:
     names = {"DTYPE": dtype, "lanes_at": lanes, "one_at": one}
+    both = FunctionType(_both_weights.__code__, {**_both_weights.__globals__, **names}, "both")
+    names["both"] = inlined(both)
     prefix = name.lower()
     return Product(
         specialised(vector, f"{prefix}_vector", __file__, **names),
