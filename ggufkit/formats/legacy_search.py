@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ggufkit.formats.scale_search import Grid, grid_level, make_qkx, make_qx, store_levels, weigh
+from ggufkit.formats.scale_min_search import Grid, grid_level, make_qkx
+from ggufkit.formats.scale_search import make_qx, store_levels, weigh
 from ggufkit.formats.tiles import QK_K, load_batch, put_half, repeat_importance, store_batch
 from ggufkit.kernels.jit import helper, kernel, maker
 from ggufkit.kernels.lanes import (

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from ggufkit.formats.tiles import nearest_level, nearest_wrapped
@@ -51,130 +49,6 @@ def weigh(X, at, n, sigma2, W):
         store(W, i, w)
         total = total + w
     return total
-
-
-class Grid(NamedTuple):
-    """What a search over scale and minimum tries: inverse scales (nmax + rmin + rdelta·step) / (max − min)."""
-
-    n: int  # weights per sub-block
-    nmax: np.float32  # highest level
-    rmin: np.float32
-    rdelta: np.float32
-    nstep: int  # steps 0 … nstep
-    use_mad: bool  # absolute instead of squared differences
-    saturates: bool  # what becomes of levels far out of range: they saturate (qkx3) or wrap round (qkx2)
-
-
-@helper
-def make_qkx(X, at, W, L, grid):
-    """Scale and minimum of x ≈ scale·l + min, l in 0 … nmax, min ≤ 0, for two neighbouring sub-blocks.
-
-    Tries each inverse scale of the grid: quantize with it, solve the weighted least squares for (scale, min) at
-    those levels, and keep the pair if its error is lower. Like the reference, the next steps go on from the
-    improved min, which may lie at the maximum or beyond. The sums of one sub-block wait for one another; the
-    other one's fill the wait.
-
-    W : (2, n, 16) float32, the weights of the errors. L : scratch of the same size.
-
-    Returns
-    -------
-    for both: scale, min, and the pair (iscale, base) that gives the levels found: l = grid_level(iscale·(x − base)).
-
-    Source: make_qkx2_quants and make_qkx3_quants, ggml-quants.c.
-    """
-    tile = grid.n * LANES
-    sum_w_a, sum_x_a, hi_a, best_a, found_a = _first_try(X, at, W[:tile], grid)
-    sum_w_b, sum_x_b, hi_b, best_b, found_b = _first_try(X, at + tile, W[tile:], grid)
-    for step in range(grid.nstep + 1):
-        levels = splat(grid.rmin + grid.rdelta * np.float32(step) + grid.nmax)
-        lo_a, lo_b = found_a[1], found_b[1]
-        iscale_a, iscale_b = levels / (hi_a - lo_a), levels / (hi_b - lo_b)
-        sums_a = sums_b = (splat(_ZERO), splat(_ZERO), splat(_ZERO))
-        for i in range(0, tile, LANES):
-            sums_a = _add_levels(sums_a, load(X, at + i), load(W, i), iscale_a, lo_a, L, i, grid)
-            sums_b = _add_levels(sums_b, load(X, at + tile + i), load(W, tile + i), iscale_b, lo_b, L, tile + i, grid)
-        D_a, scale_a, lo_a = _least_squares(sum_w_a, sum_x_a, sums_a)
-        D_b, scale_b, lo_b = _least_squares(sum_w_b, sum_x_b, sums_b)
-        error_a, error_b = splat(_ZERO), splat(_ZERO)
-        for i in range(0, tile, LANES):
-            error_a = error_a + _error(scale_a * load(L, i) + lo_a - load(X, at + i), load(W, i), grid)
-            error_b = error_b + _error(
-                scale_b * load(L, tile + i) + lo_b - load(X, at + tile + i), load(W, tile + i), grid
-            )
-        better_a, better_b = (splat(_ZERO) < D_a) & (error_a < best_a), (splat(_ZERO) < D_b) & (error_b < best_b)
-        best_a, best_b = select(better_a, error_a, best_a), select(better_b, error_b, best_b)
-        found_a = _keep(better_a, (scale_a, lo_a, iscale_a, found_a[1]), found_a)
-        found_b = _keep(better_b, (scale_b, lo_b, iscale_b, found_b[1]), found_b)
-    return found_a, found_b
-
-
-@helper
-def _first_try(X, at, W, grid):
-    """Σ w, Σ w·x, maximum; and error and what is found with scale and min from minimum to maximum."""
-    zero, nmax = splat(_ZERO), splat(grid.nmax)
-    lo, hi, sum_w, sum_x = load(X, at), load(X, at), zero, zero
-    for i in range(0, grid.n * LANES, LANES):
-        v, w = load(X, at + i), load(W, i)
-        lo, hi = minimum(v, lo), maximum(v, hi)
-        sum_w = sum_w + w
-        sum_x = sum_x + w * v
-    lo = select(lo > zero, zero, lo)  # a minimum of -0.0 stays
-    iscale = nmax / (hi - lo)
-    scale = splat(_ONE) / iscale
-    error = zero
-    for i in range(0, grid.n * LANES, LANES):
-        v = load(X, at + i)
-        level = nearest_level(iscale * (v - lo), zero, nmax)
-        error = error + _error(scale * level + lo - v, load(W, i), grid)
-    # All weights the same and not positive: level 0 of scale 0, and no other try has a lower error than 0.
-    # An infinite iscale (max − min is denormal) rounds every weight to level 0, too.
-    constant, finite = hi == lo, iscale < splat(np.float32(np.inf))
-    scale, error = select(constant, zero, scale), select(constant, zero, error)
-    return sum_w, sum_x, hi, error, (scale, lo, select(finite, iscale, zero), lo)
-
-
-@helper
-def _add_levels(sums, v, w, iscale, lo, L, i, grid):
-    """Quantize v to L[i] and add w·l, w·l² and w·l·x to the sums."""
-    level = grid_level(iscale * (v - lo), grid)
-    store(L, i, level)
-    wl = w * level
-    return sums[0] + wl, sums[1] + wl * level, sums[2] + wl * v
-
-
-@helper
-def _least_squares(sum_w, sum_x, sums):
-    """Determinant, scale and min of the weighted fit; min ≤ 0. Useless unless the determinant is positive."""
-    sum_l, sum_l2, sum_xl = sums
-    D = sum_w * sum_l2 - sum_l * sum_l
-    scale = (sum_w * sum_xl - sum_x * sum_l) / D
-    lo = (sum_l2 * sum_x - sum_l * sum_xl) / D
-    positive = lo > splat(_ZERO)
-    return D, select(positive, sum_xl / sum_l2, scale), select(positive, splat(_ZERO), lo)
-
-
-@helper
-def _error(d, w, grid):
-    return w * (fabs(d) if grid.use_mad else d * d)
-
-
-@helper
-def _keep(better, new, old):
-    return (
-        select(better, new[0], old[0]),
-        select(better, new[1], old[1]),
-        select(better, new[2], old[2]),
-        select(better, new[3], old[3]),
-    )
-
-
-@helper
-def grid_level(v, grid):
-    """The level of v = iscale·(x − base) in the steps of make_qkx."""
-    zero, nmax = splat(_ZERO), splat(grid.nmax)
-    if grid.saturates:
-        return nearest_int(minimum(maximum(v, zero), nmax))
-    return nearest_level(v, zero, nmax)
 
 
 @helper

@@ -210,7 +210,7 @@ def _round_to_cells(work, plan, inverse):
 @inlined
 def _look_up(work, plan, cells, scale):
     """Take the rows of cells that are rows, and keep those that last. Returns how many others are in `todo`."""
-    count = 0
+    count = np.uint64(0)  # as an index it is not asked whether it counts from the end
     for c in range(0, LANES * plan.groups, LANES):
         cell = load(work.cells, c)
         found = gather(cells, cell)
@@ -221,9 +221,9 @@ def _look_up(work, plan, cells, scale):
         left = mask_bits(~(is_row | lasts))
         for k in range(LANES):
             work.todo[count] = c + k
-            count += left >> k & 1
+            count += np.uint64(left >> k & 1)
     store(work.scales, 0, scale)
-    return count
+    return np.int64(count)
 
 
 @inlined
@@ -232,14 +232,15 @@ def _choose(work, dims, table, count, lasting):
     X, A, cells, points, candidates = work.X, work.A, table.cells, table.points, table.rows
     for t in range(count):
         c = np.int64(work.todo[t])
-        word = cells[np.uint32(work.cells[c])]
+        at = np.uint64(c)
+        word = cells[np.uint32(work.cells[at])]
         first, last = np.int64(word & 0xFFFF), np.int64((word & 0xFFFF) + (word >> 16))
-        scale, i = work.scales[c % LANES], np.uint64(c // LANES * LANES * dims + c % LANES)
+        scale, i = work.scales[np.uint64(c % LANES)], np.uint64(c // LANES * LANES * dims + c % LANES)
         position = _compare(points, dims, first, last, scale, X, A, i)
-        work.rows[c] = candidates[np.uint64(LANES * first + position)]
+        work.rows[at] = candidates[np.uint64(LANES * first + position)]
         if lasting:
-            margin = work.margin[c]
-            work.until[c] = _lasts(points, candidates, dims, first, last, position, scale, margin, X, A, i)
+            margin = work.margin[at]
+            work.until[at] = _lasts(points, candidates, dims, first, last, position, scale, margin, X, A, i)
 
 
 @inlined

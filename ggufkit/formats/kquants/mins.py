@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ggufkit.formats.scale_search import grid_level, make_qkx, sum_of_squares, weigh
+from ggufkit.formats.scale_min_search import grid_level, make_qkx
+from ggufkit.formats.scale_search import sum_of_squares, weigh
 from ggufkit.formats.tiles import QK_K, nearest_quotient
-from ggufkit.kernels.jit import helper, maker
+from ggufkit.kernels.jit import helper, inlined, maker
 from ggufkit.kernels.lanes import LANES, any_lane, load, select, splat, store, to_i32, transpose
 
 # Rows of P: scale and min from the search, later their levels, at last step and offset; the pair that gives the
@@ -33,7 +34,7 @@ def scratch(type_size, grid):
     )
 
 
-@helper
+@inlined
 def search_pair(X, P, j, W, L, grid):
     """Search scale and min of sub-blocks j and j + 1, whose errors weigh W."""
     a, b = make_qkx(X, j * grid.n * LANES, W, L, grid)
@@ -49,7 +50,7 @@ def _put(P, j, found):
     store(P, BASE + j * LANES, found[3])
 
 
-@helper
+@inlined
 def search_weighted(X, P, importance, at, W, L, grid, factor):
     """Search all sub-blocks; an error weighs importance · √(factor · mean square + x²).
 

@@ -21,7 +21,8 @@ from ggufkit.formats.kquants.mins import (
     search_pair,
     search_weighted,
 )
-from ggufkit.formats.scale_search import Grid, make_qp
+from ggufkit.formats.scale_min_search import Grid
+from ggufkit.formats.scale_search import make_qp
 from ggufkit.formats.tiles import (
     QK_K,
     load_batch,
@@ -30,7 +31,7 @@ from ggufkit.formats.tiles import (
     repeat_importance,
     store_batch,
 )
-from ggufkit.kernels.jit import helper, kernel
+from ggufkit.kernels.jit import helper, inlined, kernel
 from ggufkit.kernels.lanes import (
     LANES,
     fabs,
@@ -85,7 +86,7 @@ def q2_k_encode_weighted(x, importance, out):
         store_batch(Y, _BYTES, blocks, first)
 
 
-@helper
+@inlined
 def _search(X, P, W, L):
     """Scale and min of each sub-block. An error weighs |x|."""
     for j in range(0, _SUB, 2):

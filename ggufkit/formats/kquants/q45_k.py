@@ -23,7 +23,8 @@ from ggufkit.formats.kquants.mins import (
     search_pair,
     search_weighted,
 )
-from ggufkit.formats.scale_search import Grid, byte, make_qp, sum_of_squares
+from ggufkit.formats.scale_min_search import Grid
+from ggufkit.formats.scale_search import byte, make_qp, sum_of_squares
 from ggufkit.formats.tiles import (
     QK_K,
     load_batch,
@@ -107,7 +108,7 @@ q4_k_encode = q5_k_encode = _encode
 q4_k_encode_weighted = q5_k_encode_weighted = _encode_weighted
 
 
-@helper
+@inlined
 def _search(X, P, W, L, grid):
     """Scale and min of each sub-block. An error weighs rms + |x|; the rms is the sub-block's."""
     for j in range(0, _SUB, 2):

@@ -58,9 +58,8 @@ def _fold(emit: Callable, summary: str) -> Any:
 
         def emit_fold(ctx, b, sig, args):
             value = args[0]
-            for half in (8, 4, 2, 1):
-                order = [(k + half) % LANES for k in range(LANES)]
-                value = emit(b, value, shuffle(b, value, value, order))
+            while value.type.count > 1:
+                value = emit(b, *halves(b, value))
             return b.extract_element(value, ir.Constant(I32, 0))
 
         return scalar(vector), emit_fold

@@ -9,11 +9,13 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
+from ggufkit.kernels.cpu import Body, choose
 from ggufkit.kernels.jit import CPU_FEATURES
-from ggufkit.kernels.lanes.emit import F32, I32, broadcast, call, same
+from ggufkit.kernels.lanes.emit import F32, I32, broadcast, call, halves, joined, same
 from ggufkit.kernels.lanes.types import f32x16, i32x16, mask16
 
 __all__ = [
+    "HALF_WIDE",
     "bits_f32",
     "compare",
     "emit_fma",
@@ -26,6 +28,7 @@ __all__ = [
     "minimum",
     "multiply_add",
     "nearest_int",
+    "rolled",
     "round_away",
     "select",
     "splat",
@@ -35,6 +38,8 @@ __all__ = [
 ]
 
 _FUSED = not CPU_FEATURES.isdisjoint(("fma", "neon", "fp-armv8"))
+
+_FEW_REGISTERS = CPU_FEATURES.isdisjoint(("avx512f", "neon"))  # sixteen, not thirty-two
 
 
 @intrinsic
@@ -64,16 +69,46 @@ def compare(b: ir.IRBuilder, symbol: str, x: ir.Value, y: ir.Value) -> ir.Value:
     return b.fcmp_ordered(symbol, x, y) if ordered else b.icmp_signed(symbol, x, y)
 
 
+# Whether registers hold half of the lanes, as with AVX. Of sixteen floats LLVM then makes worse code than of eight.
+HALF_WIDE = "avx" in CPU_FEATURES and "avx512f" not in CPU_FEATURES
+
+
+def _extreme(symbol: str, name: str) -> Callable:
+    def emit(ctx, b, sig, args):
+        if HALF_WIDE and args[0].type.element == F32:
+            parts = zip(*(halves(b, value) for value in args), strict=True)
+            return joined(b, *(call(b, f"llvm.x86.avx.{name}.ps.256", x.type, [x, y]) for x, y in parts))
+        return b.select(compare(b, symbol, *args), *args)
+
+    return emit
+
+
 @intrinsic
 def minimum(typingctx, x, y):
     """`x < y ? x : y`."""
-    return x(x, x), lambda ctx, b, sig, a: b.select(compare(b, "<", *a), *a)
+    return x(x, x), _extreme("<", "min")
 
 
 @intrinsic
 def maximum(typingctx, x, y):
     """`x > y ? x : y`."""
-    return x(x, x), lambda ctx, b, sig, a: b.select(compare(b, ">", *a), *a)
+    return x(x, x), _extreme(">", "max")
+
+
+@intrinsic
+def rolled(typingctx):
+    """Keeps the loop that it is in from being unrolled, where the sums of two rounds would not fit the registers.
+
+    LLVM leaves loops alone that call something, here assembly of no instruction.
+    """
+
+    def emit(ctx, b, sig, args):
+        if _FEW_REGISTERS:
+            kind = ir.FunctionType(ir.VoidType(), [])
+            b.call(ir.InlineAsm(kind, "", "", side_effect=True), [])
+        return ctx.get_dummy_value()
+
+    return types.void(), emit
 
 
 def _float_function(name: str, summary: str) -> Any:
@@ -127,11 +162,21 @@ def multiply_add(typingctx, x, y, z):
     return f32x16(f32x16, f32x16, f32x16), lambda ctx, b, sig, args: emit_multiply_add(b, *args)
 
 
+_ROUNDS = choose(
+    "round", [Body("sse4.1", "sse4.1", True), Body("neon", "neon", True), Body("plain", "", False)], CPU_FEATURES
+)
+
+
 @intrinsic
 def nearest_int(typingctx, x):
-    """Round to the nearest integer, ties to even, as a float; for |x| < 2²², where adding 1.5 × 2²³ does it."""
+    """Round to the nearest integer, ties to even, as a float; for |x| < 2²², where adding 1.5 × 2²³ does it.
+
+    Whether a zero keeps the sign of `x` is open.
+    """
 
     def emit(ctx, b, sig, args):
+        if _ROUNDS:
+            return call(b, "llvm.roundeven.v16f32", f32x16.llvm, args)
         magic = same(F32, 12582912.0)
         return b.fsub(b.fadd(args[0], magic), magic)
 
