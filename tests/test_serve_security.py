@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("uvicorn")
 pytest.importorskip("llguidance")
 
+from drills.crowd_serve import alive
 from served import Client, chat_model, serving
 
 from ggufkit.errors import UsageError
@@ -186,6 +191,33 @@ BODIES = {
 }
 
 
+def chat(**fields) -> bytes:
+    return json.dumps({"messages": USER, "max_tokens": 2, **fields}).encode()
+
+
+BODIES |= {
+    "a number beyond all floats": (chat(max_tokens=10**4000), 400, "max_tokens"),
+    "a seed beyond all floats": (chat(seed=10**4000), 400, "seed"),
+    "an infinite bias": (b'{"messages": [{"role": "user", "content": "x"}], "logit_bias": {"5": 1e999}}', 400, "bias"),
+    "a bias for a digit that is none": (chat(logit_bias={"\u00b2": 1}), 200, ""),
+    "a bias for two signs": (chat(logit_bias={"--5": 1}), 200, ""),
+    "a bias for a long text": (chat(logit_bias=[["a" * 20000, 1]]), 400, "characters"),
+    "half a character in a regular expression": (chat(regex="\ud800+"), 400, "half a character"),
+    "half a character in a grammar": (chat(grammar='root ::= "\ud800"'), 400, "half a character"),
+    "half a character in a schema": (chat(json_schema={"const": "\ud800"}), 400, "schema"),
+    "many values": (b'{"messages": [' + b"[]," * 21000 + b"1]}", 400, "messages"),
+    "more text than the context holds": (chat(messages=[{"role": "user", "content": "x" * 60000}]), 400, "context"),
+    "a million characters": (chat(regex="a{1000000000}"), 400, "regular expression"),
+    "a slow grammar": (chat(grammar='root ::= a\na ::= a a | [a-z ]* | ""', max_tokens=400), 400, "grammar"),
+    "a schema of itself": (chat(json_schema={"$ref": "#"}), 400, "schema"),
+    "a tool that looks like a grammar": (
+        chat(tools=[{"type": "function", "function": {"name": 'a"/\n %json {} |'}}], tool_choice="required"),
+        200,
+        "",
+    ),
+}
+
+
 @pytest.mark.parametrize("name", BODIES)
 def test_bodies(client, name):
     body, status, words = BODIES[name]
@@ -214,6 +246,45 @@ def test_a_body_without_a_length_is_bounded(client):
         assert b"413" in liar.recv(100)
 
 
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"Content-Length: 15\r\nContent-Length: 2\r\n\r\n" + b'{"content":"x"}',
+        b"Transfer-Encoding: xchunked\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n",
+        b"Content-Length: -1\r\n\r\n",
+        b"Content-Length : 1\r\n\r\n1",
+        b"Host: evil.example\r\nContent-Length: 1\r\n\r\n1",
+        b"X: a\0b\r\nContent-Length: 1\r\n\r\n1",
+        b"X: " + b"a" * (1 << 20) + b"\r\n\r\n",
+    ],
+)
+def test_requests_that_may_be_read_in_two_ways_are_refused(client, request_):
+    assert b" 400 " in raw(client, b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\n" + request_)[:20]
+
+
+def test_requests_after_each_other_and_in_one_another(client):
+    one = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
+    answers = raw(client, (one + b"\r\n") * 50 + one + b"Connection: close\r\n\r\n")
+    assert answers.count(b"HTTP/1.1 200 OK") == 51
+    # The chunks count and no length beside them, so what follows them is a request of its own.
+    body = b'Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\nf\r\n{"content":"x"}\r\n0\r\n\r\n'
+    smuggled = b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\n" + body + one + b"Connection: close\r\n\r\n"
+    answers = raw(client, smuggled)
+    assert answers.count(b"HTTP/1.1 200 OK") == 2
+    assert b'{"tokens"' in answers
+
+
+def raw(client: Client, data: bytes) -> bytes:
+    """All that comes back."""
+    found = b""
+    with socket.create_connection((client.host, client.port), timeout=10) as one, contextlib.suppress(ConnectionError):
+        one.sendall(data)
+        while part := one.recv(1 << 16):
+            found += part
+    return found
+
+
 def test_slow_clients_are_not_waited_for(client):
     with socket.create_connection((client.host, client.port)) as slow:
         slow.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n{")
@@ -221,20 +292,73 @@ def test_slow_clients_are_not_waited_for(client):
         assert b"408" in slow.recv(100)
 
 
-def test_connections_without_requests_are_closed(model, monkeypatch):
-    monkeypatch.setattr("ggufkit.serve.server._HEAD_SECONDS", 0.3)
-    monkeypatch.setattr("ggufkit.serve.server._Protocol._wait_for_head.__defaults__", (0.3,))
+LONG = json.dumps({"prompt": "x", "n_predict": 400, "ignore_eos": True, "stream": True, "n_probs": 100})
+WAITED_FOR = {
+    "a head": b"GET /health HTTP/1.1\r\nHost: ",
+    "another request": b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /health",
+    "a body": b"POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{",
+    "a reader": f"POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(LONG)}\r\n\r\n{LONG}".encode(),
+}
+
+
+def test_nobody_is_waited_for_too_long(model, monkeypatch):
+    for name in ("HEAD_SECONDS", "IDLE_SECONDS", "UNREAD_SECONDS"):
+        monkeypatch.setattr(f"ggufkit.serve.connections.{name}", 0.3)
+    with serving(model, {"context": 512}, seconds=0.3) as url:
+        client = Client(url)
+        crowd = {}
+        for what, sent in WAITED_FOR.items():
+            crowd[what] = one = socket.socket()
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            one.connect((client.host, client.port))
+            one.sendall(sent)
+        deadline = time.monotonic() + 20
+        while left := [what for what, one in crowd.items() if alive(one)]:
+            assert time.monotonic() < deadline, left
+            time.sleep(0.1)
+        for one in crowd.values():
+            one.close()
+        assert client.ask("GET", "/health")[0] == 200
+
+
+def test_a_crowd_that_waits_keeps_nobody_out(model):
     with serving(model, {"context": 64}, connections=20) as url:
         client = Client(url)
-        crowd = [socket.create_connection((client.host, client.port)) for _ in range(40)]
-        crowd[0].sendall(b"GET /health HTTP/1.1\r\nHost: ")
-        assert client.ask("GET", "/health")[0] in (200, 503)  # answered, whatever it is
+        crowd = [socket.create_connection((client.host, client.port)) for _ in range(200)]
+        for one in crowd[:100]:
+            with contextlib.suppress(OSError):
+                one.sendall(WAITED_FOR["a body"])
         deadline = time.monotonic() + 10
-        while client.ask("GET", "/health")[0] != 200:
+        while client.ask("POST", "/completion", {"prompt": "x", "n_predict": 1})[0] != 200:
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        crowd[0].settimeout(5)
-        assert crowd[0].recv(10) == b""
+        assert sum(map(alive, crowd)) <= 40
+        for one in crowd:
+            one.close()
+
+
+@pytest.mark.slow
+def test_thousands_of_connections(model):
+    tool = Path(__file__).parents[1] / "tools" / "drills" / "crowd_serve.py"
+    how = ("--connections", "2000", "--seconds", "0.5", "--rounds", "1", "--soon", "10")
+    done = subprocess.run([sys.executable, str(tool), str(model), *how], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_bodies_share_their_room(model):
+    big = b"x" * 300_000
+    with serving(model, {"context": 64}, body=1 << 20, bodies=1 << 20) as url:
+        client = Client(url)
+        head = b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900000\r\n\r\n"
+        crowd = [socket.create_connection((client.host, client.port)) for _ in range(6)]
+        for one in crowd:
+            one.sendall(head + big)
+        crowd[0].settimeout(10)
+        answer = crowd[0].recv(2000)  # the first has to go
+        assert b" 503 " in answer
+        assert b"retry-after: 1" in answer.lower()
+        assert client.post("/tokenize", content="x")["tokens"]
+        assert client.post("/tokenize", content="a " * 200_000)["tokens"]
         for one in crowd:
             one.close()
 

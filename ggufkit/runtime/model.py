@@ -323,7 +323,10 @@ class Model:
 
     def checked(self, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
         """Tokens as (n,) int32; at least one, and all of this model."""
-        ids = np.asarray(tokens, np.int32)
+        try:
+            ids = np.asarray(tokens, np.int32)
+        except OverflowError:
+            raise UsageError(f"a number is no token of this model, which has {self.vocabulary}") from None
         if ids.ndim != 1 or not ids.size:
             raise UsageError("there is no token to run; give a prompt that is not empty")
         bad = (ids < 0) | (ids >= self.vocabulary)

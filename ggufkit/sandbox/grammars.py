@@ -9,6 +9,7 @@ from ggufkit.sandbox.process import Child
 __all__ = ["compile_error"]
 
 _SECONDS = 2.0
+_WAITING = 8  # of those who ask: a server has other things to do
 
 
 @lru_cache(256)
@@ -18,9 +19,13 @@ def compile_error(grammar: str) -> str:
     Parameters
     ----------
     grammar : as llguidance's `LLMatcher` takes it.
+
+    Raises
+    ------
+    Busy : too many wait.
     """
     answer = _process.ask({"grammar": grammar}, _SECONDS)
     return str(answer.get("error", answer.get("failed", "")))
 
 
-_process = Child()
+_process = Child(_WAITING)

@@ -14,23 +14,49 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Child"]
+from ggufkit.errors import GgufkitError
+
+__all__ = ["Busy", "Child"]
 
 # Seconds on the clock beyond those of computing, on a machine that is busy.
 _PATIENCE = 30.0
 
 
-class Child:
-    """A process that runs `child.py`, and one question to it at a time."""
+class Busy(GgufkitError):
+    """Too many questions wait."""
 
-    def __init__(self) -> None:
+
+class Child:
+    """A process that runs `child.py`, and one question to it at a time.
+
+    Parameters
+    ----------
+    most : questions that wait; one more is refused. None for any number.
+    """
+
+    def __init__(self, most: int | None = None) -> None:
+        self._most, self._asking = most, 0
         self._child: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
         atexit.register(self.end)
 
     def ask(self, request: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-        """The answer to a request, which may take `seconds` of computing; ``{"failed": why}`` where it takes more."""
+        """The answer to a request, which may take `seconds` of computing; ``{"failed": why}`` where it takes more.
+
+        Raises
+        ------
+        Busy : too many wait.
+        """
         line = json.dumps({**request, "seconds": seconds})
+        if self._most is not None and self._asking > self._most:
+            raise Busy(f"{self._asking} grammars and schemas wait to be compiled; try again")
+        self._asking += 1
+        try:
+            return self._answer(line, seconds)
+        finally:
+            self._asking -= 1
+
+    def _answer(self, line: str, seconds: float) -> dict[str, Any]:
         with self._lock:
             child = self._started()
             assert child.stdin is not None

@@ -24,7 +24,7 @@ from ggufkit.serve.dialects import (
 )
 from ggufkit.serve.models import Models, Pool
 from ggufkit.serve.problems import Problem, problem_of
-from ggufkit.serve.security import Guard
+from ggufkit.serve.security import Admission, Guard
 from ggufkit.serve.settings import Settings
 
 __all__ = ["make_app"]
@@ -51,7 +51,7 @@ def make_app(pool: Pool, settings: Settings | None = None) -> Guard:
         routes=[one for module in _ROUTES for one in module.routes()],
         exception_handlers={HTTPException: _http_error, Exception: _any_error},
     )
-    app.state.models, app.state.settings = Models(pool, settings), settings
+    app.state.models, app.state.settings, app.state.admission = Models(pool, settings), settings, Admission(settings)
     return Guard(app, settings, _refuse)
 
 

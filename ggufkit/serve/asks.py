@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -90,7 +91,7 @@ _WHOLE: tuple[tuple[str, str, int, int], ...] = (
     ("dry_penalty_last_n", "dry_penalty_last_n", -1, (1 << 31) - 1),
     ("mirostat", "mirostat", 0, 2),
 )
-_MAX_BIAS = 1024
+_MAX_BIAS, _BIAS_TEXT = 1024, 256  # tokens, and characters of one
 
 
 def choosing_of(body: Body, served: Served, settings: Settings, limit_names: Sequence[str]) -> Choosing:
@@ -163,9 +164,11 @@ def _bias(body: Body, served: Served) -> dict[int, float]:
             bias = None if bias else float("-inf")
         if not isinstance(bias, (int, float)) or not (bias == float("-inf") or abs(bias) <= 1e6):
             raise body.wrong("logit_bias", "should have a number for each token")
-        if isinstance(token, str) and isinstance(value, dict) and token.lstrip("-").isdigit() and len(token) < 12:
+        if isinstance(value, dict) and re.fullmatch(r"-?[0-9]{1,11}", token):
             token = int(token)
         if isinstance(token, str):
+            if len(token) > _BIAS_TEXT:
+                raise body.wrong("logit_bias", f"has a text of {len(token)} characters; at most {_BIAS_TEXT} are taken")
             for one in served.tokenizer.encode(token, add_special=False):
                 found[one] = float(bias)
         elif isinstance(token, int) and 0 <= token < served.engine.model.vocabulary:
@@ -219,7 +222,8 @@ def text_ask(served: Served, prompt: str | Sequence[int], choosing: Choosing) ->
     """
     from ggufkit.runtime.generate import prompt_tokens
 
-    tokens = prompt_tokens(served.tokenizer, prompt)
+    with served.encoding(prompt if isinstance(prompt, str) else ""):
+        tokens = prompt_tokens(served.tokenizer, prompt)
     return _ask(
         served, prompt if isinstance(prompt, str) else "", tokens, choosing, [ReplyParser() for _ in range(choosing.n)]
     )

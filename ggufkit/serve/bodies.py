@@ -8,7 +8,7 @@ body.at("response_format")             fields in fields: "response_format.type"
 from __future__ import annotations
 
 import json
-import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
@@ -19,6 +19,9 @@ from ggufkit.serve.problems import Problem, bad
 __all__ = ["MAX_DEPTH", "Body", "parse_json"]
 
 MAX_DEPTH = 128  # of lists and objects in a body
+MAX_VALUES = 1 << 20  # in a body: an empty list takes three bytes there, and 64 in memory
+
+_STRING = re.compile(rb'"[^"]*"?')
 
 _NAMES = {str: "a text", bool: "true or false", int: "a whole number", float: "a number", list: "a list"}
 _NAMES |= {dict: "an object", type(None): "null"}
@@ -29,12 +32,14 @@ def parse_json(data: bytes) -> Any:
 
     Raises
     ------
-    Problem : it is none, or too deep.
+    Problem : it is none, too deep, or has too many values.
     """
 
     def refuse(word: str) -> NoReturn:
         raise ValueError(f"{word} is no number of JSON")
 
+    if _values(data) > MAX_VALUES:
+        raise bad(f"the body has more than {MAX_VALUES} values")
     try:
         value = json.loads(data, parse_constant=refuse)
     except RecursionError:
@@ -44,6 +49,17 @@ def parse_json(data: bytes) -> Any:
     if deeper(value, MAX_DEPTH):
         raise bad(f"the body is nested more than {MAX_DEPTH} deep")
     return value
+
+
+def _values(data: bytes) -> int:
+    """How many values there are in a text of JSON, or more."""
+    if _separators(data) > MAX_VALUES:  # most may stand within texts
+        data = _STRING.sub(b"", data.replace(rb"\\", b"").replace(rb"\"", b""))
+    return _separators(data)
+
+
+def _separators(data: bytes) -> int:
+    return data.count(b",") + data.count(b"[") + data.count(b"{")
 
 
 class Body:
@@ -112,7 +128,7 @@ class Body:
         return self._between(name, value, low, high, default)
 
     def _between(self, name: str, value: Any, low: float, high: float, default: Any) -> Any:
-        if value is not default and not (math.isfinite(value) and low <= value <= high):
+        if value is not default and not low <= value <= high:
             shown = printable(str(value) if abs(value) < 1e30 else "too large", 40)
             raise self.wrong(name, f"is {shown}; it must be between {low:g} and {high:g}")
         return value

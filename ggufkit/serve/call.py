@@ -18,7 +18,7 @@ from ggufkit.serve.asks import Ask
 from ggufkit.serve.bodies import Body, parse_json
 from ggufkit.serve.models import Models, Served
 from ggufkit.serve.problems import Problem, bad, problem_of
-from ggufkit.serve.security import read_body
+from ggufkit.serve.security import Admission
 from ggufkit.serve.settings import Settings
 
 __all__ = ["Call", "Dialect", "Endpoint", "Gone", "json_response", "route"]
@@ -58,16 +58,19 @@ class Call:
     Attributes
     ----------
     request : Starlette's.
-    models, settings : the server's.
+    models, settings, admission : the server's.
     """
 
-    def __init__(self, request: Request, models: Models, settings: Settings):
-        self.request, self.models, self.settings = request, models, settings
+    def __init__(self, request: Request):
+        self.request = request
+        self.models: Models = request.app.state.models
+        self.settings: Settings = request.app.state.settings
+        self.admission: Admission = request.app.state.admission
         self.stack = AsyncExitStack()
 
     async def body(self) -> Body:
         """The body, an object."""
-        value = parse_json(await read_body(self.request, self.settings) or b"{}")
+        value = parse_json(await self.stack.enter_async_context(self.admission.body(self.request)) or b"{}")
         if not isinstance(value, dict):
             raise bad("the body should be a JSON object")
         return Body(value)
@@ -157,7 +160,7 @@ def route(path: str, endpoint: Endpoint, dialect: Dialect, methods: tuple[str, .
     """A path and what answers there; whatever goes wrong comes out in the dialect's shape."""
 
     async def answer(request: Request) -> Response:
-        call = Call(request, request.app.state.models, request.app.state.settings)
+        call = Call(request)
         try:
             async with call.stack:
                 return await endpoint(call)

@@ -57,7 +57,8 @@ class Conversation:
         """
         disarmed = Disarmed(served.tokenizer, self.messages)
         text = self._text(served, disarmed.messages)
-        return text, disarmed.tokens(text)
+        with served.encoding(text):
+            return text, disarmed.tokens(text)
 
     def _text(self, served: Served, messages: list[Mapping[str, Any]]) -> str:
         template = served.tool_template if self.tools else served.template

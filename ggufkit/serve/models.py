@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ggufkit.errors import GgufkitError, printable
+from ggufkit.errors import GgufkitError, UsageError, printable
 from ggufkit.gguf.summary import summary
 from ggufkit.runtime.chat import ChatTemplate, read_template, special_tokens, template_names
 from ggufkit.runtime.constrain.matcher import Grammars, Matcher
+from ggufkit.sandbox.process import Busy
+from ggufkit.serve.engine.request import ContextTooLong
 from ggufkit.serve.problems import Problem
 from ggufkit.serve.replies.detect import Manner, manner_of
 from ggufkit.serve.settings import Settings
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from ggufkit.tokenizer.run.tokenizer import Tokenizer
 
 __all__ = ["Models", "Pool", "Served", "facts"]
+
+_LONG, _ENCODING = 1 << 16, 8  # characters of a long text; of them, how many wait
 
 
 class Pool(Protocol):
@@ -49,6 +54,7 @@ class Served:
     def __init__(self, name: str, engine: Engine, template: str | None):
         self.name, self.engine = name, engine
         self._template_source = template
+        self._one_long, self._encoding = threading.Lock(), 0
 
     @property
     def gguf(self) -> GGUF:
@@ -99,6 +105,42 @@ class Served:
     def constraint(self, grammar: Grammar) -> Matcher:
         """A constraint for one text."""
         return self.grammars.start(grammar)
+
+    @functools.cached_property
+    def _longest(self) -> int:
+        """Bytes of the longest token."""
+        return max(len(self.tokenizer.piece(id, special=True)) for id in range(len(self.tokenizer)))
+
+    @contextmanager
+    def encoding(self, text: str, most: int | None = None) -> Iterator[None]:
+        """Stands around what makes tokens of a text: long texts one at a time, and none that is too long anyway.
+
+        Parameters
+        ----------
+        most : tokens that are taken; by default a context of them.
+
+        Raises
+        ------
+        ContextTooLong : there would be more than a context holds, however long each of them is.
+        UsageError : there would be more than `most`.
+        Busy : too many long texts wait.
+        """
+        holds = self.engine.context if self.engine.generates else self.engine.model.hyper.context_length
+        if most is None and len(text) > holds * self._longest:
+            raise ContextTooLong(-(-len(text) // self._longest), holds)
+        if most is not None and len(text) > most * self._longest:
+            raise UsageError(f"the text has {len(text)} characters; at most {most * self._longest} are made tokens")
+        if len(text) <= _LONG:
+            yield
+            return
+        if self._encoding >= _ENCODING:
+            raise Busy(f"{self._encoding} long texts wait to be made tokens; try again")
+        self._encoding += 1
+        try:
+            with self._one_long:
+                yield
+        finally:
+            self._encoding -= 1
 
     def partition(self, text: str) -> Sequence[str | int]:
         """Pieces of a text, and the special tokens between them."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ggufkit.errors import GGUFError, GgufkitError, MissingDependency, UsageError, printable
+from ggufkit.sandbox.process import Busy
 from ggufkit.serve.engine.request import ContextTooLong, EngineClosed, QueueFull
 
 __all__ = ["Problem", "bad", "problem_of"]
@@ -77,7 +78,7 @@ def problem_of(error: BaseException) -> Problem:
         )
     if isinstance(error, QueueFull):
         return Problem(429, error.message, headers={"Retry-After": str(max(1, round(error.retry_after)))})
-    if isinstance(error, EngineClosed):
+    if isinstance(error, (EngineClosed, Busy)):
         return Problem(503, error.message, headers={"Retry-After": "1"})
     if isinstance(error, (UsageError, GGUFError, MissingDependency)):
         return Problem(400, error.reason if isinstance(error, GGUFError) else error.message)

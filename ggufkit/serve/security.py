@@ -1,4 +1,4 @@
-"""Who may ask what: the name that the server was called by, where a page came from, keys, and the size of a body.
+"""Who may ask what: the name that the server was called by, where a page came from, keys, and how much at once.
 
 A page from anywhere may let a browser send requests to this machine. It gets nothing: its Origin is not listed, and
 where it has renamed itself to this machine's address (DNS rebinding), the Host header has its name and no address.
@@ -11,7 +11,8 @@ import hashlib
 import hmac
 import ipaddress
 import socket
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from ggufkit.errors import Hint, UsageError, printable
@@ -21,9 +22,10 @@ from ggufkit.serve.settings import Settings
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-__all__ = ["Guard", "read_body", "require_safe"]
+__all__ = ["Admission", "Guard", "require_safe"]
 
 _PUBLIC = {"/", "/health", "/v1/health", "/favicon.ico"}
+_SMALL = 64 << 10  # bytes of a body that there is always room for
 _HEADERS = "authorization, content-type, x-api-key, anthropic-version, anthropic-beta"
 
 Message = MutableMapping[str, Any]
@@ -156,31 +158,87 @@ async def _preflight(send: Send, origin: str) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-async def read_body(request: Request, settings: Settings) -> bytes:
-    """A request's body.
+class Admission:
+    """What all requests may take together: places, and memory for bodies.
 
-    Raises
-    ------
-    Problem : it is too large, or takes too long.
+    Parameters
+    ----------
+    settings : how many, and how much.
     """
-    size = request.headers.get("content-length", "0")
-    if size.isdigit() and (len(size) > 15 or int(size) > settings.body):
-        raise Problem(413, f"the body has {printable(size, 30)} bytes; at most {settings.body} are taken")
-    parts: list[bytes] = []
-    left = settings.body
 
-    async def read() -> None:
-        nonlocal left
+    def __init__(self, settings: Settings):
+        self._settings = settings
+        self._places = settings.connections
+        self._bodies: dict[_Body, None] = {}  # all in memory, the oldest first
+
+    @asynccontextmanager
+    async def body(self, request: Request) -> AsyncIterator[bytes]:
+        """A request's body, which counts as long as it is kept.
+
+        Raises
+        ------
+        Problem : it is too large, takes too long, or there are too many.
+        """
+        size = request.headers.get("content-length", "0")
+        if size.isdigit() and (len(size) > 15 or int(size) > self._settings.body):
+            raise Problem(413, f"the body has {printable(size, 30)} bytes; at most {self._settings.body} are taken")
+        body = _Body()
+        self._bodies[body] = None
+        try:
+            body.reading = asyncio.ensure_future(self._read(body, request))
+            done, _ = await asyncio.wait({body.reading}, timeout=self._settings.seconds)
+            if body.given_up:
+                raise _later("there is no room for so long a body among the others")
+            if not done:
+                raise Problem(
+                    408,
+                    f"the body did not come within {self._settings.seconds:g} s",
+                    headers={"Connection": "close"},
+                )
+            data = body.reading.result()
+            if self._places <= 0:
+                raise _later(f"{self._settings.connections} requests are worked on already")
+            self._places -= 1
+            try:
+                yield data
+            finally:
+                self._places += 1
+        finally:
+            if body.reading is not None:
+                body.reading.cancel()
+            del self._bodies[body]
+
+    async def _read(self, body: _Body, request: Request) -> bytes:
+        parts: list[bytes] = []
         async for part in request.stream():
-            left -= len(part)
-            if left < 0:
-                raise Problem(413, f"the body has more than {settings.body} bytes")
             parts.append(part)
+            body.size += len(part)
+            if body.size > self._settings.body:
+                raise Problem(413, f"the body has more than {self._settings.body} bytes")
+            self._make_room(body)
+        return b"".join(parts)
 
-    try:
-        await asyncio.wait_for(read(), settings.seconds)
-    except asyncio.TimeoutError:
-        raise Problem(
-            408, f"the body did not come within {settings.seconds:g} s", headers={"Connection": "close"}
-        ) from None
-    return b"".join(parts)
+    def _make_room(self, new: _Body) -> None:
+        """Small bodies always have room. For a long one, give up the one that has been coming for longest."""
+        if new.size <= _SMALL:
+            return
+        while sum(body.size for body in self._bodies if not body.given_up) > self._settings.bodies:
+            coming = (body for body in self._bodies if body.size > _SMALL and body.reading and not body.reading.done())
+            oldest = next((body for body in coming if not body.given_up), new)
+            oldest.given_up = True
+            if oldest.reading is not None:
+                oldest.reading.cancel()
+            if oldest is new:
+                return
+
+
+class _Body:
+    """A body in memory, or on its way there."""
+
+    size = 0
+    given_up = False
+    reading: asyncio.Task[bytes] | None = None
+
+
+def _later(message: str) -> Problem:
+    return Problem(503, f"{message}; try again", headers={"Retry-After": "1"})

@@ -5,24 +5,27 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ggufkit.errors import FileError, printable
 from ggufkit.serve.app import make_app
+from ggufkit.serve.connections import BACKLOG, IDLE_SECONDS, Connections, Protocol, room_for
 from ggufkit.serve.models import Pool
 from ggufkit.serve.security import require_safe
 from ggufkit.serve.settings import Settings
 
 __all__ = ["Server"]
 
-_HEAD_SECONDS = 15.0  # for a request's head
-_IDLE_SECONDS = 30  # between requests of a connection
+
+_PREPARING = 32  # requests whose templates are rendered, grammars compiled and texts made tokens at the same time
+_SWITCHING = 0.0005  # seconds that an engine's thread may hold up the one that talks to clients
 
 
 class Server:
@@ -36,6 +39,7 @@ class Server:
     Attributes
     ----------
     port : where it listens.
+    connections : those there are.
 
     Raises
     ------
@@ -49,9 +53,10 @@ class Server:
         self.settings = settings
         self._socket = _listen(settings)
         self.port: int = self._socket.getsockname()[1]
+        self.connections = Connections(room_for(settings.connections), settings.seconds)
         config = uvicorn.Config(
             make_app(pool, settings),
-            http=_Protocol,
+            http=Protocol.of(self.connections),
             ws="none",
             loop="asyncio",
             lifespan="off",
@@ -59,8 +64,8 @@ class Server:
             log_level="critical",
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=settings.connections,
-            timeout_keep_alive=_IDLE_SECONDS,
+            backlog=BACKLOG,
+            timeout_keep_alive=IDLE_SECONDS,
             timeout_graceful_shutdown=max(1, round(settings.drain)),
             h11_max_incomplete_event_size=64 << 10,
         )
@@ -81,16 +86,28 @@ class Server:
         ready : called when it listens.
         """
 
+        switching = sys.getswitchinterval()
+
         async def serve() -> None:
-            asyncio.get_running_loop().set_exception_handler(_quiet)
+            loop = asyncio.get_running_loop()
+            loop.set_exception_handler(_quiet)
+            loop.set_default_executor(ThreadPoolExecutor(_PREPARING, "ggufkit-prepare"))
+            watching = asyncio.ensure_future(self.connections.watch())
             serving = asyncio.ensure_future(self._server.serve(sockets=[self._socket]))
             while not self._server.started and not serving.done():
                 await asyncio.sleep(0.01)
             if ready is not None and not serving.done():
                 ready()
-            await serving
+            try:
+                await serving
+            finally:
+                watching.cancel()
 
-        asyncio.run(serve())
+        sys.setswitchinterval(_SWITCHING)
+        try:
+            asyncio.run(serve())
+        finally:
+            sys.setswitchinterval(switching)
 
     def stop(self) -> None:
         """Take no more requests, let answers finish. From any thread."""
@@ -132,37 +149,3 @@ def _quiet(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Clients that leave are nothing to write about."""
     if not isinstance(context.get("exception"), (ConnectionError, asyncio.CancelledError)):
         loop.default_exception_handler(context)
-
-
-class _Protocol(H11Protocol):
-    """Ends connections whose request does not come: a thousand of them would leave no room for others."""
-
-    _head: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self._wait_for_head()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self.cycle is not None and not self.cycle.response_complete and self._head is not None:
-            self._head.cancel()
-            self._head = None
-
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if not self.transport.is_closing() and self._head is None and self.conn.our_state is not None:
-            self._wait_for_head(_IDLE_SECONDS + _HEAD_SECONDS)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._head is not None:
-            self._head.cancel()
-        super().connection_lost(exc)
-
-    def _wait_for_head(self, seconds: float = _HEAD_SECONDS) -> None:
-        self._head = self.loop.call_later(seconds, self._no_head)
-
-    def _no_head(self) -> None:
-        self._head = None
-        if self.cycle is None or self.cycle.response_complete:
-            self.transport.close()

@@ -22,7 +22,8 @@ class Settings:
     metrics : count, at /metrics.
     body : bytes of a request.
     seconds : that a client may take to send one.
-    connections : at the same time.
+    connections : requests at the same time; as many connections may wait beside them.
+    bodies : bytes of all requests at the same time, small ones apart.
     choices : answers to one request (`n`) and texts of one (`prompt`, `input`).
     stops : stop strings of a request.
     ping : seconds without a sign after which a stream gives one.
@@ -39,6 +40,7 @@ class Settings:
     slots: bool = False
     metrics: bool = False
     body: int = 10 << 20
+    bodies: int = 64 << 20
     seconds: float = 30.0
     connections: int = 512
     choices: int = 16

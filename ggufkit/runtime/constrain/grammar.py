@@ -12,6 +12,8 @@ that there is.
 from __future__ import annotations
 
 import json
+import re
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +33,7 @@ _WHITE_SPACE = r"( |\n{1,2}[ \t]{0,20})"
 _FORMATS = {
     *("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"),
 }
-_TRIED = 200  # subschemas that are compiled to find out which one it is
+_TRIED, _TRYING = 200, 5.0  # subschemas that are compiled to find out which one it is, and seconds for it
 
 
 @dataclass(frozen=True)
@@ -134,12 +136,12 @@ class Grammar:
         """The path of the smallest part of the schema that fails alike, and why."""
         root = json.loads(self.text)
         at: tuple[str, ...] = ()
-        schema, left = root, _TRIED
+        schema, left, until = root, _TRIED, time.monotonic() + _TRYING
         definitions = {k: root[k] for k in ("$defs", "definitions") if k in root}
         while True:
             for path, part in _parts(schema):
                 left -= 1
-                if left < 0:
+                if left < 0 or time.monotonic() > until:
                     return at, error
                 whole = {**definitions, **part} if at or path[0] not in definitions else part
                 if compile_error(Grammar("schema", json.dumps(whole)).compiled()) == error:
@@ -188,6 +190,8 @@ def _without_unknown_formats(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _limit(what: str, text: str) -> None:
+    if not text.isascii() and re.search("[\ud800-\udfff]", text):
+        raise UsageError(f"the {what} has half a character in it")
     if len(text) > MAX_CHARACTERS:
         raise UsageError(f"the {what} has {len(text)} characters; at most {MAX_CHARACTERS} are read")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ggufkit.errors import GgufkitError, MissingDependency, UsageError, printable
+from ggufkit.errors import MissingDependency, UsageError, printable
 from ggufkit.runtime.constrain.grammar import Grammar
 from ggufkit.tokenizer.run.vocab import CONTROL, UNKNOWN, UNUSED
 
@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Grammars", "Matcher"]
 
-_STATES = 50_000  # of the automaton of a grammar's terminals, 1 to 2 kB each
+# A mask takes 50 ms at most, and an automaton of a grammar's terminals 100 MB.
+_LIMITS: dict[str, Any] = {
+    "max_lexer_states": 50_000,
+    "initial_lexer_fuel": 500_000,
+    "step_lexer_fuel": 100_000,
+    "step_max_items": 20_000,
+    "verbose_errors": False,
+}
 _KEPT = 64  # compiled grammars
 
 
@@ -59,12 +66,13 @@ class Grammars:
         from llguidance import LLMatcher, LLParserLimits
 
         grammar.check()
-        limits = LLParserLimits(max_lexer_states=_STATES, verbose_errors=False)
-        compiled = LLMatcher(self._tokens, grammar.compiled(), log_level=0, limits=limits)
-        first = compiled.deep_copy()
-        if not first.is_error():
-            first.compute_bitmask()  # where one that nothing obeys fails
-        if first.is_error():
+        compiled = LLMatcher(self._tokens, grammar.compiled(), log_level=0, limits=LLParserLimits(**_LIMITS))
+        for _ in range(2):  # the second goes on with what the first has found out, and may be too much
+            first = compiled.deep_copy()
+            if not first.is_error():
+                first.compute_bitmask()  # where one that nothing obeys fails
+            if not first.is_error():
+                continue
             reason = printable(first.get_error().partition("\n")[0], 400)
             raise UsageError(f"the {grammar.kind} cannot be compiled: {reason}")
         return compiled
@@ -86,7 +94,7 @@ class Matcher:
 
         Raises
         ------
-        GgufkitError : the grammar has become too complex for its limits.
+        UsageError : the grammar has become too complex for its limits.
         """
         words = np.frombuffer(self._matcher.compute_bitmask(), np.uint32)
         self._check()
@@ -97,7 +105,7 @@ class Matcher:
 
         Raises
         ------
-        GgufkitError : it is not allowed here.
+        UsageError : it is not allowed here.
         """
         self._matcher.consume_token(token)
         self._check()
@@ -105,7 +113,7 @@ class Matcher:
     def _check(self) -> None:
         if self._matcher.is_error():
             error = printable(self._matcher.get_error().partition("\n")[0], 200)
-            raise GgufkitError(f"the grammar cannot go on from here: {error}")
+            raise UsageError(f"the grammar cannot go on from here: {error}")
 
 
 class _Tokens:

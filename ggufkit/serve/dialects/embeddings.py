@@ -34,7 +34,12 @@ async def vectors_of(
 
     if pooling is None and served.engine.model.hyper.pooling == "none":
         pooling = "last"  # a vector of each text, whatever the model was made for
-    tokens = await asyncio.to_thread(lambda: [prompt_tokens(served.tokenizer, text) for text in texts])
+
+    def encoded() -> list[list[int]]:
+        with served.encoding(max((text for text in texts if isinstance(text, str)), key=len, default="")):
+            return [prompt_tokens(served.tokenizer, text) for text in texts]
+
+    tokens = await asyncio.to_thread(encoded)
     work = served.engine.embed(tokens, pooling)
     call.stack.callback(work.cancel)
     vectors = await call.unless_gone(_result(work))

@@ -29,6 +29,8 @@ from ggufkit.serve.sse import frame
 
 __all__ = ["routes"]
 
+_TOKENIZED, _DETOKENIZED = 1 << 16, 1 << 20  # tokens of a text
+
 
 def _asked(body: Body, served: Served, settings: Settings, prompt: str | list[int]) -> Ask:
     choosing = choosing_of(body, served, settings, ("n_predict", "max_tokens"))
@@ -68,7 +70,8 @@ def _infill_prompt(served: Served, body: Body) -> list[int]:
         raise body.wrong("input_prefix", "cannot be filled in: the model has no tokens for that")
 
     def ids(text: str) -> list[int]:
-        return tokenizer.encode(text, add_special=False, parse_special=False)
+        with served.encoding(text):
+            return tokenizer.encode(text, add_special=False, parse_special=False)
 
     prefix, suffix, said = (ids(body.text(name, "")) for name in ("input_prefix", "input_suffix", "prompt"))
     around: list[int] = []
@@ -152,7 +155,12 @@ async def _tokenize(call: Call) -> Response:
     served = await call.model(body.text("model"))
     add, parse = body.flag("add_special"), body.flag("parse_special", True)
     text = body.text("content", "")
-    ids = await asyncio.to_thread(lambda: served.tokenizer.encode(text, add_special=add, parse_special=parse))
+
+    def encoded() -> list[int]:
+        with served.encoding(text, _TOKENIZED):
+            return served.tokenizer.encode(text, add_special=add, parse_special=parse)
+
+    ids = await asyncio.to_thread(encoded)
     if not body.flag("with_pieces"):
         return json_response({"tokens": ids})
     return json_response({"tokens": [{"id": id, "piece": _piece(served, id)} for id in ids]})
@@ -169,7 +177,7 @@ def _piece(served: Served, id: int) -> Any:
 async def _detokenize(call: Call) -> Response:
     body = await call.body()
     served = await call.model(body.text("model"))
-    ids = body.items("tokens", 1 << 20)
+    ids = body.items("tokens", _DETOKENIZED)
     if not all(isinstance(id, int) and not isinstance(id, bool) for id in ids):
         raise body.wrong("tokens", "should be whole numbers")
     text = await asyncio.to_thread(lambda: served.tokenizer.decode(ids, remove_special=False, special=True))

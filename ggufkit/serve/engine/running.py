@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from ggufkit.errors import GgufkitError
+from ggufkit.errors import GgufkitError, UsageError
 from ggufkit.runtime.batch import Piece
 from ggufkit.runtime.constrain.mask import allowed
 from ggufkit.runtime.generate import breakers
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from ggufkit.tokenizer.run.tokenizer import Tokenizer
 
 __all__ = ["Running"]
+
+T = TypeVar("T")
+
+_CONSTRAINING, _CONSTRAINING_EACH = 0.5, 0.02  # seconds of a request that its grammar may take, and more for each token
 
 
 class Running:
@@ -46,7 +51,7 @@ class Running:
         self.ahead: Ahead | None = None
         self._cache: Cache | None = None
         self._guesses: list[int] = []
-        self._constraint = request.constraint
+        self._constraint, self._constraining = request.constraint, 0.0
         vocab = tokenizer.vocab
         self._ends = (frozenset() if request.ignore_ends else vocab.ends) | request.stop_tokens
         self._sampler = Sampler(request.sampling, vocab.suppressed, breakers(tokenizer, request.sampling))
@@ -105,7 +110,7 @@ class Running:
 
     def _next(self, logits: np.ndarray) -> int:
         """Choose the next token, and hand it over."""
-        mask = None if self._constraint is None else self._constraint.mask()
+        mask = None if self._constraint is None else self._in_time(self._constraint.mask)
         if mask is not None and not mask.any():
             self.finish("stop")
             return -1
@@ -117,7 +122,7 @@ class Running:
             self.finish("stop", token)
             return token
         if self._constraint is not None:
-            self._constraint.accept(token)
+            self._in_time(partial(self._constraint.accept, token))
         text = self._stops.feed(self._text.feed([token]))
         logprob, top = _logprobs(logits, token, self.request.logprobs)
         data = self._tokenizer.piece(token, self.request.show_special)
@@ -129,6 +134,22 @@ class Running:
         elif self.written == self.request.max_tokens or len(self.tokens) > self.context:
             self.finish("length")
         return token
+
+    def _in_time(self, work: Callable[[], T]) -> T:
+        """What a constraint gives.
+
+        Raises
+        ------
+        UsageError : it takes so long that the others wait.
+        """
+        start = time.thread_time()
+        found = work()
+        self._constraining += time.thread_time() - start
+        if self._constraining > _CONSTRAINING + _CONSTRAINING_EACH * self.written:
+            raise UsageError(
+                f"the grammar is too slow: {self.written} tokens took {self._constraining:.1f} s of computing"
+            )
+        return found
 
     def finish(self, reason: Reason, stop: str | int | None = None, error: GgufkitError | None = None) -> Finished:
         """It has ended; what comes later counts no more."""
