@@ -1,14 +1,23 @@
 """Copies of byte ranges: through the kernel, through memory, over holes, and past the end; outputs that are killed."""
 
+import ctypes
 import errno
 import fcntl
 import os
 import struct
+import sys
 import zlib
+from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+import ggufkit
 from ggufkit.errors import FileError
+from ggufkit.formats.table import FORMATS
+from ggufkit.gguf.header import Value, ValueType
+from ggufkit.gguf.writer import Writer
 from ggufkit.storage import once
 from ggufkit.storage.files import AtomicFile, copy_range, sync_file
 
@@ -123,6 +132,16 @@ def test_killed_output_leaves_nothing_behind(tmp_path):
     assert (tmp_path / "x").read_bytes() == b"new"
 
 
+def write_model(path: Path) -> Path:
+    metadata = {
+        key: Value(ValueType.STRING, text)
+        for key, text in {"general.architecture": "llama", "general.name": "one"}.items()
+    }
+    with Writer(path, metadata, [("token_embd.weight", (4, 64), FORMATS["F32"])]) as writer:
+        writer.write("token_embd.weight", 0, np.arange(256, dtype=np.float32).view(np.uint8).reshape(4, 256))
+    return path
+
+
 # ---- macOS, by stubs of its calls -------------------------------------------------------------------------------
 
 
@@ -167,6 +186,37 @@ def test_macos_reads_past_its_cache(macos, tmp_path):
         assert reader.read(0, 1 << 18) is None
         reader.close()
     assert macos == [(48, 1)]
+
+
+def test_macos_shares_the_blocks_of_a_copy_that_is_edited(monkeypatch, tmp_path):
+    asked = []
+
+    def fclonefileat(source, folder, target, flags):
+        asked.append((folder, flags))
+        Path(os.fsdecode(target)).write_bytes(os.pread(source, 1 << 30, 0))
+        return 0
+
+    model = write_model(tmp_path / "model.gguf")
+    expected = tmp_path / "expected.gguf"
+    with ggufkit.edit(model, expected) as edit:
+        edit.set("general.name", "three")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(fclonefileat=fclonefileat))
+    with ggufkit.edit(model, tmp_path / "new.gguf") as edit:
+        edit.set("general.name", "three")
+    assert asked == [(-2, 0)]
+    assert (tmp_path / "new.gguf").read_bytes() == expected.read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["expected.gguf", "model.gguf", "new.gguf"]
+
+
+def test_macos_copies_where_the_disk_shares_nothing(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(fclonefileat=lambda *arguments: -1))
+    model = write_model(tmp_path / "model.gguf")
+    with ggufkit.edit(model, tmp_path / "new.gguf") as edit:
+        edit.set("general.name", "three")
+    with ggufkit.open(tmp_path / "new.gguf") as new:
+        assert new.get("general.name", str) == "three"
 
 
 def test_macos_flushes_the_drive(macos, monkeypatch, tmp_path):

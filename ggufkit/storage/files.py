@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -20,6 +21,7 @@ from ggufkit.errors import FileError, UsageError, os_errors, printable
 
 __all__ = [
     "AtomicFile",
+    "clone_file",
     "copy_range",
     "default_mode",
     "lock_file",
@@ -51,11 +53,13 @@ class AtomicFile:
     temp : path of the temporary file, on the same file system as the target; by default a fresh name beside
         it. A given file is opened without truncation and is kept after an exception, so that a caller can resume.
     mode : permissions; by default those of the target, of a new file what the umask leaves.
+    like : descriptor of an open file: start with its bytes where the system can share them (`clone_file`), else empty.
 
     Attributes
     ----------
     path : the target, links resolved.
     file : the temporary file, binary, unbuffered, readable and seekable.
+    cloned : whether it started with the bytes of `like`.
 
     Raises
     ------
@@ -68,14 +72,20 @@ class AtomicFile:
         force: bool = False,
         temp: str | os.PathLike[str] | None = None,
         mode: int | None = None,
+        like: int | None = None,
     ):
         self.path = os.path.realpath(path)
         self.force = force
+        self.cloned = False
+        self._temp: str | None
         self._keep_temp = temp is not None
         self._mode = mode
         with os_errors(path, "write"):
             self._check_target()
-            if temp is None:
+            if temp is None and like is not None and clone_file(like, name := _fresh_name(self.path)):
+                self._temp, self.cloned = name, True
+                handle = os.open(name, os.O_RDWR | os.O_CLOEXEC)
+            elif temp is None:
                 handle, self._temp = _create_temporary(self.path)
             else:
                 self._temp = os.fspath(temp)
@@ -151,6 +161,10 @@ def _temporary_name(path: str, tag: str) -> str:
     return os.path.join(folder, f".{name[:60]}.{tag}.tmp")
 
 
+def _fresh_name(path: str) -> str:
+    return _temporary_name(path, os.urandom(4).hex())
+
+
 def _create_temporary(path: str) -> tuple[int, str | None]:
     """Open a temporary file beside `path` → (descriptor, its name; None when it has none yet)."""
     if hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd"):
@@ -160,7 +174,7 @@ def _create_temporary(path: str) -> tuple[int, str | None]:
             # Not every file system has files without a name.
             if e.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT):
                 raise
-    name = _temporary_name(path, os.urandom(4).hex())
+    name = _fresh_name(path)
     return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), name
 
 
@@ -242,6 +256,20 @@ def sync_folder(folder: str) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def clone_file(source: int, target: str) -> bool:
+    """Make `target`, a new file, of the blocks of an open one, which both have until one of them is written to.
+
+    That is APFS, on macOS; False where it cannot be, and then there is no file. (`copy_range` does it on Linux.)
+    """
+    if sys.platform != "darwin":
+        return False
+    import ctypes
+
+    at_working_folder = -2
+    clone = getattr(ctypes.CDLL(None), "fclonefileat", None)
+    return clone is not None and clone(source, at_working_folder, os.fsencode(target), 0) == 0
 
 
 def copy_range(

@@ -99,13 +99,16 @@ def write_new(
     """
     assert layout.moves is not None
     path = source.name
-    output = AtomicFile(path if target is None else target, force or target is None)
+    before = os.fstat(source.fileno())
+    staying = all(lo == to == len(layout.header) for lo, to, _ in layout.moves)
+    like = source.fileno() if staying else None
+    output = AtomicFile(path if target is None else target, force or target is None, like=like)
     try:
-        handle, before = output.file.fileno(), os.fstat(source.fileno())
+        handle = output.file.fileno()
         with os_errors(output.path, "write"):
             os.ftruncate(handle, layout.size)  # what nobody writes are zeros
             write_all(handle, layout.header, 0)
-            for lo, to, n in layout.moves:
+            for lo, to, n in [] if output.cloned else layout.moves:
                 copy_range(source.fileno(), lo, handle, to, n, sparse=True, advance=advance)
         if os.fstat(source.fileno()).st_mtime_ns != before.st_mtime_ns:
             raise FileError(f"cannot change {printable(path)}: another program wrote to it while it was copied")
