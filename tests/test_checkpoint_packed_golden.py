@@ -15,6 +15,7 @@ from ggufkit.checkpoint.folder import open_checkpoint
 from ggufkit.checkpoint.packed.registry import Unpacked, unpack
 from ggufkit.checkpoint.packed.stored import Source
 from ggufkit.jobs.convert import convert
+from ggufkit.jobs.to_huggingface import export_hf
 
 # Checkpoint → formats of its matrices, and whether they hold every weight.
 EXPECTED: dict[str, tuple[set[str], bool]] = {
@@ -207,3 +208,19 @@ def test_converted_file_is_what_was_unpacked(name: str, quantized: Path, tmp_pat
                 np.testing.assert_array_equal(
                     np.float32(tensor.origin.factors), model.tensors[f"{ours}.scale"].floats()[0]
                 )
+
+
+@pytest.mark.parametrize("name", ["gptq/w4-g128-sym", "gptq/w8-channel-sym", "autoround/w4-g128-autogptq"])
+def test_symmetric_gptq_comes_back_array_for_array(name: str, quantized: Path, tmp_path: Path):
+    path = convert(quantized / name, tmp_path / "m.gguf")
+    export_hf(path, tmp_path / "out", layout="gptq")
+    source, found = open_checkpoint(quantized / name), open_checkpoint(tmp_path / "out")
+    assert set(source.tensors) == set(found.tensors)
+    packed = [name for name in source.tensors if name.endswith(("qweight", "qzeros", "scales", "g_idx"))]
+    assert len(packed) == 28
+    for part in packed:
+        tensor, again = source.tensors[part], found.tensors[part]
+        assert (tensor.format, tensor.shape) == (again.format, again.shape), part
+        np.testing.assert_array_equal(tensor.read(0, tensor.rows), again.read(0, again.rows), part)
+    settings, said = source.config["quantization_config"], found.config["quantization_config"]
+    assert all(settings[key] == said[key] for key in ("bits", "group_size", "sym", "desc_act"))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny_checkpoints import write
 from tiny_families import FAMILIES
+from tiny_packed import wide
 
 import ggufkit
 from ggufkit.checkpoint.folder import open_checkpoint
@@ -17,9 +20,10 @@ from ggufkit.errors import ArchitectureError, FileError, GgufkitError, UsageErro
 from ggufkit.formats.codec import encode
 from ggufkit.formats.table import FORMATS
 from ggufkit.gguf.reader import open as open_gguf
+from ggufkit.jobs import pack_gptq
 from ggufkit.jobs.convert import convert
 from ggufkit.jobs.pack_quantized import Scheme, packed, schemes
-from ggufkit.jobs.to_huggingface import export_hf
+from ggufkit.jobs.to_huggingface import LAYOUTS, export_hf
 from ggufkit.tensors.tensor import Tensor
 
 # The families that transformers has classes of, with transforms that can be taken back.
@@ -100,10 +104,100 @@ def test_quantized_matrices_come_back_as_the_same_blocks(preset: str, fixtures: 
             assert tensor == back[name], name
 
 
+@pytest.mark.parametrize(
+    ("layout", "preset", "bits"), [("gptq", "Q4_0", 4), ("gptq", "Q5_0", 8), ("gptq", "Q8_0", 8), ("awq", "Q4_0", 4)]
+)
+def test_other_layouts_come_back_as_the_same_blocks(
+    layout: str, preset: str, bits: int, fixtures: Path, tmp_path: Path
+):
+    path = convert(fixtures / "pylib-llama", tmp_path / "there.gguf", preset)
+    assert f"{bits} bits" in export_hf(path, tmp_path / "out", layout=layout)[0]
+    settings = open_checkpoint(tmp_path / "out").config["quantization_config"]
+    assert (settings["quant_method"], settings["bits"]) == (layout, bits)
+    found, back = blocks(path), blocks(convert(tmp_path / "out", tmp_path / "back.gguf"))
+    for name, tensor in found.items():
+        if name not in ("token_embd.weight", "output.weight"):
+            assert tensor == back[name], name
+
+
+@pytest.mark.parametrize("layout", ["gptq", "awq"])
+@pytest.mark.parametrize("name", ["qwen3moe", "phi2", "gemma3"])
+def test_other_layouts_of_other_families(layout: str, name: str, tmp_path: Path):
+    path = convert(write(wide(FAMILIES[name]()), tmp_path / "hf"), tmp_path / "there.gguf", "Q4_0", pre="llama-bpe")
+    export_hf(path, tmp_path / "out", layout=layout)
+    found, back = blocks(path), blocks(convert(tmp_path / "out", tmp_path / "back.gguf", pre="llama-bpe"))
+    assert {name: t for name, t in found.items() if "blk" in name} == {n: t for n, t in back.items() if "blk" in n}
+
+
+def test_gptq_names_what_is_not_quantized_as_most_are():
+    values = np.random.default_rng(5).standard_normal((32, 256), dtype=np.float32)
+    parts = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.down_proj", "mlp.gate")
+    kinds = {
+        (0, "mlp.down_proj"): "Q8_0",
+        (1, "self_attn.v_proj"): "Q6_K",
+        (0, "mlp.gate"): "F32",
+        (1, "mlp.gate"): "F32",
+    }
+    tensors = {}
+    for layer, part in product(range(2), parts):
+        name, format = f"model.layers.{layer}.{part}.weight", kinds.get((layer, part), "Q4_0")
+        tensors[name] = of_blocks(encode(values, format), format, 256).renamed(name)
+    kept = pack_gptq.schemes(tensors)
+    settings = pack_gptq.quantization_config(tensors, kept)["quantization_config"]
+    assert (settings["bits"], settings["group_size"], settings["sym"]) == (4, 32, True)
+
+    def said(module: str) -> object:
+        found = [key for key in settings["dynamic"] if re.match(key[2:], module)]
+        return settings["dynamic"][found[0]].get("bits", "plain") if found else 4
+
+    expected = {
+        "0.mlp.down_proj": 8,
+        "1.mlp.down_proj": 4,
+        "1.self_attn.v_proj": "plain",
+        "1.self_attn.qkv_proj": "plain",
+    }
+    expected |= {"0.self_attn.qkv_proj": 4, "0.mlp.gate": "plain", "0.mlp.gate_proj": 4, "1.mlp.gate_up_proj": 4}
+    assert {module: said(f"model.layers.{module}") for module in expected} == expected
+
+
+@pytest.mark.parametrize(("layout", "least"), [("gptq", 1), ("awq", 0)])
+def test_zero_points_of_other_layouts(layout: str, least: int):
+    random, own = np.random.default_rng(6), LAYOUTS[layout]
+    scales = (random.uniform(0.01, 0.02, (48, 8)).astype(np.float16).view(np.uint16) & 0xFF00).view(np.float16)
+    for first in (0, 1):
+        zeros = random.integers(first, 16, (48, 8))
+        zeros[0, 0] = first
+        blocks = np.zeros((48, 8, 20), np.uint8)
+        biases = (-zeros * scales.astype(np.float32)).astype(np.float16)
+        blocks[:, :, :2], blocks[:, :, 2:4] = scales[..., None].view(np.uint8), biases[..., None].view(np.uint8)
+        blocks[:, :, 4:] = random.integers(0, 256, (48, 8, 16))
+        tensor = of_blocks(blocks, "Q4_1", 256)
+        kept = own.schemes({tensor.name: tensor})
+        assert bool(kept) == (first >= least)
+        if not kept:
+            continue
+        made = own.packed(tensor, kept[tensor.name])
+        arrays = [array for _, array in made.make(0, tensor.read(0, 48))]
+        words, points, halves = (np.ascontiguousarray(array).view(array.dtype) for array in arrays[:3])
+        assert [array.shape for array in arrays] == [part.shape for part in made.parts]
+        if layout == "gptq":
+            codes, points = codes_of(words.T, 4), codes_of(points, 4).T + 1
+        else:
+            order = [0, 4, 1, 5, 2, 6, 3, 7]  # the nibble that each output is in
+            codes, points = (
+                codes_of(a, 4).reshape(len(a), -1, 8)[:, :, order].reshape(len(a), -1).T for a in (words, points)
+            )
+        np.testing.assert_array_equal(zeros, points)
+        levels = codes.astype(np.float32) - np.repeat(points, 32, axis=1)
+        np.testing.assert_array_equal(tensor.floats(), levels * np.repeat(halves.T.astype(np.float32), 32, axis=1))
+
+
 def codes_of(words: np.ndarray, bits: int) -> np.ndarray:
     """(rows, words) int32 → codes, the lowest bits first."""
     shifts = np.arange(0, 32, bits, dtype=np.uint32)
-    return (words.view(np.uint32)[:, :, None] >> shifts & np.uint32((1 << bits) - 1)).reshape(len(words), -1)
+    return (np.ascontiguousarray(words).view(np.uint32)[:, :, None] >> shifts & np.uint32((1 << bits) - 1)).reshape(
+        len(words), -1
+    )
 
 
 def arrays(tensor: Tensor) -> tuple[dict[str, np.ndarray], Scheme]:

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,11 +71,13 @@ class Repacked:
     ----------
     make : rows from `lo` on, of blocks (n, row_bytes), to (row, array) for each of `parts`: where the array's rows go.
         Rows come in multiples of 32, but for the last.
+    whole : `make` is called once, with all rows: its arrays lie the other way round.
     """
 
     tensor: Tensor
     parts: tuple[Part, ...]
     make: Callable[[int, np.ndarray], Iterable[tuple[int, np.ndarray]]]
+    whole: bool = field(default=False, kw_only=True)
 
     @property
     def nbytes(self) -> int:
@@ -209,7 +211,7 @@ def _write_weights(folder: Path, planned: Sequence[Repacked], progress: Progress
         weight_map.update(dict.fromkeys(parts, name))
         with SafetensorsWriter(folder / name, parts, {"format": kind}) as file:
             for p in shard:
-                for lo, hi in ranges(p.tensor):
+                for lo, hi in [(0, p.tensor.rows)] if p.whole else ranges(p.tensor):
                     arrays = p.make(lo, p.tensor.read(lo, hi))
                     for part, (row, array) in zip(p.parts, arrays, strict=True):
                         file.write(part.name, row, array)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import gcd
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from ggufkit.tensors.tensor import Tensor
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Scheme", "packed", "quantization_config", "schemes"]
+__all__ = ["Scheme", "coded", "inner_matrices", "packed", "quantization_config", "schemes"]
 
 # Format → its bits in the layout, and the code of its zero; None for one that each block has for itself.
 _PACKED: dict[str, tuple[int, int | None]] = {"Q4_0": (4, 8), "Q5_0": (8, 16), "Q8_0": (8, 128), "Q4_1": (4, None)}
@@ -81,18 +81,33 @@ class Scheme:
         }
 
 
-def schemes(tensors: Mapping[str, Tensor]) -> dict[str, Scheme]:
-    """The matrices that stay quantized, and how; looks at scales, of Q4_1 at biases."""
+def inner_matrices(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The matrices of the blocks of layers, which may be quantized."""
+    return {name: tensor for name, tensor in tensors.items() if len(tensor.shape) == 2 and _INNER.search(name)}
+
+
+def schemes(
+    tensors: Mapping[str, Tensor],
+    fits: Callable[[Tensor, Scheme], bool] = lambda tensor, scheme: True,
+    zeros: range = range(16),
+) -> dict[str, Scheme]:
+    """The matrices that stay quantized, and how; looks at scales, of Q4_1 at biases.
+
+    Parameters
+    ----------
+    fits : whether a layout has a place for a matrix of a scheme.
+    zeros : the zero points that it has.
+    """
     sets: dict[str, list[Tensor]] = {}
-    for name, tensor in tensors.items():
-        if len(tensor.shape) == 2 and _INNER.search(name):
-            sets.setdefault(_set_of(name), []).append(tensor)
+    for name, tensor in inner_matrices(tensors).items():
+        sets.setdefault(_set_of(name), []).append(tensor)
     found: dict[str, Scheme] = {}
     for members in sets.values():
         # The formats tell most sets that cannot stay, without a look at a scale.
         if all(t.format.name in _PACKED and not t.cols % 32 for t in members):
-            own = [_scheme(tensor) for tensor in members]
-            if (scheme := _common([s for s in own if s is not None], members)) is not None and None not in own:
+            own = [_scheme(tensor, zeros) for tensor in members]
+            scheme = _common([s for s in own if s is not None], members) if None not in own else None
+            if scheme is not None and all(fits(tensor, scheme) for tensor in members):
                 found.update((tensor.name, scheme) for tensor in members)
     return found
 
@@ -104,8 +119,8 @@ def _set_of(name: str) -> str:
     return name
 
 
-def _scheme(tensor: Tensor) -> Scheme | None:
-    """The scheme of one matrix; None where none has its numbers."""
+def _scheme(tensor: Tensor, allowed: range) -> Scheme | None:
+    """The scheme of one matrix; None where none has its numbers. allowed: zero points."""
     bits, zero = _PACKED[tensor.format.name]
     blocks = tensor.cols // 32
     possible = [size for size in (blocks, *_GROUPS) if size and not blocks % size]
@@ -116,7 +131,7 @@ def _scheme(tensor: Tensor) -> Scheme | None:
         zeros = None
         if zero is None:
             zeros = _zeros(d, records["m"].reshape(d.shape))
-            if zeros is None:
+            if zeros is None or not allowed.start <= zeros.min(initial=8) <= zeros.max(initial=8) < allowed.stop:
                 return None
             symmetric = symmetric and bool((zeros == 8).all())
         possible = [size for size in possible if _shared(d, size) and (zeros is None or _shared(zeros, size))]
@@ -159,10 +174,29 @@ def _common(schemes: Sequence[Scheme], members: Sequence[Tensor]) -> Scheme | No
     return Scheme(bits, gcd(128, *(s.group or t.cols for s, t in zip(schemes, members, strict=False))), symmetric)
 
 
+def coded(tensor: Tensor, scheme: Scheme, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Blocks of rows, (n, row_bytes), as codes (n, cols), zero points (n, groups), both uint8, and scales, float16."""
+    import numpy as np
+
+    from ggufkit.formats.affine import split
+
+    n, repeats = len(blocks), (scheme.group or tensor.cols) // 32
+    records = blocks.view(tensor.format.dtype)  # (n, blocks per row)
+    codes = split(blocks, tensor.format).codes.reshape(n, tensor.cols)
+    middle = 1 << (scheme.bits - 1)
+    zero = _PACKED[tensor.format.name][1]
+    zeros = np.full(records.shape, zero, np.uint8) if zero is not None else _zeros(records["d"], records["m"])
+    assert zeros is not None, "the scheme was made for these blocks"
+    if scheme.symmetric and zero != middle:
+        codes = codes - np.repeat(zeros, 32, axis=1) + np.uint8(middle)  # modulo 256, as the sum is from 0 to 255
+        zeros = np.full_like(zeros, middle)
+    return codes, zeros[:, ::repeats], np.ascontiguousarray(records["d"][:, ::repeats])
+
+
 def packed(tensor: Tensor, scheme: Scheme) -> Repacked:
     """The arrays of a matrix."""
     base, (rows, cols), bits = tensor.name, tensor.shape, scheme.bits
-    groups, repeats = (cols // scheme.group, scheme.group // 32) if scheme.group else (1, cols // 32)
+    groups = cols // scheme.group if scheme.group else 1
     parts = [
         Part(f"{base}_packed", "I32", (rows, cols * bits // 32)),
         Part(f"{base}_scale", "F16", (rows, groups)),
@@ -174,22 +208,14 @@ def packed(tensor: Tensor, scheme: Scheme) -> Repacked:
     def make(lo: int, blocks: np.ndarray) -> list[tuple[int, np.ndarray]]:
         import numpy as np
 
-        from ggufkit.formats.affine import pack_codes, split
+        from ggufkit.formats.affine import pack_codes
 
         n = len(blocks)
-        records = blocks.view(tensor.format.dtype)  # (n, blocks per row)
-        codes = split(blocks, tensor.format).codes.reshape(n, cols)
-        zeros: Any = _PACKED[tensor.format.name][1]
-        if zeros is None:
-            zeros = _zeros(records["d"], records["m"])
-        if scheme.symmetric and not (isinstance(zeros, int) and zeros == 1 << (bits - 1)):
-            own = np.uint8(zeros) if isinstance(zeros, int) else np.repeat(zeros, 32, axis=1)
-            codes = codes - own + np.uint8(1 << (bits - 1))  # modulo 256, as the sum is from 0 to 255
-        scales = np.ascontiguousarray(records["d"][:, ::repeats])
+        codes, zeros, scales = coded(tensor, scheme, blocks)
         arrays = [(lo, pack_codes(codes, bits)), (lo, scales), (0, np.array([rows, cols], np.int64))]
         if not scheme.symmetric:
             whole = np.zeros((groups, -(n * bits // -32) * 32 // bits), np.uint8)
-            whole[:, :n] = zeros if isinstance(zeros, int) else zeros[:, ::repeats].T
+            whole[:, :n] = zeros.T
             words = pack_codes(whole, bits).view(np.uint32)  # (groups, words)
             arrays.append((lo * bits // 32, np.ascontiguousarray(words.T)))
         return arrays

@@ -5,9 +5,10 @@
 Names, rows and numbers go back to what the checkpoint had (`arch.export`), and what would come of the folder in
 `convert` is compared with the GGUF before anything is written (`arch.forwards`).
 
-Matrices of blocks in Q4_0, Q5_0 and Q8_0, and in Q4_1 where its bias is a whole number of steps, stay quantized in the
-layout of compressed-tensors, with the same numbers (`jobs.pack_quantized`). Embeddings and the output are not, because
-vLLM reads none. All other blocks are decoded to F16: of a block's grid its eleven digits keep everything that matters.
+Matrices of blocks in Q4_0, Q5_0 and Q8_0, and in Q4_1 where its bias is a whole number of steps, stay quantized with
+the same numbers: in the layout of compressed-tensors (`jobs.pack_quantized`), of GPTQ (`pack_gptq`), or, those of 4
+bits, of AWQ (`pack_awq`). Embeddings and the output are not, because vLLM reads none. All other blocks are decoded to
+F16: of a block's grid its eleven digits keep everything that matters.
 Whatever has 16 or 32 bits stays as it is.
 """
 
@@ -23,6 +24,7 @@ from ggufkit.arch.forwards import check_forwards
 from ggufkit.arch.registry import exports_of
 from ggufkit.errors import Hint, UsageError, printable
 from ggufkit.gguf.reader import open as open_gguf
+from ggufkit.jobs import pack_awq, pack_gptq, pack_quantized
 from ggufkit.jobs.checkpoint_folder import (
     DTYPES,
     Part,
@@ -34,14 +36,17 @@ from ggufkit.jobs.checkpoint_folder import (
     exact,
     write_folder,
 )
-from ggufkit.jobs.pack_quantized import Scheme, packed, quantization_config, schemes
+from ggufkit.jobs.pack_quantized import Scheme
 from ggufkit.tensors.tensor import Tensor
 from ggufkit.tokenizer.to_huggingface import tokenizer_files
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["export_hf"]
+__all__ = ["LAYOUTS", "export_hf"]
+
+# How matrices stay quantized: modules that say which can, what arrays they become, and what config.json says of it.
+LAYOUTS = {"compressed-tensors": pack_quantized, "gptq": pack_gptq, "awq": pack_awq}
 
 _NAMES = {stored: name for name, stored in DTYPES.items()}
 
@@ -52,6 +57,7 @@ def export_hf(
     *,
     dtype: str | None = None,
     decode: bool = False,
+    layout: str = "compressed-tensors",
     force: bool = False,
     report: Report | None = None,
 ) -> list[str]:
@@ -64,6 +70,7 @@ def export_hf(
     dtype : float16, bfloat16 or float32, for everything that does not stay quantized; by default whatever rounds
         nothing, and float16 for what is decoded.
     decode : let nothing stay quantized.
+    layout : compressed-tensors, gptq or awq, of what stays quantized.
     force : replace an existing folder.
     report : shows the progress, e.g. `cli.progress.byte_bar`.
 
@@ -76,6 +83,9 @@ def export_hf(
     GgufkitError : the model cannot be exported, or the folder not be written. No folder appears.
     """
     kind = dtype_named(dtype)
+    if layout not in LAYOUTS:
+        raise UsageError(f"the layout must be one of {', '.join(LAYOUTS)}, not {printable(layout)}")
+    own = LAYOUTS[layout]
     with open_gguf(path) as model:
         model.read_once()
         name = model.get("general.architecture", str)
@@ -83,13 +93,13 @@ def export_hf(
         seen = exported(exports_of(name), source)
         check_forwards(seen, source)
         tokenizer = tokenizer_files(model)
-        kept = {} if decode or not seen.export.packs else schemes(seen.tensors)
+        kept = {} if decode or not seen.export.packs else own.schemes(seen.tensors)
         computed = kind or _computed(seen, kept)
         planned = [
-            packed(tensor, kept[tensor.name]) if tensor.name in kept else _dense(tensor, kind, computed)
+            own.packed(tensor, kept[tensor.name]) if tensor.name in kept else _dense(tensor, kind, computed)
             for tensor in seen.tensors.values()
         ]
-        config = {**seen.config, "torch_dtype": _NAMES[computed], **quantization_config(seen.tensors, kept)}
+        config = {**seen.config, "torch_dtype": _NAMES[computed], **own.quantization_config(seen.tensors, kept)}
         files = {"config.json": as_json(config), **tokenizer}
         write_folder(Path(folder), files, planned, kind="pt", force=force, report=report, source=path)
     return _notes(planned, kept)
