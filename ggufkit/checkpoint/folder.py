@@ -17,6 +17,9 @@ from ggufkit.tensors.tensor import Tensor
 
 __all__ = ["is_checkpoint", "open_checkpoint"]
 
+# What a checkpoint in Mistral's own format (params.json, consolidated.safetensors) is called, as it names no class.
+_MISTRAL_FORMAT = "MistralFormat"
+
 _OUTPUTS = (".gguf", ".partial", ".resume")
 
 
@@ -56,6 +59,8 @@ def open_checkpoint(folder: str | os.PathLike[str], *, weights: bool = True) -> 
     inputs = [(name, stat) for name, stat in entries if not name.endswith(_OUTPUTS)]
     identity = repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in inputs]).encode()
     config = read_json(folder / "config.json")
+    if config is None and (parameters := read_json(folder / "params.json")) is not None and "dim" in parameters:
+        config = {"architectures": [_MISTRAL_FORMAT], **parameters}
     if config is None:
         found_kind = foreign_folder(found)
         hint = None if found_kind is None else found_kind[1]
@@ -77,6 +82,7 @@ _KINDS: tuple[tuple[str, str, str, Callable[[Path], Iterator[Tensor]]], ...] = (
     ("model.safetensors.index.json", "model", ".safetensors", read_safetensors),
     ("pytorch_model.bin.index.json", "pytorch_model", ".bin", read_pytorch),
     ("output.safetensors.index.json", "output", ".safetensors", read_safetensors),  # as EXL2's tool calls it
+    ("consolidated.safetensors.index.json", "consolidated", ".safetensors", read_safetensors),  # Mistral's
 )
 
 

@@ -54,9 +54,9 @@ class Tiny:
 
     Attributes
     ----------
-    config : `config.json`.
+    config : `config.json`; without "architectures" params.json of Mistral's own format.
     shapes : (name, shape) of its tensors.
-    tokenizer : "bpe", "spm", "unigram" or "wordpiece".
+    tokenizer : "bpe", "spm", "unigram" or "wordpiece"; "none" where `files` has another kind.
     dtype : of its weights: "F32", "F16" or "BF16".
     settings : more of tokenizer_config.json.
     files : more files, path → JSON.
@@ -233,6 +233,8 @@ def tokenizer_files(tiny: Tiny) -> dict[str, Any]:
     if tiny.tokenizer == "bpe":
         roles = {"bos_token": SPECIAL["bos"], "eos_token": SPECIAL["eos"]}
         files = bpe_files()
+    elif tiny.tokenizer == "none":
+        roles, files = {}, {}
     elif tiny.tokenizer == "wordpiece":
         roles = {f"{kind.lower()}_token": f"[{kind}]" for kind in ("PAD", "UNK", "CLS", "SEP", "MASK")}
         files = wordpiece_files()
@@ -247,11 +249,16 @@ def tokenizer_files(tiny: Tiny) -> dict[str, Any]:
 def write(tiny: Tiny, folder: Path) -> Path:
     """Write a checkpoint to a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    for file, contents in {"config.json": tiny.config, **tokenizer_files(tiny), **tiny.files}.items():
+    mistral = "architectures" not in tiny.config
+    for file, contents in {
+        "params.json" if mistral else "config.json": tiny.config,
+        **tokenizer_files(tiny),
+        **tiny.files,
+    }.items():
         (folder / file).parent.mkdir(exist_ok=True)
         data = contents if isinstance(contents, bytes) else json.dumps(contents, indent=1).encode()
         (folder / file).write_bytes(data)
-    save(folder / "model.safetensors", dict(tiny.shapes), tiny.dtype)
+    save(folder / f"{'consolidated' if mistral else 'model'}.safetensors", dict(tiny.shapes), tiny.dtype)
     return folder
 
 

@@ -31,6 +31,7 @@ from tiny_checkpoints import (
     norm,
 )
 from tiny_more import MORE
+from tiny_remote import REMOTE
 
 __all__ = ["FAMILIES"]
 
@@ -650,4 +651,5 @@ FAMILIES: dict[str, Callable[[], Tiny]] = {
     "t5encoder": t5encoder,
     "xlm-roberta": xlm_roberta,
     **MORE,
+    **REMOTE,
 }

@@ -3,15 +3,18 @@ of `tiny_families` and the tiny adapters of `tiny_adapters`.
 
     python tools/generate/make_convert_goldens.py LLAMA_CPP
 
-LLAMA_CPP is a checkout of llama.cpp; its converter needs PyTorch and transformers, which this environment must have.
+LLAMA_CPP is a checkout of llama.cpp; its converter needs PyTorch, transformers and for Mistral's own format
+mistral-common, which this environment must have.
 The tiny vocabularies have no pre-tokenizer that llama.cpp would recognise, so it is told that it is GPT-2's.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import hashlib
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -32,20 +35,77 @@ from tiny_checkpoints import write
 from tiny_families import FAMILIES
 
 PRE_TOKENIZER = "gpt-2"
+RANKS = ("qwen.tiktoken", "hy.tiktoken", "tiktoken.model")  # what only code beside the checkpoints reads
 
 
-def reference(folder: Path, out: Path, outtype: str) -> None:
-    """Convert with llama.cpp."""
+def reference(folder: Path, out: Path, outtype: str, target: Path | None = None) -> None:
+    """Convert with llama.cpp, in a process of its own: its converter keeps tensors and names in its classes."""
+    process = multiprocessing.get_context("fork").Process(target=_reference, args=(folder, out, outtype, target))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(f"llama.cpp's converter refuses {folder}")
+
+
+def _reference(folder: Path, out: Path, outtype: str, target: Path | None) -> None:
     import conversion
     import torch
+    import transformers
     from conversion.base import ModelType, TextModel, get_model_architecture
     from gguf import LlamaFileType
 
-    TextModel.get_vocab_base_pre = lambda self, tokenizer: PRE_TOKENIZER
-    hyperparameters = conversion.ModelBase.load_hparams(folder, False)
-    model = conversion.get_model_class(get_model_architecture(hyperparameters, ModelType.TEXT))
+    TextModel.get_vocab_base_pre = lambda self, tokenizer: pre_tokenizer(folder)
+    find = transformers.AutoTokenizer.from_pretrained
+
+    def from_pretrained(at: Path, *arguments: Any, **more: Any) -> Any:
+        name = next((name for name in RANKS if (Path(at) / name).is_file()), None)
+        return find(at, *arguments, **more) if name is None else RemoteTokenizer(Path(at) / name)
+
+    transformers.AutoTokenizer.from_pretrained = from_pretrained
+    if (folder / "params.json").is_file():
+        from conversion.mistral import MistralModel, MistralMoeModel
+
+        mixture = "moe" in json.loads((folder / "params.json").read_text())
+        model = MistralMoeModel if mixture else MistralModel
+        # What that of mixtures looks for in config.json is not there; it only wants the file.
+        (folder / "config.json").write_text("{}")
+    else:
+        hyperparameters = conversion.ModelBase.load_hparams(folder, False)
+        model = conversion.get_model_class(get_model_architecture(hyperparameters, ModelType.TEXT))
+    more = {} if target is None else {"target_model_dir": target}
     with torch.inference_mode():
-        model(folder, getattr(LlamaFileType, f"MOSTLY_{outtype}"), out).write()
+        model(folder, getattr(LlamaFileType, f"MOSTLY_{outtype}"), out, **more).write()
+
+
+def pre_tokenizer(folder: Path) -> str:
+    return "kimi-k2" if (folder / "tiktoken.model").is_file() else PRE_TOKENIZER
+
+
+class RemoteTokenizer:
+    """What the code beside Qwen's, HunYuan's and Kimi's checkpoints makes of tiktoken's files."""
+
+    def __init__(self, path: Path):
+        ranks = [line.split() for line in path.read_text().splitlines()]
+        self.mergeable_ranks = {base64.b64decode(token): int(rank) for token, rank in ranks}
+        self.model, self._mergeable_ranks = self, self.mergeable_ranks
+        names = {
+            "qwen.tiktoken": ("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+            "hy.tiktoken": ("<|endoftext|>", "<|startoftext|>", "<|bos|>", "<|eos|>", "<|pad|>"),
+        }.get(path.name)
+        first = len(ranks)
+        if names is None:
+            settings = json.loads((path.parent / "tokenizer_config.json").read_text())
+            known = {int(token): entry["content"] for token, entry in settings["added_tokens_decoder"].items()}
+            numbers = range(first, first + 256)
+            self.special_tokens = {known.get(i, f"<|reserved_token_{i}|>"): i for i in numbers}
+            self.eos_id = self.special_tokens[settings["eos_token"]]
+        else:
+            texts = (*names, *(f"<|extra_{number}|>" for number in range(205)))
+            self.special_tokens = {text: first + number for number, text in enumerate(texts)}
+        self.vocab_size = first + len(self.special_tokens)
+
+    def get_vocab(self) -> dict[str, int]:
+        return self.special_tokens
 
 
 def summary(path: Path) -> dict[str, Any]:
@@ -84,9 +144,10 @@ def main() -> None:
                 continue
             folder = write(tiny(), Path(scratch) / name / "hf")
             out = Path(scratch) / "reference.gguf"
-            reference(folder, out, "F16")
+            target = folder / "target" if (folder / "target").is_dir() else None
+            reference(folder, out, "F16", target)
             found[name] = summary(out)
-            reference(folder, out, "Q8_0")
+            reference(folder, out, "Q8_0", target)
             found[name]["Q8_0"] = hashlib.sha256(out.read_bytes()).hexdigest()
     _write("convert", found)
     if not arguments.names:

@@ -20,10 +20,11 @@ from ggufkit.arch.metadata import (
     partial_rotary,
     real,
     rope_parameters,
+    string,
     uint,
 )
 from ggufkit.arch.spec import Architecture, Transform
-from ggufkit.arch.transforms import mlp_experts, rename, trunk, untied
+from ggufkit.arch.transforms import drop, mlp_experts, rename, trunk, untied
 from ggufkit.checkpoint.checkpoint import Checkpoint
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import CheckpointError, printable
@@ -31,6 +32,8 @@ from ggufkit.gguf.header import Value
 from ggufkit.tensors.tensor import Tensor
 from ggufkit.tensors.views import LastMatrices, take_rows, transposed
 from ggufkit.tokenizer.from_checkpoint.bpe import bpe
+from ggufkit.tokenizer.from_checkpoint.tiktoken import kimi
+from ggufkit.tokenizer.from_checkpoint.tokens import first_of
 from ggufkit.tokenizer.from_checkpoint.variants import GLM
 
 
@@ -122,6 +125,7 @@ _EXPERTS = (
 )
 _DENSE = {key: value for key, value in _V2.items() if key not in _EXPERTS}
 # These write no head size of their own.
+_OCR = {"rms_norm_eps": 1e-6, "rope_theta": 10000.0}
 _LITE = {key: value for key, value in _V2.items() if key != "head_dim"}
 
 
@@ -133,6 +137,16 @@ def _indexer_types(config: Config) -> list[bool] | None:
     if "indexer_types" not in config:
         return None
     return [kind == "full" for kind in config.list("indexer_types")]
+
+
+EXPERTS: tuple[Row, ...] = (
+    uint("expert_feed_forward_length", "moe_intermediate_size", "intermediate_size"),
+    uint("expert_count", "n_routed_experts", need=OPTIONAL),
+    uint("expert_shared_count", lambda config: config.get("n_shared_experts", default=0)),
+    real("expert_weights_scale", "routed_scaling_factor", need=OPTIONAL),
+    flag("expert_weights_norm", lambda config: config.get("norm_topk_prob") or None),
+    uint("rope.dimension_count", _rotated),
+)
 
 
 def mla_keys(blocks: Callable[[Config], int] = lambda config: config.layers) -> tuple[Row, ...]:
@@ -148,12 +162,7 @@ def mla_keys(blocks: Callable[[Config], int] = lambda config: config.layers) -> 
         uint("attention.value_length", _latent),
         uint("attention.key_length_mla", lambda config: config.integer("qk_nope_head_dim") + _rotated(config)),
         uint("attention.value_length_mla", "v_head_dim"),
-        uint("expert_feed_forward_length", "moe_intermediate_size", "intermediate_size"),
-        uint("expert_count", "n_routed_experts", need=OPTIONAL),
-        uint("expert_shared_count", lambda config: config.get("n_shared_experts", default=0)),
-        real("expert_weights_scale", "routed_scaling_factor", need=OPTIONAL),
-        flag("expert_weights_norm", lambda config: config.get("norm_topk_prob") or None),
-        uint("rope.dimension_count", _rotated),
+        *EXPERTS,
         real("rope.scaling.yarn_log_multiplier", _log_multiplier),
     )
 
@@ -195,8 +204,28 @@ SPECS = (
             "YoutuVLForConditionalGeneration": _DENSE,
         },
         metadata=mla_keys(),
-        vocabulary=bpe,
+        vocabulary=first_of(bpe, kimi),
         transforms=mla_tensors(),
+    ),
+    Architecture(
+        name="deepseek2-ocr",
+        models={"DeepseekOCRForCausalLM": _OCR, "UnlimitedOCRForCausalLM": _OCR},
+        # Checkpoints have no template; a reader of pages is told no roles.
+        preamble=(string("tokenizer.chat_template", "{% for m in messages %}{{m['content']}}{% endfor %}"),),
+        metadata=(
+            *base(),
+            uint("leading_dense_block_count", _dense_layers),
+            VOCAB_SIZE,
+            uint("attention.q_lora_rank", "q_lora_rank", need=OPTIONAL),
+            *EXPERTS,
+            uint(
+                "attention.sliding_window",
+                lambda config: config.get("sliding_window_size") or config.get("sliding_window") or None,
+            ),
+            real("rope.scaling.yarn_log_multiplier", _log_multiplier),
+        ),
+        vocabulary=bpe,
+        transforms=(drop(r"sam_model|qwen2_model"), *mla_tensors()),
     ),
     Architecture(
         name="deepseek2",

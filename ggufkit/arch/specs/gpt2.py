@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Iterator
+
 from ggufkit.arch.export import COMMON, Export, Setting, key, transposed_back
 from ggufkit.arch.graph import Graph
-from ggufkit.arch.metadata import FILE_TYPE, LAYERS, real, uint
+from ggufkit.arch.metadata import BASE, FILE_TYPE, LAYERS, real, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import transpose
+from ggufkit.checkpoint.config import Config
+from ggufkit.errors import CheckpointError, printable
+from ggufkit.tensors.tensor import Tensor
+from ggufkit.tensors.views import reshaped, stacked
 from ggufkit.tokenizer.from_checkpoint.bpe import bpe
 
 # GPT-2's words for what config.json says, and its names; StarCoder has them from it.
@@ -40,6 +47,28 @@ _EXPORT = Export(
     undo=dict.fromkeys((".attn_qkv", ".attn_output", ".ffn_up", ".ffn_down"), transposed_back),
 )
 
+_PROJECTION = re.compile(r"(.*)\.self_attn\.([qkv])_proj\.(weight|bias)")
+
+
+def _fused_qkv(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
+    """Queries, keys and values as one, where the last of them stood."""
+    waiting: dict[tuple[str, str], dict[str, Tensor]] = {}
+    for tensor in tensors:
+        if (match := _PROJECTION.fullmatch(tensor.name)) is None:
+            yield tensor
+            continue
+        parts = waiting.setdefault((match[1], match[3]), {})
+        parts[match[2]] = tensor
+        if len(parts) == 3:
+            found = [waiting[match[1], match[3]][part] for part in "qkv"]
+            name = f"blk.{match[1].rpartition('.')[2]}.attn_qkv.{match[3]}"
+            shape = (sum(tensor.shape[0] for tensor in found), *found[0].shape[1:])
+            yield reshaped(stacked(name, found, (sum(tensor.rows for tensor in found), found[0].cols)), shape)
+            del waiting[match[1], match[3]]
+    for (module, _), parts in waiting.items():
+        raise CheckpointError(f"{printable(module)} has {', '.join(sorted(parts))} of q, k and v only")
+
+
 SPECS = (
     Architecture(
         name="gpt2",
@@ -63,5 +92,12 @@ SPECS = (
         graph=Graph(norm="layer", rope=None, activation="gelu"),
         transforms=(transpose(r"\.(c_attn|c_proj|c_fc)\.weight$"),),
         skip=(".attn.bias", ".attn.masked_bias"),  # the causal mask
+    ),
+    Architecture(
+        name="gpt2",
+        models={"RuGPT3XLForCausalLM": {}},
+        metadata=BASE,
+        vocabulary=bpe,
+        transforms=(_fused_qkv,),
     ),
 )

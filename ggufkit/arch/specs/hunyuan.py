@@ -7,14 +7,16 @@ from typing import Any
 
 from ggufkit.arch.export import Export
 from ggufkit.arch.graph import Graph
-from ggufkit.arch.metadata import Row, base, integers, real, rope_parameters, string, uint
+from ggufkit.arch.metadata import BASE, Row, base, integers, real, rope_parameters, string, uint
 from ggufkit.arch.spec import Architecture
-from ggufkit.arch.transforms import untied
+from ggufkit.arch.transforms import mlp_experts, untied
 from ggufkit.checkpoint.checkpoint import Checkpoint
 from ggufkit.checkpoint.config import Config, text_model
 from ggufkit.errors import ArchitectureError
 from ggufkit.gguf.header import Value, ValueType
 from ggufkit.tokenizer.from_checkpoint.bpe import bpe
+from ggufkit.tokenizer.from_checkpoint.tiktoken import hunyuan_ranks
+from ggufkit.tokenizer.from_checkpoint.tokens import first_of
 
 _DEFAULTS = {
     "max_position_embeddings": 2048,
@@ -118,7 +120,52 @@ _EXPORT = Export(
     },
 )
 
+
+def _each(name: str) -> Callable[[Config], int]:
+    """What config.json says for each layer, and must be the same for all."""
+
+    def one(config: Config) -> int:
+        values = config.list(name)
+        if not values or any(value != values[0] for value in values):
+            raise ArchitectureError(f"config.json: {name!r} differs from layer to layer")
+        return values[0]  # type: ignore[no-any-return]
+
+    return one
+
+
+def _moe_stretched(config: Config) -> float | None:
+    """As `_stretched`, of an architecture that always means the same base, alpha and heads."""
+    if _kind(config) != "dynamic":
+        return None
+    settings, head = rope_parameters(config), config.width // config.heads
+    alpha, base = settings.get("alpha", 1000), settings["rope_theta"] or 10000.0
+    if (alpha, base, head) != (1000, 10000.0, 128) or config.get("max_position_embeddings") not in (32 * 1024, _LONG):
+        raise ArchitectureError(
+            f"config.json: dynamic rope by alpha {alpha} of base {base} is not that of a known Hunyuan"
+        )
+    result: float = base * (alpha ** (head / (head - 2)))
+    return result
+
+
 SPECS = (
+    Architecture(
+        name="hunyuan-moe",
+        models={"HunYuanMoEV1ForCausalLM": {}},
+        metadata=(
+            *BASE,
+            uint("expert_shared_feed_forward_length", "intermediate_size"),
+            uint("expert_feed_forward_length", _each("moe_intermediate_size")),
+            uint("expert_used_count", _each("moe_topk")),
+            uint("expert_shared_count", _each("num_shared_expert")),
+            real("rope.freq_base", _moe_stretched),
+            string("rope.scaling.type", lambda config: "none" if _kind(config) == "dynamic" else None),
+            real("rope.scaling.factor", lambda config: 1 if _kind(config) == "dynamic" else None),
+            uint("rope.scaling.original_context_length", _if_dynamic(_LONG)),
+            uint("context_length", _if_dynamic(_LONG)),
+        ),
+        vocabulary=first_of(hunyuan_ranks, bpe),
+        transforms=(untied(r"^lm_head\.weight$"), *mlp_experts("num_local_experts", "num_experts")),
+    ),
     Architecture(
         name="hunyuan-dense",
         exports=(_EXPORT,),

@@ -37,6 +37,7 @@ from ggufkit.tensors.views import computed, take_rows
 from ggufkit.tokenizer.from_checkpoint.bpe import bpe
 from ggufkit.tokenizer.from_checkpoint.llama import llama_vocabulary
 from ggufkit.tokenizer.from_checkpoint.spm import sentencepiece
+from ggufkit.tokenizer.from_checkpoint.tiktoken import kimi_linear
 from ggufkit.tokenizer.from_checkpoint.tokens import first_of
 
 _EXPERT_LENGTH = uint("expert_feed_forward_length", "moe_intermediate_size")
@@ -384,7 +385,7 @@ SPECS = (
             uint("leading_dense_block_count", "first_k_dense_replace"),
             real("expert_weights_scale", "routed_scaling_factor"),
         ),
-        vocabulary=bpe,
+        vocabulary=first_of(bpe, kimi_linear),
         transforms=(
             reshape(r"\.[qkv]_conv1d\.weight$", lambda tensor, config: (1, tensor.shape[0], 1, tensor.shape[-1])),
             decay(),

@@ -12,7 +12,6 @@ SPECS: tuple[Architecture, ...] = ()
 
 TRAITS = {
     "bailingmoe3": Traits(stacks_are_experts=False),  # its MLA projections are stacks, too
-    "deci": Traits(layers_of_70b=80),
     "glm5-next": Traits(
         kept=(
             "hc_",

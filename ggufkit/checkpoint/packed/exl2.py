@@ -28,7 +28,8 @@ __all__ = ["read"]
 def read(source: Source) -> Reading | None:
     """Modules with `q_weight`."""
     reading = Reading("EXL2")
-    for module in parts_of(source.tensors, ".q_weight"):
+    whole = [name for name, tensor in source.tensors.items() if tensor.format.name in ("I32", "U32")]
+    for module in parts_of(whole, ".q_weight"):
         parts = ("q_groups", "q_scale", "q_scale_max", "q_invperm", "q_perm", "q_group_map")
         reading.add(f"{module}.q_weight", _matrix(source, module), [f"{module}.{part}" for part in parts])
     return reading if reading.matrices else None

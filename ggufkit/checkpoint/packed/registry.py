@@ -95,7 +95,12 @@ def is_packed(source: Source) -> bool:
     """Whether another program quantized the checkpoint; looks at settings, names and dtypes only."""
     if source.settings or isinstance(source.config.get("quantization"), dict):
         return True
-    return any(t.format.name in _RAW or n.endswith(_PACKED) for n, t in source.tensors.items())
+    return any(t.format.name in _RAW or _looks_packed(n, t) for n, t in source.tensors.items())
+
+
+def _looks_packed(name: str, tensor: Tensor) -> bool:
+    """Some models call the weights of a norm q_weight; those of a matrix are numbers of bits."""
+    return name.endswith(_PACKED) and not (name.endswith(".q_weight") and tensor.format.name in ("F32", "F16", "BF16"))
 
 
 def unpack(source: Source, *, inexact: str = "step", keep: bool = True) -> Unpacked | None:
@@ -152,7 +157,7 @@ def _kinds(readings: Sequence[Reading]) -> tuple[str, ...]:
 
 def _refuse_unknown(source: Source) -> None:
     """Refuse weights that another program packed in a way that is not known here."""
-    left = next((name for name in source.tensors if name.endswith(_PACKED)), None)
+    left = next((name for name, tensor in source.tensors.items() if _looks_packed(name, tensor)), None)
     if left is not None:
         method = f"by {printable(source.method)} " if source.method else ""
         raise CheckpointError(

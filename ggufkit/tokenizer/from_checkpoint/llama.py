@@ -10,6 +10,7 @@ from ggufkit.gguf.header import Value, ValueType
 from ggufkit.tokenizer.from_checkpoint.bpe import bpe
 from ggufkit.tokenizer.from_checkpoint.special import SpecialTokens
 from ggufkit.tokenizer.from_checkpoint.spm import sentencepiece
+from ggufkit.tokenizer.from_checkpoint.tekken import mistral
 from ggufkit.tokenizer.from_checkpoint.tokens import first_of
 
 __all__ = ["llama_vocabulary"]
@@ -20,9 +21,13 @@ def llama_vocabulary(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[s
 
     Raises
     ------
-    NoTokenizer : there is neither a tokenizer.model nor a tokenizer.json.
+    NoTokenizer : there is no tokenizer.model, tokenizer.json or tekken.json.
     CheckpointError : a file is malformed, or the pre-tokenizer is not known.
     """
+    files = ("tekken.json", "tokenizer.json")
+    if [(checkpoint.folder / name).is_file() for name in files] == [True, False]:
+        yield from mistral()(checkpoint, config)
+        return
     settings = checkpoint.json("tokenizer_config.json") or {}
     if isinstance(prefix := settings.get("add_prefix_space"), bool):
         yield "tokenizer.ggml.add_space_prefix", Value(ValueType.BOOL, prefix)

@@ -100,10 +100,13 @@ def special_tokens(checkpoint: Checkpoint, n_vocab: int | None = None) -> Iterat
     return read_special(checkpoint, n_vocab).pairs()
 
 
-def read_special(checkpoint: Checkpoint, n_vocab: int | None = None, merges: bool = False) -> SpecialTokens:
+def read_special(
+    checkpoint: Checkpoint, n_vocab: int | None = None, merges: bool = False, by_text: bool = True
+) -> SpecialTokens:
     """Special tokens, whether to add them to a text, chat templates, and with `merges` the BPE merges.
 
-    An id comes from the token's text in tokenizer.json, else from config.json.
+    An id comes from the token's text in tokenizer.json, else from config.json. Without a tokenizer.json
+    tokenizer_config.json may have texts and their ids; `by_text` = False ignores them.
 
     Raises
     ------
@@ -120,13 +123,13 @@ def read_special(checkpoint: Checkpoint, n_vocab: int | None = None, merges: boo
         kinds += read_post_processor(tokenizer.get("post_processor"), settings, special.add)
     special.templates = _chat_templates(checkpoint, settings)
     if settings:
-        by_text = _added_tokens(tokenizer)
-        if not by_text:
-            by_text = _declared_tokens(checkpoint, settings)
+        ids = _added_tokens(tokenizer)
+        if not ids and by_text:
+            ids = _declared_tokens(checkpoint, settings)
             if (checkpoint.folder / "tokenizer.model").is_file():
                 # There config.json says the rest, but it may not know the end that fine-tuning added.
                 ends = set(_texts(settings, "bos", "eos"))
-                by_text = {text: token for text, token in by_text.items() if text in ends}
+                ids = {text: token for text, token in ids.items() if text in ends}
             else:
                 for kind, other in (("bos", "cls"), ("eos", "sep")):  # as a post-processor would say it
                     settings[f"{kind}_token"] = settings.get(f"{kind}_token") or settings.get(f"{other}_token")
@@ -134,7 +137,7 @@ def read_special(checkpoint: Checkpoint, n_vocab: int | None = None, merges: boo
             if isinstance(add := settings.get(f"add_{kind}_token"), bool):
                 special.add.setdefault(kind, add)
             for text in _texts(settings, kind):
-                special.set(kind, by_text.get(text))
+                special.set(kind, ids.get(text))
     text_config = checkpoint.config.get("text_config")
     for kind in kinds:
         token = checkpoint.config.get(f"{kind}_token_id")

@@ -13,6 +13,7 @@ from ggufkit.gguf.header import Value, ValueType
 
 __all__ = [
     "ADDED_SCORE",
+    "PADDING_SCORE",
     "NoTokenizer",
     "TokenType",
     "Tokens",

@@ -17,7 +17,15 @@ from ggufkit.tokenizer.from_checkpoint.fast import FastTokenizer
 from ggufkit.tokenizer.from_checkpoint.special import read_special
 from ggufkit.tokenizer.from_checkpoint.spm import added_tokens, read_model, sentencepiece, sentencepiece_tokens
 from ggufkit.tokenizer.from_checkpoint.spm_settings import read_settings
-from ggufkit.tokenizer.from_checkpoint.tokens import ADDED_SCORE, NoTokenizer, Tokens, TokenType, Vocabulary, first_of
+from ggufkit.tokenizer.from_checkpoint.tokens import (
+    ADDED_SCORE,
+    PADDING_SCORE,
+    NoTokenizer,
+    Tokens,
+    TokenType,
+    Vocabulary,
+    first_of,
+)
 
 __all__ = [
     "GEMMA",
@@ -27,6 +35,7 @@ __all__ = [
     "GLM4",
     "MPT",
     "NEMOTRON",
+    "arctic",
     "bpe_with_roles",
     "followed_by",
     "gemma4",
@@ -219,6 +228,25 @@ def phi3(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[str, Value]]:
     yield from read_special(checkpoint, n_vocab=len(tokens)).pairs()
 
 
+def arctic(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[str, Value]]:
+    """`tokenizer.*` of an Arctic, which gave two pieces of its SentencePiece model another meaning.
+
+    Raises
+    ------
+    NoTokenizer, CheckpointError : see `sentencepiece`.
+    """
+    path = checkpoint.folder / "tokenizer.model"
+    if not path.is_file():
+        raise NoTokenizer(f"{printable(checkpoint.folder)} has no tokenizer.model")
+    tokens = read_model(path, config.get("vocab_size"))
+    settings = checkpoint.json("tokenizer_config.json") or {}
+    for token, text, special in _declared(checkpoint, tokenizer_json=False):
+        unknown = TokenType.UNKNOWN if text == settings.get("unk_token") else TokenType.CONTROL
+        tokens.put(token, text, 0.0 if special else PADDING_SCORE, unknown if special else TokenType.USER_DEFINED)
+    yield from tokens.pairs("llama", "default")
+    yield from read_special(checkpoint, n_vocab=len(tokens)).pairs()
+
+
 def internlm2(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[str, Value]]:
     """`tokenizer.*` of an InternLM2; a chat model's texts end with <|im_end|>.
 
@@ -270,13 +298,13 @@ def internlm3(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[str, Val
     yield from roles.pairs()
 
 
-def _declared(checkpoint: Checkpoint) -> Iterator[tuple[int, str, bool]]:
+def _declared(checkpoint: Checkpoint, tokenizer_json: bool = True) -> Iterator[tuple[int, str, bool]]:
     """(id, text, special) of the added tokens of tokenizer_config.json, then of tokenizer.json."""
     decoder = (checkpoint.json("tokenizer_config.json") or {}).get("added_tokens_decoder") or {}
-    added = (checkpoint.json("tokenizer.json") or {}).get("added_tokens") or []
+    added = (checkpoint.json("tokenizer.json") or {}).get("added_tokens") if tokenizer_json else []
     try:
         entries = [(int(token), entry) for token, entry in decoder.items()]
-        entries += [(int(entry["id"]), entry) for entry in added]
+        entries += [(int(entry["id"]), entry) for entry in added or []]
         for token, entry in entries:
             if token < 0 or not isinstance(entry["content"], str):
                 raise ValueError("a negative id or no text")
