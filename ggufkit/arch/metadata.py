@@ -269,6 +269,7 @@ def _gating(config: Config) -> int | None:
         "moe_router_activation",
         "moe_router_activation_func",
         "expert_selection_fn",
+        "router_score_func",
     )
     kinds = {None: None, "softmax": 1, "sigmoid": 2, "sqrtsoftplus": 4}
     if not isinstance(name, (str, type(None))) or name not in kinds:
@@ -372,6 +373,12 @@ def pooling(architecture: str, config: Config) -> Iterator[tuple[str, Value]]:
         if kind not in ("cls", "mean"):
             raise ArchitectureError(f"config.json: 'classifier_pooling' is by cls or mean, not {printable(repr(kind))}")
         yield f"{architecture}.classifier.pooling_type", Value(ValueType.UINT32, _POOLING[kind])
+    if (function := config.get("classifier_activation")) is not None:
+        if function not in ("gelu", "silu", "tanh"):
+            raise ArchitectureError(
+                f"config.json: 'classifier_activation' is gelu, silu or tanh, not {printable(repr(function))}"
+            )
+        yield f"{architecture}.classifier.activation", Value(ValueType.STRING, function)
 
 
 def _pooling_of_module(architecture: str, config: Config) -> Iterator[tuple[str, Value]]:
@@ -385,6 +392,11 @@ def _pooling_of_module(architecture: str, config: Config) -> Iterator[tuple[str,
                 raise ArchitectureError(f"{printable(file)}: pooling is by mean, cls or lasttoken, not otherwise")
             yield f"{architecture}.pooling_type", Value(ValueType.UINT32, _POOLING[name])
             return
+    kind = (_json_file(config, "embedding_config.json") or {}).get("pooling")
+    if kind is not None:
+        if kind != "last_token":
+            raise ArchitectureError(f"embedding_config.json: pooling is by last_token, not {printable(repr(kind))}")
+        yield f"{architecture}.pooling_type", Value(ValueType.UINT32, _POOLING["lasttoken"])
 
 
 _POOLING_FLAGS = {

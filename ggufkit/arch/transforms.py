@@ -126,7 +126,7 @@ def first_rows(pattern: str, rows: Callable[[Config], range | None]) -> Transfor
     return map_each(pattern, cut)
 
 
-def permute_rope(projection: str, heads: Callable[[Config], int]) -> Transform:
+def permute_rope(projection: str, heads: Callable[[Config], int], biases: bool = True) -> Transform:
     """Reorder the rows of each head of `projection` from Hugging Face's rotary layout to the original one.
 
     Hugging Face rotates the pairs (i, i + d/2) of a head of d rows, GGUF's llama rotates (2i, 2i + 1):
@@ -137,6 +137,7 @@ def permute_rope(projection: str, heads: Callable[[Config], int]) -> Transform:
     ----------
     projection : the module, e.g. ``"q_proj"``; its weight and its bias are permuted.
     heads : how many it has.
+    biases : False for families whose biases the reference leaves as they are.
     """
 
     def permute(tensor: Tensor, config: Config) -> Tensor:
@@ -150,7 +151,7 @@ def permute_rope(projection: str, heads: Callable[[Config], int]) -> Transform:
             )
         return take_rows(tensor, rope_order(np.arange(rows), n_heads))
 
-    return map_each(rf"\.{projection}\.(weight|bias)$", permute)
+    return map_each(rf"\.{projection}\.(weight{'|bias' if biases else ''})$", permute)
 
 
 def _length(tensor: Tensor) -> int:

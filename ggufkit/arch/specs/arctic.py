@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ggufkit.arch.metadata import BASE, VOCAB_SIZE, uint
 from ggufkit.arch.spec import Architecture
-from ggufkit.arch.specs.llama import PERMUTED
+from ggufkit.arch.specs.llama import WEIGHTS_PERMUTED
 from ggufkit.arch.transforms import stack_experts
 from ggufkit.tokenizer.from_checkpoint.variants import arctic
 
@@ -19,7 +19,7 @@ SPECS = (
         ),
         vocabulary=arctic,
         transforms=(
-            *PERMUTED,
+            *WEIGHTS_PERMUTED,
             stack_experts(
                 r"model\.layers\.(?P<layer>\d+)\.block_sparse_moe\.experts\.(?P<expert>\d+)\.(?P<part>w[123])\.weight",
                 parts=("w1", "w2", "w3"),

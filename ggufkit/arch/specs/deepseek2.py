@@ -125,7 +125,7 @@ _EXPERTS = (
 )
 _DENSE = {key: value for key, value in _V2.items() if key not in _EXPERTS}
 # These write no head size of their own.
-_OCR = {"rms_norm_eps": 1e-6, "rope_theta": 10000.0}
+_OCR = {"rms_norm_eps": 1e-6}
 _LITE = {key: value for key, value in _V2.items() if key != "head_dim"}
 
 

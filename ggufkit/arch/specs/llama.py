@@ -34,6 +34,12 @@ PERMUTED = (
     permute_rope("k_proj", lambda config: config.kv_heads),
 )
 
+# Of these families the reference permutes weights alone; public checkpoints of them have no biases.
+WEIGHTS_PERMUTED = (
+    permute_rope("q_proj", lambda config: config.heads, biases=False),
+    permute_rope("k_proj", lambda config: config.kv_heads, biases=False),
+)
+
 # Names of SmolVLM, and of the bare model.
 BARE_LLAMA = rename(
     (r"text_model\.", ""),

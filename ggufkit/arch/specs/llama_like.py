@@ -9,7 +9,7 @@ from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, OPTIONAL, ROPE_DIMENSIONS, VOCAB_SIZE, Row, pooling, real, reals
 from ggufkit.arch.rope_tensors import rope_freqs
 from ggufkit.arch.spec import Architecture
-from ggufkit.arch.specs.llama import BARE_LLAMA, PERMUTED
+from ggufkit.arch.specs.llama import BARE_LLAMA, PERMUTED, WEIGHTS_PERMUTED
 from ggufkit.arch.transforms import drop
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import CheckpointError
@@ -126,6 +126,6 @@ SPECS = (
             real("attention.clamp_kqv", "clip_qkv", need=OPTIONAL),
         ),
         vocabulary=bpe,
-        transforms=PERMUTED,
+        transforms=WEIGHTS_PERMUTED,
     ),
 )

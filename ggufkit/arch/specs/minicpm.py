@@ -20,7 +20,7 @@ from ggufkit.arch.metadata import (
 )
 from ggufkit.arch.rope_tensors import rope_factors
 from ggufkit.arch.spec import Architecture
-from ggufkit.arch.specs.llama import PERMUTED
+from ggufkit.arch.specs.llama import WEIGHTS_PERMUTED
 from ggufkit.tokenizer.from_checkpoint.spm import sentencepiece
 
 SPECS = (
@@ -35,7 +35,7 @@ SPECS = (
             real("logit_scale", lambda config: config.width / config.number("dim_model_base")),
         ),
         vocabulary=sentencepiece,
-        transforms=(*PERMUTED, rope_factors(lambda config: config.width // config.heads)),
+        transforms=(*WEIGHTS_PERMUTED, rope_factors(lambda config: config.width // config.heads)),
     ),
     Architecture(
         name="minicpm3",

@@ -40,7 +40,7 @@ _YARN: tuple[Row, ...] = (
     ),
 )
 
-_LLAMA = (*BASE, ROPE_DIMENSIONS, *_YARN)
+_LLAMA: tuple[Row, ...] = (*BASE, ROPE_DIMENSIONS, *_YARN)
 
 # Mixtures of experts are DeepSeek's by other names. (Name there, name here, or None for one of the part "moe".)
 _DEEPSEEK = {

@@ -133,7 +133,8 @@ def _rank(name: str, other: str, power: float, factor: float) -> Callable[[Confi
 
     def rank(config: Config) -> int:
         given = config.get(name, other)
-        return given if given is not None else max(1, round(config.width**power * factor / 32)) * 32
+        found: int = given if given is not None else max(1, round(config.width**power * factor / 32)) * 32
+        return found
 
     return rank
 

@@ -44,9 +44,9 @@ def _vocabulary(end_of_turn: str, normal: Collection[str] = ()) -> Vocabulary:
         for token, text in enumerate(tokens.texts):
             ids.setdefault(text, token)
         roles = {key: settings.get(f"{role}_token") for role, key in _ROLES.items()} | {"eot": end_of_turn}
-        for key, text in roles.items():
-            if text is not None:
-                yield f"tokenizer.ggml.{key}_token_id", Value(ValueType.UINT32, _id(checkpoint, ids, key, text))
+        for key, role_text in roles.items():
+            if role_text is not None:
+                yield f"tokenizer.ggml.{key}_token_id", Value(ValueType.UINT32, _id(checkpoint, ids, key, role_text))
         yield "tokenizer.ggml.add_space_prefix", Value(ValueType.BOOL, False)
         for role in ("bos", "eos"):
             if isinstance(add := settings.get(f"add_{role}_token"), bool):

@@ -83,7 +83,7 @@ def kimi_linear(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[str, V
     yield from pairs
     end = (checkpoint.json("tokenizer_config.json") or {}).get("eos_token")
     text = end.get("content") if isinstance(end, dict) else end
-    if text in special:
+    if isinstance(text, str) and text in special:
         roles.ids["eos"] = special[text]
     yield from roles.pairs()
 
@@ -115,6 +115,6 @@ def _tokens(
     tokens = Tokens.padding(config.integer("vocab_size"))
     for token, rank in ranks.items():
         tokens.put(rank, byte_letters(token), 0.0, TokenType.NORMAL)
-    for text, token in special.items():
-        tokens.put(token, text, 0.0, TokenType.CONTROL)
+    for text, number in special.items():
+        tokens.put(number, text, 0.0, TokenType.CONTROL)
     yield from tokens.pairs("gpt2", checkpoint.pre_tokenizer or pre, scores=False)
