@@ -20,7 +20,7 @@ PACKAGE = ROOT / "ggufkit"
 # From the ground up. A module may import from its own floor and from those below.
 FLOORS = [
     ["arrays", "errors"],
-    ["storage", "kernels", "sandbox"],
+    ["storage", "kernels", "sandbox", "media"],
     ["formats"],
     ["tensors", "turboquant", "numbers"],
     ["gguf"],
@@ -40,7 +40,7 @@ FLOORS = [
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
-HEAVY = {"gguf", "jinja2", "mlx", "numba", "numpy", "rich", "sentencepiece", "tokenizers"}
+HEAVY = {"gguf", "jinja2", "mlx", "numba", "numpy", "PIL", "rich", "sentencepiece", "tokenizers"}
 
 
 def modules() -> list[Path]:

@@ -62,6 +62,7 @@ class Graph:
         1 + scale · ln(1 + ⌊(position + first) / length⌋); None for no such thing.
     index_rope : of latent attention to keys that an index chooses: `rope` of the index; None without an index.
     softplus_gate : attention's gate is a softplus, not a sigmoid.
+    mixed_sections : pairs of the axes of positions take turns, and do not lie in sections one behind the other.
     two_sided : windows of an encoder reach half their size to both sides.
     """
 
@@ -100,4 +101,5 @@ class Graph:
     temperature: tuple[float, int, int] | None = None
     index_rope: str | None = None
     softplus_gate: bool = False
+    mixed_sections: bool = False
     two_sided: bool = False

@@ -72,6 +72,7 @@ class Hyperparameters:
     rope_dimensions, local_rope_dimensions : how many numbers of a head turn.
     rope_base, local_rope_base : of all layers, of layers with a window.
     scaling : of rope.
+    rope_sections : of how many pairs each axis of positions turns: time, row, column; () where there is one axis.
     windows : per layer, how many tokens back it sees, itself included; 0 for all.
     attention_scale : per layer, what queries are multiplied by.
     attention_cap, logit_cap : soft caps; 0 for none.
@@ -107,6 +108,7 @@ class Hyperparameters:
     causal: bool
     pooling: str
     parallel_residual: bool
+    rope_sections: tuple[int, ...] = field(repr=False)
     keys: Keys = field(repr=False, compare=False)
 
 
@@ -238,6 +240,7 @@ def read_hyperparameters(gguf: Described, name: str, graph: Graph) -> Hyperparam
         causal=keys.flag("attention.causal", True),
         pooling=_POOLING[pooling],
         parallel_residual=keys.flag("use_parallel_residual", True),
+        rope_sections=_sections(keys),
         keys=keys,
     )
 
@@ -246,6 +249,15 @@ def _head_sizes(keys: Keys, key: str, default: int) -> tuple[int, int]:
     """Numbers per head of layers that see everything, and of those with a window."""
     size = keys.count(key, default or None)
     return size, keys.count(f"{key}_swa", size)
+
+
+def _sections(keys: Keys) -> tuple[int, ...]:
+    found = keys.get("rope.dimension_sections")
+    if not found:
+        return ()
+    if not isinstance(found, list) or len(found) > 4 or any(type(n) is not int or not 0 <= n <= _MOST for n in found):
+        raise keys.fail("rope.dimension_sections", f"must be up to four whole numbers, not {printable(repr(found))}")
+    return tuple(found)
 
 
 def _scaling(keys: Keys, context_length: int, rope_base: float) -> RopeScaling:

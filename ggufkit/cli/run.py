@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from ggufkit.cli.media import media_options
 from ggufkit.cli.progress import note
 from ggufkit.cli.prompt import generation_options, prompt_options, read_stdin, say, speed, template_options
 from ggufkit.cli.speculate import guessing, lora_option, speculation_options
@@ -26,6 +27,7 @@ __all__ = ["command"]
 @template_options
 @generation_options
 @lora_option
+@media_options
 @cache_options
 @speculation_options
 @prompt_cache_option
@@ -40,6 +42,7 @@ def command(
     how: dict[str, Any],
     context: int | None,
     on: dict[str, Any],
+    media: tuple[Path, ...],
     types: tuple[str, str],
     guess: dict[str, Any],
     saved: Path | None,
@@ -57,10 +60,12 @@ def command(
     ggufkit run model.gguf -f code.py -n 256 --lookup
     ggufkit run model.gguf -f long.txt -n 64 --cache small --prompt-cache long.cache
     ggufkit run model.gguf -p 'import os\\n' -n 32 --temp 0 --no-display-prompt
+    ggufkit run gemma3.gguf --mmproj mmproj-gemma3.gguf --image cat.png --chat -p 'What is this?'
     """
     from ggufkit.cli.ahead import ready_to_run
     from ggufkit.runtime.chat import read_template
     from ggufkit.runtime.model import load
+    from ggufkit.runtime.seen import with_markers
 
     if prompt is None:
         prompt = read_stdin()
@@ -71,7 +76,11 @@ def command(
         given: str | list[int] = prompt
         if chat:
             template = read_template(loaded.gguf, loaded.tokenizer.vocab)
-            given = loaded.chat_tokens(template.prompt([{"role": "user", "content": prompt}], **variables))
+            said = with_markers(prompt, len(media))
+            text = template.prompt([{"role": "user", "content": said}], **variables)
+            given = loaded.chat_tokens(text, media)
+        elif media:
+            given = loaded.tokens(prompt, media)
         generation = loaded.generate(given, context=context, types=types, ignore_ends=ignore_eos, ahead=ahead, **how)
         with kept_cache(cast("Cache", generation.cache), saved):
             try:

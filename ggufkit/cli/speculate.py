@@ -65,7 +65,7 @@ def guessing(
     with ExitStack() as stack:
         small = None
         if draft is not None:
-            small = stack.enter_context(load(draft, **{**on, "lora": ()}))
+            small = stack.enter_context(load(draft, **{**on, "lora": (), "mmproj": None}))
             require_same_vocabulary(model, small)
         known: list[Draft] = []  # one for all texts: what it has read it need not read again
 

@@ -25,6 +25,7 @@ import numpy as np
 from ggufkit.errors import UsageError
 from ggufkit.runtime.forward import hidden_states, logits
 from ggufkit.runtime.kv.cache import Cache
+from ggufkit.runtime.seen import Shown
 from ggufkit.runtime.sizes import LIMIT
 from ggufkit.runtime.step import Step
 
@@ -78,7 +79,7 @@ def step(model: Model, pieces: Sequence[Piece]) -> list[np.ndarray]:
     for piece, tokens in zip(pieces, checked, strict=True):
         piece.cache.require(len(tokens))
     found: list[list[np.ndarray]] = [[np.empty((0, model.vocabulary), np.float32)] for _ in pieces]
-    for runs in _passes(pieces, checked):
+    for runs in _passes(pieces, checked, model.shown):
         ends = accumulate(len(run.tokens) for run in runs)
         rows = np.array([row for run, end in zip(runs, ends, strict=True) for row in range(end - run.wanted, end)])
         scores = _scores(model, [(run.cache, run.tokens) for run in runs], rows)
@@ -91,17 +92,19 @@ def step(model: Model, pieces: Sequence[Piece]) -> list[np.ndarray]:
 
 def _scores(model: Model, runs: Sequence[tuple[Cache, np.ndarray]], rows: np.ndarray) -> np.ndarray:
     """Do a pass, and put the tokens into the caches; the logits of some rows of it: (rows, vocabulary)."""
-    with _put_into(runs):
+    with _put_into(runs) as shifts:
         if rows.size and (scores := model.replays.logits(model, runs, rows)) is not None:
             return scores
-        x = hidden_states(model.hyper, model.weights, Step(model.ops, model.tables, runs))
+        step = Step(model.ops, model.tables, runs, shown=model.shown)
+        shifts[:] = step.shifts
+        x = hidden_states(model.hyper, model.weights, step)
         if not rows.size:
             return np.empty((0, model.vocabulary), np.float32)
         return model.ops.numpy(logits(model.ops, model.hyper, model.weights, model.ops.pick(x, rows)))
 
 
-def _passes(pieces: Sequence[Piece], checked: Sequence[np.ndarray]) -> Iterator[list[_Run]]:
-    """The pieces cut into passes of at most `LIMIT` tokens."""
+def _passes(pieces: Sequence[Piece], checked: Sequence[np.ndarray], shown: Shown) -> Iterator[list[_Run]]:
+    """The pieces cut into passes of at most `LIMIT` tokens, or of all rows that see each other."""
     runs: list[_Run] = []
     room = LIMIT
     for number, (piece, tokens) in enumerate(zip(pieces, checked, strict=True)):
@@ -109,10 +112,13 @@ def _passes(pieces: Sequence[Piece], checked: Sequence[np.ndarray]) -> Iterator[
         count = piece.logits if isinstance(piece.logits, int) else wanted[piece.logits]
         first, lo = max(0, len(tokens) - count), 0
         while lo < len(tokens):
-            hi = min(len(tokens), lo + room)
+            hi = _end(tokens, lo, room, shown)
+            if hi - lo > room and runs:
+                yield runs
+                runs, room = [], LIMIT
             runs.append(_Run(number, piece.cache, tokens[lo:hi], hi - max(lo, min(first, hi))))
             room -= hi - lo
-            if not room:
+            if room <= 0 or hi < len(tokens):
                 yield runs
                 runs, room = [], LIMIT
             lo = hi
@@ -120,22 +126,38 @@ def _passes(pieces: Sequence[Piece], checked: Sequence[np.ndarray]) -> Iterator[
         yield runs
 
 
+def _end(tokens: np.ndarray, lo: int, room: int, shown: Shown) -> int:
+    """Where a run that begins at `lo` ends: rows that see each other make one of their own, however many."""
+    hi = min(len(tokens), lo + room)
+    if tokens[lo:hi].min() >= 0:
+        return hi
+    for start, end, seen, _ in shown.parts(tokens[lo:]):
+        if seen is not None and seen.whole:
+            return lo + end if start == 0 else min(hi, lo + start)
+        if lo + end >= hi:
+            break
+    return hi
+
+
 def hidden(model: Model, runs: Sequence[tuple[Cache, np.ndarray]]) -> Any:
     """What the last block gives for the tokens of each cache, and the tokens put into it: (n, width)."""
-    with _put_into(runs):
-        return hidden_states(model.hyper, model.weights, Step(model.ops, model.tables, runs))
+    with _put_into(runs) as shifts:
+        step = Step(model.ops, model.tables, runs, shown=model.shown)
+        shifts[:] = step.shifts
+        return hidden_states(model.hyper, model.weights, step)
 
 
 @contextmanager
-def _put_into(runs: Sequence[tuple[Cache, np.ndarray]]) -> Iterator[None]:
-    """Tokens are in their caches after a pass, or not, if it was interrupted."""
+def _put_into(runs: Sequence[tuple[Cache, np.ndarray]]) -> Iterator[list[list[tuple[int, int]]]]:
+    """Tokens are in their caches after a pass, or not, if it was interrupted; so are the shifts that it writes down."""
+    shifts: list[list[tuple[int, int]]] = [[] for _ in runs]
     for cache, tokens in runs:
         cache.begin(len(tokens))
     try:
-        yield
+        yield shifts
     except BaseException:
         for cache, _ in runs:
             cache.roll_back()
         raise
-    for cache, tokens in runs:
-        cache.extend(tokens.tolist())
+    for (cache, tokens), further in zip(runs, shifts, strict=True):
+        cache.extend(tokens.tolist(), further)

@@ -25,13 +25,17 @@ def hidden_states(hyper: Hyperparameters, weights: Weights, step: Step) -> Array
         x = ops.add(x, ops.embed(weights.position, step.positions))
     if hyper.embedding_scale != 1:
         x = ops.scale(x, hyper.embedding_scale)
+    if step.seen:
+        x = step.with_seen(x)
     if weights.embedding_norm is not None:
         x = ops.norm(x, weights.embedding_norm)
     if weights.per_layer is not None:
         step.per_layer = weights.per_layer.run(x, step)
     if weights.streams is None:
-        for block in weights.blocks:
+        for layer, block in enumerate(weights.blocks):
             x = block.run(x, step)
+            if step.seen:
+                x = step.deepened(x, layer)
         return x
     streams = weights.streams.open(ops, x)
     for block in weights.blocks:

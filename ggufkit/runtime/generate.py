@@ -52,7 +52,7 @@ def prompt_tokens(tokenizer: Tokenizer, prompt: str | Sequence[int]) -> list[int
     ------
     UsageError : there are none.
     """
-    ids = tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+    ids = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt if isinstance(prompt, list) else list(prompt)
     if not ids:
         raise UsageError(
             "the prompt is empty, and the model has no BOS token to start from", "give some text with {prompt}"
@@ -105,7 +105,8 @@ class Generation:
         ahead: Ahead | None = None,
     ):
         self.model, self.tokenizer = model, tokenizer
-        self.prompt = list(prompt)
+        # As it is: what was seen stays known as long as the prompt that has it.
+        self.prompt = prompt if isinstance(prompt, list) else list(prompt)
         if not self.prompt:
             raise UsageError("the prompt is empty; give at least one token")
         if max_tokens is not None and max_tokens < 0:
@@ -123,6 +124,8 @@ class Generation:
             if isinstance(sampling, Sampler)
             else Sampler(sampling, tokenizer.vocab.suppressed, breakers(tokenizer, sampling))
         )
+        if ahead is not None and any(token < 0 for token in self.prompt):
+            raise UsageError("tokens cannot be guessed behind images and sound; do not guess")
         self.max_tokens = max_tokens
         self.stop = tuple(stop)
         self.show_special, self.ignore_ends = show_special, ignore_ends and constraint is None
@@ -150,7 +153,7 @@ class Generation:
         """The tokens to show; sets `reason` at the end."""
         start = time.perf_counter()
         self.reused = self.cache.keep_prefix(self.prompt)
-        self.sampler.accept(self.prompt)
+        self.sampler.accept([token for token in self.prompt if token >= 0])
         rows = self.model.forward(self.prompt[self.reused :], self.cache)[None]  # (1, vocabulary)
         self.prompt_seconds = time.perf_counter() - start
         guesses: list[int] = []

@@ -14,27 +14,18 @@ from ggufkit.runtime.lora import Adapters
 from ggufkit.runtime.ops import Linear, Norm, Ops
 from ggufkit.tensors.tensor import Tensor
 
-__all__ = ["Loader"]
+__all__ = ["Loader", "Tensors"]
 
 
-class Loader:
-    """A model's tensors, its hyperparameters and traits, and the operations that it will run on.
+class Tensors:
+    """A file's tensors, and the operations that they will run on.
 
     A fused matrix is cut into its parts here: rows of a tensor are a tensor.
     """
 
-    def __init__(
-        self,
-        path: str,
-        tensors: Mapping[str, Tensor],
-        hyper: Hyperparameters,
-        graph: Graph,
-        ops: Ops,
-        adapters: Adapters | None = None,
-    ):
+    def __init__(self, path: str, tensors: Mapping[str, Tensor], ops: Ops, adapters: Adapters | None = None):
         self.adapters = adapters or Adapters()
-        self.path, self.tensors, self.hyper, self.graph, self.ops = path, tensors, hyper, graph, ops
-        self.vocabulary = 0
+        self.path, self.tensors, self.ops = path, tensors, ops
         self.taken: set[str] = set()
 
     def fail(self, message: str) -> ArchitectureError:
@@ -66,21 +57,6 @@ class Loader:
     def vector(self, name: str, size: int) -> np.ndarray:
         return self.tensor(name, size).floats().reshape(size)
 
-    def norm(self, name: str, size: int, heads: int = 1) -> Norm | None:
-        """The norm of this name, or None. Of heads it is over each, with weights of its own or not, or over all."""
-        full = f"{name}.weight" if self.has(f"{name}.weight") else name  # some converters left the ending out
-        if not self.has(full):
-            return None
-        shape = self.tensors[full].shape
-        if heads > 1 and shape == (heads * size,):
-            size = heads * size
-        rows = heads if shape == (heads, size) else 1
-        weight = self.numbers(full, rows, size)
-        bias = None
-        if (self.graph.norm == "layer" or self.graph.biased_norms) and self.has(f"{name}.bias"):
-            bias = self.ops.vector(self.vector(f"{name}.bias", size).reshape(1, size))
-        return Norm(self.graph.norm, self.hyper.epsilon, size, self.ops.vector(weight), bias, full)
-
     def norm_of(self, kind: str, name: str, size: int, epsilon: float) -> Norm | None:
         """A norm of another kind than the architecture's, with its bias, if any; None where there is none."""
         if not self.has(f"{name}.weight"):
@@ -89,18 +65,6 @@ class Loader:
         if self.has(f"{name}.bias"):
             bias = self.ops.vector(self.vector(f"{name}.bias", size).reshape(1, size))
         return Norm(kind, epsilon, size, self.ops.vector(weight.reshape(1, size)), bias)
-
-    def block_norm(self, name: str) -> Norm | None:
-        """The norm of the stream x; of architectures that have such norms without weights one of those."""
-        return (
-            self.plain_norm(self.hyper.width, self.graph.norm)
-            if self.graph.bare_norms
-            else self.norm(name, self.hyper.width)
-        )
-
-    def plain_norm(self, size: int, kind: str = "rms") -> Norm:
-        """A norm without weights."""
-        return Norm(kind, self.hyper.epsilon, size, self.ops.vector(np.ones((1, size), np.float32)))
 
     def linear(self, name: str, rows: int, cols: int, experts: int = 0, *, scaled: bool = True) -> Linear:
         """A matrix, or a stack of `experts` matrices, with its bias and, if `scaled`, factors."""
@@ -141,6 +105,50 @@ class Loader:
             found.append(Linear(self.ops.weight(part), tensor.name, count, cols, own, factor, pairs))
             start += count
         return found
+
+
+class Loader(Tensors):
+    """A model's tensors, its hyperparameters and traits, and the operations that it will run on."""
+
+    def __init__(
+        self,
+        path: str,
+        tensors: Mapping[str, Tensor],
+        hyper: Hyperparameters,
+        graph: Graph,
+        ops: Ops,
+        adapters: Adapters | None = None,
+    ):
+        super().__init__(path, tensors, ops, adapters)
+        self.hyper, self.graph = hyper, graph
+        self.vocabulary = 0
+
+    def norm(self, name: str, size: int, heads: int = 1) -> Norm | None:
+        """The norm of this name, or None. Of heads it is over each, with weights of its own or not, or over all."""
+        full = f"{name}.weight" if self.has(f"{name}.weight") else name  # some converters left the ending out
+        if not self.has(full):
+            return None
+        shape = self.tensors[full].shape
+        if heads > 1 and shape == (heads * size,):
+            size = heads * size
+        rows = heads if shape == (heads, size) else 1
+        weight = self.numbers(full, rows, size)
+        bias = None
+        if (self.graph.norm == "layer" or self.graph.biased_norms) and self.has(f"{name}.bias"):
+            bias = self.ops.vector(self.vector(f"{name}.bias", size).reshape(1, size))
+        return Norm(self.graph.norm, self.hyper.epsilon, size, self.ops.vector(weight), bias, full)
+
+    def block_norm(self, name: str) -> Norm | None:
+        """The norm of the stream x; of architectures that have such norms without weights one of those."""
+        return (
+            self.plain_norm(self.hyper.width, self.graph.norm)
+            if self.graph.bare_norms
+            else self.norm(name, self.hyper.width)
+        )
+
+    def plain_norm(self, size: int, kind: str = "rms") -> Norm:
+        """A norm without weights."""
+        return Norm(kind, self.hyper.epsilon, size, self.ops.vector(np.ones((1, size), np.float32)))
 
 
 def _stacked_part(tensor: Tensor, start: int, count: int) -> Tensor:

@@ -26,6 +26,7 @@ from ggufkit.errors import GGUFError, UsageError, printable
 from ggufkit.gguf.kind import other_kind
 from ggufkit.gguf.reader import GGUF
 from ggufkit.gguf.reader import open as open_gguf
+from ggufkit.media.pictures import MOST_BYTES
 from ggufkit.runtime.backend import make_ops
 from ggufkit.runtime.batch import Piece, hidden, step
 from ggufkit.runtime.kv.cache import Cache
@@ -33,18 +34,23 @@ from ggufkit.runtime.lora import AdaptedOps, read_adapters
 from ggufkit.runtime.ops import CacheSpec, Ops
 from ggufkit.runtime.replay import Replays
 from ggufkit.runtime.rope import RopeTables
+from ggufkit.runtime.seen import MARKER, Shown
 from ggufkit.runtime.sizes import CONTEXT, LIMIT
 from ggufkit.runtime.weights import load_weights
+from ggufkit.storage.regular import read_small
 
 if TYPE_CHECKING:
     from ggufkit.runtime.constrain.grammar import Grammar
     from ggufkit.runtime.constrain.matcher import Grammars
+    from ggufkit.runtime.encoders.media import Media
     from ggufkit.runtime.generate import Generation
     from ggufkit.runtime.speculate import Ahead
     from ggufkit.tensors.tensor import Tensor
     from ggufkit.tokenizer.run.tokenizer import Tokenizer
 
-__all__ = ["Model", "load", "normalized"]
+__all__ = ["File", "Model", "load", "normalized"]
+
+File = bytes | str | os.PathLike[str]
 
 
 class Model:
@@ -57,9 +63,17 @@ class Model:
     ops : the backend.
     vocabulary : how many tokens there are.
     adapters : LoRA adapters beside its weights, see `adapt`.
+    media : makes prompts with images and sound; None of a model that was loaded without `mmproj`.
+    shown : what ids below 0 in prompts stand for.
     """
 
-    def __init__(self, gguf: GGUF, ops: Ops, lora: Sequence[tuple[str | os.PathLike[str], float]] = ()):
+    def __init__(
+        self,
+        gguf: GGUF,
+        ops: Ops,
+        lora: Sequence[tuple[str | os.PathLike[str], float]] = (),
+        mmproj: str | os.PathLike[str] | None = None,
+    ):
         self.gguf, self.ops = gguf, ops
         adapters = read_adapters(lora, gguf)
         name = gguf.get("general.architecture", str)
@@ -74,18 +88,26 @@ class Model:
         self.adapters = adapters.all
         self._adapted: dict[tuple[float, ...], Ops] = {}
         self.vocabulary = self.weights.vocabulary
-        self.tables = RopeTables(self.weights.factors)
-        self.replays = Replays()
+        self.tables = RopeTables(self.weights.factors, bool(self.hyper.rope_sections))
+        self.replays, self.shown = Replays(), Shown()
         self.adapt()
+        self.media = None if mmproj is None else self._media(mmproj)
 
     def __repr__(self) -> str:
         return f"<Model {printable(self.gguf.path)}: {self.hyper.name}, {self.hyper.layers} layers>"
+
+    def _media(self, path: str | os.PathLike[str]) -> Media:
+        from ggufkit.runtime.encoders.media import load_media
+
+        return load_media(path, self.tokenizer, self._plain, self.shown, self.hyper.width)
 
     def __enter__(self) -> Model:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.gguf.close()
+        if self.media is not None:
+            self.media.gguf.close()
 
     def new_cache(
         self,
@@ -226,11 +248,38 @@ class Model:
         """Tokens of a context: `length`, or else 4096 or `tokens` if more, up to what the model was trained on."""
         return min(self.hyper.context_length, max(CONTEXT, tokens)) if length is None else length
 
-    def chat_tokens(self, text: str) -> list[int]:
+    def chat_tokens(self, text: str, media: Sequence[File] = (), marker: str = MARKER) -> list[int]:
         """The tokens of a text that a chat template made; without a second BOS if the template wrote one."""
         vocab = self.tokenizer.vocab
         bos = "" if vocab.bos is None else vocab.texts[vocab.bos]
-        return self.tokenizer.encode(text, add_special=not (bos and text.startswith(bos)))
+        return self.tokens(text, media, add_special=not (bos and text.startswith(bos)), marker=marker)
+
+    def tokens(
+        self, text: str, media: Sequence[File] = (), *, add_special: bool = True, marker: str = MARKER
+    ) -> list[int]:
+        """The tokens of a text with images and sound in it.
+
+        Parameters
+        ----------
+        media : files, or their bytes, for the places that markers have in the text; those without one come first.
+        add_special : put BOS and EOS where the vocabulary wants them.
+        marker : what stands in their places.
+
+        Raises
+        ------
+        UsageError : the model was loaded without `mmproj`, a file is not one that can be read, or there are too many
+            markers.
+        MissingDependency : Pillow, for images, is not installed.
+        """
+        if not media:
+            return self.tokenizer.encode(text, add_special=add_special)
+        if self.media is None:
+            raise UsageError(
+                f"{printable(self.gguf.path)} was loaded without encoders of images and sound",
+                "give their file with {mmproj}",
+            )
+        files = [file if isinstance(file, bytes) else read_small(file, MOST_BYTES) for file in media]
+        return self.media.prompt(text, files, add_special, marker)
 
     def generate(
         self,
@@ -245,6 +294,7 @@ class Model:
         ignore_ends: bool = False,
         grammar: Grammar | None = None,
         ahead: Callable[[int], Ahead | None] | None = None,
+        media: Sequence[File] = (),
         **sampling: Any,
     ) -> Generation:
         """Text that continues the prompt, piece by piece: iterate over what is returned.
@@ -259,6 +309,7 @@ class Model:
         grammar : what the text must obey.
         ahead : gives what guesses tokens in a context of so many, or None; the text stays the same: ``lambda n:
             Ahead(Lookup())``. See `runtime.speculate`.
+        media : images and sound, files or their bytes, for the markers ``<__media__>`` in the prompt; see `tokens`.
         sampling : settings of `runtime.sampling.Sampling`: `temperature`, `top_k`, `seed`, …
 
         Raises
@@ -270,6 +321,8 @@ class Model:
         from ggufkit.runtime.sampling import sampling_of
 
         self._require_output()
+        if media and isinstance(prompt, str):
+            prompt = self.tokens(prompt, media)
         tokens = prompt_tokens(self.tokenizer, prompt)
         if cache is None:
             more = CONTEXT // 4 if max_tokens is None else max_tokens
@@ -322,17 +375,20 @@ class Model:
             raise UsageError(f"{printable(self.gguf.path)} makes embeddings and no text; use embed")
 
     def checked(self, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Tokens as (n,) int32; at least one, and all of this model."""
+        """Tokens as (n,) int32; at least one, and all of this model. Where something was seen, as int64."""
         try:
-            ids = np.asarray(tokens, np.int32)
+            ids = np.asarray(tokens, np.int64)
         except OverflowError:
             raise UsageError(f"a number is no token of this model, which has {self.vocabulary}") from None
         if ids.ndim != 1 or not ids.size:
             raise UsageError("there is no token to run; give a prompt that is not empty")
-        bad = (ids < 0) | (ids >= self.vocabulary)
+        bad = ids >= self.vocabulary
         if bad.any():
             raise UsageError(f"{ids[bad.argmax()]} is no token of this model, which has {self.vocabulary}")
-        return ids
+        seen = ids[ids < 0]
+        for token in seen:
+            self.shown.find(int(token))
+        return ids if seen.size else ids.astype(np.int32)
 
 
 def _mapped(gguf: GGUF, tensor: Tensor) -> Tensor:
@@ -348,6 +404,7 @@ def load(
     backend: str | Ops = "auto",
     as_ggml: bool = False,
     lora: Sequence[tuple[str | os.PathLike[str], float]] = (),
+    mmproj: str | os.PathLike[str] | None = None,
 ) -> Model:
     """Open a GGUF file to run it.
 
@@ -357,6 +414,7 @@ def load(
     backend : ``"cpu"``, ``"mlx"``, or ``"auto"``: MLX on Apple Silicon, the CPU elsewhere; or operations of one's own.
     as_ggml : on the CPU, activations are rounded where GGML's products of F16 and BF16 round them.
     lora : GGUF files of LoRA adapters, and the scale of each.
+    mmproj : the GGUF file of the encoders with which the model sees or hears.
 
     Raises
     ------
@@ -372,7 +430,7 @@ def load(
         if "general.architecture" not in gguf.fields:
             raise GGUFError("the key general.architecture is missing, so it is not a model that can be run", gguf.path)
         ops = make_ops(backend, gguf, threads, as_ggml=as_ggml) if isinstance(backend, str) else backend
-        return Model(gguf, ops, lora)
+        return Model(gguf, ops, lora, mmproj)
     except BaseException:
         gguf.close()
         raise

@@ -217,12 +217,14 @@ class Span:
     lo, hi : the rows.
     start : position of the first in its conversation.
     cache : what the conversation's earlier tokens left: of one layer, what `Ops.layer_cache` made; or a list of all.
+    whole : the rows see each other, not only those before them.
     """
 
     lo: int
     hi: int
     start: int
     cache: Any
+    whole: bool = False
 
 
 class NotRecorded(Exception):

@@ -56,7 +56,9 @@ class Replays:
         -------
         array of shape (rows, vocabulary), float32
         """
-        if len(runs) > MOST or any(len(tokens) > 1 for _, tokens in runs) or not self._lock.acquire(blocking=False):
+        if len(runs) > MOST or any(len(tokens) > 1 or tokens[0] < 0 for _, tokens in runs):
+            return None
+        if not self._lock.acquire(blocking=False):
             return None
         try:
             key = id(model.ops), rows.tobytes(), *((cache.kind, cache.length) for cache, _ in runs)

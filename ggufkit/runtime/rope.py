@@ -36,6 +36,8 @@ class Rope:
     base : of the frequencies.
     scaling : how they are stretched.
     factors : whether a tensor of the file divides the angles, if there is one.
+    sections : of how many pairs each axis of positions turns: time, row, column; () where there is one axis.
+    mixed : pairs of the axes take turns, and do not lie in sections one behind the other.
     """
 
     style: str
@@ -43,6 +45,20 @@ class Rope:
     base: float
     scaling: RopeScaling
     factors: bool = True
+    sections: tuple[int, ...] = ()
+    mixed: bool = False
+
+    def axes(self) -> np.ndarray:
+        """By which axis each pair turns: array of shape (dimensions / 2,).
+
+        Source: `ggml_mrope_cache_init` in ggml/src/ggml-cpu/ops.cpp of llama.cpp.
+        """
+        pairs = np.arange(self.dimensions // 2) % max(1, sum(self.sections))
+        if not self.mixed:
+            ends = np.cumsum(self.sections)
+            return np.searchsorted(ends, pairs, side="right") % 3
+        axis = pairs % 3
+        return np.where(pairs < 3 * np.array(self.sections)[axis], axis, 0)
 
 
 class RopeTables:
@@ -51,10 +67,11 @@ class RopeTables:
     Parameters
     ----------
     factors : arrays of shape (dimensions / 2,), float32, by kind: ``"all"``, or ``"short"`` and ``"long"``.
+    several : positions in images have several axes.
     """
 
-    def __init__(self, factors: Mapping[str, np.ndarray]):
-        self.factors = factors
+    def __init__(self, factors: Mapping[str, np.ndarray], several: bool = False):
+        self.factors, self.several = factors, several
         self._tables: dict[tuple[Rope, bool], RopeTable] = {}
 
     def rows(self, rope: Rope, length: int, lo: int, hi: int) -> tuple[np.ndarray, np.ndarray]:
@@ -65,6 +82,12 @@ class RopeTables:
             factors = self.factors.get(kind) if rope.factors else None
             self._tables[key] = RopeTable(rope.dimensions, rope.base, rope.scaling, factors)
         return self._tables[key].rows(lo, hi)
+
+    def at(self, rope: Rope, length: int, axes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same at positions on several axes: (n, 3) → (n, dimensions / 2) each."""
+        cos, sin = self.rows(rope, length, 0, int(axes.max()) + 1)
+        places, pairs = axes[:, rope.axes()], np.arange(rope.dimensions // 2)  # (n, pairs), (pairs,)
+        return cos[places, pairs], sin[places, pairs]
 
 
 class RopeTable:

@@ -26,6 +26,7 @@ __all__ = [
     "by_rows",
     "computed",
     "each_matrix",
+    "matrix",
     "padded_rows",
     "reshaped",
     "stacked",
@@ -237,8 +238,18 @@ def by_rows(tensor: Tensor, function: Callable[[np.ndarray, int], np.ndarray]) -
 
 def vector(name: str, numbers: Sequence[float] | np.ndarray) -> Tensor:
     """A float32 tensor of one dimension that is held in memory."""
+    return _held(name, numbers)
+
+
+def matrix(name: str, numbers: np.ndarray) -> Tensor:
+    """A float32 tensor of two dimensions that is held in memory."""
+    return _held(name, numbers)
+
+
+def _held(name: str, numbers: Sequence[float] | np.ndarray) -> Tensor:
     import numpy as np
 
-    blocks = np.asarray(numbers, np.float32).view(np.uint8).reshape(1, -1)
+    array = np.ascontiguousarray(numbers, np.float32)
+    blocks = array.reshape(prod(array.shape[:-1]), array.shape[-1]).view(np.uint8)
     blocks.flags.writeable = False
-    return Tensor(name, (len(numbers),), FORMATS["F32"], lambda lo, hi: blocks[lo:hi])
+    return Tensor(name, array.shape, FORMATS["F32"], lambda lo, hi: blocks[lo:hi])

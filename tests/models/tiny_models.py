@@ -313,6 +313,14 @@ def _more() -> dict[str, Recipe]:
             both | experts() | per_head,
             FINAL | OUTPUT,
         ),
+        "qwen2vl": Recipe(
+            RMS | {"rope.dimension_sections": [4, 2, 2, 0]},
+            norms("attn_norm", "ffn_norm") | attention(bias=True) | gated(),
+            FINAL,
+        ),
+        "qwen3vl": Recipe(
+            RMS | {"rope.dimension_sections": [3, 3, 2, 0], "n_deepstack_layers": 0}, both | per_head | gated(), FINAL
+        ),
         "eurobert": Recipe(
             RMS | {"attention.causal": False, "pooling_type": 1, "rope.scaling.type": "none"},
             LLAMA,

@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ggufkit.arch.projector import Projector
+from ggufkit.arch.tower import Tower
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError, printable
 from ggufkit.tensors.tensor import Tensor
 
-__all__ = ["known_projectors", "projector_of"]
+__all__ = ["known_projectors", "projector_of", "tower_of"]
 
 
 def known_projectors() -> dict[str, list[Projector]]:
@@ -44,3 +45,12 @@ def projector_of(
     raise ArchitectureError(
         f"the class {printable(name)} has no encoder that is known; known: {', '.join(sorted(known))}"
     )
+
+
+def tower_of(kind: str) -> Tower | None:
+    """What the encoder of images of a `projector_type` computes; None where that is not known."""
+    for module in pkgutil.iter_modules(__path__):
+        towers: Mapping[str, Tower] = getattr(importlib.import_module(f"{__name__}.{module.name}"), "TOWERS", {})
+        if kind in towers:
+            return towers[kind]
+    return None

@@ -8,6 +8,7 @@ from typing import Any
 
 from ggufkit.arch.metadata import Row, real, uint
 from ggufkit.arch.projector import USES_GELU, USES_SILU, Projector, of_vision, projector, vision_keys
+from ggufkit.arch.tower import Activate, Join, Matrix, Normalize, Patches, Tower
 from ggufkit.arch.transforms import permute_rope
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError, CheckpointError, printable
@@ -82,3 +83,22 @@ PROJECTORS = (
         when=lambda config: config.vision.get("model_type") == "pixtral",
     ),
 )
+
+TOWERS = {
+    "pixtral": Tower(
+        fit=Patches("bicubic", tokens=(8, 1024)),
+        norm="rms",
+        rope="neighbours",
+        merge_key="spatial_merge_size",
+        project=(
+            Normalize("mm.input_norm", "rms", optional=True),
+            Join("channels"),
+            Matrix("mm.patch_merger", optional=True),
+            Matrix("mm.1"),
+            Activate("gelu"),
+            Matrix("mm.2"),
+        ),
+        row_end="v.token_embd.img_break",
+        end="[IMG_END]",
+    ),
+}

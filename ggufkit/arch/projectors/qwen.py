@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from ggufkit.arch.metadata import flags, real, string, uint
 from ggufkit.arch.projector import (
@@ -15,6 +16,7 @@ from ggufkit.arch.projector import (
     two_frames,
     vision_keys,
 )
+from ggufkit.arch.tower import Activate, Join, Matrix, Patches, Tower
 from ggufkit.arch.transforms import drop, rename, split_rows
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError, CheckpointError, printable
@@ -139,3 +141,21 @@ QWEN3_VL = Projector(
 )
 
 PROJECTORS = (QWEN2_VL, QWEN3_VL)
+
+# ---- what they compute ------------------------------------------------------------------------------------------
+
+_VL = Tower(
+    fit=Patches("bicubic", tokens=(8, 4096)),
+    project=(Join("rows"), Matrix("mm.0"), Activate("gelu"), Matrix("mm.2")),
+    rope="halves",
+    merge=2,
+    merge_key="spatial_merge_size",
+    begin="<|vision_start|>",
+    end="<|vision_end|>",
+)
+
+TOWERS = {
+    "qwen2vl_merger": _VL,
+    "qwen2.5vl_merger": replace(_VL, norm="rms", windows=112),
+    "qwen3vl_merger": replace(_VL, positions="corners", deep=True),
+}

@@ -15,6 +15,7 @@ from ggufkit.arch.projector import (
     projector,
     vision_keys,
 )
+from ggufkit.arch.tower import Join, Matrix, Normalize, Square, Tiles, Tower
 from ggufkit.arch.transforms import drop, norm_plus_one, rename
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError
@@ -162,3 +163,30 @@ GEMMA4 = Projector(
 )
 
 PROJECTORS = (GEMMA3, SMOLVLM, LFM2_VL, MINICPM_V, GEMMA4)
+
+TOWERS = {
+    "gemma3": Tower(
+        fit=Square("bilinear"),
+        positions="table",
+        merge=4,
+        project=(
+            Join("mean"),
+            Normalize("mm.soft_emb_norm", "rms"),
+            Matrix("mm.input_projection", transposed=True),
+        ),
+        begin="<start_of_image>",
+        end="<end_of_image>",
+        whole=lambda width: True,
+    ),
+    "idefics3": Tower(
+        fit=Tiles(
+            "lanczos",
+            tile="<fake_token_around_image><row_{row}_col_{column}>",
+            row_end="\n",
+            overview=("\n\n", "<fake_token_around_image>", "<global-img>"),
+            overview_end="<fake_token_around_image>",
+        ),
+        positions="table",
+        project=(Join("rows"), Matrix("mm.model.fc")),
+    ),
+}

@@ -173,7 +173,7 @@ def _qwen35(
 ) -> Architecture:
     return Architecture(
         name=name,
-        graph=Graph(rope="neox", ffn_norm="post_attention_norm"),
+        graph=Graph(rope="neox", ffn_norm="post_attention_norm", mixed_sections=True),
         models=dict.fromkeys(models, _DEFAULTS),
         metadata=(*base(uint("block_count", count)), *DELTA, SECTIONS),
         vocabulary=bpe,
@@ -199,7 +199,7 @@ def _bare(model: str) -> Architecture:
 SPECS = (
     Architecture(
         name="qwen3next",
-        graph=Graph(rope="neox", ffn_norm="post_attention_norm"),
+        graph=Graph(rope="neox", ffn_norm="post_attention_norm", mixed_sections=True),
         models={"Qwen3NextForCausalLM": _DEFAULTS},
         metadata=(*base(uint("block_count", blocks)), *DELTA),
         vocabulary=bpe,

@@ -11,7 +11,7 @@ import numpy as np
 from ggufkit.errors import ArchitectureError
 from ggufkit.kernels.threads import thread_count
 from ggufkit.runtime.chosen import attend, scores
-from ggufkit.runtime.cpu import activations, norms, recurrence
+from ggufkit.runtime.cpu import activations, gelus, norms, recurrence
 from ggufkit.runtime.cpu.attention import ROWS, Pass
 from ggufkit.runtime.cpu.cache import LayerCache
 from ggufkit.runtime.cpu.calls import NOW, Calls
@@ -126,7 +126,7 @@ class CpuOps:
             if k is not None and v is not None:
                 cache.write(k[rows], v[rows], span.start, calls)
             cache.turn_queries(q[rows], calls)
-            call = _pass(spec, cache, span.start, seen)
+            call = _pass(spec, cache, span.start, seen, spec.causal and not span.whole)
             blocks = -(-(n * spec.heads // spec.kv_heads) // ROWS)
             arguments = (q[rows], cache.keys, cache.values, sinks, slopes, call, out[rows])
             parts.append((cache.attend, arguments, spec.kv_heads * blocks))
@@ -285,7 +285,7 @@ class CpuOps:
         return x[lo : lo + len(rows)] if np.array_equal(rows, np.arange(lo, lo + len(rows))) else x[rows]
 
 
-def _pass(spec: AttentionSpec, cache: LayerCache, start: int, seen: int) -> Pass:
+def _pass(spec: AttentionSpec, cache: LayerCache, start: int, seen: int, causal: bool) -> Pass:
     return Pass(
         spec.heads,
         spec.kv_heads,
@@ -299,7 +299,7 @@ def _pass(spec: AttentionSpec, cache: LayerCache, start: int, seen: int) -> Pass
         spec.window,
         spec.chunked,
         spec.two_sided,
-        spec.causal,
+        causal,
         np.float32(spec.scale),
         np.float32(spec.cap),
     )
@@ -351,6 +351,8 @@ _KERNELS: dict[str, Callable[[], tuple[Any, tuple[Any, ...]]]] = {
     "silu": lambda: (activations.silu, ()),
     "swiglu_oai": lambda: (activations.swiglu_oai, ()),
     "gelu": lambda: (activations.gelu, (activations.gelu_table(),)),
+    "gelu_erf": lambda: (gelus.gelu_erf, ()),
+    "gelu_quick": lambda: (gelus.gelu_quick, ()),
     "relu": lambda: (activations.relu, (False,)),
     "relu_squared": lambda: (activations.relu, (True,)),
 }

@@ -44,7 +44,7 @@ class Cache:
     ----------
     layers : one entry per layer, of `Ops.layer_cache`.
     length : as given.
-    tokens : those that are in it.
+    tokens : those that are in it; ids below 0 are of what was seen (`runtime.seen`).
     most : how many it ever held; the memory that they took stays taken.
     """
 
@@ -54,6 +54,7 @@ class Cache:
         self.length = length
         self.tokens: list[int] = []
         self.most = 0
+        self._shifts: list[tuple[int, int]] = []  # behind so many tokens positions are so much further
         self._states = [layer for layer in self.layers if hasattr(layer, "snapshot")]
         self._kept: dict[int, list[Any]] = {}  # tokens → the states after so many
 
@@ -86,9 +87,14 @@ class Cache:
         if n > 1:
             self._keep()
 
-    def extend(self, tokens: Sequence[int]) -> None:
-        """These tokens have been run."""
+    def position(self, n: int) -> int:
+        """The position of what comes behind the first `n` tokens: `n` but where images stand before it."""
+        return n + sum(shift for at, shift in self._shifts if at <= n)
+
+    def extend(self, tokens: Sequence[int], shifts: Sequence[tuple[int, int]] = ()) -> None:
+        """These tokens have been run; `shifts`: behind so many tokens of all positions go on so much further."""
         self.tokens.extend(tokens)
+        self._shifts.extend(shifts)
         self.most = max(self.most, len(self))
         if len(tokens) > 1:
             self._keep()
@@ -105,7 +111,11 @@ class Cache:
         if self._states:
             self._return_to(n)
         else:
-            del self.tokens[n:]
+            self._forget(n)
+
+    def _forget(self, n: int) -> None:
+        del self.tokens[n:]
+        self._shifts = [shift for shift in self._shifts if shift[0] <= n]
 
     def _keep(self) -> None:
         if self._states and len(self) and len(self) not in self._kept:
@@ -120,7 +130,7 @@ class Cache:
         for state, arrays in zip(self._states, kept, strict=True):
             state.reset(arrays)
         self._kept = {p: arrays for p, arrays in self._kept.items() if p <= position}
-        del self.tokens[position:]
+        self._forget(position)
 
     def keep_prefix(self, tokens: Sequence[int]) -> int:
         """Keep what `tokens` begins with, forget the rest; returns how many tokens need no computing again.
@@ -151,17 +161,24 @@ class Cache:
             if old not in self._states or len(kept) == len(self):
                 new.restore(len(kept), old.prefix(len(kept)))
         copied.tokens, copied.most = kept, len(kept)
+        copied._shifts = [shift for shift in self._shifts if shift[0] <= len(kept)]
         copied._kept = {p: arrays for p, arrays in self._kept.items() if p <= len(kept)}
         if len(kept) < len(self):
             copied.roll_back()
         return copied
 
     def save(self) -> bytes:
-        """The cache's contents, for `load` of a cache of the same kind; they are as large as the tokens in it need."""
+        """The cache's contents, for `load` of a cache of the same kind; they are as large as the tokens in it need.
+
+        What stands behind an image or sound is left out: what was seen has no name that lasts.
+        """
+        tokens = self.tokens
+        if (seen := next((i for i, token in enumerate(tokens) if token < 0), None)) is not None:
+            return self.copy(seen, max(1, seen)).save()
         layers = [layer.prefix(len(self)) for layer in self.layers]
         header = {
             "kind": self.kind,
-            "tokens": self.tokens,
+            "tokens": tokens,
             "layers": [[(array.dtype.str, array.shape) for array in arrays] for arrays in layers],
         }
         text = json.dumps(header).encode()
@@ -182,7 +199,7 @@ class Cache:
                 layer.restore(len(tokens), arrays)
         except (KeyError, TypeError, ValueError) as e:
             raise UsageError("these bytes are not a saved cache, or not a whole one") from e
-        self.tokens, self.most = tokens, max(self.most, len(tokens))
+        self.tokens, self.most, self._shifts = tokens, max(self.most, len(tokens)), []
 
     def _parsed(self, data: bytes) -> tuple[list[int], list[list[np.ndarray]]]:
         start = len(_MAGIC) + 8

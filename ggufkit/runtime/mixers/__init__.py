@@ -35,7 +35,8 @@ class Mixer(Protocol):
     slot : the place in `Cache.layers` of what it remembers.
     """
 
-    slot: int
+    @property
+    def slot(self) -> int: ...
 
     def memory(self, ops: Ops, types: CacheSpec, length: int) -> Any:
         """Room for what it remembers of `length` tokens."""

@@ -232,8 +232,9 @@ def rope_of(load: Loader, layer: int, style: str | None = None) -> Rope | None:
     elif scaling.kind == "longrope":
         scaling = replace(scaling, factor=1.0)
     factors = not (local and graph.full_rope_factors)
-    kind = style or ("neox" if hyper.keys.get("rope.dimension_sections") else graph.rope)
-    return Rope(kind, dimensions, hyper.local_rope_base if local else hyper.rope_base, scaling, factors)
+    kind = style or ("neox" if hyper.rope_sections else graph.rope)
+    base = hyper.local_rope_base if local else hyper.rope_base
+    return Rope(kind, dimensions, base, scaling, factors, hyper.rope_sections, graph.mixed_sections)
 
 
 def _stretched(load: Loader, rope: Rope | None) -> Rope | None:

@@ -223,7 +223,8 @@ def _attention(q: mx.array, k: mx.array | None, v: mx.array | None, span: Span, 
         if n > 1:
             mx.async_eval(cache.keys.arrays, cache.values.arrays)
     first = _first_seen(start, spec)
-    mask = None if n == 1 or not (spec.causal or spec.window) else _mask(start, n, first, spec)
+    causal = spec.causal and not span.whole
+    mask = None if n == 1 or not (causal or spec.window) else _mask(start, n, first, causal, spec)
     if spec.slopes is not None:
         mask = _lean(start, n, first, mask, spec.slopes)
     q = _by_head(q, spec.heads)
@@ -243,10 +244,10 @@ def _by_head(x: mx.array, heads: int) -> mx.array:
     return mx.swapaxes(x.reshape(len(x), heads, -1), 0, 1)
 
 
-def _mask(start: int, n: int, first: int, spec: AttentionSpec) -> mx.array:
+def _mask(start: int, n: int, first: int, causal: bool, spec: AttentionSpec) -> mx.array:
     """Which of the tokens first … start + n each query sees: (n, tokens) bool."""
     queries, keys = mx.arange(start, start + n)[:, None], mx.arange(first, start + n)[None]
-    seen = keys <= queries if spec.causal else mx.ones((n, start + n - first), mx.bool_)
+    seen = keys <= queries if causal else mx.ones((n, start + n - first), mx.bool_)
     if not spec.window:
         return seen
     if spec.chunked:
@@ -362,6 +363,8 @@ def _swiglu_oai(gate: mx.array, up: mx.array) -> mx.array:
 _ACTIVATIONS: dict[str, Callable[..., mx.array]] = {
     "silu": _silu,
     "gelu": _gelu,
+    "gelu_erf": lambda x: 0.5 * x * (1 + mx.erf(x * math.sqrt(0.5))),
+    "gelu_quick": lambda x: x * mx.sigmoid(1.702 * x),
     "tanh": mx.tanh,
     "sigmoid": mx.sigmoid,
     "softplus": lambda x: mx.logaddexp(x, 0),

@@ -1,0 +1,175 @@
+"""The blocks of an encoder: those of language models, with other names, over the patches of a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ggufkit.arch.hyperparameters import Keys
+from ggufkit.runtime.block import Block
+from ggufkit.runtime.feed_forward import FeedForward
+from ggufkit.runtime.loader import Tensors
+from ggufkit.runtime.mixers.attention import Attention
+from ggufkit.runtime.ops import Array, AttentionSpec, CacheSpec, Linear, Norm, Ops, Span
+from ggufkit.runtime.rope import Rope, RopeTables
+from ggufkit.runtime.step import Step
+
+__all__ = ["Sizes", "Turns", "Whole", "attention_spec", "load_encoder_block", "read_sizes"]
+
+_CACHE = CacheSpec("F32", "F32")
+
+Turns = tuple[np.ndarray, np.ndarray]  # cosines and sines of all rows, (n, pairs) each
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the metadata of an encoder says of its blocks.
+
+    Attributes
+    ----------
+    width, heads, inner, layers : numbers of a row, of heads, in the feed-forward network, of blocks.
+    out : numbers of a row for the language model.
+    epsilon : of norms.
+    activation : of the feed-forward networks.
+    """
+
+    width: int
+    heads: int
+    inner: int
+    layers: int
+    out: int
+    epsilon: float
+    activation: str
+
+
+def read_sizes(keys: Keys, activation: str) -> Sizes:
+    """Of the encoder that `keys` are of, ``clip.vision`` or ``clip.audio``; `activation` where the file names none.
+
+    Raises
+    ------
+    ArchitectureError : a key is missing or out of range.
+    """
+    whole = Keys(keys.gguf, "clip")
+    if whole.flag("use_gelu", False):
+        activation = "gelu"
+    elif whole.flag("use_silu", False):
+        activation = "silu"
+    width, heads = keys.count("embedding_length", most=1 << 16), keys.count("attention.head_count", most=1 << 10)
+    if width % heads:
+        raise keys.fail("attention.head_count", f"must divide the width {width}, not {heads}")
+    return Sizes(
+        width=width,
+        heads=heads,
+        inner=keys.count("feed_forward_length", most=1 << 20),
+        layers=keys.count("block_count", most=512),
+        out=keys.count("projection_dim", most=1 << 17),
+        epsilon=keys.between("attention.layer_norm_epsilon", 0, 1, 1e-6),
+        activation=activation,
+    )
+
+
+class Whole(Step):
+    """A pass over rows that all see each other, or those of their window.
+
+    Parameters
+    ----------
+    windows : how many rows each window has, one after the other.
+    turns : by what queries and keys turn, or None.
+    """
+
+    def __init__(self, ops: Ops, spec: AttentionSpec, windows: Sequence[int], turns: Turns | None):
+        super().__init__(ops, RopeTables({}), [])
+        self._turns = turns
+        self._spans, lo = [], 0
+        for n in windows:
+            self._spans.append(Span(lo, lo + n, 0, ops.layer_cache(spec, _CACHE, n)))
+            lo += n
+
+    def spans(self, slot: int) -> list[Span]:
+        return self._spans
+
+    def turned(self, x: Array, heads: int, rope: Rope) -> Array:
+        assert self._turns is not None
+        return self.ops.rope(x, heads, rope.style, self._turns)
+
+
+def load_encoder_block(load: Tensors, at: str, sizes: Sizes, norm: str, rope: Rope | None) -> Block:
+    """A block's tensors, checked and taken.
+
+    Parameters
+    ----------
+    at : what their names begin with, such as ``"v.blk.0."``.
+    norm : ``"layer"`` or ``"rms"``.
+    rope : whose style says which numbers turn together; or None.
+    """
+    width = sizes.width
+
+    def normed(name: str, size: int = width) -> Norm | None:
+        return load.norm_of(norm, f"{at}{name}", size, sizes.epsilon)
+
+    q, k, v = _projections(load, at, width)
+    attention = Attention(
+        slot=0,
+        q=q,
+        k=k,
+        v=v,
+        out=load.linear(f"{at}attn_out", width, width),
+        q_norm=_head_norm(load, f"{at}attn_q_norm", norm, sizes),
+        k_norm=_head_norm(load, f"{at}attn_k_norm", norm, sizes),
+        v_norm=None,
+        sub_norm=None,
+        late_norm=False,
+        rope=rope,
+        spec=attention_spec(sizes),
+        gate=None,
+        softplus=False,
+        gated=False,
+        clamp=0.0,
+        temperature=None,
+        value_scale=1.0,
+    )
+    return Block(
+        mixers=(attention,),
+        ffn=_feed_forward(load, at, sizes),
+        mixer_norm=normed("ln1"),
+        mixer_post_norm=normed("attn_post_norm"),
+        mixer_sum_norm=None,
+        ffn_norm=normed("ln2"),
+        ffn_post_norm=normed("ffn_post_norm"),
+        ffn_sum_norm=None,
+        parallel=False,
+        scale=1.0,
+    )
+
+
+def attention_spec(sizes: Sizes) -> AttentionSpec:
+    head = sizes.width // sizes.heads
+    return AttentionSpec(sizes.heads, sizes.heads, head, head, head**-0.5, causal=False)
+
+
+def _projections(load: Tensors, at: str, width: int) -> tuple[Linear, Linear, Linear]:
+    if load.has(f"{at}attn_qkv.weight"):
+        q, k, v = load.parts(f"{at}attn_qkv", [width] * 3, width)
+    else:
+        q, k, v = (load.linear(f"{at}attn_{name}", width, width) for name in "qkv")
+    return q, k, v
+
+
+def _head_norm(load: Tensors, name: str, kind: str, sizes: Sizes) -> Norm | None:
+    """Over each head, or over all of them, as many weights as there are."""
+    if not load.has(f"{name}.weight"):
+        return None
+    head = sizes.width // sizes.heads
+    size = head if load.tensor(f"{name}.weight", -1).shape == (head,) else sizes.width
+    return load.norm_of(kind, name, size, sizes.epsilon)
+
+
+def _feed_forward(load: Tensors, at: str, sizes: Sizes) -> FeedForward:
+    width, inner = sizes.width, sizes.inner
+    up, down = f"{at}ffn_up", f"{at}ffn_down"
+    if inner != width and load.has(f"{up}.weight") and load.tensor(f"{up}.weight", -1, -1).shape == (width, inner):
+        up, down = down, up  # early converters took one for the other
+    gate = load.linear(f"{at}ffn_gate", inner, width) if load.has(f"{at}ffn_gate.weight") else None
+    return FeedForward(gate, load.linear(up, inner, width), load.linear(down, width, inner), sizes.activation)

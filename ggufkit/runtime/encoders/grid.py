@@ -1,0 +1,95 @@
+"""Patches on a grid: their order, their positions, by what they turn, which of them see each other.
+
+Source: `clip_graph::resize_position_embeddings` and `clip_encode` in tools/mtmd/clip.cpp of llama.cpp;
+`ggml_compute_forward_upscale_f32` of ggml, which has PyTorch's `interpolate` as its source.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from ggufkit.arrays import FloatArray
+
+__all__ = ["by_block", "by_window", "interpolated", "turns"]
+
+
+def by_block(rows: int, columns: int, side: int) -> np.ndarray:
+    """The order in which squares of `side` × `side` patches lie beside each other: (rows × columns,)."""
+    numbers = np.arange(rows * columns).reshape(rows // side, side, columns // side, side)
+    return numbers.transpose(0, 2, 1, 3).reshape(-1)
+
+
+def by_window(rows: int, columns: int, side: int) -> tuple[np.ndarray, list[int]]:
+    """The order in which squares of `side` × `side`, or what is left of them at the edges, lie beside each other.
+
+    Returns
+    -------
+    order : array of shape (rows × columns,).
+    sizes : how many each square has.
+    """
+    numbers = np.arange(rows * columns).reshape(rows, columns)
+    windows = [
+        numbers[y : y + side, x : x + side].reshape(-1) for y in range(0, rows, side) for x in range(0, columns, side)
+    ]
+    return np.concatenate(windows), [len(window) for window in windows]
+
+
+def turns(kind: str, rows: int, columns: int, head: int, base: float) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and sines of all patches, row by row: (rows × columns, head / 2) each; see `Tower.rope`."""
+    quarter = head // 4
+    frequencies = np.float32(base) ** (-np.arange(quarter, dtype=np.float32) * np.float32(4 / head))
+    between = np.float32(base ** (-2 / head)) if kind == "neighbours" else np.float32(1)
+    y, x = (axis.reshape(-1, 1).astype(np.float32) for axis in np.indices((rows, columns)))
+    angles = np.concatenate([y * frequencies, x * frequencies * between], axis=1)
+    return np.cos(angles), np.sin(angles)
+
+
+def interpolated(table: np.ndarray, rows: int, columns: int, how: str) -> np.ndarray:
+    """A table of a square grid, (side², width), for another grid: (rows × columns, width) float32.
+
+    Parameters
+    ----------
+    how : ``"smoothed"``, ``"corners"`` or ``"cubic"``; see `Tower.positions`.
+    """
+    side = math.isqrt(len(table))
+    if (rows, columns) == (side, side):
+        return table
+    down, across = _weights(side, rows, how), _weights(side, columns, how)
+    grid = table.reshape(side, side, -1)
+    grid = np.tensordot(down, grid, axes=(1, 0))  # (rows, side, width)
+    grid = np.tensordot(across, grid, axes=(1, 1))  # (columns, rows, width)
+    result: np.ndarray = np.ascontiguousarray(grid.transpose(1, 0, 2).reshape(rows * columns, -1), np.float32)
+    return result
+
+
+def _weights(old: int, new: int, how: str) -> FloatArray:
+    """How much of each of `old` numbers is in each of `new`: (new, old) float32."""
+    at, places = np.arange(new) + 0.0, np.arange(old)
+    if how == "smoothed":
+        centre = (at + 0.5) * old / new
+        weights = np.maximum(1 - np.abs(places + 0.5 - centre[:, None]) / max(1.0, old / new), 0)
+        weights /= weights.sum(axis=1, keepdims=True)
+        return weights.astype(np.float32)
+    corners = how == "corners"
+    if corners and new > 1 and old > 1:
+        place = at * ((old - 1) / (new - 1))
+    else:
+        place = at * old / new if corners else (at + 0.5) * old / new - 0.5
+    low = np.floor(place).astype(int)
+    weights = np.zeros((new, old))
+    for step in (0, 1) if corners else (-1, 0, 1, 2):
+        away = np.abs(place - low - step)
+        share = np.maximum(1 - away, 0) if corners else _cubic(away)
+        np.add.at(weights, (np.arange(new), np.clip(low + step, 0, old - 1)), share)
+    return weights.astype(np.float32)
+
+
+def _cubic(x: FloatArray) -> FloatArray:
+    """Keys' kernel with a = −0.75."""
+    a = -0.75
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    return np.where(x <= 1, near, np.where(x < 2, ((a * x - 5 * a) * x + 8 * a) * x - 4 * a, 0))

@@ -1,0 +1,109 @@
+"""How an image becomes pictures of a size that its tower takes, and what text stands around them.
+
+Source: tools/mtmd/mtmd-image.cpp and `mtmd_tokenizer` in tools/mtmd/mtmd.cpp of llama.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import singledispatch
+from typing import Any
+
+import numpy as np
+
+from ggufkit.arch.hyperparameters import Keys
+from ggufkit.arch.tower import Patches, Square, Tiles, Tower
+from ggufkit.errors import UsageError
+from ggufkit.media.pictures import aligned_size, fitted, resized
+
+__all__ = ["Layout", "OneToken", "layout_of"]
+
+
+class OneToken(str):
+    """Text that is one token of the vocabulary, where it has such a token."""
+
+    __slots__ = ()
+
+
+# Text, and arrays of pixels (height, width, 3) uint8.
+Layout = Callable[[np.ndarray], list[str | np.ndarray]]
+
+_MOST_TILES = 256
+
+
+def layout_of(tower: Tower, keys: Keys, patch: int, merge: int) -> Layout:
+    """What makes pictures of an image, for the tower of a file.
+
+    Parameters
+    ----------
+    keys : of ``clip.vision``.
+    patch, merge : pixels of a patch, and patches of a row for the language model, in each direction.
+    """
+    inner = _pictures(tower.fit, keys, patch, merge)
+
+    def layout(pixels: np.ndarray) -> list[str | np.ndarray]:
+        return [tower.begin, *inner(pixels), tower.end]
+
+    return layout
+
+
+@singledispatch
+def _pictures(fit: Any, keys: Keys, patch: int, merge: int) -> Layout:
+    raise NotImplementedError(fit)
+
+
+@_pictures.register
+def _square(fit: Square, keys: Keys, patch: int, merge: int) -> Layout:
+    size = keys.count("image_size", most=1 << 14)
+    return lambda pixels: [fitted(pixels, (size, size), fit.method)]
+
+
+@_pictures.register
+def _patches(fit: Patches, keys: Keys, patch: int, merge: int) -> Layout:
+    area = (patch * merge) ** 2
+    least, most = (
+        keys.count(f"image_{name}_pixels", tokens * area)
+        for name, tokens in zip(("min", "max"), fit.tokens, strict=True)
+    )
+
+    def pictures(pixels: np.ndarray) -> list[str | np.ndarray]:
+        size = aligned_size((pixels.shape[1], pixels.shape[0]), patch * merge, least, most)
+        if size[0] * size[1] > 2 * max(most, least):
+            raise UsageError(f"an image of {pixels.shape[1]} × {pixels.shape[0]} pixels is too narrow for the model")
+        return [fitted(pixels, size, fit.method)]
+
+    return pictures
+
+
+@_pictures.register
+def _tiles(fit: Tiles, keys: Keys, patch: int, merge: int) -> Layout:
+    tile = keys.count("image_size", most=1 << 14)
+    longest = keys.count("preproc_image_size", 0, least=0, most=1 << 16)
+
+    def pictures(pixels: np.ndarray) -> list[str | np.ndarray]:
+        height, width = pixels.shape[:2]
+        if longest:
+            aspect = width / height
+            if width >= height:
+                size = longest, int(longest / aspect) + int(longest / aspect) % 2
+            else:
+                size = int(longest * aspect) + int(longest * aspect) % 2, longest
+            size = max(size[0], 1), max(size[1], 1)
+            pixels = resized(pixels, size, fit.method)
+        else:
+            size = width, height
+        columns, rows = -(-size[0] // tile), -(-size[1] // tile)
+        if columns * rows > _MOST_TILES:
+            raise UsageError(f"an image of {width} × {height} pixels makes {columns * rows} tiles, not {_MOST_TILES}")
+        pixels = resized(pixels, (columns * tile, rows * tile), fit.method)
+        found: list[str | np.ndarray] = []
+        for row in range(rows):
+            for column in range(columns):
+                found.append(fit.tile.format(row=row + 1, column=column + 1))
+                found.append(pixels[row * tile : (row + 1) * tile, column * tile : (column + 1) * tile])
+            if row < rows - 1:
+                found.append(OneToken(fit.row_end))
+        overview = resized(pixels, (tile, tile), fit.method)
+        return [*found, *map(OneToken, fit.overview), overview, OneToken(fit.overview_end)]
+
+    return pictures

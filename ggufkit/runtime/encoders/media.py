@@ -1,0 +1,138 @@
+"""A model's eyes and ears: prompts in which images and sound stand where a marker was.
+
+Source: tools/mtmd/mtmd.cpp of llama.cpp.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ggufkit.arch.hyperparameters import Keys
+from ggufkit.arch.projectors import tower_of
+from ggufkit.errors import ArchitectureError, GGUFError, UsageError, printable
+from ggufkit.gguf.reader import GGUF
+from ggufkit.gguf.reader import open as open_gguf
+from ggufkit.media.pictures import open_picture
+from ggufkit.runtime.encoders.layout import OneToken
+from ggufkit.runtime.encoders.picture import PictureEncoder
+from ggufkit.runtime.loader import Tensors
+from ggufkit.runtime.ops import Ops
+from ggufkit.runtime.seen import MARKER, Prompt, Seen, Shown
+
+if TYPE_CHECKING:
+    from ggufkit.tokenizer.run.tokenizer import Tokenizer
+
+__all__ = ["Media", "load_media"]
+
+
+class Media:
+    """The encoders of an mmproj file, beside a model.
+
+    Attributes
+    ----------
+    gguf : the open file.
+    pictures : the encoder of images, or None.
+    """
+
+    def __init__(self, gguf: GGUF, tokenizer: Tokenizer, ops: Ops, shown: Shown, width: int):
+        self.gguf, self._tokenizer, self._shown = gguf, tokenizer, shown
+        load = Tensors(gguf.path, gguf.tensors, ops)
+        self.pictures = _pictures(load, gguf)
+        if self.pictures is None:
+            raise ArchitectureError(f"{printable(gguf.path)} has no encoder that is known")
+        if self.pictures.width != width:
+            raise GGUFError(
+                f"its encoder makes rows of {self.pictures.width} numbers, and the model has {width}: "
+                "it belongs to another model",
+                gguf.path,
+            )
+        if unknown := [name for name in gguf.tensors if name not in load.taken]:
+            raise load.fail(f"nothing is known about the tensor {printable(unknown[0])} of such an encoder")
+
+    def prompt(self, text: str, media: Sequence[bytes], add_special: bool = True, marker: str = MARKER) -> Prompt:
+        """Token ids of a text with images where its markers are; those without a marker come first.
+
+        Parameters
+        ----------
+        media : files: PNG, JPEG, WebP, …
+        add_special : put BOS and EOS where the vocabulary wants them.
+
+        Raises
+        ------
+        UsageError : there are more markers than files, or a file is not what can be read.
+        MissingDependency : Pillow is not installed.
+        """
+        parts = text.split(marker)
+        if len(parts) - 1 > len(media):
+            raise UsageError(f"the prompt has {len(parts) - 1} places for images, and there are {len(media)}")
+        parts = [""] * (len(media) + 1 - len(parts)) + parts
+        encode = self._tokenizer.encode
+        ends = encode("", add_special=add_special)
+        vocab = self._tokenizer.vocab
+        eos = [ends.pop()] if len(ends) > (vocab.add_bos and vocab.bos is not None) else []
+        ids, seen = [*ends, *encode(parts[0], add_special=False)], []
+        for data, after in zip(media, parts[1:], strict=True):
+            for part in self._seen(data):
+                if isinstance(part, Seen):
+                    ids += part.ids
+                    seen.append(part)
+                else:
+                    ids += self._encoded(part)
+            ids += encode(after, add_special=False)
+        return Prompt([*ids, *eos], seen)
+
+    def _encoded(self, text: str) -> list[int]:
+        if isinstance(text, OneToken):
+            wanted, pieces = text.encode(), self._tokenizer.piece
+            found = next((i for i in range(len(self._tokenizer)) if pieces(i, special=True) == wanted), None)
+            if found is not None:
+                return [found]
+        return self._tokenizer.encode(text, add_special=False)
+
+    def _seen(self, data: bytes) -> list[str | Seen]:
+        """What stands in a prompt for a file."""
+        assert self.pictures is not None
+        key = hashlib.sha256(data).hexdigest()
+        found: list[str | Seen] = []
+        for i, part in enumerate(self.pictures.layout(open_picture(data))):
+            if isinstance(part, str):
+                found.append(part)
+            else:
+                name = f"{key} {i}"
+                seen = self._shown.recall(name)
+                found.append(seen or self._shown.remember(name, self.pictures.encode(part)))
+        return [part for part in found if part != ""]
+
+
+def _pictures(load: Tensors, gguf: GGUF) -> PictureEncoder | None:
+    keys = Keys(gguf, "clip.vision")
+    if not Keys(gguf, "clip").flag("has_vision_encoder", False):
+        return None
+    kind = gguf.metadata.get("clip.projector_type") or keys.get("projector_type")
+    tower = tower_of(kind) if isinstance(kind, str) else None
+    if tower is None:
+        raise ArchitectureError(
+            f"{printable(gguf.path)}: an encoder of images with the projector {printable(kind)} cannot be run"
+        )
+    return PictureEncoder(load, keys, tower)
+
+
+def load_media(path: str | os.PathLike[str], tokenizer: Tokenizer, ops: Ops, shown: Shown, width: int) -> Media:
+    """Open an mmproj file beside a model.
+
+    Raises
+    ------
+    FileError, GGUFError : the file cannot be read, is malformed, is not an mmproj, or belongs to another model.
+    ArchitectureError : an encoder is not known, or a tensor or key is missing.
+    """
+    gguf = open_gguf(path)
+    try:
+        if gguf.metadata.get("general.architecture") != "clip":
+            raise GGUFError("this is not the projector of a model that sees or hears (an mmproj file)", gguf.path)
+        return Media(gguf, tokenizer, ops, shown, width)
+    except BaseException:
+        gguf.close()
+        raise

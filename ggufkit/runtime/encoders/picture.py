@@ -1,0 +1,243 @@
+"""Encoders of images: towers of blocks over patches, as `arch.tower` describes them.
+
+    pixels ─ patches · matrix ─ + positions ─ block × layers ─ norm ─ project ─► rows for the language model
+
+Source: tools/mtmd/clip.cpp and tools/mtmd/models/*.cpp of llama.cpp.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ggufkit.arch.hyperparameters import Keys, RopeScaling
+from ggufkit.arch.tower import Activate, Join, Matrix, Normalize, Tower
+from ggufkit.errors import UsageError, printable
+from ggufkit.media.pictures import normalized
+from ggufkit.runtime.encoders.blocks import Turns, Whole, attention_spec, load_encoder_block, read_sizes
+from ggufkit.runtime.encoders.grid import by_block, by_window, interpolated, turns
+from ggufkit.runtime.encoders.layout import layout_of
+from ggufkit.runtime.loader import Tensors
+from ggufkit.runtime.ops import Array, Linear, Norm, Ops
+from ggufkit.runtime.rope import Rope
+from ggufkit.runtime.seen import Seen
+from ggufkit.tensors.views import matrix, reshaped
+
+__all__ = ["PictureEncoder"]
+
+_STYLES = {"halves": "neox", "neighbours": "norm"}  # of Tower.rope
+
+Part = Join | Normalize | Matrix | Activate
+Step = Callable[[Array], Array]  # rows to rows
+
+
+class PictureEncoder:
+    """The tower of an open file.
+
+    Parameters
+    ----------
+    load : the file's tensors.
+    keys : of ``clip.vision``.
+    tower : what it computes.
+
+    Attributes
+    ----------
+    layout : makes pictures of an image: text and pixels, see `layout_of`.
+    width : numbers of a row for the language model.
+
+    Raises
+    ------
+    ArchitectureError : a tensor or key is missing, or has another shape or range.
+    """
+
+    def __init__(self, load: Tensors, keys: Keys, tower: Tower):
+        self.ops, self.tower = load.ops, tower
+        self.sizes = sizes = read_sizes(keys, tower.activation)
+        self.width = sizes.out
+        self.patch = keys.count("patch_size", most=1 << 10)
+        self.merge = keys.count(tower.merge_key, tower.merge, most=64)
+        self.layout = layout_of(tower, keys, self.patch, self.merge)
+        self.mean, self.std = (_three(keys, name) for name in ("image_mean", "image_std"))
+        self._patches = self._patch_matrix(load)
+        self._positions = None
+        if tower.positions:
+            self._positions = load.numbers("v.position_embd.weight", -1, sizes.width)
+        self._first_norm, self._last_norm = (
+            load.norm_of(tower.norm, f"v.{name}", sizes.width, sizes.epsilon) for name in ("pre_ln", "post_ln")
+        )
+        self._period = keys.count("n_wa_pattern", 0, least=0) if tower.windows else 0
+        rope = None
+        if tower.rope:
+            scaling = RopeScaling("none", 1.0, 1, extrapolation=0.0)
+            rope = Rope(_STYLES[tower.rope], sizes.width // sizes.heads, tower.rope_base, scaling)
+        self._blocks = [load_encoder_block(load, f"v.blk.{i}.", sizes, tower.norm, rope) for i in range(sizes.layers)]
+        self._deep = self._deep_steps(load, keys) if tower.deep else {}
+        self._project = self._steps(load, tower.project)
+        self._row_end = None
+        if tower.row_end and load.has(tower.row_end):
+            self._row_end = load.ops.vector(load.vector(tower.row_end, sizes.out).reshape(1, -1))
+
+    def encode(self, pixels: np.ndarray) -> Seen:
+        """What the language model gets of a picture, (height, width, 3) uint8.
+
+        Raises
+        ------
+        UsageError : its patches do not make whole rows.
+        """
+        ops, n, merge = self.ops, self.patch, self.merge
+        numbers = normalized(pixels, self.mean, self.std)
+        rows, columns = numbers.shape[1] // n, numbers.shape[2] // n
+        if rows * n != numbers.shape[1] or columns * n != numbers.shape[2] or rows % merge or columns % merge:
+            size = f"{numbers.shape[2]} × {numbers.shape[1]}"
+            raise UsageError(f"a picture of {size} pixels has no whole squares of {merge} × {merge} patches of {n}")
+        # Patches that become one row lie beside each other: which of them sees which does not depend on their order.
+        order = by_block(rows, columns, merge)
+        windows, back = [len(order)], None
+        if self._period:
+            groups, sizes = by_window(rows // merge, columns // merge, max(1, self.tower.windows // n // merge))
+            windows, back = [size * merge * merge for size in sizes], np.argsort(groups)
+            order = order.reshape(-1, merge * merge)[groups].reshape(-1)
+        patches = numbers.reshape(3, rows, n, columns, n).transpose(1, 3, 0, 2, 4).reshape(rows * columns, -1)
+        (x,) = ops.linear(ops.vector(patches[order]), self._patches)
+        if self._positions is not None:
+            x = ops.add(x, ops.vector(self._table(rows, columns)[order]))
+        if self._first_norm is not None:
+            x = ops.norm(x, self._first_norm)
+        x, deep = self._through_blocks(x, self._turns(rows, columns, order), windows)
+        x = _through(self._project, x)
+        if back is not None:
+            x = ops.pick(x, back)
+        grid = rows // merge, columns // merge
+        if self._row_end is not None:
+            x = self._with_row_ends(x, *grid)
+        return Seen(ops.numpy(x), deep, grid, self.tower.whole(self.width))
+
+    def _through_blocks(self, x: Array, angles: Turns | None, windows: list[int]) -> tuple[Array, list[np.ndarray]]:
+        """What the last block's norm gives, and what goes to the language model's first blocks."""
+        ops, spec = self.ops, attention_spec(self.sizes)
+        whole = Whole(ops, spec, [len(x)], angles)
+        in_windows = Whole(ops, spec, windows, angles) if self._period else whole
+        deep = []
+        for layer, block in enumerate(self._blocks):
+            sees_all = not self._period or (layer + 1) % self._period == 0
+            x = block.run(x, whole if sees_all else in_windows)
+            if layer in self._deep:
+                deep.append(ops.numpy(_through(self._deep[layer], ops.copy(x))))
+        return x if self._last_norm is None else ops.norm(x, self._last_norm), deep
+
+    def _turns(self, rows: int, columns: int, order: np.ndarray) -> Turns | None:
+        if not self.tower.rope:
+            return None
+        head = self.sizes.width // self.sizes.heads
+        cos, sin = turns(self.tower.rope, rows, columns, head, self.tower.rope_base)
+        return cos[order], sin[order]
+
+    def _table(self, rows: int, columns: int) -> np.ndarray:
+        """What is added to the patches for where they are: (rows × columns, width)."""
+        assert self._positions is not None
+        if self.tower.positions != "table":
+            return interpolated(self._positions, rows, columns, self.tower.positions)
+        if len(self._positions) != rows * columns:
+            raise UsageError(f"the encoder has {len(self._positions)} positions, the picture {rows * columns} patches")
+        return self._positions
+
+    def _with_row_ends(self, x: Array, rows: int, columns: int) -> Array:
+        ops = self.ops
+        parts = [part for row in range(rows) for part in (x[row * columns : (row + 1) * columns], self._row_end)]
+        return ops.concatenate(parts[:-1])
+
+    # -- tensors ----------------------------------------------------------------------------------------------
+
+    def _patch_matrix(self, load: Tensors) -> Linear:
+        """A convolution over patches as a matrix: (width, 3 · patch · patch). Of two frames it is the sum."""
+        name, n, width = "v.patch_embd.weight", self.patch, self.sizes.width
+        tensor = reshaped(load.tensor(name, width, 3, n, n), (width, 3 * n * n))
+        if load.has(f"{name}.1"):  # a picture is two equal frames
+            other = load.tensor(f"{name}.1", width, 3, n, n).floats().reshape(tensor.shape)
+            tensor = matrix(name, tensor.floats().reshape(tensor.shape) + other)
+        bias = load.ops.vector(load.vector("v.patch_embd.bias", width)) if load.has("v.patch_embd.bias") else None
+        return Linear(load.ops.weight(tensor), name, width, 3 * n * n, bias)
+
+    def _deep_steps(self, load: Tensors, keys: Keys) -> dict[int, list[Step]]:
+        """Of the chosen blocks what brings their outputs to the language model's width."""
+        chosen = keys.get("is_deepstack_layers") or []
+        found = {}
+        for layer in [i for i, yes in enumerate(chosen[: self.sizes.layers]) if yes is True]:
+            at = f"v.deepstack.{layer}."
+            parts = Join("rows"), Normalize(f"{at}norm", self.tower.norm), Matrix(f"{at}fc1"), Activate("gelu")
+            found[layer] = self._steps(load, (*parts, Matrix(f"{at}fc2")))
+        return found
+
+    def _steps(self, load: Tensors, parts: Sequence[Part]) -> list[Step]:
+        """Functions of rows, with their tensors checked and taken."""
+        width, found = self.sizes.width, []
+        for part in parts:
+            if isinstance(part, Join):
+                found.append(_joining(part.how, self.merge))
+                width *= 1 if part.how == "mean" else self.merge**2
+            elif isinstance(part, Activate):
+                found.append(_activating(load.ops, part.kind))
+            elif part.optional and not load.has(f"{part.name}.weight"):
+                continue
+            elif isinstance(part, Normalize):
+                epsilon = self.sizes.epsilon if part.epsilon is None else part.epsilon
+                norm = load.norm_of(part.kind, part.name, width, epsilon)
+                if norm is None:
+                    load.tensor(f"{part.name}.weight", width)  # which says that it is missing
+                found.append(_norming(load.ops, norm))
+            else:
+                linear = _matrix(load, part, width)
+                width = linear.rows
+                found.append(_multiplying(load.ops, linear))
+        if width != self.sizes.out:
+            raise load.fail(f"the encoder ends with rows of {width} numbers, and projection_dim is {self.sizes.out}")
+        return found
+
+
+def _matrix(load: Tensors, part: Matrix, width: int) -> Linear:
+    if not part.transposed:
+        return load.linear(part.name, -1, width)
+    name = f"{part.name}.weight"
+    numbers = load.tensor(name, width, -1).floats()
+    turned = matrix(name, numbers.reshape(width, -1).T)
+    return Linear(load.ops.weight(turned), name, turned.rows, turned.cols)
+
+
+def _joining(how: str, side: int) -> Step:
+    def join(x: Array) -> Array:
+        squares = x.reshape(len(x) // side**2, side**2, -1)
+        if how == "mean":
+            return squares.mean(axis=1)
+        return (squares.transpose(0, 2, 1) if how == "channels" else squares).reshape(len(squares), -1)
+
+    return join
+
+
+def _activating(ops: Ops, kind: str) -> Step:
+    return lambda x: ops.activate(None, x, kind)
+
+
+def _norming(ops: Ops, norm: Norm | None) -> Step:
+    assert norm is not None
+    return lambda x: ops.norm(x, norm)
+
+
+def _multiplying(ops: Ops, linear: Linear) -> Step:
+    return lambda x: ops.linear(x, linear)[0]
+
+
+def _through(steps: Sequence[Step], x: Array) -> Array:
+    for step in steps:
+        x = step(x)
+    return x
+
+
+def _three(keys: Keys, name: str) -> tuple[float, ...]:
+    values = keys.get(name)
+    if not isinstance(values, list) or len(values) < 3 or not all(isinstance(v, float) for v in values[:3]):
+        raise keys.fail(name, "must be three numbers, one of each colour")
+    if not all(math.isfinite(v) and (name == "image_mean" or abs(v) > 1e-6) for v in values[:3]):
+        raise keys.fail(name, f"cannot be {printable(repr(values[:3]))}")
+    return tuple(values[:3])

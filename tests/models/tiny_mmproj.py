@@ -1,0 +1,182 @@
+"""Tiny encoders of images and sound: random weights under the names and shapes that llama.cpp expects, and a model.
+
+write_mmproj("mmproj.gguf", "gemma3")         # a projector of PROJECTORS
+write_reader("model.gguf", "gemma3")          # a language model with a vocabulary of characters, that goes with it
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from recipe_parts import VOCAB, WIDTH, Shapes, linear, norms, real
+from tiny_models import write_tiny
+
+from ggufkit.formats.codec import encode
+from ggufkit.formats.table import FORMATS
+from ggufkit.gguf.header import Value, ValueType
+from ggufkit.gguf.writer import Writer
+
+__all__ = ["PROJECTORS", "write_mmproj", "write_reader"]
+
+INNER, HEADS, FFN, LAYERS, PATCH, SIZE = 32, 2, 48, 2, 8, 64
+SIDE = SIZE // PATCH
+
+PATCHES: Shapes = {"v.patch_embd.weight": (INNER, 3, PATCH, PATCH)}
+BIAS: Shapes = {"v.patch_embd.bias": (INNER,)}
+TABLE: Shapes = {"v.position_embd.weight": (SIDE * SIDE, INNER)}
+
+
+def block(norm_bias: bool = True, fused: bool = False, gate: bool = False, bias: bool = True) -> Shapes:
+    found = norms("ln1", "ln2", bias=norm_bias, size=INNER)
+    names = ("attn_qkv",) if fused else ("attn_q", "attn_k", "attn_v")
+    for name in names:
+        found |= linear(name, 3 * INNER if fused else INNER, INNER, bias)
+    found |= linear("attn_out", INNER, INNER, bias)
+    for name in ("ffn_gate", "ffn_up") if gate else ("ffn_up",):
+        found |= linear(name, FFN, INNER, bias)
+    return found | linear("ffn_down", INNER, FFN, bias)
+
+
+def merger(first: str, second: str, bias: bool = True) -> Shapes:
+    return linear(first, 4 * INNER, 4 * INNER, bias) | linear(second, WIDTH, 4 * INNER, bias)
+
+
+# Of each: metadata behind "clip.", the tensors of a block, the others, the language model that it goes with.
+PROJECTORS: dict[str, tuple[dict[str, Any], Shapes, Shapes, str]] = {
+    "gemma3": (
+        {"use_gelu": True},
+        block(),
+        PATCHES
+        | BIAS
+        | TABLE
+        | norms("v.post_ln", bias=True, size=INNER)
+        | norms("mm.soft_emb_norm", size=INNER)
+        | {"mm.input_projection.weight": (INNER, WIDTH)},
+        "gemma3",
+    ),
+    "idefics3": (
+        {"use_gelu": True, "vision.projector.scale_factor": 2, "vision.preproc_image_size": 2 * SIZE},
+        block(),
+        PATCHES | BIAS | TABLE | norms("v.post_ln", bias=True, size=INNER) | linear("mm.model.fc", WIDTH, 4 * INNER),
+        "llama",
+    ),
+    "qwen2vl_merger": (
+        {},
+        block(),
+        PATCHES
+        | {"v.patch_embd.weight.1": (INNER, 3, PATCH, PATCH)}
+        | norms("v.post_ln", bias=True, size=INNER)
+        | merger("mm.0", "mm.2"),
+        "qwen2vl",
+    ),
+    "qwen2.5vl_merger": (
+        {"use_silu": True, "vision.n_wa_pattern": 2},
+        block(norm_bias=False, gate=True),
+        PATCHES
+        | {"v.patch_embd.weight.1": (INNER, 3, PATCH, PATCH)}
+        | norms("v.post_ln", size=INNER)
+        | merger("mm.0", "mm.2"),
+        "qwen2vl",
+    ),
+    "qwen3vl_merger": (
+        {
+            "use_gelu": True,
+            "vision.spatial_merge_size": 2,
+            "vision.is_deepstack_layers": Value(ValueType.ARRAY, [True, False], ValueType.BOOL),
+        },
+        block(fused=True),
+        PATCHES
+        | {"v.patch_embd.weight.1": (INNER, 3, PATCH, PATCH)}
+        | BIAS
+        | TABLE
+        | norms("v.post_ln", bias=True, size=INNER)
+        | norms("v.deepstack.0.norm", bias=True, size=4 * INNER)
+        | merger("v.deepstack.0.fc1", "v.deepstack.0.fc2")
+        | merger("mm.0", "mm.2"),
+        "qwen3vl",
+    ),
+    "pixtral": (
+        {"use_silu": True, "vision.spatial_merge_size": 2},
+        block(norm_bias=False, gate=True, bias=False),
+        PATCHES
+        | norms("v.pre_ln", size=INNER)
+        | norms("mm.input_norm", size=INNER)
+        | linear("mm.patch_merger", INNER, 4 * INNER)
+        | linear("mm.1", WIDTH, INNER)
+        | linear("mm.2", WIDTH, WIDTH)
+        | {"v.token_embd.img_break": (WIDTH,)},
+        "llama",
+    ),
+}
+
+
+def write_mmproj(
+    path: str | os.PathLike[str],
+    kind: str,
+    format: str = "F32",
+    metadata: Mapping[str, Any] | None = None,
+    tensors: Mapping[str, tuple[int, ...] | None] | None = None,
+) -> None:
+    """Write the encoder of a projector; `metadata` and `tensors` change it, None for what is to be missing."""
+    keys, layer, whole, _ = PROJECTORS[kind]
+    three = [Value(ValueType.ARRAY, [x] * 3, ValueType.FLOAT32) for x in (0.5, 0.25)]
+    pairs = {
+        "general.architecture": "clip",
+        "general.type": "mmproj",
+        "clip.has_vision_encoder": True,
+        "clip.projector_type": kind,
+        "clip.vision.image_size": SIZE,
+        "clip.vision.patch_size": PATCH,
+        "clip.vision.image_mean": three[0],
+        "clip.vision.image_std": three[1],
+        "clip.vision.embedding_length": INNER,
+        "clip.vision.feed_forward_length": FFN,
+        "clip.vision.block_count": LAYERS,
+        "clip.vision.attention.head_count": HEADS,
+        "clip.vision.attention.layer_norm_epsilon": real(1e-6),
+        "clip.vision.projection_dim": WIDTH,
+        **{f"clip.{key}": value for key, value in keys.items()},
+        **(metadata or {}),
+    }
+    shapes = {f"v.blk.{i}.{name}": shape for i in range(LAYERS) for name, shape in layer.items()} | whole
+    shapes = {name: shape for name, shape in (shapes | dict(tensors or {})).items() if shape is not None}
+    rng = np.random.default_rng(sum(map(ord, kind)))
+
+    def format_of(name: str) -> str:
+        matrix = len(shapes[name]) > 1 and "embd" not in name and "norm" not in name
+        return format if matrix else "F32"
+
+    infos = [(name, shape, FORMATS[format_of(name)]) for name, shape in shapes.items()]
+    with Writer(path, {k: v for k, v in pairs.items() if v is not None}, infos, force=True) as writer:
+        for name, shape in shapes.items():
+            values = rng.standard_normal(shape) / np.sqrt(max(1, np.prod(shape[1:]) if len(shape) > 1 else 4))
+            values = values + 1 if "norm" in name or "ln" in name else values
+            writer.write(name, 0, encode(values.astype(np.float32).reshape(-1, shape[-1]), format_of(name)))
+
+
+_SPECIALS = ["<unk>", "<s>", "</s>", "\n", "\n\n", "<fake_token_around_image>", "<global-img>"]
+
+
+def write_reader(path: str | os.PathLike[str], kind: str) -> None:
+    """Write the language model that goes with a projector."""
+    architecture = PROJECTORS[kind][3]
+    tokens = [*_SPECIALS, "▁", *(chr(c) for c in range(35, 127) if c not in (36, 37, 38, 42))][:VOCAB]
+    types = [2, 3, 3, *[4] * (len(_SPECIALS) - 3), *[1] * (len(tokens) - len(_SPECIALS))]
+    more = {"qwen3vl.n_deepstack_layers": 1} if architecture == "qwen3vl" else {}
+    write_tiny(
+        path,
+        architecture,
+        metadata={
+            "tokenizer.ggml.model": "llama",
+            "tokenizer.ggml.tokens": Value(ValueType.ARRAY, tokens, ValueType.STRING),
+            "tokenizer.ggml.scores": Value(ValueType.ARRAY, [0.0] * len(tokens), ValueType.FLOAT32),
+            "tokenizer.ggml.token_type": Value(ValueType.ARRAY, types, ValueType.INT32),
+            "tokenizer.ggml.bos_token_id": 1,
+            "tokenizer.ggml.eos_token_id": 2,
+            f"{architecture}.context_length": 512,
+            **more,
+        },
+    )

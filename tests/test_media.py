@@ -1,0 +1,187 @@
+"""Images in prompts: llama.cpp's embeddings, tokens and logits; what is damaged or does not fit is one line."""
+
+from __future__ import annotations
+
+import io
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import llama
+import mtmd
+import numpy as np
+import pytest
+from tiny_mmproj import PROJECTORS, write_mmproj, write_reader
+
+import ggufkit
+from ggufkit.errors import GgufkitError, UsageError
+from ggufkit.runtime.batch import Piece
+from ggufkit.runtime.seen import Seen
+
+Image = pytest.importorskip("PIL.Image")
+TEXT = "See <__media__> now"
+
+
+def picture(width: int, height: int, seed: int = 0) -> bytes:
+    """A PNG of coarse noise."""
+    small = np.random.default_rng(seed).integers(0, 256, (7, 9, 3), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).save(out, "PNG")
+    return out.getvalue()
+
+
+def pixels(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("media")
+    for kind in PROJECTORS:
+        write_mmproj(folder / f"mmproj-{kind}.gguf", kind)
+        write_reader(folder / f"{kind}.gguf", kind)
+    return folder
+
+
+def parts_of(model: Any, prompt: list[int]) -> list[list[int] | np.ndarray]:
+    """Runs of tokens, and what was seen, as `mtmd.Chunks.parts`."""
+    found: list[list[int] | np.ndarray] = []
+    for lo, hi, seen, _ in model.shown.parts(np.array(prompt)):
+        found.append(prompt[lo:hi] if seen is None else np.concatenate([seen.rows, *seen.deep], axis=1))
+    return found
+
+
+def least_cosine(a: np.ndarray, b: np.ndarray) -> float:
+    return float(((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min())
+
+
+def divergence(own: np.ndarray, theirs: np.ndarray) -> float:
+    a, b = (x.astype(np.float64) - np.logaddexp.reduce(x.astype(np.float64)) for x in (own, theirs))
+    return float((np.exp(b) * (b - a)).sum())
+
+
+@pytest.mark.parametrize("size", [(70, 41), (33, 91)])
+@pytest.mark.parametrize("kind", PROJECTORS)
+def test_images_are_what_the_reference_sees(files, kind, size):
+    paths, data = (files / f"{kind}.gguf", files / f"mmproj-{kind}.gguf"), picture(*size)
+    theirs = llama.Model(paths[0], 512, cache=(llama.F32, llama.F32), flash_attn_type=0)
+    with theirs, mtmd.Media(theirs, paths[1]) as media:
+        chunks = media.chunks(TEXT, [pixels(data)])
+        expected, logits, end = chunks.parts(), media.logits(chunks), media.end
+    with ggufkit.load(paths[0], mmproj=paths[1], backend="cpu") as model:
+        prompt = model.tokens(TEXT, [data])
+        for own, part in zip(parts_of(model, prompt), expected, strict=True):
+            if isinstance(part, list):
+                assert own == part
+            elif not np.isnan(part).any():  # of row ends llama.cpp multiplies garbage by 0
+                assert own.shape == part.shape
+                assert least_cosine(own, part) > 0.99999
+        cache = model.new_cache(512, "F32", "F32")
+        own = model.forward(prompt, cache)
+        assert cache.position(len(cache)) == end
+        assert np.isnan(logits).any() or divergence(own, logits) < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "qwen3vl_merger"])
+def test_images_may_be_read_in_any_pieces(files, kind):
+    """Of a prompt in pieces, beside another, or continued, the last logits are the same bits."""
+    with ggufkit.load(files / f"{kind}.gguf", mmproj=files / f"mmproj-{kind}.gguf", backend="cpu") as model:
+        first, second = (model.tokens(TEXT, [picture(60, 50, seed)]) for seed in (1, 2))
+        expected = model.forward(first, model.new_cache(128))
+        caches = [model.new_cache(128) for _ in range(3)]
+        together = model.step([Piece(caches[0], first), Piece(caches[1], second)])
+        assert np.array_equal(together[0], expected)
+        seen = [i for i, token in enumerate(first) if token < 0]
+        cuts = [0, seen[0], seen[-1] + 1, len(first)]
+        if kind == "qwen3vl_merger":
+            cuts.insert(2, seen[0] + 3)  # in the middle of the image
+        for lo, hi in pairwise(cuts):
+            last = model.forward(first[lo:hi], caches[2])
+        assert np.array_equal(last, expected)
+        copied = caches[2].copy(seen[-1] + 1)
+        assert copied.position(len(copied)) == caches[2].position(len(copied))
+        assert np.array_equal(model.forward(first[seen[-1] + 1 :], copied), expected)
+
+
+def test_images_that_were_seen_are_known_again(files):
+    kind = "qwen3vl_merger"
+    with ggufkit.load(files / f"{kind}.gguf", mmproj=files / f"mmproj-{kind}.gguf", backend="cpu") as model:
+        a, b = picture(60, 50, 1), picture(60, 50, 2)
+        first, again, other = (model.tokens(TEXT, [data]) for data in (a, a, b))
+        assert first == again != other
+        cache = model.new_cache(128)
+        generation = model.generate(first, cache=cache, max_tokens=4, temperature=0)
+        text = "".join(generation)
+        repeated = model.generate(again, cache=cache, max_tokens=4, temperature=0)
+        assert "".join(repeated) == text
+        assert repeated.reused == len(first) - 1
+        changed = model.generate(other, cache=cache, max_tokens=4, temperature=0)
+        list(changed)
+        assert changed.reused == next(i for i, token in enumerate(other) if token < 0)
+        saved = model.new_cache(128)
+        saved.load(cache.save())
+        assert all(token >= 0 for token in saved.tokens)
+
+
+def test_positions_go_on_after_an_image():
+    seen = Seen(np.zeros((6, 4), np.float32), grid=(2, 3))
+    assert seen.axes(5).tolist() == [[5, 5, 5], [5, 5, 6], [5, 5, 7], [5, 6, 5], [5, 6, 6], [5, 6, 7]]
+    assert seen.advance == 3
+
+
+def test_markers_without_files_and_files_without_markers(files):
+    with ggufkit.load(files / "gemma3.gguf", mmproj=files / "mmproj-gemma3.gguf", backend="cpu") as model:
+        with pytest.raises(UsageError, match="2 places for images, and there are 1"):
+            model.tokens("<__media__> <__media__>", [picture(8, 8)])
+        in_front, marked = (model.tokens(text, [picture(8, 8)]) for text in ("now", "<__media__>now"))
+        assert in_front == marked
+        with pytest.raises(UsageError, match="is no token"):
+            model.forward([1, -5000], model.new_cache(8))
+    with ggufkit.load(files / "gemma3.gguf", backend="cpu") as model, pytest.raises(UsageError, match="mmproj"):
+        model.tokens(TEXT, [picture(8, 8)])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metadata": {"clip.vision.patch_size": 0}}, "patch_size must be"),
+        ({"metadata": {"clip.vision.patch_size": 9}}, "has the shape"),
+        ({"metadata": {"clip.vision.attention.head_count": 5}}, "head_count must divide"),
+        ({"metadata": {"clip.vision.embedding_length": 1 << 30}}, "embedding_length must be"),
+        ({"metadata": {"clip.projector_type": "resampler"}}, "the projector resampler cannot be run"),
+        ({"metadata": {"clip.vision.image_std": None}}, "image_std must be three numbers"),
+        ({"metadata": {"clip.vision.projection_dim": 65}}, "projection_dim is 65"),
+        ({"metadata": {"clip.has_vision_encoder": False}}, "no encoder that is known"),
+        ({"tensors": {"v.blk.1.ln1.weight": (31,)}}, "has the shape 31, not 32"),
+        ({"tensors": {"mm.soft_emb_norm.weight": None}}, "mm.soft_emb_norm.weight is missing"),
+        ({"tensors": {"v.strange.weight": (4,)}}, "nothing is known about the tensor v.strange.weight"),
+    ],
+)
+def test_encoders_that_cannot_run_are_refused(files, tmp_path, changes, message):
+    write_mmproj(tmp_path / "mmproj.gguf", "gemma3", **changes)
+    with pytest.raises(GgufkitError, match=message):
+        ggufkit.load(files / "gemma3.gguf", mmproj=tmp_path / "mmproj.gguf", backend="cpu")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "is not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not an image"),
+        (picture(60, 50)[:200], "is not an image"),
+    ],
+)
+def test_damaged_images_are_one_line(files, data, message):
+    with ggufkit.load(files / "gemma3.gguf", mmproj=files / "mmproj-gemma3.gguf", backend="cpu") as model:
+        with pytest.raises(UsageError, match=message) as caught:
+            model.tokens(TEXT, [data])
+        assert "\n" not in str(caught.value)
+
+
+def test_run_shows_an_image(files, tmp_path, capsys):
+    from ggufkit.cli import main
+
+    (tmp_path / "a.png").write_bytes(picture(30, 20))
+    arguments = ["run", str(files / "gemma3.gguf"), "-p", "See", "-n", "2", "--temp", "0", "--backend", "cpu"]
+    main([*arguments, "--mmproj", str(files / "mmproj-gemma3.gguf"), "--image", str(tmp_path / "a.png")])
+    assert capsys.readouterr().out.startswith("See")
