@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import wave
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import llama
 import mtmd
 import numpy as np
 import pytest
-from tiny_mmproj import PROJECTORS, write_mmproj, write_reader
+from tiny_mmproj import EARS, PROJECTORS, write_mmproj, write_reader
 
 import ggufkit
 from ggufkit.errors import GgufkitError, UsageError
+from ggufkit.media.sounds import open_sound
 from ggufkit.runtime.batch import Piece
 from ggufkit.runtime.seen import Seen
 
@@ -27,6 +29,20 @@ def picture(width: int, height: int, seed: int = 0) -> bytes:
     small = np.random.default_rng(seed).integers(0, 256, (7, 9, 3), dtype=np.uint8)
     out = io.BytesIO()
     Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).save(out, "PNG")
+    return out.getvalue()
+
+
+def sound(seconds: float, rate: int = 16_000, channels: int = 1, width: int = 2, seed: int = 0) -> bytes:
+    """A WAV file of tones that fade."""
+    t = np.arange(int(seconds * rate)) / rate
+    tones = np.random.default_rng(seed).uniform(80, 3000, 4)
+    wanted = np.sin(2 * np.pi * tones[:, None] * t).mean(axis=0) * np.exp(-t) * 0.8
+    whole = np.round(np.repeat(wanted, channels) * ((1 << 8 * width - 1) - 1)).astype("<i4")
+    out = io.BytesIO()
+    with wave.open(out, "wb") as file:
+        file.setparams((channels, width, rate, 0, "NONE", ""))
+        raw = (whole + 128 if width == 1 else whole).view(np.uint8).reshape(-1, 4)[:, :width]
+        file.writeframes(raw.tobytes())
     return out.getvalue()
 
 
@@ -61,25 +77,50 @@ def divergence(own: np.ndarray, theirs: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("size", [(70, 41), (33, 91)])
-@pytest.mark.parametrize("kind", PROJECTORS)
+@pytest.mark.parametrize("kind", [kind for kind in PROJECTORS if kind not in EARS])
 def test_images_are_what_the_reference_sees(files, kind, size):
-    paths, data = (files / f"{kind}.gguf", files / f"mmproj-{kind}.gguf"), picture(*size)
-    theirs = llama.Model(paths[0], 512, cache=(llama.F32, llama.F32), flash_attn_type=0)
+    data = picture(*size)
+    compare(files, kind, data, pixels(data))
+
+
+def test_large_images_are_cut_as_the_reference_cuts_them(files):
+    data = picture(540, 270)
+    compare(files, "lfm2", data, pixels(data), read=False)
+
+
+@pytest.mark.parametrize("kind", EARS)
+def test_sound_is_what_the_reference_hears(files, kind):
+    data = sound(1.3)
+    compare(files, kind, data, open_sound(data))
+
+
+def compare(files: Path, kind: str, data: bytes, raw: np.ndarray, read: bool = True) -> None:
+    """Tokens and rows of a file in a prompt, and if `read` what is made of the reference's own rows: positions, logits.
+
+    llama.cpp is given `raw`. Rows differ by GELU's table of float16.
+    """
+    paths = files / f"{kind}.gguf", files / f"mmproj-{kind}.gguf"
+    theirs = llama.Model(paths[0], 1024, cache=(llama.F32, llama.F32), flash_attn_type=0)
     with theirs, mtmd.Media(theirs, paths[1]) as media:
-        chunks = media.chunks(TEXT, [pixels(data)])
-        expected, logits, end = chunks.parts(), media.logits(chunks), media.end
+        chunks = media.chunks(TEXT, [raw])
+        expected, logits, end = chunks.parts(), media.logits(chunks) if read else np.empty(0), media.end
     with ggufkit.load(paths[0], mmproj=paths[1], backend="cpu") as model:
         prompt = model.tokens(TEXT, [data])
-        for own, part in zip(parts_of(model, prompt), expected, strict=True):
-            if isinstance(part, list):
-                assert own == part
+        runs = list(model.shown.parts(np.array(prompt)))
+        for (lo, hi, seen, _), part in zip(runs, expected, strict=True):
+            if seen is None:
+                assert prompt[lo:hi] == part
             elif not np.isnan(part).any():  # of row ends llama.cpp multiplies garbage by 0
+                own = np.concatenate([seen.rows, *seen.deep], axis=1)
                 assert own.shape == part.shape
                 assert least_cosine(own, part) > 0.99999
-        cache = model.new_cache(512, "F32", "F32")
+                seen.rows, *seen.deep = np.split(part, 1 + len(seen.deep), axis=1)
+        if not read:
+            return
+        cache = model.new_cache(1024, "F32", "F32")
         own = model.forward(prompt, cache)
         assert cache.position(len(cache)) == end
-        assert np.isnan(logits).any() or divergence(own, logits) < 1e-5
+        assert np.isnan(logits).any() or divergence(own, logits) < 1e-6
 
 
 @pytest.mark.parametrize("kind", ["gemma3", "qwen3vl_merger"])
@@ -185,3 +226,38 @@ def test_run_shows_an_image(files, tmp_path, capsys):
     arguments = ["run", str(files / "gemma3.gguf"), "-p", "See", "-n", "2", "--temp", "0", "--backend", "cpu"]
     main([*arguments, "--mmproj", str(files / "mmproj-gemma3.gguf"), "--image", str(tmp_path / "a.png")])
     assert capsys.readouterr().out.startswith("See")
+
+
+@pytest.mark.parametrize(("rate", "channels", "width"), [(16_000, 1, 1), (16_000, 2, 3), (44_100, 2, 2), (8_000, 1, 4)])
+def test_sound_is_the_same_at_any_rate(rate, channels, width):
+    expected, found = open_sound(sound(0.5)), open_sound(sound(0.5, rate, channels, width))
+    assert abs(len(found) - len(expected)) <= 1
+    n = min(len(found), len(expected)) - 200  # the end is an edge
+    assert np.abs(found[200:n] - expected[200:n]).max() < (0.02 if width == 1 else 0.003)
+
+
+@pytest.mark.parametrize(
+    "data", [b"RIFF\0\0\0\0WAVE", sound(0.1)[:30], b"RIFF\xff\xff\xff\xffWAVEfmt " + bytes(range(200)), sound(0)]
+)
+def test_damaged_sound_is_one_line(files, data):
+    with ggufkit.load(files / "qwen2a.gguf", mmproj=files / "mmproj-qwen2a.gguf", backend="cpu") as model:
+        with pytest.raises(UsageError) as caught:
+            model.tokens(TEXT, [data])
+        assert "\n" not in str(caught.value)
+        with pytest.raises(UsageError, match="no encoder of images"):
+            model.tokens(TEXT, [picture(8, 8)])
+
+
+def test_encoders_run_on_mlx_as_on_the_cpu(files):
+    pytest.importorskip("mlx.core")
+    for kind, data in (("qwen2.5vl_merger", picture(90, 70)), ("gemma4v", picture(60, 90)), ("qwen2a", sound(0.5))):
+        rows = []
+        for backend in ("cpu", "mlx"):
+            paths = files / f"{kind}.gguf", files / f"mmproj-{kind}.gguf"
+            with ggufkit.load(paths[0], mmproj=paths[1], backend=backend) as model:
+                prompt = model.tokens(TEXT, [data])
+                rows.append(next(part for part in parts_of(model, prompt) if not isinstance(part, list)))
+                logits = model.forward(prompt, model.new_cache(1024, "F32", "F32"))
+                rows.append(logits[None])
+        assert least_cosine(rows[0], rows[2]) > 0.9999
+        assert divergence(rows[1][0], rows[3][0]) < 1e-4

@@ -21,7 +21,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["Activate", "Join", "Matrix", "Normalize", "Patches", "Square", "Tiles", "Tower"]
+__all__ = [
+    "Activate",
+    "Ear",
+    "Grid",
+    "Join",
+    "Matrix",
+    "Normalize",
+    "Patches",
+    "Scale",
+    "Square",
+    "Standardize",
+    "Tiles",
+    "Tower",
+]
 
 
 # ---- how an image becomes pictures of a size that the tower takes ------------------------------------------------
@@ -62,7 +75,28 @@ class Tiles:
     overview_end: str
 
 
-Fit = Square | Patches | Tiles
+@dataclass(frozen=True)
+class Grid:
+    """One picture as `Patches`; or of an image with more than `tolerance` times as many pixels as its most tokens have,
+    tiles, and then the whole image as one such picture.
+
+    Attributes
+    ----------
+    size : of a tile, in pixels.
+    tiles : the fewest and the most.
+    tile, overview : the text in front of a tile, of its row and column from 1 on, and in front of the whole image.
+    """
+
+    method: str
+    tokens: tuple[int, int]
+    tolerance: float
+    size: int
+    tiles: tuple[int, int]
+    tile: str
+    overview: str
+
+
+Fit = Square | Patches | Tiles | Grid
 
 
 # ---- from the tower's rows to the language model's: steps, one after the other ----------------------------------
@@ -78,7 +112,8 @@ class Join:
 
 @dataclass(frozen=True)
 class Normalize:
-    """A norm, ``"rms"`` or ``"layer"``; the epsilon is the tower's own where none is given."""
+    """A norm, ``"rms"`` or ``"layer"``; the epsilon is the tower's own where none is given. Without a name it has no
+    weights."""
 
     name: str
     kind: str
@@ -102,7 +137,20 @@ class Activate:
     kind: str
 
 
-Step = Join | Normalize | Matrix | Activate
+@dataclass(frozen=True)
+class Scale:
+    """Rows are multiplied by the square root of the tower's width."""
+
+
+@dataclass(frozen=True)
+class Standardize:
+    """A vector is taken off and another multiplied with, where the file has them."""
+
+    bias: str
+    scale: str
+
+
+Step = Join | Normalize | Matrix | Activate | Scale | Standardize
 
 
 @dataclass(frozen=True)
@@ -117,15 +165,19 @@ class Tower:
     activation : of the blocks, where the file says neither GELU nor SiLU.
     positions : what is added to patches: ``"table"``: a row of the table each; ``"smoothed"``, ``"corners"``,
         ``"cubic"``: rows of the table brought to the picture's size, by PyTorch's bilinear way with antialiasing, with
-        corners on corners, or its bicubic way; ``""``: nothing.
+        corners on corners, or its bicubic way; ``"axes"``: a row of the table's first part by the column and one of
+        its second by the row; ``""``: nothing.
     rope : how queries and keys turn by row and column: ``"halves"``: the first half of the pairs by the row, the second
         by the column, as Qwen's; ``"neighbours"``: numbers side by side turn together, the first half of a head by the
-        row, the other by the column with frequencies in between, as Pixtral's; ``""``: not at all.
+        row, the other by the column with frequencies in between, as Pixtral's; ``"quarters"``: each half of a head
+        as a head of its own, the first by the column, the second by the row, as Gemma 4's; ``""``: not at all.
     rope_base : of the frequencies.
     merge : how many patches in each direction become one row, where the file does not say.
     merge_key : where it does.
     windows : where the file has a period, only every so many layers see the whole picture, the others windows of so
         many pixels; 0 for no such thing.
+    contrast : pixels are multiplied by 2, and 1 is taken off.
+    plain_scores : queries are not divided by the root of their size; values are normalised, without weights.
     deep : outputs of some blocks also go to the language model's first blocks.
     row_end : the tensor that stands behind each row of patches but the last; or "".
     begin, end : the text around an image.
@@ -142,8 +194,27 @@ class Tower:
     merge: int = 1
     merge_key: str = "projector.scale_factor"
     windows: int = 0
+    contrast: bool = False
+    plain_scores: bool = False
     deep: bool = False
     row_end: str = ""
     begin: str = ""
     end: str = ""
     whole: Callable[[int], bool] = lambda width: False
+
+
+@dataclass(frozen=True)
+class Ear:
+    """An encoder of sound: Whisper's, over half minutes.
+
+    Attributes
+    ----------
+    project : from its rows to the language model's.
+    pooled : of two rows, one behind the other, the mean goes on.
+    begin, end : the text around sound.
+    """
+
+    project: tuple[Step, ...]
+    pooled: bool = False
+    begin: str = ""
+    end: str = ""

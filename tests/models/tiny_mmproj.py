@@ -19,7 +19,7 @@ from ggufkit.formats.table import FORMATS
 from ggufkit.gguf.header import Value, ValueType
 from ggufkit.gguf.writer import Writer
 
-__all__ = ["PROJECTORS", "write_mmproj", "write_reader"]
+__all__ = ["EARS", "PROJECTORS", "write_mmproj", "write_reader"]
 
 INNER, HEADS, FFN, LAYERS, PATCH, SIZE = 32, 2, 48, 2, 8, 64
 SIDE = SIZE // PATCH
@@ -27,6 +27,9 @@ SIDE = SIZE // PATCH
 PATCHES: Shapes = {"v.patch_embd.weight": (INNER, 3, PATCH, PATCH)}
 BIAS: Shapes = {"v.patch_embd.bias": (INNER,)}
 TABLE: Shapes = {"v.position_embd.weight": (SIDE * SIDE, INNER)}
+
+
+LIMITS = ("input_min", "input_max", "output_min", "output_max")
 
 
 def block(norm_bias: bool = True, fused: bool = False, gate: bool = False, bias: bool = True) -> Shapes:
@@ -110,7 +113,45 @@ PROJECTORS: dict[str, tuple[dict[str, Any], Shapes, Shapes, str]] = {
         | {"v.token_embd.img_break": (WIDTH,)},
         "llama",
     ),
+    "lfm2": (
+        {"use_gelu": True, "vision.projector.scale_factor": 2, "vision.image_size": 256},
+        block(),
+        PATCHES
+        | BIAS
+        | TABLE
+        | norms("v.post_ln", bias=True, size=INNER)
+        | norms("mm.input_norm", bias=True, size=4 * INNER)
+        | linear("mm.1", WIDTH, 4 * INNER, True)
+        | linear("mm.2", WIDTH, WIDTH, True),
+        "llama",
+    ),
+    "gemma4v": (
+        {},
+        block(norm_bias=False, gate=True, bias=False)
+        | norms("attn_q_norm", "attn_k_norm", size=INNER // HEADS)
+        | norms("attn_post_norm", "ffn_post_norm", size=INNER)
+        | {f"{name}.{limit}": (1,) for name in ("attn_q", "ffn_down") for limit in LIMITS},
+        PATCHES
+        | {"v.position_embd.weight": (2, 64, INNER), "v.std_bias": (INNER,), "v.std_scale": (INNER,)}
+        | linear("mm.input_projection", WIDTH, INNER),
+        "llama",
+    ),
 }
+EARS: dict[str, tuple[dict[str, Any], Shapes]] = {
+    "qwen2a": ({}, linear("mm.a.fc", WIDTH, INNER, True)),
+}
+MEL = 80
+HEARD: Shapes = {
+    "a.conv1d.1.weight": (INNER, MEL, 3),
+    "a.conv1d.1.bias": (INNER, 1),
+    "a.conv1d.2.weight": (INNER, INNER, 3),
+    "a.conv1d.2.bias": (INNER, 1),
+    "a.position_embd.weight": (1500, INNER),
+    **norms("a.post_ln", bias=True, size=INNER),
+}
+for _kind, (_keys, _shapes) in EARS.items():
+    _block = {name: shape for name, shape in block().items() if name != "attn_k.bias"}
+    PROJECTORS[_kind] = _keys, _block, HEARD | _shapes, "llama"
 
 
 def write_mmproj(
@@ -123,41 +164,40 @@ def write_mmproj(
     """Write the encoder of a projector; `metadata` and `tensors` change it, None for what is to be missing."""
     keys, layer, whole, _ = PROJECTORS[kind]
     three = [Value(ValueType.ARRAY, [x] * 3, ValueType.FLOAT32) for x in (0.5, 0.25)]
+    sense, at = ("audio", "a") if kind in EARS else ("vision", "v")
+    own: dict[str, Any] = {"num_mel_bins": MEL} if kind in EARS else {"image_size": SIZE, "patch_size": PATCH}
+    if kind not in EARS:
+        own |= {"image_mean": three[0], "image_std": three[1]}
+    own |= {"embedding_length": INNER, "feed_forward_length": FFN, "block_count": LAYERS, "projection_dim": WIDTH}
+    own |= {"attention.head_count": HEADS, "attention.layer_norm_epsilon": real(1e-6)}
     pairs = {
         "general.architecture": "clip",
         "general.type": "mmproj",
-        "clip.has_vision_encoder": True,
+        f"clip.has_{sense}_encoder": True,
         "clip.projector_type": kind,
-        "clip.vision.image_size": SIZE,
-        "clip.vision.patch_size": PATCH,
-        "clip.vision.image_mean": three[0],
-        "clip.vision.image_std": three[1],
-        "clip.vision.embedding_length": INNER,
-        "clip.vision.feed_forward_length": FFN,
-        "clip.vision.block_count": LAYERS,
-        "clip.vision.attention.head_count": HEADS,
-        "clip.vision.attention.layer_norm_epsilon": real(1e-6),
-        "clip.vision.projection_dim": WIDTH,
+        **{f"clip.{sense}.{key}": value for key, value in own.items()},
         **{f"clip.{key}": value for key, value in keys.items()},
         **(metadata or {}),
     }
-    shapes = {f"v.blk.{i}.{name}": shape for i in range(LAYERS) for name, shape in layer.items()} | whole
+    shapes = {f"{at}.blk.{i}.{name}": shape for i in range(LAYERS) for name, shape in layer.items()} | whole
     shapes = {name: shape for name, shape in (shapes | dict(tensors or {})).items() if shape is not None}
     rng = np.random.default_rng(sum(map(ord, kind)))
 
     def format_of(name: str) -> str:
-        matrix = len(shapes[name]) > 1 and "embd" not in name and "norm" not in name
-        return format if matrix else "F32"
+        matrix = len(shapes[name]) > 1 and "embd" not in name and "norm" not in name and "bias" not in name
+        return "F16" if "conv1d" in name and matrix else format if matrix else "F32"
 
     infos = [(name, shape, FORMATS[format_of(name)]) for name, shape in shapes.items()]
     with Writer(path, {k: v for k, v in pairs.items() if v is not None}, infos, force=True) as writer:
         for name, shape in shapes.items():
             values = rng.standard_normal(shape) / np.sqrt(max(1, np.prod(shape[1:]) if len(shape) > 1 else 4))
             values = values + 1 if "norm" in name or "ln" in name else values
+            if name.endswith(LIMITS):
+                values = np.full(shape, 0.7 if name.endswith("max") else -0.9)
             writer.write(name, 0, encode(values.astype(np.float32).reshape(-1, shape[-1]), format_of(name)))
 
 
-_SPECIALS = ["<unk>", "<s>", "</s>", "\n", "\n\n", "<fake_token_around_image>", "<global-img>"]
+_SPECIALS = ["<unk>", "<s>", "</s>", "\n", "\n\n", "<fake_token_around_image>", "<global-img>", "<|img_thumbnail|>"]
 
 
 def write_reader(path: str | os.PathLike[str], kind: str) -> None:

@@ -99,7 +99,7 @@ class Media:
 
     def __init__(self, model: llama.Model, path: str | os.PathLike[str]):
         lib = library()
-        self.model = model
+        self.model, self.end = model, 0
         parameters = lib.mtmd_context_params_default()
         if parameters.n_threads != 4 or parameters.batch_max_tokens != 1024:
             raise RuntimeError("this llama.cpp lays mtmd_context_params out differently")

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ggufkit.arch.projector import Projector
-from ggufkit.arch.tower import Tower
+from ggufkit.arch.tower import Ear, Tower
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError, printable
 from ggufkit.tensors.tensor import Tensor
 
-__all__ = ["known_projectors", "projector_of", "tower_of"]
+__all__ = ["ear_of", "known_projectors", "projector_of", "tower_of"]
 
 
 def known_projectors() -> dict[str, list[Projector]]:
@@ -49,8 +49,19 @@ def projector_of(
 
 def tower_of(kind: str) -> Tower | None:
     """What the encoder of images of a `projector_type` computes; None where that is not known."""
+    found: Tower | None = _row("TOWERS", kind)
+    return found
+
+
+def ear_of(kind: str) -> Ear | None:
+    """The same of an encoder of sound."""
+    found: Ear | None = _row("EARS", kind)
+    return found
+
+
+def _row(table: str, kind: str) -> Any:
     for module in pkgutil.iter_modules(__path__):
-        towers: Mapping[str, Tower] = getattr(importlib.import_module(f"{__name__}.{module.name}"), "TOWERS", {})
-        if kind in towers:
-            return towers[kind]
+        rows = getattr(importlib.import_module(f"{__name__}.{module.name}"), table, {})
+        if kind in rows:
+            return rows[kind]
     return None

@@ -15,7 +15,19 @@ from ggufkit.arch.projector import (
     projector,
     vision_keys,
 )
-from ggufkit.arch.tower import Join, Matrix, Normalize, Square, Tiles, Tower
+from ggufkit.arch.tower import (
+    Activate,
+    Grid,
+    Join,
+    Matrix,
+    Normalize,
+    Patches,
+    Scale,
+    Square,
+    Standardize,
+    Tiles,
+    Tower,
+)
 from ggufkit.arch.transforms import drop, norm_plus_one, rename
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError
@@ -188,5 +200,46 @@ TOWERS = {
         ),
         positions="table",
         project=(Join("rows"), Matrix("mm.model.fc")),
+    ),
+    "lfm2": Tower(
+        fit=Grid(
+            "bilinear",
+            tokens=(64, 256),
+            tolerance=2.0,
+            size=512,
+            tiles=(2, 10),
+            tile="<|img_row_{row}_col_{column}|>",
+            overview="<|img_thumbnail|>",
+        ),
+        positions="smoothed",
+        project=(
+            Join("rows"),
+            Normalize("mm.input_norm", "layer", 1e-5, optional=True),
+            Matrix("mm.1"),
+            Activate("gelu"),
+            Matrix("mm.2"),
+        ),
+        begin="<|image_start|>",
+        end="<|image_end|>",
+    ),
+    "gemma4v": Tower(
+        fit=Patches("bicubic", tokens=(70, 1120)),
+        norm="rms",
+        positions="axes",
+        rope="quarters",
+        rope_base=100.0,
+        merge=3,
+        contrast=True,
+        plain_scores=True,
+        project=(
+            Join("mean"),
+            Scale(),
+            Standardize("v.std_bias", "v.std_scale"),
+            Normalize("", "rms"),
+            Matrix("mm.input_projection"),
+        ),
+        begin="<|image>",
+        end="<image|>",
+        whole=lambda width: width not in (1536, 2560),  # of E2B and E4B the rows see only those before them
     ),
 }

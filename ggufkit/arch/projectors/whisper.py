@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ggufkit.arch.metadata import Row, real, uint
 from ggufkit.arch.projector import BLOCKS, CONVOLUTIONS, Projector, audio_keys, projector
+from ggufkit.arch.tower import Ear, Matrix
 from ggufkit.arch.transforms import drop, rename, reshape
 
 _WHISPER: tuple[Row, ...] = (
@@ -27,3 +28,7 @@ def _whisper(models: tuple[str, ...], kind: str) -> Projector:
 
 
 PROJECTORS = (_whisper(("Qwen2AudioForConditionalGeneration",), "qwen2a"),)
+
+EARS = {
+    "qwen2a": Ear(project=(Matrix("mm.a.fc"),), pooled=True, begin="<|audio_bos|>", end="<|audio_eos|>"),
+}

@@ -1,36 +1,27 @@
-"""The exact GELU and its quick form, of encoders: one number in, one out; see `activations`."""
+"""The exact GELU and the table of its quick form, for encoders; see `activations`."""
 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
 from ggufkit.kernels.jit import kernel
-from ggufkit.kernels.lane_math import exp
-from ggufkit.kernels.lanes import load, splat, store
 
-__all__ = ["gelu_erf", "gelu_quick"]
+__all__ = ["gelu_erf", "gelu_quick_table"]
 
-ONE = np.float32(1)
-_QUICK = np.float32(1.702)
 _HALF, _ROOT = 0.5, math.sqrt(0.5)
 
 
-@kernel
-def gelu_quick(gate, up, out):
-    """gate × sigmoid(1.702 gate) × up, or up × sigmoid(1.702 up)."""
-    size, gated = up.shape[0], gate.shape[0] > 0
-    whole = size // 16 * 16
-    for i in range(0, whole, 16):
-        u = load(up, i)
-        x = load(gate, i) if gated else u
-        y = x / (splat(ONE) + exp(-(x * splat(_QUICK))))
-        store(out, i, y * u if gated else y)
-    for i in range(whole, size):
-        x = gate[i] if gated else up[i]
-        y = x / (ONE + np.exp(-x * _QUICK))
-        out[i] = y * up[i] if gated else y
+@lru_cache(maxsize=1)
+def gelu_quick_table() -> np.ndarray:
+    """x · sigmoid(1.702 x) of every float16, itself rounded to float16 as in GGML: (65536,), float32, by bits."""
+    x = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
+    with np.errstate(all="ignore"):
+        table = (x * (1 / (1 + np.exp(np.float32(-1.702) * x)))).astype(np.float16).astype(np.float32)
+    table.flags.writeable = False
+    return table
 
 
 @kernel

@@ -352,7 +352,7 @@ _KERNELS: dict[str, Callable[[], tuple[Any, tuple[Any, ...]]]] = {
     "swiglu_oai": lambda: (activations.swiglu_oai, ()),
     "gelu": lambda: (activations.gelu, (activations.gelu_table(),)),
     "gelu_erf": lambda: (gelus.gelu_erf, ()),
-    "gelu_quick": lambda: (gelus.gelu_quick, ()),
+    "gelu_quick": lambda: (activations.gelu, (gelus.gelu_quick_table(),)),
     "relu": lambda: (activations.relu, (False,)),
     "relu_squared": lambda: (activations.relu, (True,)),
 }

@@ -15,8 +15,9 @@ from ggufkit.runtime.mixers.attention import Attention
 from ggufkit.runtime.ops import Array, AttentionSpec, CacheSpec, Linear, Norm, Ops, Span
 from ggufkit.runtime.rope import Rope, RopeTables
 from ggufkit.runtime.step import Step
+from ggufkit.tensors.views import take_rows, vector
 
-__all__ = ["Sizes", "Turns", "Whole", "attention_spec", "load_encoder_block", "read_sizes"]
+__all__ = ["Sizes", "Turns", "Whole", "attention_spec", "in_quarters", "load_encoder_block", "read_sizes"]
 
 _CACHE = CacheSpec("F32", "F32")
 
@@ -44,17 +45,22 @@ class Sizes:
     activation: str
 
 
-def read_sizes(keys: Keys, activation: str) -> Sizes:
-    """Of the encoder that `keys` are of, ``clip.vision`` or ``clip.audio``; `activation` where the file names none.
+def read_sizes(keys: Keys, activation: str, named: bool = True) -> Sizes:
+    """Of the encoder that `keys` are of, ``clip.vision`` or ``clip.audio``.
+
+    Parameters
+    ----------
+    activation : where the file names none, or where it is not asked.
+    named : it is.
 
     Raises
     ------
     ArchitectureError : a key is missing or out of range.
     """
     whole = Keys(keys.gguf, "clip")
-    if whole.flag("use_gelu", False):
+    if named and whole.flag("use_gelu", False):
         activation = "gelu"
-    elif whole.flag("use_silu", False):
+    elif named and whole.flag("use_silu", False):
         activation = "silu"
     width, heads = keys.count("embedding_length", most=1 << 16), keys.count("attention.head_count", most=1 << 10)
     if width % heads:
@@ -95,7 +101,15 @@ class Whole(Step):
         return self.ops.rope(x, heads, rope.style, self._turns)
 
 
-def load_encoder_block(load: Tensors, at: str, sizes: Sizes, norm: str, rope: Rope | None) -> Block:
+def load_encoder_block(
+    load: Tensors,
+    at: str,
+    sizes: Sizes,
+    norm: str,
+    rope: Rope | None,
+    spec: AttentionSpec,
+    value_norm: bool = False,
+) -> Block:
     """A block's tensors, checked and taken.
 
     Parameters
@@ -103,6 +117,8 @@ def load_encoder_block(load: Tensors, at: str, sizes: Sizes, norm: str, rope: Ro
     at : what their names begin with, such as ``"v.blk.0."``.
     norm : ``"layer"`` or ``"rms"``.
     rope : whose style says which numbers turn together; or None.
+    spec : of attention.
+    value_norm : values are normalised, without weights.
     """
     width = sizes.width
 
@@ -118,11 +134,11 @@ def load_encoder_block(load: Tensors, at: str, sizes: Sizes, norm: str, rope: Ro
         out=load.linear(f"{at}attn_out", width, width),
         q_norm=_head_norm(load, f"{at}attn_q_norm", norm, sizes),
         k_norm=_head_norm(load, f"{at}attn_k_norm", norm, sizes),
-        v_norm=None,
+        v_norm=_plain_norm(load.ops, sizes) if value_norm else None,
         sub_norm=None,
         late_norm=False,
         rope=rope,
-        spec=attention_spec(sizes),
+        spec=spec,
         gate=None,
         softplus=False,
         gated=False,
@@ -141,12 +157,44 @@ def load_encoder_block(load: Tensors, at: str, sizes: Sizes, norm: str, rope: Ro
         ffn_sum_norm=None,
         parallel=False,
         scale=1.0,
+        output_scale=_scalar(load, f"{at}out_scale.weight"),
     )
 
 
-def attention_spec(sizes: Sizes) -> AttentionSpec:
+def attention_spec(sizes: Sizes, scale: float = 0.0) -> AttentionSpec:
+    """Of a block; `scale` of the scores where it is not 1 / √head."""
     head = sizes.width // sizes.heads
-    return AttentionSpec(sizes.heads, sizes.heads, head, head, head**-0.5, causal=False)
+    return AttentionSpec(sizes.heads, sizes.heads, head, head, scale or head**-0.5, causal=False)
+
+
+def in_quarters(load: Tensors, sizes: Sizes) -> None:
+    """Reorder queries and keys of all blocks so that what turns together is half a head apart.
+
+    Each half of a head turns as a head of its own: a b | c d, where a and b turn together, and c and d. Behind each
+    other a c | b d are one head of which the first half of the pairs turns by one axis, and the second by the other.
+    """
+    head = sizes.width // sizes.heads
+    within = np.arange(head).reshape(2, 2, -1).transpose(1, 0, 2).reshape(-1)
+    rows = (np.arange(sizes.heads)[:, None] * head + within).reshape(-1)
+    tensors = dict(load.tensors)
+    for layer in range(sizes.layers):
+        for name in ("attn_q", "attn_k"):
+            at = f"v.blk.{layer}.{name}"
+            if f"{at}.weight" in tensors:
+                tensors[f"{at}.weight"] = take_rows(load.tensor(f"{at}.weight", sizes.width, sizes.width), rows)
+            if f"{at}_norm.weight" in tensors:
+                numbers = load.vector(f"{at}_norm.weight", head)
+                tensors[f"{at}_norm.weight"] = vector(f"{at}_norm.weight", numbers[within])
+    load.tensors = tensors
+
+
+def _scalar(load: Tensors, name: str) -> float:
+    return float(load.vector(name, 1)[0]) if load.has(name) else 1.0
+
+
+def _plain_norm(ops: Ops, sizes: Sizes) -> Norm:
+    head = sizes.width // sizes.heads
+    return Norm("rms", sizes.epsilon, head, ops.vector(np.ones((1, head), np.float32)))
 
 
 def _projections(load: Tensors, at: str, width: int) -> tuple[Linear, Linear, Linear]:

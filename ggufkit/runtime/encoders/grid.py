@@ -44,6 +44,8 @@ def turns(kind: str, rows: int, columns: int, head: int, base: float) -> tuple[n
     frequencies = np.float32(base) ** (-np.arange(quarter, dtype=np.float32) * np.float32(4 / head))
     between = np.float32(base ** (-2 / head)) if kind == "neighbours" else np.float32(1)
     y, x = (axis.reshape(-1, 1).astype(np.float32) for axis in np.indices((rows, columns)))
+    if kind == "quarters":
+        y, x = x, y
     angles = np.concatenate([y * frequencies, x * frequencies * between], axis=1)
     return np.cos(angles), np.sin(angles)
 

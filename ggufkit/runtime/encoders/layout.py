@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ggufkit.arch.hyperparameters import Keys
-from ggufkit.arch.tower import Patches, Square, Tiles, Tower
+from ggufkit.arch.tower import Grid, Patches, Square, Tiles, Tower
 from ggufkit.errors import UsageError
 from ggufkit.media.pictures import aligned_size, fitted, resized
 
@@ -107,3 +107,55 @@ def _tiles(fit: Tiles, keys: Keys, patch: int, merge: int) -> Layout:
         return [*found, *map(OneToken, fit.overview), overview, OneToken(fit.overview_end)]
 
     return pictures
+
+
+@_pictures.register
+def _grid(fit: Grid, keys: Keys, patch: int, merge: int) -> Layout:
+    step = patch * merge
+    least, most = (tokens * step**2 for tokens in fit.tokens)
+    shapes = _shapes(*fit.tiles)
+
+    def pictures(pixels: np.ndarray) -> list[str | np.ndarray]:
+        height, width = pixels.shape[:2]
+        size = aligned_size((width, height), step, least, most)
+        if size[0] * size[1] > 2 * max(most, least):
+            raise UsageError(f"an image of {width} × {height} pixels is too narrow for the model")
+        whole = resized(pixels, size, fit.method)
+        rounded = [max(patch, round(n / step) * step) for n in (width, height)]  # to even, as the reference does
+        if rounded[0] * rounded[1] <= most * fit.tolerance:
+            return [whole]
+        columns, rows = _nearest(width, height, fit.size, shapes)
+        refined = fitted(pixels, (columns * fit.size, rows * fit.size), fit.method)
+        found: list[str | np.ndarray] = []
+        for row in range(rows):
+            for column in range(columns):
+                y, x = row * fit.size, column * fit.size
+                found.append(fit.tile.format(row=row + 1, column=column + 1))
+                found.append(refined[y : y + fit.size, x : x + fit.size])
+        return [*found, OneToken(fit.overview), whole]
+
+    return pictures
+
+
+def _shapes(least: int, most: int) -> list[tuple[int, int]]:
+    """Columns and rows of grids with so many tiles, those of fewer first."""
+    found = [
+        (columns, rows)
+        for n in range(least, most + 1)
+        for columns in range(1, n + 1)
+        for rows in range(1, n + 1)
+        if least <= columns * rows <= most
+    ]
+    return sorted(dict.fromkeys(found), key=lambda shape: shape[0] * shape[1])
+
+
+def _nearest(width: int, height: int, tile: int, shapes: list[tuple[int, int]]) -> tuple[int, int]:
+    """The grid whose shape is most like an image's; of equal ones the largest that it fills by half."""
+    f = np.float32
+    aspect, area = f(width) / f(height), f(width * height)
+    best, least = (1, 1), float("inf")
+    for columns, rows in shapes:
+        away = float(abs(aspect - f(columns) / f(rows)))
+        if away < least or (away == least and area > f(0.5) * f(tile * tile * columns * rows)):
+            best, least = (columns, rows), away
+    return best

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ggufkit.arch.hyperparameters import Keys
-from ggufkit.arch.projectors import tower_of
+from ggufkit.arch.projectors import ear_of, tower_of
 from ggufkit.errors import ArchitectureError, GGUFError, UsageError, printable
 from ggufkit.gguf.reader import GGUF
 from ggufkit.gguf.reader import open as open_gguf
 from ggufkit.media.pictures import open_picture
+from ggufkit.media.sounds import is_sound, log_mel, open_sound
 from ggufkit.runtime.encoders.layout import OneToken
 from ggufkit.runtime.encoders.picture import PictureEncoder
+from ggufkit.runtime.encoders.sound import SoundEncoder
 from ggufkit.runtime.loader import Tensors
 from ggufkit.runtime.ops import Ops
 from ggufkit.runtime.seen import MARKER, Prompt, Seen, Shown
@@ -34,19 +36,19 @@ class Media:
     Attributes
     ----------
     gguf : the open file.
-    pictures : the encoder of images, or None.
+    pictures, sounds : its encoders, or None.
     """
 
     def __init__(self, gguf: GGUF, tokenizer: Tokenizer, ops: Ops, shown: Shown, width: int):
         self.gguf, self._tokenizer, self._shown = gguf, tokenizer, shown
         load = Tensors(gguf.path, gguf.tensors, ops)
-        self.pictures = _pictures(load, gguf)
-        if self.pictures is None:
+        self.pictures, self.sounds = _pictures(load, gguf), _sounds(load, gguf)
+        found = [encoder for encoder in (self.pictures, self.sounds) if encoder is not None]
+        if not found:
             raise ArchitectureError(f"{printable(gguf.path)} has no encoder that is known")
-        if self.pictures.width != width:
+        if wrong := [encoder.width for encoder in found if encoder.width != width]:
             raise GGUFError(
-                f"its encoder makes rows of {self.pictures.width} numbers, and the model has {width}: "
-                "it belongs to another model",
+                f"its encoder makes rows of {wrong[0]} numbers, and the model has {width}: it belongs to another model",
                 gguf.path,
             )
         if unknown := [name for name in gguf.tensors if name not in load.taken]:
@@ -92,32 +94,54 @@ class Media:
                 return [found]
         return self._tokenizer.encode(text, add_special=False)
 
-    def _seen(self, data: bytes) -> list[str | Seen]:
+    def _seen(self, data: bytes) -> Iterator[str | Seen]:
         """What stands in a prompt for a file."""
-        assert self.pictures is not None
+        parts = self._heard(data) if is_sound(data) else self._looked_at(data)
+        return (part for part in parts if part != "")
+
+    def _looked_at(self, data: bytes) -> Iterator[str | Seen]:
+        if self.pictures is None:
+            raise UsageError(f"there is no encoder of images in {printable(self.gguf.path)}, and this is no WAV file")
         key = hashlib.sha256(data).hexdigest()
-        found: list[str | Seen] = []
         for i, part in enumerate(self.pictures.layout(open_picture(data))):
             if isinstance(part, str):
-                found.append(part)
-            else:
-                name = f"{key} {i}"
-                seen = self._shown.recall(name)
-                found.append(seen or self._shown.remember(name, self.pictures.encode(part)))
-        return [part for part in found if part != ""]
+                yield part
+                continue
+            seen = self._shown.recall(f"{key} {i}")
+            yield seen or self._shown.remember(f"{key} {i}", self.pictures.encode(part))
+
+    def _heard(self, data: bytes) -> Iterator[str | Seen]:
+        if self.sounds is None:
+            raise UsageError(f"there is no encoder of sound in {printable(self.gguf.path)}")
+        key = hashlib.sha256(data).hexdigest()
+        yield self.sounds.ear.begin
+        for i, mel in enumerate(log_mel(open_sound(data), self.sounds.bins)):
+            seen = self._shown.recall(f"{key} {i}")
+            yield seen or self._shown.remember(f"{key} {i}", self.sounds.encode(mel))
+        yield self.sounds.ear.end
+
+
+def _kind(keys: Keys, gguf: GGUF) -> str:
+    kind = gguf.metadata.get("clip.projector_type") or keys.get("projector_type")
+    return kind if isinstance(kind, str) else ""
 
 
 def _pictures(load: Tensors, gguf: GGUF) -> PictureEncoder | None:
     keys = Keys(gguf, "clip.vision")
     if not Keys(gguf, "clip").flag("has_vision_encoder", False):
         return None
-    kind = gguf.metadata.get("clip.projector_type") or keys.get("projector_type")
-    tower = tower_of(kind) if isinstance(kind, str) else None
-    if tower is None:
-        raise ArchitectureError(
-            f"{printable(gguf.path)}: an encoder of images with the projector {printable(kind)} cannot be run"
-        )
+    if (tower := tower_of(kind := _kind(keys, gguf))) is None:
+        raise load.fail(f"an encoder of images with the projector {printable(kind)} cannot be run")
     return PictureEncoder(load, keys, tower)
+
+
+def _sounds(load: Tensors, gguf: GGUF) -> SoundEncoder | None:
+    keys = Keys(gguf, "clip.audio")
+    if not Keys(gguf, "clip").flag("has_audio_encoder", False):
+        return None
+    if (ear := ear_of(kind := _kind(keys, gguf))) is None:
+        raise load.fail(f"an encoder of sound with the projector {printable(kind)} cannot be run")
+    return SoundEncoder(load, keys, ear)
 
 
 def load_media(path: str | os.PathLike[str], tokenizer: Tokenizer, ops: Ops, shown: Shown, width: int) -> Media:

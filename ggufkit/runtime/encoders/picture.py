@@ -8,7 +8,6 @@ Source: tools/mtmd/clip.cpp and tools/mtmd/models/*.cpp of llama.cpp.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -16,21 +15,27 @@ from ggufkit.arch.hyperparameters import Keys, RopeScaling
 from ggufkit.arch.tower import Activate, Join, Matrix, Normalize, Tower
 from ggufkit.errors import UsageError, printable
 from ggufkit.media.pictures import normalized
-from ggufkit.runtime.encoders.blocks import Turns, Whole, attention_spec, load_encoder_block, read_sizes
+from ggufkit.runtime.encoders.blocks import (
+    Turns,
+    Whole,
+    attention_spec,
+    in_quarters,
+    load_encoder_block,
+    read_sizes,
+)
 from ggufkit.runtime.encoders.grid import by_block, by_window, interpolated, turns
 from ggufkit.runtime.encoders.layout import layout_of
+from ggufkit.runtime.encoders.limits import with_limits
+from ggufkit.runtime.encoders.steps import Step, load_steps, through
 from ggufkit.runtime.loader import Tensors
-from ggufkit.runtime.ops import Array, Linear, Norm, Ops
+from ggufkit.runtime.ops import Array, Linear
 from ggufkit.runtime.rope import Rope
 from ggufkit.runtime.seen import Seen
 from ggufkit.tensors.views import matrix, reshaped
 
 __all__ = ["PictureEncoder"]
 
-_STYLES = {"halves": "neox", "neighbours": "norm"}  # of Tower.rope
-
-Part = Join | Normalize | Matrix | Activate
-Step = Callable[[Array], Array]  # rows to rows
+_STYLES = {"halves": "neox", "neighbours": "norm", "quarters": "neox"}  # of Tower.rope
 
 
 class PictureEncoder:
@@ -53,6 +58,7 @@ class PictureEncoder:
     """
 
     def __init__(self, load: Tensors, keys: Keys, tower: Tower):
+        load.ops = with_limits(load)
         self.ops, self.tower = load.ops, tower
         self.sizes = sizes = read_sizes(keys, tower.activation)
         self.width = sizes.out
@@ -63,7 +69,8 @@ class PictureEncoder:
         self._patches = self._patch_matrix(load)
         self._positions = None
         if tower.positions:
-            self._positions = load.numbers("v.position_embd.weight", -1, sizes.width)
+            parts = (2,) if tower.positions == "axes" else ()
+            self._positions = load.numbers("v.position_embd.weight", *parts, -1, sizes.width)
         self._first_norm, self._last_norm = (
             load.norm_of(tower.norm, f"v.{name}", sizes.width, sizes.epsilon) for name in ("pre_ln", "post_ln")
         )
@@ -72,9 +79,15 @@ class PictureEncoder:
         if tower.rope:
             scaling = RopeScaling("none", 1.0, 1, extrapolation=0.0)
             rope = Rope(_STYLES[tower.rope], sizes.width // sizes.heads, tower.rope_base, scaling)
-        self._blocks = [load_encoder_block(load, f"v.blk.{i}.", sizes, tower.norm, rope) for i in range(sizes.layers)]
+        if tower.rope == "quarters":
+            in_quarters(load, sizes)
+        self._spec = attention_spec(sizes, 1.0 if tower.plain_scores else 0.0)
+        self._blocks = [
+            load_encoder_block(load, f"v.blk.{i}.", sizes, tower.norm, rope, self._spec, tower.plain_scores)
+            for i in range(sizes.layers)
+        ]
         self._deep = self._deep_steps(load, keys) if tower.deep else {}
-        self._project = self._steps(load, tower.project)
+        self._project = load_steps(load, tower.project, sizes.width, sizes.out, sizes.epsilon, self.merge)
         self._row_end = None
         if tower.row_end and load.has(tower.row_end):
             self._row_end = load.ops.vector(load.vector(tower.row_end, sizes.out).reshape(1, -1))
@@ -88,6 +101,8 @@ class PictureEncoder:
         """
         ops, n, merge = self.ops, self.patch, self.merge
         numbers = normalized(pixels, self.mean, self.std)
+        if self.tower.contrast:
+            numbers = numbers * 2 - 1
         rows, columns = numbers.shape[1] // n, numbers.shape[2] // n
         if rows * n != numbers.shape[1] or columns * n != numbers.shape[2] or rows % merge or columns % merge:
             size = f"{numbers.shape[2]} × {numbers.shape[1]}"
@@ -106,7 +121,7 @@ class PictureEncoder:
         if self._first_norm is not None:
             x = ops.norm(x, self._first_norm)
         x, deep = self._through_blocks(x, self._turns(rows, columns, order), windows)
-        x = _through(self._project, x)
+        x = through(self._project, x)
         if back is not None:
             x = ops.pick(x, back)
         grid = rows // merge, columns // merge
@@ -116,7 +131,7 @@ class PictureEncoder:
 
     def _through_blocks(self, x: Array, angles: Turns | None, windows: list[int]) -> tuple[Array, list[np.ndarray]]:
         """What the last block's norm gives, and what goes to the language model's first blocks."""
-        ops, spec = self.ops, attention_spec(self.sizes)
+        ops, spec = self.ops, self._spec
         whole = Whole(ops, spec, [len(x)], angles)
         in_windows = Whole(ops, spec, windows, angles) if self._period else whole
         deep = []
@@ -124,7 +139,7 @@ class PictureEncoder:
             sees_all = not self._period or (layer + 1) % self._period == 0
             x = block.run(x, whole if sees_all else in_windows)
             if layer in self._deep:
-                deep.append(ops.numpy(_through(self._deep[layer], ops.copy(x))))
+                deep.append(ops.numpy(through(self._deep[layer], ops.copy(x))))
         return x if self._last_norm is None else ops.norm(x, self._last_norm), deep
 
     def _turns(self, rows: int, columns: int, order: np.ndarray) -> Turns | None:
@@ -137,6 +152,12 @@ class PictureEncoder:
     def _table(self, rows: int, columns: int) -> np.ndarray:
         """What is added to the patches for where they are: (rows × columns, width)."""
         assert self._positions is not None
+        if self.tower.positions == "axes":
+            across, down = self._positions
+            if max(rows, columns) > len(down):
+                raise UsageError(f"the encoder has {len(down)} positions in each direction, the picture more patches")
+            found: np.ndarray = (across[None, :columns] + down[:rows, None]).reshape(rows * columns, -1)
+            return found
         if self.tower.positions != "table":
             return interpolated(self._positions, rows, columns, self.tower.positions)
         if len(self._positions) != rows * columns:
@@ -167,71 +188,9 @@ class PictureEncoder:
         for layer in [i for i, yes in enumerate(chosen[: self.sizes.layers]) if yes is True]:
             at = f"v.deepstack.{layer}."
             parts = Join("rows"), Normalize(f"{at}norm", self.tower.norm), Matrix(f"{at}fc1"), Activate("gelu")
-            found[layer] = self._steps(load, (*parts, Matrix(f"{at}fc2")))
+            sizes, all_parts = self.sizes, (*parts, Matrix(f"{at}fc2"))
+            found[layer] = load_steps(load, all_parts, sizes.width, sizes.out, sizes.epsilon, self.merge)
         return found
-
-    def _steps(self, load: Tensors, parts: Sequence[Part]) -> list[Step]:
-        """Functions of rows, with their tensors checked and taken."""
-        width, found = self.sizes.width, []
-        for part in parts:
-            if isinstance(part, Join):
-                found.append(_joining(part.how, self.merge))
-                width *= 1 if part.how == "mean" else self.merge**2
-            elif isinstance(part, Activate):
-                found.append(_activating(load.ops, part.kind))
-            elif part.optional and not load.has(f"{part.name}.weight"):
-                continue
-            elif isinstance(part, Normalize):
-                epsilon = self.sizes.epsilon if part.epsilon is None else part.epsilon
-                norm = load.norm_of(part.kind, part.name, width, epsilon)
-                if norm is None:
-                    load.tensor(f"{part.name}.weight", width)  # which says that it is missing
-                found.append(_norming(load.ops, norm))
-            else:
-                linear = _matrix(load, part, width)
-                width = linear.rows
-                found.append(_multiplying(load.ops, linear))
-        if width != self.sizes.out:
-            raise load.fail(f"the encoder ends with rows of {width} numbers, and projection_dim is {self.sizes.out}")
-        return found
-
-
-def _matrix(load: Tensors, part: Matrix, width: int) -> Linear:
-    if not part.transposed:
-        return load.linear(part.name, -1, width)
-    name = f"{part.name}.weight"
-    numbers = load.tensor(name, width, -1).floats()
-    turned = matrix(name, numbers.reshape(width, -1).T)
-    return Linear(load.ops.weight(turned), name, turned.rows, turned.cols)
-
-
-def _joining(how: str, side: int) -> Step:
-    def join(x: Array) -> Array:
-        squares = x.reshape(len(x) // side**2, side**2, -1)
-        if how == "mean":
-            return squares.mean(axis=1)
-        return (squares.transpose(0, 2, 1) if how == "channels" else squares).reshape(len(squares), -1)
-
-    return join
-
-
-def _activating(ops: Ops, kind: str) -> Step:
-    return lambda x: ops.activate(None, x, kind)
-
-
-def _norming(ops: Ops, norm: Norm | None) -> Step:
-    assert norm is not None
-    return lambda x: ops.norm(x, norm)
-
-
-def _multiplying(ops: Ops, linear: Linear) -> Step:
-    return lambda x: ops.linear(x, linear)[0]
-
-
-def _through(steps: Sequence[Step], x: Array) -> Array:
-    for step in steps:
-        x = step(x)
-    return x
 
 
 def _three(keys: Keys, name: str) -> tuple[float, ...]:

@@ -345,6 +345,14 @@ def _gelu(x: mx.array) -> mx.array:
 
 
 @partial(mx.compile, shapeless=True)
+def _gelu_quick(x: mx.array) -> mx.array:
+    """GGML's, by way of float16, too."""
+    h = x.astype(mx.float16).astype(mx.float32)
+    y = (h * mx.sigmoid(1.702 * h)).astype(mx.float16).astype(mx.float32)
+    return mx.where(x >= 10, x, mx.where(x <= -10, mx.array(0.0), y))
+
+
+@partial(mx.compile, shapeless=True)
 def _relu(x: mx.array) -> mx.array:
     return mx.maximum(x, 0)
 
@@ -364,7 +372,7 @@ _ACTIVATIONS: dict[str, Callable[..., mx.array]] = {
     "silu": _silu,
     "gelu": _gelu,
     "gelu_erf": lambda x: 0.5 * x * (1 + mx.erf(x * math.sqrt(0.5))),
-    "gelu_quick": lambda x: x * mx.sigmoid(1.702 * x),
+    "gelu_quick": _gelu_quick,
     "tanh": mx.tanh,
     "sigmoid": mx.sigmoid,
     "softplus": lambda x: mx.logaddexp(x, 0),

@@ -1,0 +1,132 @@
+"""Sound: from the bytes of a WAV file to samples, and to the mel spectrograms that encoders take.
+
+samples = open_sound(data)                               # (n,) float32, 16,000 a second, one channel
+pieces = log_mel(samples, 128)                           # (bins, 3000) float32 for each half minute
+
+Source: tools/mtmd/mtmd-audio.cpp of llama.cpp, which has it from Whisper.
+"""
+
+from __future__ import annotations
+
+import io
+import wave
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ggufkit.errors import UsageError, printable
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["RATE", "is_sound", "log_mel", "open_sound"]
+
+RATE = 16_000
+_LONGEST = 3600  # seconds
+_WINDOW, _HOP, _PIECE = 400, 160, 3000  # samples of a frame and between frames; frames of half a minute
+_FLOOR = 5.960464477539063e-08
+_CROSSINGS = 16  # of the filter that resamples, on each side
+
+
+def is_sound(data: bytes) -> bool:
+    """Whether the bytes are a WAV file."""
+    return data[:4] == b"RIFF" and data[8:12] == b"WAVE"
+
+
+def open_sound(data: bytes, name: str = "the sound") -> np.ndarray:
+    """The samples of a WAV file with PCM of 8, 16, 24 or 32 bits, its channels averaged.
+
+    Returns
+    -------
+    array of shape (n,), float32, from −1 to 1, `RATE` a second.
+
+    Raises
+    ------
+    UsageError : the bytes are not such a file, or hold more than an hour.
+    """
+    import numpy as np
+
+    try:
+        with wave.open(io.BytesIO(data)) as file:
+            channels, width, rate, frames = file.getparams()[:4]
+            if not 1000 <= rate <= 768_000 or not 1 <= channels <= 64 or not 1 <= width <= 4:
+                raise UsageError(f"{printable(name)} has {channels} channels of {8 * width} bits, {rate} a second")
+            if frames > _LONGEST * rate:
+                raise UsageError(f"{printable(name)} lasts {frames / rate:.0f} s; {_LONGEST} are taken")
+            raw = np.frombuffer(file.readframes(frames), np.uint8)
+    except (wave.Error, EOFError, ValueError) as e:
+        raise UsageError(f"{printable(name)} is not a WAV file with PCM: {printable(e)}") from None
+    raw = raw[: raw.size // (width * channels) * width * channels].reshape(-1, width)
+    if width == 1:
+        samples: np.ndarray = (raw[:, 0].astype(np.float32) - 128) / 128
+    else:
+        whole = np.zeros((len(raw), 4), np.uint8)
+        whole[:, 4 - width :] = raw
+        samples = whole.view("<i4")[:, 0].astype(np.float32) / np.float32(1 << 31)
+    mono = samples.reshape(-1, channels).mean(axis=1, dtype=np.float32)
+    if not mono.size:
+        raise UsageError(f"{printable(name)} has no samples")
+    return _resampled(mono, rate)
+
+
+def _resampled(samples: np.ndarray, rate: int) -> np.ndarray:
+    """At `RATE`, by a sinc under a Hann window that leaves out what the lower of both rates cannot hold."""
+    import numpy as np
+
+    if rate == RATE:
+        return samples
+    cut = min(1.0, RATE / rate)
+    reach = int(np.ceil(_CROSSINGS / cut))
+    n = max(1, int(len(samples) * RATE / rate))
+    padded = np.pad(samples, (reach, reach + 1))
+    out = np.empty(n, np.float32)
+    taps = np.arange(-reach, reach + 1)
+    for lo in range(0, n, 1 << 14):
+        place = np.arange(lo, min(n, lo + (1 << 14))) * (rate / RATE)
+        whole = place.astype(np.int64)
+        away = (place - whole)[:, None] - taps  # (m, taps)
+        weights = cut * np.sinc(cut * away) * (0.5 + 0.5 * np.cos(np.pi * np.clip(away / reach, -1, 1)))
+        out[lo : lo + len(place)] = (padded[whole[:, None] + taps + reach] * weights).sum(axis=1)
+    return out
+
+
+def log_mel(samples: np.ndarray, bins: int) -> Iterator[np.ndarray]:
+    """Whisper's spectrograms of half a minute each, the last filled up with silence.
+
+    Yields
+    ------
+    arrays of shape (bins, 3000), float32.
+    """
+    import numpy as np
+
+    half = _WINDOW // 2
+    samples = np.pad(samples, (0, max(0, half + 1 - len(samples))))
+    padded = np.concatenate(
+        [samples[half:0:-1], samples, np.zeros(30 * RATE + half, np.float32)]  # the beginning mirrored
+    )
+    frames = (len(padded) - _WINDOW) // _HOP + 1
+    window = 0.5 * (1 - np.cos(2 * np.pi * np.arange(_WINDOW) / _WINDOW))
+    filters = _filters(bins)
+    found = np.empty((frames, bins), np.float32)
+    for lo in range(0, frames, _PIECE):
+        hi = min(frames, lo + _PIECE)
+        part = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[lo * _HOP : (hi - 1) * _HOP + 1 : _HOP]
+        power = np.abs(np.fft.rfft(part * window)) ** 2  # (frames, bins of the transform)
+        found[lo:hi] = np.log10(np.maximum(power @ filters.T, _FLOOR))
+    found = (np.maximum(found, found.max() - 8) + 4) / 4
+    for lo in range(0, frames // _PIECE * _PIECE, _PIECE):
+        yield np.ascontiguousarray(found[lo : lo + _PIECE].T)
+
+
+def _filters(bins: int) -> np.ndarray:
+    """Triangles that are as wide as Slaney's mel scale says, each of area 1: (bins, 201)."""
+    import numpy as np
+
+    linear, step, start = 200 / 3, np.log(6.4) / 27, 1000.0
+    top = start / linear + np.log(RATE / 2 / start) / step
+    mels = np.linspace(0, top, bins + 2)
+    edges = np.where(mels < start / linear, mels * linear, start * np.exp((mels - start / linear) * step))
+    hertz = np.arange(_WINDOW // 2 + 1) * (RATE / _WINDOW)
+    left, centre, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    rising, falling = (hertz - left) / (centre - left), (right - hertz) / (right - centre)
+    triangles: np.ndarray = np.maximum(0, np.minimum(rising, falling)) * 2 / (right - left)
+    return triangles
