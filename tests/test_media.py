@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import json
 import wave
 from itertools import pairwise
 from pathlib import Path
@@ -226,6 +228,51 @@ def test_run_shows_an_image(files, tmp_path, capsys):
     arguments = ["run", str(files / "gemma3.gguf"), "-p", "See", "-n", "2", "--temp", "0", "--backend", "cpu"]
     main([*arguments, "--mmproj", str(files / "mmproj-gemma3.gguf"), "--image", str(tmp_path / "a.png")])
     assert capsys.readouterr().out.startswith("See")
+
+
+def test_the_server_is_shown_images_in_the_body(files, tmp_path):
+    """The answer of both dialects is that of the same prompt in Python; addresses are refused."""
+    pytest.importorskip("starlette")
+    from served import TEMPLATE, Client, serving
+
+    kind, data = "gemma3", picture(60, 50)  # its rows see each other, so pieces of prompts must not cut them
+    write_reader(tmp_path / "model.gguf", kind, TEMPLATE)
+    encoder = files / f"mmproj-{kind}.gguf"
+    said = "<|im_start|>user\n<__media__>What?<|im_end|>\n<|im_start|>assistant\n"
+    with ggufkit.load(tmp_path / "model.gguf", mmproj=encoder, backend="cpu") as model:
+        expected = "".join(model.generate(said, media=[data], max_tokens=6, temperature=0))
+    plain = base64.b64encode(data).decode()
+    url = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{plain}"}}
+    block = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": plain}}
+    text = {"type": "text", "text": "What?"}
+    wishes = {"max_tokens": 6, "temperature": 0}
+    with serving(tmp_path / "model.gguf", {"prompt_piece": 3}, mmproj=encoder) as address:
+        client = Client(address)
+
+        def asked(path: str, part: dict[str, Any]) -> tuple[int, Any]:
+            messages = [{"role": "user", "content": [part, text]}]
+            status, _, answer = client.ask("POST", path, {"messages": messages, **wishes})
+            return status, json.loads(answer)
+
+        for _ in range(2):  # the second time from the cache
+            status, answer = asked("/v1/chat/completions", url)
+            assert (status, answer["choices"][0]["message"]["content"]) == (200, expected)
+            status, answer = asked("/v1/messages", block)
+            assert (status, answer["content"][0]["text"]) == (200, expected)
+        for path, part, message in (
+            ("/v1/chat/completions", {**url, "image_url": {"url": "http://127.0.0.1/a.png"}}, "fetches nothing"),
+            ("/v1/chat/completions", {**url, "image_url": {"url": "data:image/png;base64,!"}}, "not base64"),
+            ("/v1/chat/completions", {**url, "image_url": {"url": "data:image/png;base64,AAAA"}}, "not an image"),
+            ("/v1/chat/completions", {"type": "text", "text": "\ue0f0"}, "U+E0F0"),
+            ("/v1/messages", {**block, "source": {"type": "url", "url": "http://x/y.png"}}, "fetches nothing"),
+        ):
+            status, answer = asked(path, part)
+            assert status == 400
+            assert message in answer["error"]["message"]
+    with serving(tmp_path / "model.gguf") as address:
+        body = {"messages": [{"role": "user", "content": [url, text]}]}
+        status, answer = Client(address).fail("/v1/chat/completions", **body)
+        assert (status, "without encoders" in answer["error"]["message"]) == (400, True)
 
 
 @pytest.mark.parametrize(("rate", "channels", "width"), [(16_000, 1, 1), (16_000, 2, 3), (44_100, 2, 2), (8_000, 1, 4)])

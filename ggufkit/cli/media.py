@@ -9,13 +9,24 @@ from typing import Any
 
 import click
 
-__all__ = ["media_options"]
+__all__ = ["media_options", "mmproj_option"]
+
+
+def mmproj_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --mmproj to a command that has `runtime_options`: it is one more of the arguments of `load` in `on`."""
+
+    @click.option("--mmproj", "-mm", metavar="FILE", help="The encoders with which the model sees or hears.")
+    @functools.wraps(command)
+    def wrapped(mmproj: str | None, on: dict[str, Any], **arguments: Any) -> Any:
+        return command(on={**on, "mmproj": mmproj}, **arguments)
+
+    return wrapped
 
 
 def media_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --mmproj, one more argument of `load` in `on`, and --image and --audio, whose files are `media`."""
+    """Add --mmproj, see `mmproj_option`, and --image and --audio, whose files the command gets as `media`."""
 
-    @click.option("--mmproj", "-mm", metavar="FILE", help="The encoders with which the model sees or hears.")
+    @mmproj_option
     @click.option(
         "--image",
         "--audio",
@@ -26,7 +37,7 @@ def media_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "their order, or before it.",
     )
     @functools.wraps(command)
-    def wrapped(mmproj: str | None, media: tuple[Path, ...], on: dict[str, Any], **arguments: Any) -> Any:
-        return command(media=media, on={**on, "mmproj": mmproj}, **arguments)
+    def wrapped(media: tuple[Path, ...], **arguments: Any) -> Any:
+        return command(media=media, **arguments)
 
     return wrapped

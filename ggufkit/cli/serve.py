@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ggufkit.cli.common import Size
+from ggufkit.cli.media import mmproj_option
 from ggufkit.cli.progress import note
 from ggufkit.cli.prompt import runtime_options
 from ggufkit.cli.speculate import lora_option
@@ -70,6 +71,7 @@ _SMALL = 1 << 20  # bytes of a file with keys, or a template
 @click.option("--metrics", is_flag=True, help="Count at /metrics, for Prometheus.")
 @runtime_options
 @lora_option
+@mmproj_option
 def command(
     models: tuple[str, ...],
     models_dir: Path | None,
@@ -133,6 +135,8 @@ def command(
     files = _named(models, models_dir)
     if on["lora"] and len(files) > 1:
         raise UsageError(f"an adapter is for one model, and there are {len(files)}; serve the one that it is for")
+    if on["mmproj"] and len(files) > 1:
+        raise UsageError(f"encoders are for one model, and there are {len(files)}; serve the one that they are for")
     _require_extra()
     how: dict[str, Any] = {
         "context": ctx_size or None,
@@ -142,7 +146,7 @@ def command(
         "cache_ram": cache_ram,
         "cache_folder": slot_save_path,
         "lookup": lookup,
-        "draft": None if draft is None else partial(load, draft, **{**on, "lora": ()}),
+        "draft": None if draft is None else partial(load, draft, **{**on, "lora": (), "mmproj": None}),
     }
 
     def start(path: Path) -> Engine:

@@ -119,6 +119,15 @@ class Shown:
             raise UsageError(f"{token} is no token, and of nothing that the model was shown")
         return seen, seen.first - token
 
+    def uncut(self, tokens: Sequence[int], lo: int, n: int) -> int:
+        """How many tokens from `lo` on: `n`, or so many more that rows that see each other are not cut."""
+        end = lo + n
+        if end < len(tokens) and tokens[end] < 0:
+            seen, row = self.find(tokens[end])
+            if seen.whole and row:
+                return n + len(seen) - row
+        return n
+
     def parts(self, tokens: np.ndarray) -> Iterator[tuple[int, int, Seen | None, int]]:
         """Tokens and what was seen, in turn: lo, hi, what it is, and its row at `lo`."""
         lo, n = 0, len(tokens)

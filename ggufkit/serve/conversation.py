@@ -6,12 +6,14 @@ objects, results as messages of the role `tool`.
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ggufkit.errors import GGUFError
+from ggufkit.runtime.seen import Prompt, Seen
 from ggufkit.serve.bodies import Body
 from ggufkit.serve.disarm import Disarmed
 from ggufkit.serve.models import Served
@@ -19,8 +21,10 @@ from ggufkit.serve.problems import bad
 from ggufkit.serve.replies.styles import Style
 from ggufkit.serve.replies.writing import described, written
 
-__all__ = ["MAX_MESSAGES", "Conversation", "openai_messages", "openai_tools"]
+__all__ = ["MAX_MESSAGES", "MEDIA", "Conversation", "decoded", "joined", "openai_messages", "openai_tools"]
 
+MEDIA = "\ue0f0"  # stands in a text for an image or sound
+MAX_MEDIA = 16
 MAX_MESSAGES = 10_000
 MAX_TOOLS = 256
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
@@ -36,12 +40,14 @@ class Conversation:
     tools : as OpenAI has them.
     variables : more for the template: `enable_thinking`, …
     goes_on : the last message is the assistant's, to be continued.
+    media : images and sound, files; each stands where the messages have `MEDIA`.
     """
 
     messages: Sequence[Mapping[str, Any]]
     tools: Sequence[Mapping[str, Any]] = ()
     variables: Mapping[str, Any] = field(default_factory=dict)
     goes_on: bool = False
+    media: Sequence[bytes] = ()
 
     @property
     def schemas(self) -> dict[str, Any]:
@@ -58,7 +64,22 @@ class Conversation:
         disarmed = Disarmed(served.tokenizer, self.messages)
         text = self._text(served, disarmed.messages)
         with served.encoding(text):
-            return text, disarmed.tokens(text)
+            return text, disarmed.tokens(text) if not self.media else self._with_media(served, text, disarmed)
+
+    def _with_media(self, served: Served, text: str, disarmed: Disarmed) -> list[int]:
+        media = served.engine.model.media
+        if media is None:
+            raise bad("this model was loaded without encoders of images and sound; it reads text alone", "messages")
+        parts = text.split(MEDIA)
+        if len(parts) != len(self.media) + 1:
+            raise bad("the model's chat template leaves out what the user shows", "messages")
+        ids, seen = disarmed.tokens(parts[0]), list[Seen]()
+        for data, after in zip(self.media, parts[1:], strict=True):
+            found = served.engine.see(media.prepared(data)).result()
+            assert isinstance(found, Prompt)
+            ids += [*found, *disarmed.tokens(after, first=False)]
+            seen += found.seen
+        return Prompt(ids, seen)
 
     def _text(self, served: Served, messages: list[Mapping[str, Any]]) -> str:
         template = served.tool_template if self.tools else served.template
@@ -136,24 +157,25 @@ def _with_texts(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]
     ]
 
 
-def openai_messages(body: Body, name: str = "messages") -> list[dict[str, Any]]:
-    """The messages of a body in OpenAI's form, checked.
+def openai_messages(body: Body, name: str = "messages", media: list[bytes] | None = None) -> list[dict[str, Any]]:
+    """The messages of a body in OpenAI's form, checked; images and sound go to `media`, where there is such a list.
 
     Raises
     ------
     Problem : they are not of that form, or have in them what is no text.
     """
-    found = [_message(message) for message in body.objects(name, MAX_MESSAGES)]
+    found = [_message(message, media) for message in body.objects(name, MAX_MESSAGES)]
     if not found:
         raise body.wrong(name, "is missing or empty; there is nothing to answer")
     return found
 
 
-def _message(body: Body) -> dict[str, Any]:
+def _message(body: Body, media: list[bytes] | None) -> dict[str, Any]:
     role = body.choice("role", _ROLES)
     if role is None:
         raise body.wrong("role", "is missing")
-    message: dict[str, Any] = {"role": "system" if role == "developer" else role, "content": text_of(body, "content")}
+    content = text_of(body, "content", media if role == "user" else None)
+    message: dict[str, Any] = {"role": "system" if role == "developer" else role, "content": content}
     for name in ("name", "tool_call_id", "reasoning_content"):
         if name in body:
             message[name] = body.text(name)
@@ -166,23 +188,88 @@ def _message(body: Body) -> dict[str, Any]:
     return message
 
 
-def text_of(body: Body, name: str) -> str:
-    """A text, or parts that are texts, as one text.
+def text_of(body: Body, name: str, media: list[bytes] | None = None) -> str:
+    """A text, or parts that are texts, as one text; images and sound go to `media`, and `MEDIA` into the text.
 
     Raises
     ------
-    Problem : a part is an image or sound.
+    Problem : a part is an image or sound that is not taken here, or not in the body itself.
     """
     value = body.get(name, (str, list), "")
     if isinstance(value, str):
-        return value
+        return without_signs(body, name, value)
     parts: list[str] = []
     for part in body.objects(name, MAX_MESSAGES):
         kind = part.text("type", "text")
-        if kind not in ("text", "input_text", "output_text", "refusal"):
-            raise part.wrong("type", f"is {kind!r}; this server takes text only, and fetches nothing")
-        parts.append(part.text("text") or part.text("refusal") or "")
-    return "\n".join(parts)
+        if media is not None and kind in ("image_url", "input_audio"):
+            media.append(media_of(part, kind, media))
+            parts.append(MEDIA)
+        elif kind in ("text", "input_text", "output_text", "refusal"):
+            field = "text" if part.text("text") else "refusal"
+            parts.append(without_signs(part, field, part.text(field) or ""))
+        else:
+            raise part.wrong("type", f"is {kind!r}; this server takes text here, and fetches nothing")
+    return joined(parts)
+
+
+def joined(parts: Sequence[str]) -> str:
+    """Parts of a message as one text: each text on a line of its own, but beside what it is about."""
+    text, behind = "", True
+    for part in parts:
+        if part == MEDIA:
+            text, behind = text + part, True
+        else:
+            text, behind = text + ("" if behind else "\n") + part, False
+    return text
+
+
+def without_signs(body: Body, name: str, text: str) -> str:
+    """A text that cannot be taken for an image.
+
+    Raises
+    ------
+    Problem : it can.
+    """
+    if MEDIA in text:
+        raise body.wrong(name, "has the character U+E0F0 in it, which stands for images here")
+    return text
+
+
+def media_of(part: Body, kind: str, others: Sequence[bytes]) -> bytes:
+    """The bytes of an image or sound that is in a body.
+
+    Raises
+    ------
+    Problem : it is somewhere else, is not base64, or there are too many.
+    """
+    if len(others) >= MAX_MEDIA:
+        raise part.wrong("type", f"is one of more than {MAX_MEDIA} images and sounds")
+    if kind == "input_audio":
+        inner, name = part.at("input_audio"), "data"
+    else:
+        inner = part.at("image_url") if isinstance(part.fields.get("image_url"), dict) else part
+        name = "image_url" if inner is part else "url"
+    if inner is None:
+        raise part.wrong(kind, "is missing")
+    text: str = inner.need_text(name)
+    if kind == "image_url":
+        head, sign, text = text.partition(",")
+        if not head.startswith("data:") or not head.endswith(";base64") or not sign:
+            raise inner.wrong(name, "should be a data: URL in base64; this server fetches nothing")
+    return decoded(inner, name, text)
+
+
+def decoded(body: Body, name: str, text: str) -> bytes:
+    """Base64 in a field.
+
+    Raises
+    ------
+    Problem : it is not.
+    """
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        raise body.wrong(name, "is not base64") from None
 
 
 def _call(body: Body) -> dict[str, Any]:

@@ -45,11 +45,14 @@ class Disarmed:
             content = content.replace(text, f"{text[0]}{self._sign}{text[1:]}")
         return {**message, "content": content}
 
-    def tokens(self, text: str) -> list[int]:
-        """Tokens of a text that a template made of the messages; without a second BOS if the template wrote one."""
+    def tokens(self, text: str, first: bool = True) -> list[int]:
+        """Tokens of a text that a template made of the messages; without a second BOS if the template wrote one.
+
+        `first` : it is the beginning, and not what stands behind an image.
+        """
         vocab = self._tokenizer.vocab
         bos = "" if vocab.bos is None else vocab.texts[vocab.bos]
-        add_special = not (bos and text.startswith(bos))
+        add_special = first and not (bos and text.startswith(bos))
         if not self._control:
             return self._tokenizer.encode(text, add_special=add_special)
         ids = [vocab.bos] if add_special and vocab.add_bos and vocab.bos is not None else []

@@ -50,12 +50,15 @@ def serving(
     engine: dict[str, Any] | None = None,
     backend: str = "cpu",
     lora: Sequence[tuple[Path, float]] = (),
+    mmproj: Path | None = None,
     **settings: Any,
 ) -> Iterator[str]:
     """A server in a thread of this process; its address."""
 
     def start(path: Path) -> Engine:
-        return Engine(partial(ggufkit.load, path, backend=backend, threads=2, lora=lora), **(engine or {}))
+        return Engine(
+            partial(ggufkit.load, path, backend=backend, threads=2, lora=lora, mmproj=mmproj), **(engine or {})
+        )
 
     pool = ModelPool({"tiny": model}, start, lambda path: 0)
     with pool.lease("tiny"):

@@ -200,8 +200,8 @@ def write_mmproj(
 _SPECIALS = ["<unk>", "<s>", "</s>", "\n", "\n\n", "<fake_token_around_image>", "<global-img>", "<|img_thumbnail|>"]
 
 
-def write_reader(path: str | os.PathLike[str], kind: str) -> None:
-    """Write the language model that goes with a projector."""
+def write_reader(path: str | os.PathLike[str], kind: str, template: str | None = None) -> None:
+    """Write the language model that goes with a projector, with a chat template or none."""
     architecture = PROJECTORS[kind][3]
     tokens = [*_SPECIALS, "▁", *(chr(c) for c in range(35, 127) if c not in (36, 37, 38, 42))][:VOCAB]
     types = [2, 3, 3, *[4] * (len(_SPECIALS) - 3), *[1] * (len(tokens) - len(_SPECIALS))]
@@ -216,6 +216,7 @@ def write_reader(path: str | os.PathLike[str], kind: str) -> None:
             "tokenizer.ggml.token_type": Value(ValueType.ARRAY, types, ValueType.INT32),
             "tokenizer.ggml.bos_token_id": 1,
             "tokenizer.ggml.eos_token_id": 2,
+            "tokenizer.chat_template": template,
             f"{architecture}.context_length": 512,
             **more,
         },

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ggufkit.arch.hyperparameters import Keys
@@ -25,9 +26,27 @@ from ggufkit.runtime.ops import Ops
 from ggufkit.runtime.seen import MARKER, Prompt, Seen, Shown
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ggufkit.tokenizer.run.tokenizer import Tokenizer
 
-__all__ = ["Media", "load_media"]
+__all__ = ["Media", "Prepared", "load_media"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A file on its way to an encoder.
+
+    Attributes
+    ----------
+    key : the same for the same bytes.
+    parts : text, and arrays that the encoder takes.
+    encode : what it makes of them.
+    """
+
+    key: str
+    parts: Sequence[str | np.ndarray]
+    encode: Callable[[np.ndarray], Seen]
 
 
 class Media:
@@ -75,16 +94,47 @@ class Media:
         ends = encode("", add_special=add_special)
         vocab = self._tokenizer.vocab
         eos = [ends.pop()] if len(ends) > (vocab.add_bos and vocab.bos is not None) else []
-        ids, seen = [*ends, *encode(parts[0], add_special=False)], []
+        ids, seen = [*ends, *encode(parts[0], add_special=False)], list[Seen]()
         for data, after in zip(media, parts[1:], strict=True):
-            for part in self._seen(data):
-                if isinstance(part, Seen):
-                    ids += part.ids
-                    seen.append(part)
-                else:
-                    ids += self._encoded(part)
-            ids += encode(after, add_special=False)
+            found = self.encoded(self.prepared(data))
+            ids += [*found, *encode(after, add_special=False)]
+            seen += found.seen
         return Prompt([*ids, *eos], seen)
+
+    def prepared(self, data: bytes) -> Prepared:
+        """What a file becomes before an encoder sees it; any thread may do it.
+
+        Raises
+        ------
+        UsageError : it is not what can be read, or there is no encoder for it.
+        MissingDependency : Pillow is not installed.
+        """
+        where = printable(self.gguf.path)
+        if is_sound(data):
+            if self.sounds is None:
+                raise UsageError(f"there is no encoder of sound in {where}")
+            ear, bins = self.sounds.ear, self.sounds.bins
+            parts: list[str | np.ndarray] = [ear.begin, *log_mel(open_sound(data), bins), ear.end]
+            encode: Callable[[np.ndarray], Seen] = self.sounds.encode
+        else:
+            if self.pictures is None:
+                raise UsageError(f"there is no encoder of images in {where}, and this is not a WAV file")
+            parts, encode = self.pictures.layout(open_picture(data)), self.pictures.encode
+        return Prepared(hashlib.sha256(data).hexdigest(), [part for part in parts if len(part)], encode)
+
+    def encoded(self, prepared: Prepared) -> Prompt:
+        """What stands in a prompt for a file."""
+        ids: list[int] = []
+        found: list[Seen] = []
+        for i, part in enumerate(prepared.parts):
+            if isinstance(part, str):
+                ids += self._encoded(part)
+                continue
+            name = f"{prepared.key} {i}"
+            seen = self._shown.recall(name) or self._shown.remember(name, prepared.encode(part))
+            ids += seen.ids
+            found.append(seen)
+        return Prompt(ids, found)
 
     def _encoded(self, text: str) -> list[int]:
         if isinstance(text, OneToken):
@@ -93,32 +143,6 @@ class Media:
             if found is not None:
                 return [found]
         return self._tokenizer.encode(text, add_special=False)
-
-    def _seen(self, data: bytes) -> Iterator[str | Seen]:
-        """What stands in a prompt for a file."""
-        parts = self._heard(data) if is_sound(data) else self._looked_at(data)
-        return (part for part in parts if part != "")
-
-    def _looked_at(self, data: bytes) -> Iterator[str | Seen]:
-        if self.pictures is None:
-            raise UsageError(f"there is no encoder of images in {printable(self.gguf.path)}, and this is no WAV file")
-        key = hashlib.sha256(data).hexdigest()
-        for i, part in enumerate(self.pictures.layout(open_picture(data))):
-            if isinstance(part, str):
-                yield part
-                continue
-            seen = self._shown.recall(f"{key} {i}")
-            yield seen or self._shown.remember(f"{key} {i}", self.pictures.encode(part))
-
-    def _heard(self, data: bytes) -> Iterator[str | Seen]:
-        if self.sounds is None:
-            raise UsageError(f"there is no encoder of sound in {printable(self.gguf.path)}")
-        key = hashlib.sha256(data).hexdigest()
-        yield self.sounds.ear.begin
-        for i, mel in enumerate(log_mel(open_sound(data), self.sounds.bins)):
-            seen = self._shown.recall(f"{key} {i}")
-            yield seen or self._shown.remember(f"{key} {i}", self.sounds.encode(mel))
-        yield self.sounds.ear.end
 
 
 def _kind(keys: Keys, gguf: GGUF) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import json
 import secrets
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -17,7 +17,18 @@ from ggufkit.serve.answers import Answer, Started
 from ggufkit.serve.asks import Ask, chat_ask, choosing_of
 from ggufkit.serve.bodies import Body
 from ggufkit.serve.call import Call, Dialect, json_response, route
-from ggufkit.serve.conversation import MAX_MESSAGES, MAX_TOOLS, Conversation, text_of, tool_of
+from ggufkit.serve.conversation import (
+    MAX_MEDIA,
+    MAX_MESSAGES,
+    MAX_TOOLS,
+    MEDIA,
+    Conversation,
+    decoded,
+    joined,
+    text_of,
+    tool_of,
+    without_signs,
+)
 from ggufkit.serve.engine.request import Finished, Usage
 from ggufkit.serve.models import Served
 from ggufkit.serve.problems import Problem
@@ -50,10 +61,11 @@ def _failed(problem: Problem) -> bytes:
 
 def _conversation(body: Body) -> Conversation:
     messages: list[dict[str, Any]] = []
+    media: list[bytes] = []
     if system := text_of(body, "system"):
         messages.append({"role": "system", "content": system})
     for message in body.objects("messages", MAX_MESSAGES):
-        messages += _messages(message)
+        messages += _messages(message, media)
     if not any(message["role"] != "system" for message in messages):
         raise body.wrong("messages", "is missing or empty; there is nothing to answer")
     tools: list[Mapping[str, Any]] = []
@@ -64,15 +76,15 @@ def _conversation(body: Body) -> Conversation:
     thinking = body.at("thinking")
     variables = {} if thinking is None else {"enable_thinking": thinking.text("type", "enabled") != "disabled"}
     goes_on = messages[-1]["role"] == "assistant" and "tool_calls" not in messages[-1]
-    return Conversation(messages, tools, variables, goes_on)
+    return Conversation(messages, tools, variables, goes_on, media)
 
 
-def _messages(body: Body) -> list[dict[str, Any]]:
+def _messages(body: Body, media: list[bytes]) -> list[dict[str, Any]]:
     """One of Anthropic's messages in OpenAI's form; results of tools are messages of their own there."""
     role = body.choice("role", ("user", "assistant", "system"), "user")
     content = body.get("content", (str, list), "")
     if isinstance(content, str):
-        return [{"role": role, "content": content}]
+        return [{"role": role, "content": without_signs(body, "content", content)}]
     texts: list[str] = []
     results: list[dict[str, Any]] = []
     calls: list[dict[str, Any]] = []
@@ -80,7 +92,10 @@ def _messages(body: Body) -> list[dict[str, Any]]:
     for part in body.objects("content", MAX_MESSAGES):
         kind = part.text("type", "text")
         if kind == "text":
-            texts.append(part.text("text", ""))
+            texts.append(without_signs(part, "text", part.text("text", "")))
+        elif kind == "image" and role == "user":
+            media.append(_image(part, media))
+            texts.append(MEDIA)
         elif kind == "tool_use":
             function = {"name": part.need_text("name"), "arguments": part.get("input", dict) or {}}
             calls.append({"id": part.text("id", ""), "type": "function", "function": function})
@@ -91,12 +106,23 @@ def _messages(body: Body) -> list[dict[str, Any]]:
             thoughts.append(part.text("thinking", ""))
         elif kind != "redacted_thinking":
             raise part.wrong("type", f"is {kind!r}; this server takes text only, and fetches nothing")
-    message: dict[str, Any] = {"role": role, "content": "\n".join(texts)}
+    message: dict[str, Any] = {"role": role, "content": joined(texts)}
     if calls:
         message["tool_calls"] = calls
     if thoughts:
         message["reasoning_content"] = "\n".join(thoughts)
     return [*results, message] if texts or calls or not results else results
+
+
+def _image(part: Body, others: Sequence[bytes]) -> bytes:
+    source = part.at("source")
+    if source is None:
+        raise part.wrong("source", "is missing")
+    if source.text("type", "base64") != "base64":
+        raise source.wrong("type", f"is {source.text('type')!r}; it should be base64: this server fetches nothing")
+    if len(others) >= MAX_MEDIA:
+        raise part.wrong("type", f"is one of more than {MAX_MEDIA} images")
+    return decoded(source, "data", source.need_text("data"))
 
 
 def _asked(body: Body, served: Served, settings: Settings) -> Ask:

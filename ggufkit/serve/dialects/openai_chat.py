@@ -36,9 +36,10 @@ def chat_of(body: Body, served: Served, settings: Settings) -> Ask:
         choosing_of(body, served, settings, LIMITS), logprobs=_logprobs(body), grammar=grammar_of(body)
     )
     tools = openai_tools(body)
-    messages = openai_messages(body)
+    media: list[bytes] = []
+    messages = openai_messages(body, media=media)
     goes_on = body.flag("continue_final_message") and messages[-1]["role"] == "assistant"
-    conversation = Conversation(messages, tools, thinking_variables(body), goes_on)
+    conversation = Conversation(messages, tools, thinking_variables(body), goes_on, media)
     return chat_ask(
         served,
         conversation,

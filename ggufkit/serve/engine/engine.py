@@ -33,6 +33,7 @@ from ggufkit.serve.engine.schedule import Pace, shares
 from ggufkit.serve.engine.stream import Stream
 
 if TYPE_CHECKING:
+    from ggufkit.runtime.encoders.media import Prepared
     from ggufkit.runtime.kv.cache import Cache
     from ggufkit.runtime.model import Model
 
@@ -207,6 +208,17 @@ class Engine:
         found: Future[list[np.ndarray]] = Future()
         self._call(partial(self._embed, deque(texts), pooling, [], found))
         return found
+
+    def see(self, prepared: Prepared) -> Future[object]:
+        """What stands in a prompt for an image or sound, a `runtime.seen.Prompt`: see `Media.encoded`.
+
+        Raises
+        ------
+        EngineClosed : the engine is closing.
+        """
+        media = self.model.media
+        assert media is not None
+        return self._call(lambda: media.encoded(prepared))
 
     def metrics(self) -> Metrics:
         """What was done, and what there is now."""
@@ -391,7 +403,7 @@ class Engine:
 
     def _ahead_of(self, request: Request) -> Ahead | None:
         """What guesses for a request; recurrent layers cannot forget what was guessed wrong."""
-        if not request.speculate or self._recurrent:
+        if not request.speculate or self._recurrent or min(request.tokens) < 0:  # behind images nothing is guessed
             return None
         if self._draft is not None:
             return Ahead(Draft(self._draft, self._draft.new_cache(self._context, *self._types)), self._guesses)
@@ -407,6 +419,7 @@ class Engine:
         reading = [one for one in running if one.left]
         budget = min(self._pace.piece, max(LIMIT - rows, 1))
         read = shares(reading, budget, self._pace.rate, start)
+        read = [(one, self.model.shown.uncut(one.tokens, len(one.cache), n)) for one, n in read]
         pieces += [(one, one.reading(n, start)) for one, n in read]
         for one, logits in self._run(pieces):
             if len(logits):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import bisect
 import os
 from collections.abc import Callable, Iterable, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from ggufkit.errors import GgufkitError
@@ -163,5 +164,6 @@ def file_name(cache: Cache) -> str:
     """A name for what a cache holds: the same model and tokens, the same name."""
     digest = XXH64()
     digest.update(cache.kind.encode())
-    digest.update(b"".join(token.to_bytes(4, "little") for token in cache.tokens))
+    kept = takewhile(lambda token: token >= 0, cache.tokens)  # what comes behind an image is not saved
+    digest.update(b"".join(token.to_bytes(4, "little") for token in kept))
     return digest.digest().hex() + _SUFFIX

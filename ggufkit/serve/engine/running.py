@@ -63,7 +63,7 @@ class Running:
     def begin(self, cache: Cache) -> None:
         """Start with a cache that holds a part of the prompt, if any."""
         self._cache, self.cached = cache, len(cache)
-        self._sampler.accept(self.request.tokens)
+        self._sampler.accept([token for token in self.request.tokens if token >= 0])
 
     @property
     def cache(self) -> Cache:
