@@ -159,7 +159,7 @@ BODIES = {
     "an image": (
         b'{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}]}',
         400,
-        "messages[0].content[0].type",
+        "messages[0].content[0].image_url.url",
     ),
     "temperature": (b'{"messages": [{"role": "user", "content": "x"}], "temperature": -1}', 400, "temperature"),
     "n": (b'{"messages": [{"role": "user", "content": "x"}], "n": 1000000}', 400, "n is"),

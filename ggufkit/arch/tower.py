@@ -24,6 +24,7 @@ from dataclasses import dataclass
 __all__ = [
     "Activate",
     "Ear",
+    "Gated",
     "Grid",
     "Join",
     "Matrix",
@@ -123,7 +124,10 @@ class Normalize:
 
 @dataclass(frozen=True)
 class Matrix:
-    """A matrix and its bias, if it has one; `transposed` as Gemma 3 stores it, `optional` where some go without."""
+    """A matrix and its bias, if it has one; `transposed` as Gemma 3 stores it, `optional` where some go without.
+
+    A convolution over a square of rows is one, behind `Join("channels")`.
+    """
 
     name: str
     transposed: bool = False
@@ -135,6 +139,15 @@ class Activate:
     """An activation."""
 
     kind: str
+
+
+@dataclass(frozen=True)
+class Gated:
+    """down(activation(gate x) × up x), with the activation of the blocks."""
+
+    gate: str
+    up: str
+    down: str
 
 
 @dataclass(frozen=True)
@@ -150,7 +163,7 @@ class Standardize:
     scale: str
 
 
-Step = Join | Normalize | Matrix | Activate | Scale | Standardize
+Step = Join | Normalize | Matrix | Activate | Gated | Scale | Standardize
 
 
 @dataclass(frozen=True)
@@ -163,10 +176,10 @@ class Tower:
     project : from the tower's rows to the language model's.
     norm : of the blocks: ``"layer"`` or ``"rms"``.
     activation : of the blocks, where the file says neither GELU nor SiLU.
-    positions : what is added to patches: ``"table"``: a row of the table each; ``"smoothed"``, ``"corners"``,
-        ``"cubic"``: rows of the table brought to the picture's size, by PyTorch's bilinear way with antialiasing, with
-        corners on corners, or its bicubic way; ``"axes"``: a row of the table's first part by the column and one of
-        its second by the row; ``""``: nothing.
+    positions : what is added to patches, where the file has a table: ``"table"``: a row each; ``"smoothed"``,
+        ``"corners"``, ``"cubic"``: rows of the table brought to the picture's size, by PyTorch's bilinear way with
+        antialiasing, with corners on corners, or its bicubic way; ``"axes"``: a row of the table's first part by the
+        column and one of its second by the row; ``""``: nothing.
     rope : how queries and keys turn by row and column: ``"halves"``: the first half of the pairs by the row, the second
         by the column, as Qwen's; ``"neighbours"``: numbers side by side turn together, the first half of a head by the
         row, the other by the column with frequencies in between, as Pixtral's; ``"quarters"``: each half of a head

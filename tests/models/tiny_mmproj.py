@@ -113,6 +113,22 @@ PROJECTORS: dict[str, tuple[dict[str, Any], Shapes, Shapes, str]] = {
         | {"v.token_embd.img_break": (WIDTH,)},
         "llama",
     ),
+    "glm4v": (
+        {"use_silu": True},
+        block(norm_bias=False, fused=True, gate=True, bias=False),
+        PATCHES
+        | {"v.patch_embd.weight.1": (INNER, 3, PATCH, PATCH)}
+        | BIAS
+        | TABLE
+        | norms("v.norm_embd", "v.post_ln", size=INNER)
+        | {"mm.patch_merger.weight": (WIDTH, INNER, 2, 2), "mm.patch_merger.bias": (WIDTH,)}
+        | linear("mm.model.fc", WIDTH, WIDTH)
+        | norms("mm.post_norm", bias=True)
+        | linear("mm.gate", FFN, WIDTH)
+        | linear("mm.up", FFN, WIDTH)
+        | linear("mm.down", WIDTH, FFN),
+        "qwen2vl",
+    ),
     "lfm2": (
         {"use_gelu": True, "vision.projector.scale_factor": 2, "vision.image_size": 256},
         block(),

@@ -16,10 +16,11 @@ from ggufkit.arch.projector import (
     two_frames,
     vision_keys,
 )
-from ggufkit.arch.tower import Activate, Join, Matrix, Patches, Tower
+from ggufkit.arch.tower import Activate, Gated, Join, Matrix, Normalize, Patches, Tower
 from ggufkit.arch.transforms import drop, rename, split_rows
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError, CheckpointError, printable
+from ggufkit.gguf.header import Value
 from ggufkit.tensors.tensor import Tensor
 
 # ---- Qwen2-VL, Qwen2.5-VL ---------------------------------------------------------------------------------------
@@ -140,7 +141,35 @@ QWEN3_VL = Projector(
     ),
 )
 
-PROJECTORS = (QWEN2_VL, QWEN3_VL)
+# ---- GLM-4.1V, GLM-4.5V, GLM-OCR --------------------------------------------------------------------------------
+
+
+def _glm_activation(name: str, config: Config) -> Iterable[tuple[str, Value]]:
+    kind = str(config.vision.get("hidden_act", default="")).lower()
+    return USES_GELU(name, config) if kind == "gelu" else USES_SILU(name, config) if kind == "silu" else ()
+
+
+GLM4V = Projector(
+    models=(
+        "Glm4vForConditionalGeneration",
+        "Glm4vMoeForConditionalGeneration",
+        "GlmOcrForConditionalGeneration",
+    ),
+    keys=(
+        *vision_keys(image_size=_image_size),
+        projector("glm4v"),
+        _glm_activation,
+        real("/clip.vision.attention.layer_norm_epsilon", of_vision("rms_norm_eps", default=1e-5)),
+    ),
+    kept=r"^(model\.)?visual\.",
+    transforms=(
+        rename((r"^model\.visual\.", "visual.")),
+        two_frames(r"^visual\.patch_embed\.proj\.weight$"),
+        rename((r"^visual\.patch_embed\.proj\.bias$", "v.patch_embd.bias")),
+    ),
+)
+
+PROJECTORS = (QWEN2_VL, QWEN3_VL, GLM4V)
 
 # ---- what they compute ------------------------------------------------------------------------------------------
 
@@ -158,4 +187,19 @@ TOWERS = {
     "qwen2vl_merger": _VL,
     "qwen2.5vl_merger": replace(_VL, norm="rms", windows=112),
     "qwen3vl_merger": replace(_VL, positions="corners", deep=True),
+    "glm4v": replace(
+        _VL,
+        norm="rms",
+        positions="cubic",
+        project=(
+            Join("channels"),
+            Matrix("mm.patch_merger"),
+            Matrix("mm.model.fc"),
+            Normalize("mm.post_norm", "layer", 1e-5),
+            Activate("gelu_erf"),
+            Gated("mm.gate", "mm.up", "mm.down"),
+        ),
+        begin="<|begin_of_image|>",
+        end="<|end_of_image|>",
+    ),
 }

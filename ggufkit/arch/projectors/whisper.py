@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ggufkit.arch.metadata import Row, real, uint
 from ggufkit.arch.projector import BLOCKS, CONVOLUTIONS, Projector, audio_keys, projector
 from ggufkit.arch.tower import Ear, Matrix
@@ -13,10 +15,10 @@ _WHISPER: tuple[Row, ...] = (
 )
 
 
-def _whisper(models: tuple[str, ...], kind: str) -> Projector:
+def _whisper(models: tuple[str, ...], kind: str, *more: Row) -> Projector:
     return Projector(
         models=models,
-        keys=(*audio_keys(), projector(kind), *_WHISPER),
+        keys=(*audio_keys(), projector(kind), *_WHISPER, *more),
         transforms=(
             drop(r"^(lm_head|model)\."),
             rename((r"^(?=multi_modal_projector)", "audio.")),
@@ -27,7 +29,15 @@ def _whisper(models: tuple[str, ...], kind: str) -> Projector:
     )
 
 
-PROJECTORS = (_whisper(("Qwen2AudioForConditionalGeneration",), "qwen2a"),)
+_CONVOLUTION = r"^a\.conv1d\.\d+\.weight"
+_STACK = uint("/clip.audio.projector.stack_factor", lambda config: 4)
+_FLAMINGO = _whisper(("AudioFlamingo3ForConditionalGeneration",), "musicflamingo")
+
+PROJECTORS = (
+    _whisper(("Qwen2AudioForConditionalGeneration",), "qwen2a"),
+    _whisper(("VoxtralForConditionalGeneration",), "voxtral", _STACK),
+    replace(_FLAMINGO, types={**_FLAMINGO.types, _CONVOLUTION: "F32"}),  # trained in BF16
+)
 
 EARS = {
     "qwen2a": Ear(project=(Matrix("mm.a.fc"),), pooled=True, begin="<|audio_bos|>", end="<|audio_eos|>"),

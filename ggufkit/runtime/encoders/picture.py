@@ -68,11 +68,12 @@ class PictureEncoder:
         self.mean, self.std = (_three(keys, name) for name in ("image_mean", "image_std"))
         self._patches = self._patch_matrix(load)
         self._positions = None
-        if tower.positions:
+        if tower.positions and load.has("v.position_embd.weight"):
             parts = (2,) if tower.positions == "axes" else ()
             self._positions = load.numbers("v.position_embd.weight", *parts, -1, sizes.width)
-        self._first_norm, self._last_norm = (
-            load.norm_of(tower.norm, f"v.{name}", sizes.width, sizes.epsilon) for name in ("pre_ln", "post_ln")
+        self._patch_norm, self._first_norm, self._last_norm = (
+            load.norm_of(tower.norm, f"v.{name}", sizes.width, sizes.epsilon)
+            for name in ("norm_embd", "pre_ln", "post_ln")
         )
         self._period = keys.count("n_wa_pattern", 0, least=0) if tower.windows else 0
         rope = None
@@ -87,7 +88,9 @@ class PictureEncoder:
             for i in range(sizes.layers)
         ]
         self._deep = self._deep_steps(load, keys) if tower.deep else {}
-        self._project = load_steps(load, tower.project, sizes.width, sizes.out, sizes.epsilon, self.merge)
+        self._project = load_steps(
+            load, tower.project, sizes.width, sizes.out, sizes.epsilon, self.merge, sizes.activation
+        )
         self._row_end = None
         if tower.row_end and load.has(tower.row_end):
             self._row_end = load.ops.vector(load.vector(tower.row_end, sizes.out).reshape(1, -1))
@@ -116,6 +119,8 @@ class PictureEncoder:
             order = order.reshape(-1, merge * merge)[groups].reshape(-1)
         patches = numbers.reshape(3, rows, n, columns, n).transpose(1, 3, 0, 2, 4).reshape(rows * columns, -1)
         (x,) = ops.linear(ops.vector(patches[order]), self._patches)
+        if self._patch_norm is not None:
+            x = ops.norm(x, self._patch_norm)
         if self._positions is not None:
             x = ops.add(x, ops.vector(self._table(rows, columns)[order]))
         if self._first_norm is not None:

@@ -8,17 +8,26 @@ from typing import Any
 
 import numpy as np
 
-from ggufkit.arch.tower import Activate, Join, Matrix, Normalize, Scale, Standardize
+from ggufkit.arch.tower import Activate, Gated, Join, Matrix, Normalize, Scale, Standardize
+from ggufkit.runtime.feed_forward import FeedForward
 from ggufkit.runtime.loader import Tensors
 from ggufkit.runtime.ops import Array, Linear, Norm, Ops
-from ggufkit.tensors.views import matrix
+from ggufkit.tensors.views import matrix, reshaped
 
 __all__ = ["Step", "load_steps", "through"]
 
 Step = Callable[[Array], Array]  # rows to rows
 
 
-def load_steps(load: Tensors, parts: Sequence[Any], width: int, out: int, epsilon: float, side: int = 1) -> list[Step]:
+def load_steps(
+    load: Tensors,
+    parts: Sequence[Any],
+    width: int,
+    out: int,
+    epsilon: float,
+    side: int = 1,
+    activation: str = "",
+) -> list[Step]:
     """Functions of rows, with their tensors checked and taken.
 
     Parameters
@@ -26,6 +35,7 @@ def load_steps(load: Tensors, parts: Sequence[Any], width: int, out: int, epsilo
     parts : of `arch.tower`.
     width, out : numbers of a row at the beginning and at the end.
     epsilon : of norms that have none of their own.
+    activation : of gated networks.
     side : `Join` makes one row of so many in each direction, which lie beside each other.
 
     Raises
@@ -48,6 +58,8 @@ def load_steps(load: Tensors, parts: Sequence[Any], width: int, out: int, epsilo
                 found.append(_standardizing(*(load.ops.vector(v) for v in vectors)))
         elif isinstance(part, Normalize) and not part.name:
             found.append(_norming(load.ops, _plain_norm(load.ops, part, width, epsilon)))
+        elif isinstance(part, Gated):
+            found.append(_feeding(load, part, width, activation))
         elif part.optional and not load.has(f"{part.name}.weight"):
             continue
         elif isinstance(part, Normalize):
@@ -72,9 +84,12 @@ def through(steps: Sequence[Step], x: Array) -> Array:
 
 
 def _matrix(load: Tensors, part: Matrix, width: int) -> Linear:
-    if not part.transposed:
-        return load.linear(part.name, -1, width)
     name = f"{part.name}.weight"
+    if not part.transposed:
+        if load.has(name) and len(load.tensors[name].shape) == 4:  # a convolution
+            whole = load.tensors[name].shape
+            load.tensors = {**load.tensors, name: reshaped(load.tensors[name], (whole[0], math.prod(whole[1:])))}
+        return load.linear(part.name, -1, width)
     numbers = load.tensor(name, width, -1).floats()
     turned = matrix(name, numbers.reshape(width, -1).T)
     return Linear(load.ops.weight(turned), name, turned.rows, turned.cols)
@@ -83,6 +98,13 @@ def _matrix(load: Tensors, part: Matrix, width: int) -> Linear:
 def _plain_norm(ops: Ops, part: Normalize, width: int, epsilon: float) -> Norm:
     own = epsilon if part.epsilon is None else part.epsilon
     return Norm(part.kind, own, width, ops.vector(np.ones((1, width), np.float32)))
+
+
+def _feeding(load: Tensors, part: Gated, width: int, activation: str) -> Step:
+    gate = load.linear(part.gate, -1, width)
+    up = load.linear(part.up, gate.rows, width)
+    network = FeedForward(gate, up, load.linear(part.down, width, gate.rows), activation)
+    return lambda x: network.run(load.ops, x)
 
 
 def _joining(how: str, side: int) -> Step:
