@@ -85,9 +85,10 @@ def test_images_are_what_the_reference_sees(files, kind, size):
     compare(files, kind, data, pixels(data))
 
 
-def test_large_images_are_cut_as_the_reference_cuts_them(files):
-    data = picture(540, 270)
-    compare(files, "lfm2", data, pixels(data), read=False)
+@pytest.mark.parametrize(("kind", "size"), [("lfm2", (540, 270)), ("minicpmv4_6", (200, 150))])
+def test_large_images_are_cut_as_the_reference_cuts_them(files, kind, size):
+    data = picture(*size)
+    compare(files, kind, data, pixels(data), read=False)
 
 
 @pytest.mark.parametrize("kind", EARS)

@@ -31,6 +31,7 @@ __all__ = [
     "Normalize",
     "Patches",
     "Scale",
+    "Slices",
     "Square",
     "Standardize",
     "Tiles",
@@ -97,7 +98,25 @@ class Grid:
     overview: str
 
 
-Fit = Square | Patches | Tiles | Grid
+@dataclass(frozen=True)
+class Slices:
+    """The image about as large as `image_size`, and of a larger one then its slices, each of about that size.
+
+    Attributes
+    ----------
+    most : slices.
+    overview, tile : the text around the image and around a slice, before and behind.
+    row_end : behind each row of slices but the last.
+    """
+
+    method: str
+    most: int
+    overview: tuple[str, str]
+    tile: tuple[str, str]
+    row_end: str
+
+
+Fit = Square | Patches | Tiles | Grid | Slices
 
 
 # ---- from the tower's rows to the language model's: steps, one after the other ----------------------------------
@@ -179,7 +198,8 @@ class Tower:
     positions : what is added to patches, where the file has a table: ``"table"``: a row each; ``"smoothed"``,
         ``"corners"``, ``"cubic"``: rows of the table brought to the picture's size, by PyTorch's bilinear way with
         antialiasing, with corners on corners, or its bicubic way; ``"axes"``: a row of the table's first part by the
-        column and one of its second by the row; ``""``: nothing.
+        column and one of its second by the row; ``"buckets"``: a row of the table, to whose grid the
+        picture's is stretched; ``""``: nothing.
     rope : how queries and keys turn by row and column: ``"halves"``: the first half of the pairs by the row, the second
         by the column, as Qwen's; ``"neighbours"``: numbers side by side turn together, the first half of a head by the
         row, the other by the column with frequencies in between, as Pixtral's; ``"quarters"``: each half of a head
@@ -187,6 +207,7 @@ class Tower:
     rope_base : of the frequencies.
     merge : how many patches in each direction become one row, where the file does not say.
     merge_key : where it does.
+    middle : what the names of a network begin with that makes one row of four patches behind one of the blocks; or "".
     windows : where the file has a period, only every so many layers see the whole picture, the others windows of so
         many pixels; 0 for no such thing.
     contrast : pixels are multiplied by 2, and 1 is taken off.
@@ -206,6 +227,7 @@ class Tower:
     rope_base: float = 10000.0
     merge: int = 1
     merge_key: str = "projector.scale_factor"
+    middle: str = ""
     windows: int = 0
     contrast: bool = False
     plain_scores: bool = False

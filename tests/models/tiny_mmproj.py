@@ -141,6 +141,28 @@ PROJECTORS: dict[str, tuple[dict[str, Any], Shapes, Shapes, str]] = {
         | linear("mm.2", WIDTH, WIDTH, True),
         "llama",
     ),
+    "minicpmv4_6": (
+        {
+            "use_gelu": True,
+            "vision.projector.scale_factor": 4,
+            "vision.wa_layer_indexes": Value(ValueType.ARRAY, [0], ValueType.INT32),
+        },
+        block(),
+        PATCHES
+        | BIAS
+        | {"v.position_embd.weight": (70 * 70, INNER)}
+        | norms("v.post_ln", "v.vit_merger.ln1", bias=True, size=INNER)
+        | norms("v.vit_merger.ds_ln", "mm.input_norm", bias=True, size=4 * INNER)
+        | linear("v.vit_merger.attn_q", INNER, INNER, True)
+        | linear("v.vit_merger.attn_k", INNER, INNER, True)
+        | linear("v.vit_merger.attn_v", INNER, INNER, True)
+        | linear("v.vit_merger.attn_out", INNER, INNER, True)
+        | linear("v.vit_merger.ds_ffn_up", FFN, 4 * INNER, True)
+        | linear("v.vit_merger.ds_ffn_down", INNER, FFN, True)
+        | linear("mm.up", FFN, 4 * INNER, True)
+        | linear("mm.down", WIDTH, FFN, True),
+        "llama",
+    ),
     "gemma4v": (
         {},
         block(norm_bias=False, gate=True, bias=False)
@@ -214,12 +236,15 @@ def write_mmproj(
 
 
 _SPECIALS = ["<unk>", "<s>", "</s>", "\n", "\n\n", "<fake_token_around_image>", "<global-img>", "<|img_thumbnail|>"]
+_SPECIALS += ["<image>", "</image>", "<slice>", "</slice>"]
+_LEFT_OUT = "$%&*ABCFHJKLOPQRTUVXYZ"  # so that the others fit
 
 
 def write_reader(path: str | os.PathLike[str], kind: str, template: str | None = None) -> None:
     """Write the language model that goes with a projector, with a chat template or none."""
     architecture = PROJECTORS[kind][3]
-    tokens = [*_SPECIALS, "▁", *(chr(c) for c in range(35, 127) if c not in (36, 37, 38, 42))][:VOCAB]
+    tokens = [*_SPECIALS, "▁", *(chr(c) for c in range(33, 127) if chr(c) not in _LEFT_OUT)]
+    tokens += [f"<{i}>" for i in range(len(tokens), VOCAB)]
     types = [2, 3, 3, *[4] * (len(_SPECIALS) - 3), *[1] * (len(tokens) - len(_SPECIALS))]
     more = {"qwen3vl.n_deepstack_layers": 1} if architecture == "qwen3vl" else {}
     write_tiny(

@@ -23,6 +23,7 @@ from ggufkit.arch.tower import (
     Normalize,
     Patches,
     Scale,
+    Slices,
     Square,
     Standardize,
     Tiles,
@@ -221,6 +222,25 @@ TOWERS = {
         ),
         begin="<|image_start|>",
         end="<|image_end|>",
+    ),
+    "minicpmv4_6": Tower(
+        fit=Slices(
+            "bicubic",
+            most=9,
+            overview=("<image>", "</image>"),
+            tile=("<slice>", "</slice>"),
+            row_end="\n",
+        ),
+        positions="buckets",
+        merge=4,
+        middle="v.vit_merger.",
+        project=(
+            Join("rows"),
+            Normalize("mm.input_norm", "layer"),
+            Matrix("mm.up"),
+            Activate("gelu_erf"),
+            Matrix("mm.down"),
+        ),
     ),
     "gemma4v": Tower(
         fit=Patches("bicubic", tokens=(70, 1120)),

@@ -17,7 +17,16 @@ from ggufkit.runtime.rope import Rope, RopeTables
 from ggufkit.runtime.step import Step
 from ggufkit.tensors.views import take_rows, vector
 
-__all__ = ["Sizes", "Turns", "Whole", "attention_spec", "in_quarters", "load_encoder_block", "read_sizes"]
+__all__ = [
+    "Sizes",
+    "Turns",
+    "Whole",
+    "attention_spec",
+    "in_quarters",
+    "load_attention",
+    "load_encoder_block",
+    "read_sizes",
+]
 
 _CACHE = CacheSpec("F32", "F32")
 
@@ -125,13 +134,39 @@ def load_encoder_block(
     def normed(name: str, size: int = width) -> Norm | None:
         return load.norm_of(norm, f"{at}{name}", size, sizes.epsilon)
 
-    q, k, v = _projections(load, at, width)
-    attention = Attention(
+    attention = load_attention(load, at, sizes, norm, rope, spec, value_norm)
+    return Block(
+        mixers=(attention,),
+        ffn=_feed_forward(load, at, sizes),
+        mixer_norm=normed("ln1"),
+        mixer_post_norm=normed("attn_post_norm"),
+        mixer_sum_norm=None,
+        ffn_norm=normed("ln2"),
+        ffn_post_norm=normed("ffn_post_norm"),
+        ffn_sum_norm=None,
+        parallel=False,
+        scale=1.0,
+        output_scale=_scalar(load, f"{at}out_scale.weight"),
+    )
+
+
+def load_attention(
+    load: Tensors,
+    at: str,
+    sizes: Sizes,
+    norm: str,
+    rope: Rope | None,
+    spec: AttentionSpec,
+    value_norm: bool = False,
+) -> Attention:
+    """A block's attention: see `load_encoder_block`."""
+    q, k, v = _projections(load, at, sizes.width)
+    return Attention(
         slot=0,
         q=q,
         k=k,
         v=v,
-        out=load.linear(f"{at}attn_out", width, width),
+        out=load.linear(f"{at}attn_out", sizes.width, sizes.width),
         q_norm=_head_norm(load, f"{at}attn_q_norm", norm, sizes),
         k_norm=_head_norm(load, f"{at}attn_k_norm", norm, sizes),
         v_norm=_plain_norm(load.ops, sizes) if value_norm else None,
@@ -145,19 +180,6 @@ def load_encoder_block(
         clamp=0.0,
         temperature=None,
         value_scale=1.0,
-    )
-    return Block(
-        mixers=(attention,),
-        ffn=_feed_forward(load, at, sizes),
-        mixer_norm=normed("ln1"),
-        mixer_post_norm=normed("attn_post_norm"),
-        mixer_sum_norm=None,
-        ffn_norm=normed("ln2"),
-        ffn_post_norm=normed("ffn_post_norm"),
-        ffn_sum_norm=None,
-        parallel=False,
-        scale=1.0,
-        output_scale=_scalar(load, f"{at}out_scale.weight"),
     )
 
 

@@ -14,13 +14,20 @@ import numpy as np
 if TYPE_CHECKING:
     from ggufkit.arrays import FloatArray
 
-__all__ = ["by_block", "by_window", "interpolated", "turns"]
+__all__ = ["by_block", "by_nested_block", "by_window", "interpolated", "turns"]
 
 
 def by_block(rows: int, columns: int, side: int) -> np.ndarray:
     """The order in which squares of `side` × `side` patches lie beside each other: (rows × columns,)."""
     numbers = np.arange(rows * columns).reshape(rows // side, side, columns // side, side)
     return numbers.transpose(0, 2, 1, 3).reshape(-1)
+
+
+def by_nested_block(rows: int, columns: int) -> np.ndarray:
+    """The order in which squares of 4 × 4 patches lie beside each other, and in each of them squares of 2 × 2."""
+    squares = by_block(rows, columns, 2).reshape(-1, 4)
+    order: np.ndarray = squares[by_block(rows // 2, columns // 2, 2)].reshape(-1)
+    return order
 
 
 def by_window(rows: int, columns: int, side: int) -> tuple[np.ndarray, list[int]]:

@@ -5,6 +5,7 @@ Source: tools/mtmd/mtmd-image.cpp and `mtmd_tokenizer` in tools/mtmd/mtmd.cpp of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import singledispatch
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ggufkit.arch.hyperparameters import Keys
-from ggufkit.arch.tower import Grid, Patches, Square, Tiles, Tower
+from ggufkit.arch.tower import Grid, Patches, Slices, Square, Tiles, Tower
 from ggufkit.errors import UsageError
 from ggufkit.media.pictures import aligned_size, fitted, resized
 
@@ -158,4 +159,67 @@ def _nearest(width: int, height: int, tile: int, shapes: list[tuple[int, int]]) 
         away = float(abs(aspect - f(columns) / f(rows)))
         if away < least or (away == least and area > f(0.5) * f(tile * tile * columns * rows)):
             best, least = (columns, rows), away
+    return best
+
+
+@_pictures.register
+def _slices(fit: Slices, keys: Keys, patch: int, merge: int) -> Layout:
+    size, step = keys.count("image_size", most=1 << 14), patch * merge
+    small = merge == 2  # of which single pictures keep their shape
+
+    def pictures(pixels: np.ndarray) -> list[str | np.ndarray]:
+        height, width = pixels.shape[:2]
+        if max(width, height) > 64 * min(width, height):
+            raise UsageError(f"an image of {width} × {height} pixels is too narrow for the model")
+        ratio = float(np.float32(width * height) / np.float32(size * size))
+        alone = (ratio <= 1 and small) or max(width, height) <= size
+        whole = _near(width, height, size, step, alone) if small or not alone else (size, size)
+        found: list[str | np.ndarray] = [
+            OneToken(fit.overview[0]),
+            resized(pixels, whole, fit.method),
+            OneToken(fit.overview[1]),
+        ]
+        if alone:
+            return found
+        columns, rows = _best_grid(width, height, min(math.ceil(ratio), fit.most), fit.most)
+        parts = _aligned(width, columns) // columns, _aligned(height, rows) // rows
+        across, down = _near(*parts, size, step, True)
+        refined = fitted(pixels, (across * columns, down * rows), fit.method)
+        for row in range(rows):
+            for column in range(columns):
+                part = refined[row * down : (row + 1) * down, column * across : (column + 1) * across]
+                found += [OneToken(fit.tile[0]), part, OneToken(fit.tile[1])]
+            if row < rows - 1:
+                found.append(OneToken(fit.row_end))
+        return found
+
+    return pictures
+
+
+def _aligned(length: int, step: int) -> int:
+    """The nearest multiple of `step`, at least one."""
+    return max(int(math.floor(np.float32(length) / np.float32(step) + np.float32(0.5)) * step), step)
+
+
+def _near(width: int, height: int, size: int, step: int, larger: bool) -> tuple[int, int]:
+    """A size of about `size`² pixels and the same shape in multiples of `step`; smaller ones stay unless `larger`."""
+    if width * height > size * size or larger:
+        aspect = np.float32(width) / np.float32(height)
+        height = int(np.float32(size) / np.sqrt(aspect))
+        width = int(np.float32(height) * aspect)
+    return _aligned(width, step), _aligned(height, step)
+
+
+def _best_grid(width: int, height: int, parts: int, most: int) -> tuple[int, int]:
+    """Columns and rows of about so many parts whose shape is most like an image's."""
+    aspect = np.float32(math.log(np.float32(width) / np.float32(height)))
+    best, least = (1, 1), np.float32(np.inf)
+    for count in (parts - 1, parts, parts + 1):
+        if count == 1 or count > most:
+            continue
+        for columns in range(1, count + 1):
+            if count % columns == 0:
+                away = np.float32(abs(float(aspect) - math.log(columns / (count // columns))))
+                if away < least:
+                    best, least = (columns, count // columns), away
     return best

@@ -42,8 +42,10 @@ class Prepared:
     key : the same for the same bytes.
     parts : text, and arrays that the encoder takes.
     encode : what it makes of them.
+    media : whose it is.
     """
 
+    media: Media
     key: str
     parts: Sequence[str | np.ndarray]
     encode: Callable[[np.ndarray], Seen]
@@ -120,7 +122,7 @@ class Media:
             if self.pictures is None:
                 raise UsageError(f"there is no encoder of images in {where}, and this is not a WAV file")
             parts, encode = self.pictures.layout(open_picture(data)), self.pictures.encode
-        return Prepared(hashlib.sha256(data).hexdigest(), [part for part in parts if len(part)], encode)
+        return Prepared(self, hashlib.sha256(data).hexdigest(), [part for part in parts if len(part)], encode)
 
     def encoded(self, prepared: Prepared) -> Prompt:
         """What stands in a prompt for a file."""

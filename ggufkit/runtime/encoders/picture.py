@@ -23,9 +23,10 @@ from ggufkit.runtime.encoders.blocks import (
     load_encoder_block,
     read_sizes,
 )
-from ggufkit.runtime.encoders.grid import by_block, by_window, interpolated, turns
+from ggufkit.runtime.encoders.grid import by_block, by_nested_block, by_window, interpolated, turns
 from ggufkit.runtime.encoders.layout import layout_of
 from ggufkit.runtime.encoders.limits import with_limits
+from ggufkit.runtime.encoders.middle import load_middle
 from ggufkit.runtime.encoders.steps import Step, load_steps, through
 from ggufkit.runtime.loader import Tensors
 from ggufkit.runtime.ops import Array, Linear
@@ -88,9 +89,11 @@ class PictureEncoder:
             for i in range(sizes.layers)
         ]
         self._deep = self._deep_steps(load, keys) if tower.deep else {}
-        self._project = load_steps(
-            load, tower.project, sizes.width, sizes.out, sizes.epsilon, self.merge, sizes.activation
-        )
+        self._middle, side = None, self.merge
+        if tower.middle and load.has(f"{tower.middle}ln1.weight"):
+            self._middle, side = load_middle(load, tower.middle, sizes, self._spec), self.merge // 2
+            self._middle_layer = _layer(keys, "wa_layer_indexes", sizes.layers)
+        self._project = load_steps(load, tower.project, sizes.width, sizes.out, sizes.epsilon, side, sizes.activation)
         self._row_end = None
         if tower.row_end and load.has(tower.row_end):
             self._row_end = load.ops.vector(load.vector(tower.row_end, sizes.out).reshape(1, -1))
@@ -111,7 +114,7 @@ class PictureEncoder:
             size = f"{numbers.shape[2]} × {numbers.shape[1]}"
             raise UsageError(f"a picture of {size} pixels has no whole squares of {merge} × {merge} patches of {n}")
         # Patches that become one row lie beside each other: which of them sees which does not depend on their order.
-        order = by_block(rows, columns, merge)
+        order = by_block(rows, columns, merge) if self._middle is None else by_nested_block(rows, columns)
         windows, back = [len(order)], None
         if self._period:
             groups, sizes = by_window(rows // merge, columns // merge, max(1, self.tower.windows // n // merge))
@@ -143,6 +146,9 @@ class PictureEncoder:
         for layer, block in enumerate(self._blocks):
             sees_all = not self._period or (layer + 1) % self._period == 0
             x = block.run(x, whole if sees_all else in_windows)
+            if self._middle is not None and layer == self._middle_layer:
+                x = self._middle.run(ops, x)
+                whole = Whole(ops, spec, [len(x)], None)
             if layer in self._deep:
                 deep.append(ops.numpy(through(self._deep[layer], ops.copy(x))))
         return x if self._last_norm is None else ops.norm(x, self._last_norm), deep
@@ -163,6 +169,11 @@ class PictureEncoder:
                 raise UsageError(f"the encoder has {len(down)} positions in each direction, the picture more patches")
             found: np.ndarray = (across[None, :columns] + down[:rows, None]).reshape(rows * columns, -1)
             return found
+        if self.tower.positions == "buckets":
+            side = math.isqrt(len(self._positions))
+            down, across = (np.arange(n) * side // n for n in (rows, columns))
+            picked: np.ndarray = self._positions[(down[:, None] * side + across).reshape(-1)]
+            return picked
         if self.tower.positions != "table":
             return interpolated(self._positions, rows, columns, self.tower.positions)
         if len(self._positions) != rows * columns:
@@ -196,6 +207,13 @@ class PictureEncoder:
             sizes, all_parts = self.sizes, (*parts, Matrix(f"{at}fc2"))
             found[layer] = load_steps(load, all_parts, sizes.width, sizes.out, sizes.epsilon, self.merge)
         return found
+
+
+def _layer(keys: Keys, name: str, layers: int) -> int:
+    found = keys.get(name)
+    if not isinstance(found, list) or not found or type(found[0]) is not int or not 0 <= found[0] < layers:
+        raise keys.fail(name, f"must begin with a block below {layers}, not {printable(repr(found))}")
+    return found[0]
 
 
 def _three(keys: Keys, name: str) -> tuple[float, ...]:

@@ -210,15 +210,8 @@ class Engine:
         return found
 
     def see(self, prepared: Prepared) -> Future[object]:
-        """What stands in a prompt for an image or sound, a `runtime.seen.Prompt`: see `Media.encoded`.
-
-        Raises
-        ------
-        EngineClosed : the engine is closing.
-        """
-        media = self.model.media
-        assert media is not None
-        return self._call(lambda: media.encoded(prepared))
+        """What stands in a prompt for an image or sound, a `runtime.seen.Prompt`: see `Media.encoded`."""
+        return self._call(lambda: prepared.media.encoded(prepared))
 
     def metrics(self) -> Metrics:
         """What was done, and what there is now."""
@@ -416,9 +409,8 @@ class Engine:
         writing = [one for one in running if not one.left]
         pieces = [(one, one.writing()) for one in writing]
         rows = sum(len(piece.tokens) for _, piece in pieces)
-        reading = [one for one in running if one.left]
         budget = min(self._pace.piece, max(LIMIT - rows, 1))
-        read = shares(reading, budget, self._pace.rate, start)
+        read = shares([one for one in running if one.left], budget, self._pace.rate, start)
         read = [(one, self.model.shown.uncut(one.tokens, len(one.cache), n)) for one, n in read]
         pieces += [(one, one.reading(n, start)) for one, n in read]
         for one, logits in self._run(pieces):
