@@ -13,10 +13,11 @@ from ggufkit.calibrate.fisher import collect
 from ggufkit.calibrate.fold import folded, places
 from ggufkit.calibrate.passes import hidden, scored
 from ggufkit.calibrate.rotate import rotated, rotation
-from ggufkit.calibrate.statistics import write_statistics
+from ggufkit.calibrate.statistics import read_statistics, write_statistics
 from ggufkit.calibrate.tape import Tape
 from ggufkit.cli import cli
-from ggufkit.errors import ArchitectureError, GgufkitError
+from ggufkit.errors import ArchitectureError, GgufkitError, UsageError
+from ggufkit.importance.imatrix_file import write_imatrix
 from ggufkit.runtime.model import Model
 
 WINDOWS = np.random.default_rng(1).integers(3, 40, (2, 24)).astype(np.int32)
@@ -147,7 +148,15 @@ def test_quantize_writes_what_computes_the_same(tmp_path, monkeypatch):
     plain = np.abs(made("plain.gguf", "Q8_0") - expected).mean()
     for name, options in (("a.gguf", ["--fold", "awq"]), ("b.gguf", ["--fold", "awq", "--rotate"])):
         assert np.abs(made(name, "Q8_0", *options) - expected).mean() < 2 * plain
+    sums = read_statistics("stats.gguf").squares
+    write_imatrix("imatrix.gguf", sums, ["text"], 1, 16)
+    base[2] = "imatrix.gguf"
+    rounded = np.abs(made("c.gguf", "Q8_0") - expected).mean()
+    assert np.abs(made("d.gguf", "Q8_0", "--fold", "awq") - expected).mean() < 2 * rounded
+    assert (tmp_path / "c.gguf").read_bytes() != (tmp_path / "d.gguf").read_bytes()
+    with pytest.raises(UsageError, match="--rotate needs the statistics"):
+        made("e.gguf", "Q8_0", "--rotate")
     assert len({(tmp_path / name).read_bytes() for name in ("plain.gguf", "a.gguf", "b.gguf")}) == 3
     for option in ("--fold=awq", "--rotate"):
         result = CliRunner().invoke(cli, ["quantize", "tiny.gguf", "x.gguf", "Q8_0", option])
-        assert "need the statistics" in str(result.exception)
+        assert "the statistics of `ggufkit calibrate`" in str(result.exception)

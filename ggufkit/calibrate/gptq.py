@@ -91,7 +91,7 @@ class _Rows:
 
     def _round(self, i: int) -> Chosen:
         (lo, hi), grid, inverse = self.factor.chunks[i], self.grid, self.factor.inverses[i]
-        carried = product(self.errors[:, :lo], self.factor.above[i], 1)
+        carried = product(self.errors[:, :lo], self.factor.above(i), 1)
         x = _tiles(self.W[:, lo:hi] + product(carried, transposed(inverse), 1))
         feed = (-inverse / np.diagonal(inverse)[:, None]).reshape(-1)
         weight = self.factor.weight[lo:hi].copy()

@@ -120,7 +120,11 @@ class Factor:
         self.weight = pivots * pivots
         self.chunks = [(lo, min(lo + CHUNK, n)) for lo in range(0, n, CHUNK)]
         self.inverses = [_inverse_upper(self.R[lo:hi, lo:hi]) for lo, hi in self.chunks]
-        self.above = [transposed(self.R[:lo, lo:hi]) for lo, hi in self.chunks]  # (columns, lo) each
+
+    def above(self, i: int) -> np.ndarray:
+        """R above a chunk's square on the diagonal, transposed: (columns, lo). Kept, all of them would be half of R."""
+        lo, hi = self.chunks[i]
+        return transposed(self.R[:lo, lo:hi])
 
     def solve(self, rows: np.ndarray) -> np.ndarray:
         """X with X H = rows; (m, n) float32."""
@@ -129,8 +133,8 @@ class Factor:
             right = rows[:, lo:hi] - product(Q[:, hi:], self.R[lo:hi, hi:], self.threads)
             Q[:, lo:hi] = product(right, inverse, self.threads)
         X = np.zeros(rows.shape, np.float32)
-        for (lo, hi), inverse, above in zip(self.chunks, self.inverses, self.above, strict=True):
-            right = Q[:, lo:hi] - product(X[:, :lo], above, self.threads)
+        for i, ((lo, hi), inverse) in enumerate(zip(self.chunks, self.inverses, strict=True)):
+            right = Q[:, lo:hi] - product(X[:, :lo], self.above(i), self.threads)
             X[:, lo:hi] = product(right, transposed(inverse), self.threads)
         return X
 
@@ -148,11 +152,17 @@ def _cholesky(A: np.ndarray, threads: int | None) -> np.ndarray:
 
 
 def _reversed_lower(A: np.ndarray) -> np.ndarray:
-    """The lower triangle with rows and columns in the other order: upper, (n, n) float32."""
+    """The lower triangle with rows and columns in the other order: upper, (n, n) float32.
+
+    A is used up: what was read is given back on the way, since both together would be the most memory of all.
+    """
     n = len(A)
     out = np.zeros((n, n), np.float32)
-    for i in range(n):
-        out[n - 1 - i, n - 1 - i :] = A[i, i::-1]
+    for hi in range(n, 0, -_BLOCK):
+        lo = max(0, hi - _BLOCK)
+        for i in range(hi - 1, lo - 1, -1):
+            out[n - 1 - i, n - 1 - i :] = A[i, i::-1]
+        A.resize((lo, n), refcheck=False)  # nobody else has it
     return out
 
 

@@ -118,7 +118,9 @@ def allocated(
     from ggufkit.calibrate.allocation import allocation, types_of
 
     if statistics is None:
-        raise UsageError("to choose types by their cost needs the statistics of `ggufkit calibrate`, as --imatrix")
+        needed = "to choose types by their cost needs the statistics of `ggufkit calibrate`, as --imatrix"
+        poor = "; an importance matrix does not know what errors cost"
+        raise UsageError(needed + (poor if recipe.imatrix is not None else ""))
     return allocation(
         model,
         recipe,
@@ -143,21 +145,32 @@ def as_asked(
     wanted = how["rotate"] if types is None else how["fold"]
     if not wanted:
         return model, recipe, statistics
-    if statistics is None:
-        raise UsageError("--fold and --rotate need the statistics of `ggufkit calibrate`, as --imatrix")
     if types is None:
+        if statistics is None:
+            raise UsageError("--rotate needs the statistics of `ggufkit calibrate`, as --imatrix")
         from ggufkit.calibrate.rotate import rotated
 
         found = rotated(model, statistics)
     else:
         from ggufkit.calibrate.fold import folded
 
-        found = folded(model, statistics, types)
+        found = folded(model, statistics or _poor(recipe, model), types)
     if (given := recipe.imatrix) is not None:
         values = found.statistics.imatrix(given.path).values
         kept = {name: values.get(name, old) for name, old in given.values.items()}
         recipe = replace(recipe, imatrix=replace(given, values=kept))
-    return found.model, recipe, found.statistics
+    return found.model, recipe, None if statistics is None else found.statistics
+
+
+def _poor(recipe: Recipe, model: GGUF) -> Statistics:
+    """What the importance matrix says, with a note of what it does not."""
+    from ggufkit.calibrate.poor import poor_statistics
+    from ggufkit.cli.progress import note
+
+    if recipe.imatrix is None:
+        raise UsageError("--fold needs an importance matrix or the statistics of `ggufkit calibrate`, as --imatrix")
+    note("scales are folded by an importance matrix; GPTQ and types under a budget need statistics of calibrate")
+    return poor_statistics(recipe.imatrix, model)
 
 
 def rounded_job(job: Job, model: GGUF, statistics: Statistics | None, how: dict[str, Any]) -> Job:

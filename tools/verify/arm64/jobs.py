@@ -95,6 +95,8 @@ def run(type_: str, folder: Path) -> str:
 
 def gptq(type_: str, folder: Path) -> str:
     """Statistics of the bundled model from a few lines of text, and the blocks that GPTQ makes with them."""
+    from dataclasses import replace
+
     import numpy as np
 
     import ggufkit
@@ -112,7 +114,8 @@ def gptq(type_: str, folder: Path) -> str:
     sums = [block for name in sorted(found.moments) for block in found.moments[name]]
     sums += [found.fisher[name] for name in sorted(found.fisher)]
     with ggufkit.open(source) as model:
-        job = quantization(model, folder / "small.gguf", recipe_of(type_))
+        recipe = replace(recipe_of(type_), imatrix=found.imatrix("text"))
+        job = quantization(model, folder / "small.gguf", recipe)
         made = with_gptq(job, model, found, sweeps=1).write(threads=1)[0]
     return f"{sha(np.concatenate([x.reshape(-1).astype(np.float64) for x in sums]))} {sha(made.read_bytes())}"
 
