@@ -97,6 +97,7 @@ def allocation(
     bits: float | None = None,
     like: str | None = None,
     types: Sequence[str] = CLASSES["all"],
+    options: Options | None = None,
     threads: int | None = None,
 ) -> Allocation:
     """Choose types.
@@ -106,6 +107,7 @@ def allocation(
     recipe : everything else that is asked for.
     size : bytes of the file. bits : per weight, of all weights. like : a preset whose size to keep to. One of them.
     types : to choose from.
+    options : what an earlier choice for this model, these statistics and types found.
 
     Raises
     ------
@@ -127,7 +129,9 @@ def allocation(
     elif bits is not None:
         size = int(bits * plan.weights / 8) + plan.size - plan.nbytes
     assert size is not None
-    options = costs([p.tensor for p in free], statistics, types, output_of(model), alignment=alignment, threads=threads)
+    if options is None:
+        tensors = [p.tensor for p in free]
+        options = costs(tensors, statistics, types, output_of(model), alignment=alignment, threads=threads)
     try:
         chosen = allocate(options, size - rest)
     except PolicyError as e:

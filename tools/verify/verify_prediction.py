@@ -48,18 +48,19 @@ def calibrated(model: Path, text: Path, context: int, tokens: int) -> Statistics
         return collect(loaded, np.stack([seen for seen, _ in windows]), (str(text),))
 
 
-def planned(model: Path, statistics: Statistics, folder: Path, options: argparse.Namespace) -> dict[Path, float]:
+def planned(model: Path, statistics: Statistics, folder: Path, budgets: list[float], method: str) -> dict[Path, float]:
     """The files of all budgets, with their predicted divergence; also tells whether the frontier falls."""
-    found = {}
+    found, options = {}, None
     with ggufkit.open(model) as gguf:
-        for bits in options.bits:
+        for bits in budgets:
             recipe = replace(recipe_of("Q8_0"), imatrix=statistics.imatrix("statistics"))
-            plan = allocation(gguf, recipe, statistics, bits=bits)
-            path = folder / f"{options.method}-{bits}.gguf"
-            found[path] = plan.predicted if options.method == "plain" else plan.after_gptq()
+            plan = allocation(gguf, recipe, statistics, bits=bits, options=options)
+            options = plan.options
+            path = folder / f"{method}-{bits}.gguf"
+            found[path] = plan.predicted if method == "plain" else plan.after_gptq()
             if not path.exists():
                 job = quantization(gguf, path, plan.recipe)
-                (job if options.method == "plain" else with_gptq(job, gguf, statistics)).write()
+                (job if method == "plain" else with_gptq(job, gguf, statistics)).write()
             print(f"{path.name}: predicted {found[path]:.5f}", flush=True)
         points = plan.points(40)
     assert all(a.nbytes < b.nbytes and a.cost >= b.cost for a, b in pairwise(points)), "the frontier rises"
@@ -88,7 +89,7 @@ def main() -> int:
             if options.statistics
             else calibrated(model, options.text, options.context, options.tokens)
         )
-        predicted = planned(model, statistics, folder, options)
+        predicted = planned(model, statistics, folder, list(options.bits), options.method)
         base = stack.enter_context(ggufkit.load(model, backend="cpu"))
         models = [stack.enter_context(ggufkit.load(path, backend="cpu")) for path in predicted]
         windows = file_windows(base, options.judge, options.context, options.chunks)
