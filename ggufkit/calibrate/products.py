@@ -27,6 +27,7 @@ Multiply = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 CHUNK = 256  # columns that are rounded between two products
 _BLOCK = 64  # columns of a step of the factorisation
+_TILE = 256  # rows of such a block, 128 KB, that are multiplied with others while they are in a core's cache
 
 
 def product(x: np.ndarray, w: np.ndarray, threads: int | None = None) -> np.ndarray:
@@ -194,22 +195,29 @@ def _solve_panel(A, lo, hi, first, last):
 
 @kernel
 def _update(A, panel, start, first, last):
-    """A[i, start: i + 1] −= the panel's row i times its other rows. panel: (columns, rows from `start` on)"""
+    """A[i, start: i + 1] −= the panel's row i times its other rows. panel: (columns, rows from `start` on)
+
+    So many of its rows at a time that they stay in a core's cache while rows of A pass by.
+    """
     columns = panel.shape[0]
     whole = columns // 4 * 4
-    for i in range(first, last):
-        row = i - start
-        for k in range(0, whole, 4):
-            a, b, c, d = panel[k, row], panel[k + 1, row], panel[k + 2, row], panel[k + 3, row]
-            for j in range(row + 1):
-                v = A[i, start + j] - a * panel[k, j]
-                v = v - b * panel[k + 1, j]
-                v = v - c * panel[k + 2, j]
-                A[i, start + j] = v - d * panel[k + 3, j]
-        for k in range(whole, columns):
-            a = panel[k, row]
-            for j in range(row + 1):
-                A[i, start + j] -= a * panel[k, j]
+    for lo in range(0, last - start, _TILE):
+        for i in range(max(first, start + lo), last):
+            row = i - start
+            hi = min(lo + _TILE, row + 1)
+            part = A[i, start + lo : start + hi]  # indices from 0 on: others are not vectorised
+            for k in range(0, whole, 4):
+                a, b, c, d = panel[k, row], panel[k + 1, row], panel[k + 2, row], panel[k + 3, row]
+                p, q, r, s = panel[k, lo:hi], panel[k + 1, lo:hi], panel[k + 2, lo:hi], panel[k + 3, lo:hi]
+                for j in range(part.size):
+                    v = part[j] - a * p[j]
+                    v = v - b * q[j]
+                    v = v - c * r[j]
+                    part[j] = v - d * s[j]
+            for k in range(whole, columns):
+                a, p = panel[k, row], panel[k, lo:hi]
+                for j in range(part.size):
+                    part[j] -= a * p[j]
 
 
 def _inverse_upper(R: np.ndarray) -> np.ndarray:
