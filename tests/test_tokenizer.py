@@ -75,6 +75,25 @@ def test_known_pairs_are_exact(vocabulary):
     assert {text: tokenizer.encode(text, add_special=False, parse_special=False) for text in texts} == expected
 
 
+@pytest.mark.parametrize("model", ["plamo2", "plamo3", "rwkv"])
+def test_vocabularies_without_merges_give_llama_cpps_tokens(tmp_path, model):
+    path = tmp_path / "vocab.gguf"
+    path = vocab_texts.write_rwkv(path) if model == "rwkv" else vocab_texts.write_plamo(path, model)
+    tokenizer = load(path)
+    assert_same(path, vocab_texts.texts(3, 400, tokenizer.vocab))
+    assert_same(path, vocab_texts.signs(4, 400))
+    assert_same(path, ["<|plamo:op|>aaaa    b\uee00c", "\ufeffab", " [PAD1]x", "x[PAD2]", "[PAD1", "<|plamo:a b|>"])
+    for token in range(len(tokenizer)):
+        for special in (False, True):
+            assert tokenizer.piece(token, special) == both(path)[1].piece(token, special)
+
+
+def test_plamo_needs_a_token_for_each_byte(tmp_path):
+    path = write(tmp_path / "vocab.gguf", "plamo2", {"<0x00>": 6, "a": 1, "<0x01>": 6})
+    with pytest.raises(GGUFError, match="no token for the byte 0x00"):
+        load(path)
+
+
 def test_random_texts_give_llama_cpps_tokens(vocabulary):
     assert_same(vocabulary, vocab_texts.texts(7, 500, both(vocabulary)[0].vocab))
 

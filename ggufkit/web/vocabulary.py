@@ -47,6 +47,8 @@ def vocabulary_of(vocab: Vocab) -> dict[str, Any]:
             "squeeze": vocab.remove_extra_spaces,
             "rules": base64.b64encode(vocab.charsmap).decode(),
         }
+    if vocab.kind != "bpe":
+        return {**found, "untokenized": "the page has no tokenizer of this kind"}
     pre = vocab.pre
     return {
         **found,

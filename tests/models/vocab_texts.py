@@ -1,8 +1,8 @@
 """Texts and vocabularies that bring out how tokenizers differ.
 
-`texts` draws strings of words, white space, special tokens, scripts and single characters. `write_pairs` and
-`write_unigram` make small vocabularies: one in which any two neighbours of a word may merge, so that a word that ends
-elsewhere gets other tokens, and a unigram one with SentencePiece's normalization rules.
+`texts` draws strings of words, white space, special tokens, scripts and single characters. `write_pairs`,
+`write_unigram`, `write_plamo` and `write_rwkv` make small vocabularies: one in which any two neighbours of a word may
+merge, so that a word that ends elsewhere gets other tokens, a unigram one with SentencePiece's normalization rules, …
 """
 
 from __future__ import annotations
@@ -130,6 +130,29 @@ def write_pairs(path: Path, pre: str, seed: int = 5) -> Path:
     for text in [*("".join(pair) for pair in pairs), *whole]:
         tokens.setdefault(text, 1)
     return write_vocab(path, "gpt2", tokens, pre=pre, merges=[" ".join(pair) for pair in pairs], seperator_token_id=1)
+
+
+def write_plamo(path: Path, model: str, seed: int = 5) -> Path:
+    """A vocabulary of PLaMo's: special tokens, all bytes, and words with random scores."""
+    rng = random.Random(seed)
+    tokens = {"<|plamo:unk|>": 2, **{f"<|plamo:{role}|>": 3 for role in ("bos", "eos", "pad", "op", "tag")}}
+    tokens |= {f"<0x{byte:02X}>": 6 for byte in range(256)}
+    words = [*WORDS, *SIGNS, "th", "the", "  ", "ab", "abc", "bc", "日本", "本語", "llo", "\n\n"]
+    tokens |= dict.fromkeys((word for word in words if word not in ("\x00", "")), 1)
+    tokens |= {f"[PAD{number}]": 5 for number in range(1, 4)}
+    scores = [0.0] * 262 + [-15 * rng.random() for _ in range(len(tokens) - 265)] + [-1000.0] * 3
+    adds = Value(ValueType.BOOL, True)
+    scored = Value(ValueType.ARRAY, scores, ValueType.FLOAT32)
+    return write_vocab(path, model, tokens, scores=scored, add_bos_token=adds)
+
+
+def write_rwkv(path: Path) -> Path:
+    """A vocabulary of RWKV's: all bytes, words, and parts of characters."""
+    texts = ["th", "the", "the world", "\n\n", "  ", "\\", "'", *WORDS]
+    pieces = [*(bytes([byte]) for byte in range(256)), *(text.encode() for text in texts), b"\xe7\x95", b"\xff\xfe"]
+    tokens = {"<s>": 3, **{repr(piece)[2:-1]: 1 for piece in pieces}, "[PAD300]": 5}
+    ids = {"bos_token_id": 0, "eos_token_id": 0}
+    return write_vocab(path, "rwkv", tokens, **{key: Value(ValueType.UINT32, token) for key, token in ids.items()})
 
 
 def write_unigram(path: Path, seed: int = 5, **settings: Any) -> Path:

@@ -16,7 +16,20 @@ from ggufkit.gguf.required import known_pre_tokenizers
 __all__ = ["check_tokenizer"]
 
 PREFIX = "tokenizer.ggml."
-MODELS = ("llama", "bert", "gpt2", "gemma4", "t5", "rwkv", "plamo2", "none", "no_vocab")
+MODELS = (
+    "llama",
+    "bert",
+    "gpt2",
+    "gemma4",
+    "t5",
+    "rwkv",
+    "plamo2",
+    "plamo3",
+    "whitespace",
+    "hybriddna",
+    "none",
+    "no_vocab",
+)
 
 # `enum llama_token_type`
 _UNDEFINED, _BYTE = 0, 6
@@ -28,6 +41,7 @@ _DEFAULTS: dict[str, dict[str, int]] = {
     "gpt2": {"bos": 11, "eos": 11},
     "t5": {"eos": 1},
     "plamo2": {"bos": 1, "eos": 2},
+    "plamo3": {"bos": 1, "eos": 2},
 }
 
 _BYTE_TOKEN = re.compile(rb"<0x([0-9A-Fa-f]{2})>")

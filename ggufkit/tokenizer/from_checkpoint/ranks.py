@@ -12,31 +12,23 @@ from __future__ import annotations
 import binascii
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
-from functools import cache
 from itertools import pairwise
 
 from ggufkit.checkpoint.checkpoint import Checkpoint
 from ggufkit.errors import CheckpointError, printable
 from ggufkit.tokenizer.from_checkpoint.tokens import NoTokenizer
+from ggufkit.tokenizer.run.bpe import byte_letters
 
-__all__ = ["all_merges", "byte_letters", "merges_of", "read_ranks"]
+__all__ = ["all_merges", "merges_of", "read_ranks", "spelled"]
 
 Ranks = Mapping[bytes, int]
 
 _LONGEST = 4096  # bytes of a token; real ones have at most a few hundred
 
 
-@cache
-def _letters() -> str:
-    """GPT-2's letter of each byte: printable ones stand for themselves, the others for U+0100 and on."""
-    plain = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = iter(range(0x100, 0x200))
-    return "".join(chr(byte if byte in plain else next(others)) for byte in range(256))
-
-
-def byte_letters(token: bytes) -> str:
+def spelled(token: bytes) -> str:
     """A token's bytes as GPT-2's letters, as GGUF has them."""
-    letters = _letters()
+    letters = byte_letters()
     return "".join(letters[byte] for byte in token)
 
 
@@ -100,7 +92,7 @@ def merges_of(ranks: Ranks, strict: bool = True) -> list[str]:
             continue
         parts = _merge_of(ranks, token, rank)
         if len(parts) == 2:
-            merges.append(" ".join(map(byte_letters, parts)))
+            merges.append(" ".join(map(spelled, parts)))
         elif strict:
             raise CheckpointError(f"no merge makes the token {printable(repr(token), 60)} of rank {rank}")
     return merges
@@ -121,5 +113,5 @@ def all_merges(ranks: Ranks, first: int = 256) -> list[str]:
         pairs = [(ranks[left], ranks[right], left, right) for left, right in cuts if left in ranks and right in ranks]
         if not pairs:
             raise CheckpointError(f"no merge makes the token {printable(repr(token), 60)} of rank {rank}")
-        merges += [f"{byte_letters(left)} {byte_letters(right)}" for _, _, left, right in sorted(pairs)]
+        merges += [f"{spelled(left)} {spelled(right)}" for _, _, left, right in sorted(pairs)]
     return merges

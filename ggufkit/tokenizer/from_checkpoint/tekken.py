@@ -19,7 +19,7 @@ from ggufkit.checkpoint.checkpoint import Checkpoint
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import CheckpointError, os_errors, printable
 from ggufkit.gguf.header import Value, ValueType
-from ggufkit.tokenizer.from_checkpoint.ranks import all_merges, byte_letters
+from ggufkit.tokenizer.from_checkpoint.ranks import all_merges, spelled
 from ggufkit.tokenizer.from_checkpoint.spm import read_model
 from ggufkit.tokenizer.from_checkpoint.tokens import NoTokenizer, TokenType, Vocabulary
 
@@ -94,7 +94,7 @@ def _tekken(where: str, described: dict[str, Any]) -> tuple[str, dict[str, Value
     except (KeyError, TypeError, ValueError, binascii.Error) as e:
         raise CheckpointError(f"{where} is no vocabulary of Mistral's: {printable(e)}") from None
     special += [f"<SPECIAL_{number}>" for number in range(len(special), n_special)]
-    texts = [*special, *map(byte_letters, ranks)]
+    texts = [*special, *map(spelled, ranks)]
     types = [TokenType.CONTROL] * len(special) + [TokenType.NORMAL] * len(ranks)
     pairs = {
         "tokenizer.ggml.model": Value(ValueType.STRING, "gpt2"),

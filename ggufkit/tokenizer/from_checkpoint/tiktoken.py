@@ -12,7 +12,7 @@ from ggufkit.checkpoint.checkpoint import Checkpoint
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import CheckpointError, printable
 from ggufkit.gguf.header import Value
-from ggufkit.tokenizer.from_checkpoint.ranks import Ranks, byte_letters, merges_of, read_ranks
+from ggufkit.tokenizer.from_checkpoint.ranks import Ranks, merges_of, read_ranks, spelled
 from ggufkit.tokenizer.from_checkpoint.special import SpecialTokens, read_special
 from ggufkit.tokenizer.from_checkpoint.tokens import Tokens, TokenType
 
@@ -114,7 +114,7 @@ def _tokens(
         raise CheckpointError(f"{printable(checkpoint.folder)}: the tokens' ranks are not 0 to {len(ranks) - 1}")
     tokens = Tokens.padding(config.integer("vocab_size"))
     for token, rank in ranks.items():
-        tokens.put(rank, byte_letters(token), 0.0, TokenType.NORMAL)
+        tokens.put(rank, spelled(token), 0.0, TokenType.NORMAL)
     for text, number in special.items():
         tokens.put(number, text, 0.0, TokenType.CONTROL)
     yield from tokens.pairs("gpt2", checkpoint.pre_tokenizer or pre, scores=False)

@@ -49,6 +49,14 @@ def _kind(vocab: Vocab) -> Kind:
         from ggufkit.tokenizer.run.unigram import Unigram
 
         return Unigram(vocab)
+    if vocab.kind == "rwkv":
+        from ggufkit.tokenizer.run.rwkv import Rwkv
+
+        return Rwkv(vocab)
+    if vocab.kind in ("plamo2", "plamo3"):
+        from ggufkit.tokenizer.run.plamo import Plamo
+
+        return Plamo(vocab)
     from ggufkit.tokenizer.run.spm import SentencePiece
 
     return SentencePiece(vocab)

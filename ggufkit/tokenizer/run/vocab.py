@@ -134,6 +134,9 @@ _KINDS = {
         "wordpiece", bos=101, unk=100, sep=102, pad=0, mask=103, add_bos=True, add_sep=True, clean_spaces=True
     ),
     "t5": _Kind("unigram", eos=1, unk=2, pad=0, add_eos=True),
+    "rwkv": _Kind("rwkv"),
+    "plamo2": _Kind("plamo2", bos=1, eos=2, unk=0, pad=3),
+    "plamo3": _Kind("plamo3", bos=1, eos=2, unk=0, pad=3),
 }
 
 
@@ -143,7 +146,7 @@ class Vocab:
 
     Attributes
     ----------
-    kind : "spm", "bpe", "wordpiece" or "unigram".
+    kind : "spm", "bpe", "wordpiece", "unigram", "rwkv", "plamo2" or "plamo3".
     texts, attributes, scores : of each token id.
     ids : text → id.
     bos, eos, eot, eom, unk, sep, pad, mask : special ids, or None.
@@ -235,6 +238,8 @@ class _Reader:
         elif kind.name == "unigram":
             vocab.charsmap = self.charsmap()
         self.settings(vocab)
+        if kind.name == "rwkv":
+            vocab.add_bos = vocab.add_eos = False  # whatever the file says
         self.special_ids(vocab, kind)
         self.known_texts(vocab)
         self.strip_rules(vocab)
