@@ -68,7 +68,7 @@ def test_adapter_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         (["convert", str(adapter)], "--base, e.g. hf://somebody/llama-linear"),
         (["convert", str(adapter), "--base", str(base), "--type", "Q4_K_M"], "F32, F16, BF16 or Q8_0"),
         (["convert", str(adapter), "--base", str(base), "--pure"], "of an adapter only"),
-        (["convert", str(base), "--base", str(base)], "--base is for adapters"),
+        (["convert", str(base), "--base", str(base)], "a base is for adapters"),
     ):
         with pytest.raises(SystemExit) as stop:
             main(arguments)

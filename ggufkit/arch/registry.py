@@ -79,13 +79,14 @@ def architecture_of(
     text: Callable[[str], str | None] = lambda name: None,
     tensors: Mapping[str, Tensor] | None = None,
     mtp: bool = True,
+    base: Mapping[str, Any] | None = None,
 ) -> tuple[Architecture, Config]:
     """The architecture that `config.json` names, and the config with its defaults.
 
     Parameters
     ----------
     config : `config.json`.
-    text, tensors, mtp : see `Config`.
+    text, tensors, mtp, base : see `Config`.
 
     Raises
     ------
@@ -99,7 +100,7 @@ def architecture_of(
     if not specs and (whole := _whole_class(names[0])):
         # A model without its head, as sentence encoders are: the same tensors without the head's prefix.
         values = {**values, "architectures": [whole]}
-        spec, found = architecture_of(values, text, tensors, mtp)
+        spec, found = architecture_of(values, text, tensors, mtp, base)
         return replace(spec, transforms=(_under(_PREFIXES.get(names[0], "model.")), *spec.transforms)), found
     if not specs:
         models = known_models()
@@ -107,7 +108,7 @@ def architecture_of(
         known = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(models))}"
         raise ArchitectureError(f"the architecture {printable(names[0])} is not known; {known}")
     for spec in specs:
-        found = Config(values, spec.models[names[0]], text, tensors, mtp)
+        found = Config(values, spec.models[names[0]], text, tensors, mtp, base)
         if spec.when(found):
             return spec, found
     raise ArchitectureError(f"config.json describes a {printable(names[0])} of a kind that is not known")

@@ -63,6 +63,7 @@ class Architecture:
     types : pattern of GGUF names → the type that the converter always gives to such tensors; see `policy.outtype`.
     graph : how it computes; None for one that is only converted.
     traits : what is special about quantizing it.
+    drafts : it drafts for another model, whose checkpoint it needs; see `Config.base` and `Checkpoint.base`.
     exports : how a GGUF becomes a checkpoint again, one for each class of checkpoints that it may become.
     """
 
@@ -79,6 +80,7 @@ class Architecture:
     types: Mapping[str, str] = field(default_factory=dict)
     graph: Graph | None = None
     traits: Traits = PLAIN
+    drafts: bool = False
     exports: tuple[Export, ...] = ()
 
     def tensors(self, source: Iterable[Tensor], config: Config) -> Iterator[Tensor]:

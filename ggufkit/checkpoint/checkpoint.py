@@ -27,11 +27,13 @@ class Checkpoint:
     config : `config.json`.
     tensors : name → `Tensor`, shard after shard, sorted by name within each.
     scratch : keeps the folder for as long as there is the checkpoint, where it is a temporary one.
+    base : the checkpoint of the model that this one drafts for, without weights.
     pre_tokenizer : llama.cpp's name of the pre-tokenizer, where the user knows it better; None to recognise it.
     """
 
     pre_tokenizer: str | None = None
     scratch: Any = None
+    base: Checkpoint | None = None
 
     def __init__(self, folder: Path, identity: bytes, config: dict[str, Any], tensors: Mapping[str, Tensor]):
         self.folder = folder

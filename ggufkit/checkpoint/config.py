@@ -17,11 +17,16 @@ __all__ = ["Config", "Default", "text_model"]
 Default = Any | Callable[["Config"], Any]
 
 # Where models of several parts keep the language model's settings.
-_TEXT_PARTS = ("lfm", "language_config", "thinker_config", "lm_config", "llm_config", "text_config")
+_TEXT_PARTS = (
+    *("lfm", "language_config", "thinker_config", "lm_config", "llm_config", "text_config"),
+    "transformer_layer_config",  # of models that draft
+)
 
 # Classes of models of several parts that are not what their language model says that it is.
 _WHOLE = frozenset(
     {
+        "DSparkSpeculator",
+        "Eagle3Speculator",
         "Exaone4_5_ForConditionalGeneration",
         "KimiK3ForConditionalGeneration",
         "Sarashina2VisionForCausalLM",
@@ -61,6 +66,7 @@ class Config:
     text : the text of another file of the checkpoint by its name, or None where there is no such file.
     tensors : the checkpoint's, by name: some hyperparameters lie among them.
     mtp : whether the blocks that predict further tokens (multi-token prediction) are wanted.
+    base : `config.json` of the model that this one drafts for.
     """
 
     def __init__(
@@ -70,12 +76,19 @@ class Config:
         text: Callable[[str], str | None] = lambda name: None,
         tensors: Mapping[str, Tensor] | None = None,
         mtp: bool = True,
+        base: Mapping[str, Any] | None = None,
     ):
         self._values = values
         self._defaults = defaults or {}
         self.text = text
         self.tensors: Mapping[str, Tensor] = {} if tensors is None else tensors
         self.mtp = mtp
+        self._base = base
+
+    @property
+    def base(self) -> Config:
+        """The settings of the model that this one drafts for; empty where there is none."""
+        return Config({} if self._base is None else text_model(self._base))
 
     def __contains__(self, name: str) -> bool:
         return self.get(name) is not None
@@ -125,15 +138,15 @@ class Config:
 
     def with_values(self, **values: Any) -> Config:
         """The same config with other values on top."""
-        return Config({**self._values, **values}, self._defaults, self.text, self.tensors, self.mtp)
+        return Config({**self._values, **values}, self._defaults, self.text, self.tensors, self.mtp, self._base)
 
     def with_mtp(self) -> Config:
         """The same config with the blocks that predict further tokens, for families that never go without."""
-        return Config(self._values, self._defaults, self.text, self.tensors)
+        return Config(self._values, self._defaults, self.text, self.tensors, base=self._base)
 
     def without_mtp(self) -> Config:
         """The same config without them, for classes that never have them."""
-        return Config(self._values, self._defaults, self.text, self.tensors, mtp=False)
+        return Config(self._values, self._defaults, self.text, self.tensors, False, self._base)
 
     def part(self, name: str) -> Config:
         """The settings of a part, such as ``"vision_config"``; empty where there are none.

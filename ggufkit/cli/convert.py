@@ -53,7 +53,11 @@ def _echo_known(context: click.Context, option: click.Parameter, wanted: bool) -
     help="JSON file of general.* keys, which win over the model card.",
 )
 @click.option("--model-name", metavar="NAME", help="The model's name.")
-@click.option("--base", metavar="CHECKPOINT", help="The base model of a LoRA adapter; its config is read.")
+@click.option(
+    "--base",
+    metavar="CHECKPOINT",
+    help="The base model of a LoRA adapter, or the model that a draft is for; config and tokenizer are read.",
+)
 @click.option("--vocab-only", is_flag=True, help="Write only the vocabulary and the hyperparameters.")
 @click.option(
     "--split-max-size",
@@ -95,7 +99,8 @@ def command(
     """Convert CHECKPOINT, a folder with config.json, safetensors and a tokenizer, to GGUF.
 
     CHECKPOINT may also be hf://owner/repo: the weights are then read from the Hugging Face hub as they are needed. Or a
-    folder with a LoRA adapter of PEFT, with its base model's folder as --base.
+    folder with a LoRA adapter of PEFT, with its base model's folder as --base; so have models that draft for another
+    (EAGLE 3, DFlash, DSpark) that one's.
 
     The weights go straight to TYPE in one pass, a few rows at a time. Without -o the file is named after the model
     and lies in the checkpoint's folder. The options that choose types are those of `ggufkit quantize`.
@@ -121,8 +126,6 @@ def command(
             checkpoint, outfile, type_ or "F32", base=base, metadata=metadata, model_name=model_name
         )
         return run(job, **options)
-    if base is not None:
-        raise UsageError("--base is for adapters, folders with an adapter_config.json")
     type = checkpoint_type(type_, precision)
     job = conversion(
         checkpoint,
@@ -137,5 +140,6 @@ def command(
         mmproj=mmproj,
         mtp=not no_mtp,
         inexact=inexact,
+        base=base,
     )
     return run(job, **options)

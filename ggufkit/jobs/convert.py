@@ -103,6 +103,7 @@ def as_gguf(
     requantize: bool = False,
     mtp: bool = True,
     mmproj: bool = False,
+    base: str | os.PathLike[str] | None = None,
     lattices: bool = False,
 ) -> CheckpointModel:
     """See a checkpoint folder as a GGUF; reads headers and the tokenizer, no weight but where `lattices` asks for it.
@@ -118,6 +119,7 @@ def as_gguf(
     requantize : decode quantized matrices, for a preset to go on from.
     mtp : with the blocks that predict further tokens, where the checkpoint has some.
     mmproj : not the language model but the encoders of images and sound beside it.
+    base : of a model that drafts for another: that one's checkpoint, of which the config and the tokenizer are read.
     lattices : matrices that lie on the lattice of a block format, as training for it leaves them, become such blocks.
 
     Raises
@@ -130,7 +132,12 @@ def as_gguf(
     checkpoint.pre_tokenizer = pre
     if mmproj:
         return _encoders(checkpoint, metadata, model_name)
-    spec, config = architecture_of(checkpoint.config, checkpoint.text, checkpoint.tensors, mtp)
+    if base is not None:
+        checkpoint.base = open_checkpoint(base, weights=False)
+        checkpoint.base.pre_tokenizer = pre
+    of_base = None if checkpoint.base is None else checkpoint.base.config
+    spec, config = architecture_of(checkpoint.config, checkpoint.text, checkpoint.tensors, mtp, of_base)
+    _check_base(checkpoint, spec)
     unpacked = unpack(
         Source(checkpoint.tensors, checkpoint.config, checkpoint.json), inexact=inexact, keep=not requantize
     )
@@ -138,7 +145,8 @@ def as_gguf(
     tensors = {tensor.name: tensor for tensor in _with_factors(map(_floating, spec.tensors(source.values(), config)))}
     card = read_card(checkpoint, tensors.values(), metadata, model_name)
     pairs = _pairs(checkpoint, spec, config, card)
-    check_shapes(spec.name, pairs, tensors)
+    if not spec.drafts:  # whose blocks read more than one state, and whose output may have fewer tokens
+        check_shapes(spec.name, pairs, tensors)
     _check_header(checkpoint, pairs, tensors)
     source_type = _source_type(checkpoint)
     # A tensor of divisors says any rope.
@@ -165,6 +173,17 @@ def as_gguf(
         f"{kind}, {description}",
         (lambda memory: memory) if unpacked is None else unpacked.within,
     )
+
+
+def _check_base(checkpoint: Checkpoint, spec: Architecture) -> None:
+    """A model that drafts needs the one that it drafts for; no other has a base."""
+    if spec.drafts and checkpoint.base is None:
+        raise UsageError(
+            f"{printable(checkpoint.folder)} drafts for another model, and has its tokenizer",
+            "give that model's checkpoint: {base=FOLDER}",
+        )
+    if checkpoint.base is not None and not spec.drafts:
+        raise UsageError("a base is for adapters, folders with an adapter_config.json, and for models that draft")
 
 
 def _with_factors(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -226,6 +245,8 @@ def _source_type(checkpoint: Checkpoint) -> str:
 
 def _floating(tensor: Tensor) -> Tensor:
     """The tensor as F32, F16, BF16 or in blocks; doubles and integers become F32."""
+    if tensor.origin is not None and tensor.format.name == "I64":
+        return tensor  # token ids
     if tensor.format.name in ("F32", "F16", "BF16") or (tensor.format.is_quantized and tensor.format.id >= 0):
         return tensor
     if tensor.format.id < 0:
@@ -304,6 +325,7 @@ def conversion(
     inexact: str | None = None,
     mtp: bool = True,
     mmproj: bool = False,
+    base: str | os.PathLike[str] | None = None,
 ) -> Job:
     """Plan to convert a checkpoint; see `convert`."""
     if mmproj and not (isinstance(type, str) and type.upper() in ("AUTO", "F32", "F16", "BF16", "Q8_0")):
@@ -317,6 +339,7 @@ def conversion(
         vocab_only=vocab_only,
         mtp=mtp,
         mmproj=mmproj,
+        base=base,
         inexact=inexact or ("step" if plain else "preset"),
         requantize=isinstance(type, Recipe) and type.allow_requantize,
         lattices=plain and not vocab_only and not (isinstance(type, Recipe) and type.lattice == "off"),
@@ -395,7 +418,8 @@ def convert(
         trained for a block format, and lie on its lattice, become that. What is quantized already stays as it is, in
         blocks that hold it exactly; a `Recipe` with `allow_requantize` decodes it.
     imatrix : an importance matrix, or its file.
-    base : of an adapter: its base model's checkpoint, of which the config is read.
+    base : of an adapter: its base model's checkpoint, of which the config is read; of a model that drafts for another
+        (EAGLE 3, DFlash, DSpark): that one's, of which the tokenizer is read, too.
     split_max_size, split_max_tensors : write files of at most so many bytes and tensors; 0 for any number.
     pre : llama.cpp's name of the pre-tokenizer, where it cannot be recognised.
     metadata : a JSON file of `general.*` keys that win over the model card's.
@@ -423,8 +447,6 @@ def convert(
             raise UsageError("of an adapter only the type, the base, the metadata and the name can be chosen")
         type = "F32" if type == "auto" else type
         job = adapter_conversion(folder, path, type, base=base, metadata=metadata, model_name=model_name)
-    elif base is not None:
-        raise UsageError("a base is for adapters, folders with an adapter_config.json")
     else:
         job = conversion(
             folder,
@@ -439,5 +461,6 @@ def convert(
             inexact=inexact,
             mtp=mtp,
             mmproj=mmproj,
+            base=base,
         )
     return job.write(force=force, threads=threads, memory=memory, report=report)[0]

@@ -24,6 +24,7 @@ from tiny_checkpoints import (
     linear,
     llama_layer,
     norm,
+    tokenizer_files,
 )
 
 __all__ = ["REMOTE"]
@@ -538,6 +539,55 @@ def muse_glimmer() -> Tiny:
     return Tiny(values, decoder(layer, BPE_TOKENS))
 
 
+def target_files(**more: Any) -> dict[str, Any]:
+    """The model that a draft is for, in a folder of its own: only its config and tokenizer are read."""
+    values = config("Qwen3ForCausalLM", "qwen3", num_hidden_layers=12, head_dim=HEAD, **LLAMA | more)
+    values["num_hidden_layers"] = 12
+    files = tokenizer_files(Tiny(values, ()))
+    return {f"target/{name}": contents for name, contents in {"config.json": values, **files}.items()}
+
+
+def eagle3() -> Tiny:
+    shapes: dict[str, tuple[int, ...]] = {"fc.weight": (WIDTH, 3 * WIDTH), "t2d": (BPE_TOKENS,), "d2t": (100,)}
+    shapes |= dict(attention("midlayer.self_attn")) | dict(gated("midlayer.mlp"))
+    for part in "qkv":
+        rows = shapes[f"midlayer.self_attn.{part}_proj.weight"][0]
+        shapes[f"midlayer.self_attn.{part}_proj.weight"] = (rows, 2 * WIDTH)
+    for name in ("hidden_norm", "input_layernorm", "post_attention_layernorm"):
+        shapes |= dict(norm(f"midlayer.{name}"))
+    shapes |= dict(norm("norm")) | {"lm_head.weight": (100, WIDTH)}
+    values = config("LlamaForCausalLMEagle3", "llama", draft_vocab_size=100, norm_before_residual=True, **LLAMA)
+    values["num_hidden_layers"] = 1
+    return Tiny(values, shapes.items(), tokenizer="none", files=target_files())
+
+
+def flash_layer(at: str, i: int) -> Shapes:
+    yield from llama_layer(at, i)
+    yield from norm(f"{at}.self_attn.q_norm", HEAD)
+    yield from norm(f"{at}.self_attn.k_norm", HEAD)
+
+
+def dflash() -> Tiny:
+    shapes = {name.removeprefix("model."): shape for name, shape in decoder(flash_layer, BPE_TOKENS, head=False)}
+    del shapes["embed_tokens.weight"]
+    shapes |= {"fc.weight": (WIDTH, 2 * WIDTH)} | dict(norm("hidden_norm"))
+    settings = {"mask_token_id": 259, "target_layer_ids": [1, 5], "swa_window_size": 128, "use_swa": True}
+    values = config("DFlashDraftModel", "dflash_x", head_dim=HEAD, dflash_config=settings, block_size=8, **LLAMA)
+    values["rope_is_neox_style"] = False
+    return Tiny(values, shapes.items(), tokenizer="none", files=target_files(rope_scaling={"mrope_section": [2, 1, 1]}))
+
+
+def dspark() -> Tiny:
+    shapes = {name.removeprefix("model."): shape for name, shape in decoder(flash_layer, BPE_TOKENS)}
+    shapes |= {"fc.weight": (WIDTH, 2 * WIDTH)} | dict(norm("hidden_norm"))
+    shapes |= dict(linear("markov_head.markov_w1", BPE_TOKENS, 8)) | dict(
+        linear("markov_head.markov_w2", BPE_TOKENS, 8)
+    )
+    shapes |= dict(linear("confidence_head.proj", 1, WIDTH))
+    values = config("Qwen3DSparkModel", "dspark_x", head_dim=HEAD, target_layer_ids=[1, 5], mask_token_id=259, **LLAMA)
+    return Tiny(values, shapes.items(), tokenizer="none", files=target_files())
+
+
 REMOTE = {
     "rwkv6": rwkv6,
     "rwkv6qwen2": rwkv6qwen2,
@@ -558,4 +608,7 @@ REMOTE = {
     "kimi": kimi,
     "deepseek-ocr": deepseek_ocr,
     "muse-glimmer": muse_glimmer,
+    "eagle3": eagle3,
+    "dflash": dflash,
+    "dspark": dspark,
 }

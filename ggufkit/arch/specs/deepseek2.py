@@ -128,6 +128,27 @@ _DENSE = {key: value for key, value in _V2.items() if key not in _EXPERTS}
 _OCR = {"rms_norm_eps": 1e-6}
 _LITE = {key: value for key, value in _V2.items() if key != "head_dim"}
 
+_GLM_LITE = {
+    "max_position_embeddings": 202752,
+    "rms_norm_eps": 1e-5,
+    "qk_nope_head_dim": 192,
+    "v_head_dim": 256,
+    "q_lora_rank": 768,
+    "moe_intermediate_size": 1536,
+    "n_shared_experts": 1,
+    "routed_scaling_factor": 1.8,
+    "norm_topk_prob": True,
+}
+_GLM_DSA = {
+    "max_position_embeddings": 202752,
+    "rms_norm_eps": 1e-5,
+    "qk_nope_head_dim": 192,
+    "v_head_dim": 256,
+    "q_lora_rank": 2048,
+    "n_group": 1,
+    "topk_group": 1,
+}
+
 
 def _announced(config: Config) -> int | None:
     return mtp_layers(config) if config.mtp and "num_nextn_predict_layers" in config else None
@@ -200,7 +221,7 @@ SPECS = (
             "DeepseekV3ForCausalLM": _V3,
             "KimiK25ForConditionalGeneration": _V3,
             "KimiVLForConditionalGeneration": _V3,
-            "YoutuForCausalLM": _DENSE,
+            "YoutuForCausalLM": _DENSE | {"max_position_embeddings": 131072},
             "YoutuVLForConditionalGeneration": _DENSE,
         },
         metadata=mla_keys(),
@@ -230,7 +251,7 @@ SPECS = (
     Architecture(
         name="deepseek2",
         graph=Graph(router=_router, router_normalized=False),
-        models={"Glm4MoeLiteForCausalLM": _LITE},
+        models={"Glm4MoeLiteForCausalLM": _LITE | _GLM_LITE},
         metadata=(*mla_keys(blocks_with_mtp), uint("nextn_predict_layers", lambda config: mtp_layers(config) or None)),
         vocabulary=GLM,
         transforms=mla_tensors(blocks_with_mtp),
@@ -239,7 +260,7 @@ SPECS = (
     Architecture(
         name="deepseek32",
         graph=Graph(router=_router, router_normalized=False, index_rope="neox"),
-        models={"DeepseekV32ForCausalLM": _V3},
+        models={"DeepseekV32ForCausalLM": _V3 | {"max_position_embeddings": 163840}},
         metadata=(*mla_keys(blocks_with_mtp), _NEXTN, *INDEXER),
         vocabulary=_with_bos,
         transforms=mla_tensors(blocks_with_mtp),
@@ -248,7 +269,7 @@ SPECS = (
     Architecture(
         name="glm-dsa",
         graph=Graph(router="sigmoid", router_normalized=False, index_rope="norm"),
-        models={"GlmMoeDsaForCausalLM": _V3},
+        models={"GlmMoeDsaForCausalLM": _V3 | _GLM_DSA},
         metadata=(
             *mla_keys(blocks_with_mtp),
             uint("rope.dimension_count", lambda config: int(_rotated(config) * partial_rotary(config, 1.0))),

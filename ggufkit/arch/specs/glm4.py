@@ -73,7 +73,10 @@ SPECS = (
     Architecture(
         name="glm4",
         exports=(_EXPORT,),
-        models={"Glm4ForCausalLM": _DEFAULTS, "Glm4vForConditionalGeneration": _SEEING},
+        models={
+            "Glm4ForCausalLM": _DEFAULTS,
+            "Glm4vForConditionalGeneration": _SEEING | {"max_position_embeddings": 32768, "rms_norm_eps": 1e-5},
+        },
         metadata=(*BASE, _ROTATED),
         vocabulary=GLM4,
         graph=Graph(),
@@ -81,7 +84,7 @@ SPECS = (
     ),
     Architecture(
         name="glm4",
-        models={"GlmOcrForConditionalGeneration": _SEEING},
+        models={"GlmOcrForConditionalGeneration": _SEEING | {"rms_norm_eps": 1e-5, "num_key_value_heads": 8}},
         metadata=(
             *base(uint("block_count", _all_blocks)),
             _ROTATED,

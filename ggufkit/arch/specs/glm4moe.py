@@ -84,7 +84,10 @@ SPECS = (
         name="glm4moe",
         exports=(_EXPORT,),
         graph=Graph(rope="neox", ffn_norm="post_attention_norm", router_normalized=False),
-        models={"Glm4MoeForCausalLM": _DEFAULTS, "Glm4vMoeForConditionalGeneration": _DEFAULTS},
+        models={
+            "Glm4MoeForCausalLM": _DEFAULTS,
+            "Glm4vMoeForConditionalGeneration": _DEFAULTS | {"max_position_embeddings": 65536},
+        },
         metadata=_KEYS,
         vocabulary=GLM,
         transforms=_TRANSFORMS,
@@ -93,7 +96,7 @@ SPECS = (
     Architecture(
         name="glm4moe",
         graph=Graph(rope="neox", ffn_norm="post_attention_norm", router_normalized=False),
-        models={"SolarOpenForCausalLM": _DEFAULTS},
+        models={"SolarOpenForCausalLM": _DEFAULTS | {"rope_theta": 1e6}},
         metadata=_KEYS,
         vocabulary=bpe_with_roles(eos="<|endoftext|>", eot="<|endoftext|>", unk="<unk>", bos="<|startoftext|>"),
         transforms=_TRANSFORMS,

@@ -144,7 +144,7 @@ SPECS = (
     Architecture(
         name="granite_swa",
         graph=Graph(window_period=2),
-        models={"GraniteSWAForCausalLM": _DEFAULTS},
+        models={"GraniteSWAForCausalLM": _DEFAULTS | {"max_position_embeddings": 8192, "rms_norm_eps": 1e-5}},
         metadata=_SWA_KEYS,
         vocabulary=llama_vocabulary,
         transforms=(*PERMUTED, rename((r"sinks$", "sinks.weight"))),

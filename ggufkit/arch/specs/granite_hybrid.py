@@ -44,7 +44,8 @@ from ggufkit.tokenizer.from_checkpoint.variants import padded
 if TYPE_CHECKING:
     import numpy as np
 
-_DEFAULTS = {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "rope_theta": 10000.0}
+# Of these config.json is read as it is; without a base rope has llama.cpp's, which is theirs.
+_DEFAULTS = {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6}
 
 
 # ---- the mixer --------------------------------------------------------------------------------------------------

@@ -86,10 +86,21 @@ _REPLACED: dict[str, Row] = {
     "expert_group_used_count": _ungrouped("expert_group_used_count"),
 }
 
+_DEFAULTS = {
+    "max_position_embeddings": 262144,
+    "rms_norm_eps": 1e-5,
+    "qk_nope_head_dim": 192,
+    "v_head_dim": 256,
+    "moe_intermediate_size": 768,
+    "routed_scaling_factor": 2.827,
+    "n_group": 1,
+    "topk_group": 1,
+}
+
 SPECS = (
     Architecture(
         name="hy_v4",
-        models={"HYV4ForCausalLM": MLA_DEFAULTS},
+        models={"HYV4ForCausalLM": MLA_DEFAULTS | _DEFAULTS},
         metadata=(
             *(_REPLACED.get(getattr(row, "key", ""), row) for row in mla_keys()),
             uint("expert_gating_func", lambda config: 2),

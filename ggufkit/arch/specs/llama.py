@@ -87,7 +87,8 @@ LLAMA = Architecture(
         "MistralForCausalLM": _MISTRAL,
         "MixtralForCausalLM": _MIXTRAL,
         "VLlama3ForCausalLM": _LLAMA | {"num_attention_heads": 32},
-        "VoxtralForConditionalGeneration": _LLAMA,
+        "VoxtralForConditionalGeneration": _LLAMA
+        | {"max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "rope_theta": 1e8},
     },
     metadata=(*BASE, VOCAB_SIZE, ROPE_DIMENSIONS),
     vocabulary=llama_vocabulary,

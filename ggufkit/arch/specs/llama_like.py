@@ -23,7 +23,7 @@ _DEFAULTS = {
     "rope_theta": 10000.0,
     "num_key_value_heads": lambda config: config.heads,
 }
-_OLMO = {key: value for key, value in _DEFAULTS.items() if key != "rms_norm_eps"}
+_OLMO = {key: value for key, value in _DEFAULTS.items() if key != "rms_norm_eps"} | {"max_position_embeddings": 2048}
 
 
 def _of_activation(name: str) -> Callable[[Config], list[float] | None]:
@@ -91,7 +91,7 @@ SPECS = (
     Architecture(
         name="apertus",
         graph=Graph(rope="neox", activation="xielu"),
-        models={"ApertusForCausalLM": _DEFAULTS},
+        models={"ApertusForCausalLM": _DEFAULTS | {"max_position_embeddings": 65536, "rope_theta": 12000000.0}},
         preamble=_XIELU,
         metadata=(*BASE, VOCAB_SIZE, ROPE_DIMENSIONS),
         vocabulary=llama_vocabulary,
@@ -100,7 +100,9 @@ SPECS = (
     Architecture(
         name="seed_oss",
         exports=(_EXPORT_SEED,),
-        models={"SeedOssForCausalLM": _DEFAULTS | {"head_dim": 128}},
+        models={
+            "SeedOssForCausalLM": _DEFAULTS | {"max_position_embeddings": 524288, "rms_norm_eps": 1e-6, "head_dim": 128}
+        },
         metadata=BASE,
         vocabulary=bpe,
         graph=Graph(rope="neox", ffn_norm="post_attention_norm"),

@@ -65,7 +65,10 @@ SPECS = (
     Architecture(
         name="mistral3",
         exports=(_EXPORT,),
-        models={"Ministral3ForCausalLM": _DEFAULTS, "Mistral3ForConditionalGeneration": _DEFAULTS},
+        models={
+            "Ministral3ForCausalLM": _DEFAULTS | {"max_position_embeddings": 262144},
+            "Mistral3ForConditionalGeneration": _DEFAULTS,
+        },
         metadata=(
             *BASE,
             VOCAB_SIZE,

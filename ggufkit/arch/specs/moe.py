@@ -28,6 +28,8 @@ from ggufkit.tokenizer.from_checkpoint.bpe import bpe
 
 _DEFAULTS = {"max_position_embeddings": 4096, "rms_norm_eps": 1e-6, "rope_theta": 10000.0}
 
+_EXAONE = _DEFAULTS | {"max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "n_group": 1, "topk_group": 1}
+
 _EXPERT_LENGTH = uint("expert_feed_forward_length", "moe_intermediate_size")
 _NEXTN = uint("nextn_predict_layers", lambda config: mtp_layers(config) or None)
 
@@ -143,7 +145,7 @@ SPECS = (
         name="minimax-m2",
         exports=(_EXPORT_MINIMAX,),
         graph=Graph(rope="neox"),
-        models={"MiniMaxM2ForCausalLM": _DEFAULTS},
+        models={"MiniMaxM2ForCausalLM": _DEFAULTS | {"max_position_embeddings": 196608, "rope_theta": 5e6}},
         metadata=(
             *BASE,
             uint("expert_feed_forward_length", "intermediate_size"),
@@ -155,7 +157,7 @@ SPECS = (
     Architecture(
         name="hy_v3",
         graph=Graph(rope="neox", router_normalized=False),
-        models={"HYV3ForCausalLM": _DEFAULTS},
+        models={"HYV3ForCausalLM": {"max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "rope_theta": 11158840.0}},
         metadata=(
             *base(uint("block_count", blocks_with_mtp)),
             _EXPERT_LENGTH,
@@ -175,7 +177,7 @@ SPECS = (
     Architecture(
         name="exaone-moe",
         graph=Graph(rope="neox", rope_layers="local", window_period=4, router_normalized=False),
-        models={"ExaoneMoEForCausalLM": _DEFAULTS, "ExaoneMoeForCausalLM": _DEFAULTS},
+        models={"ExaoneMoEForCausalLM": _EXAONE, "ExaoneMoeForCausalLM": _EXAONE},
         metadata=(
             *base(uint("block_count", _exaone_blocks)),
             VOCAB_SIZE,
@@ -203,7 +205,7 @@ SPECS = (
     Architecture(
         name="mellum",
         graph=Graph(rope="neox", window_period=4, local_rope_scaled=False),
-        models={"MellumForCausalLM": _DEFAULTS},
+        models={"MellumForCausalLM": _DEFAULTS | {"max_position_embeddings": 131072}},
         metadata=(
             *BASE,
             uint("expert_feed_forward_length", "moe_intermediate_size", need=OPTIONAL),
@@ -221,7 +223,7 @@ SPECS = (
     Architecture(
         name="olmoe",
         exports=(_EXPORT_OLMOE,),
-        models={"OlmoeForCausalLM": _DEFAULTS | {"num_experts": 64, "num_experts_per_tok": 8}},
+        models={"OlmoeForCausalLM": _DEFAULTS | {"rms_norm_eps": 1e-5, "num_experts": 64, "num_experts_per_tok": 8}},
         metadata=(*BASE, real("attention.layer_norm_rms_epsilon", lambda config: 1e-5)),
         vocabulary=bpe,
         graph=Graph(rope="neox", router_normalized=False),
