@@ -336,7 +336,7 @@ def test_clean_spaces(data, clean):
     ("more", "message"),
     [
         ({"model": "none"}, "the file has no tokenizer"),
-        ({"model": "rwkv"}, "tokenizer 'rwkv' is not supported, only llama, gpt2"),
+        ({"model": "whitespace"}, "tokenizer 'whitespace' is not supported, only llama, gpt2"),
         ({"model": "gpt2"}, "needs its merges"),
         (
             {"model": "gpt2", "merges": ["a b"], "pre": "new\n"},

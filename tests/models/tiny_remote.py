@@ -588,6 +588,161 @@ def dspark() -> Tiny:
     return Tiny(values, shapes.items(), tokenizer="none", files=target_files())
 
 
+LING: dict[str, Any] = {
+    "no_kda_lora": True,
+    "kda_safe_gate": True,
+    "gated_attention_proj_granularity_type": "head_wise",
+    "layer_group_size": 2,
+    "short_conv_kernel_size": 4,
+    "kda_lower_bound": -5.0,
+    "head_dim": HEAD,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 6,
+    "num_experts": EXPERTS,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": FFN,
+    "n_group": 1,
+    "topk_group": 1,
+    "moe_shared_expert_intermediate_size": FFN,
+    "num_shared_experts": 1,
+    "first_k_dense_replace": 1,
+    "routed_scaling_factor": 2.5,
+    "norm_topk_prob": True,
+    "score_function": "sigmoid",
+    "num_nextn_predict_layers": 1,
+    "expert_swiglu_limit_list": [None, 7.0],
+    "share_expert_swiglu_limit_list": [None, 5],
+}
+
+
+def mla(at: str, heads: int = HEADS, nope: int = 8, rope: int = 4, v: int = 6, rank: int = 16) -> Shapes:
+    yield from linear(f"{at}.q_a_proj", 16, WIDTH)
+    yield from norm(f"{at}.q_a_layernorm", 16)
+    yield from linear(f"{at}.q_b_proj", heads * (nope + rope), 16)
+    yield from linear(f"{at}.kv_a_proj_with_mqa", rank + rope, WIDTH)
+    yield from norm(f"{at}.kv_a_layernorm", rank)
+    yield from linear(f"{at}.kv_b_proj", heads * (nope + v), rank)
+
+
+def bailingmoe3(**more: Any) -> Tiny:
+    """Delta attention and a dense FFN, latent attention and experts, and a block that predicts further tokens."""
+
+    def layer(at: str, i: int) -> Shapes:
+        yield from norm(f"{at}.input_layernorm")
+        yield from norm(f"{at}.post_attention_layernorm")
+        if i == 0:
+            for part in "qkv":
+                yield from linear(f"{at}.attention.{part}_proj", WIDTH, WIDTH)
+                yield f"{at}.attention.{part}_conv1d.weight", (WIDTH, 1, 4)
+            yield f"{at}.attention.A_log", (HEADS,)
+            yield f"{at}.attention.dt_bias", (WIDTH,)
+            yield from linear(f"{at}.attention.f_proj", WIDTH, WIDTH)
+            yield from linear(f"{at}.attention.b_proj", HEADS, WIDTH)
+            yield from norm(f"{at}.attention.o_norm", HEAD)
+            yield from gated(f"{at}.mlp")
+        else:
+            yield from mla(f"{at}.attention")
+            yield from linear(f"{at}.mlp.gate", EXPERTS, WIDTH)
+            yield f"{at}.mlp.gate.expert_bias", (EXPERTS,)
+            for expert in range(EXPERTS):
+                yield from gated(f"{at}.mlp.experts.{expert}")
+            yield from gated(f"{at}.mlp.shared_experts")
+        yield from linear(f"{at}.attention.g_proj", HEADS if i else WIDTH, WIDTH)
+        yield from linear(f"{at}.attention.dense", WIDTH, HEADS * 6 if i else WIDTH)
+        if i == LAYERS:
+            yield from linear(f"{at}.eh_proj", WIDTH, 2 * WIDTH)
+            for name in ("enorm", "hnorm", "final_layernorm"):
+                yield from norm(f"{at}.{name}")
+
+    shapes = {name.replace("embed_tokens", "word_embeddings"): shape for name, shape in decoder(layer, BPE_TOKENS)}
+    shapes |= dict(layer(f"model.layers.{LAYERS}", LAYERS))
+    kind = "BailingMoeV3VLForConditionalGeneration" if more else "BailingMoeV3ForCausalLM"
+    text = config(kind, "bailing_moe_v3", **LLAMA | LING | more)
+    if more:
+        shapes |= dict(linear("linear_proj.0", WIDTH, 8))
+        text = {"architectures": text.pop("architectures"), "model_type": "ling3_vl_x", "text_config": text}
+    return Tiny(text, shapes.items())
+
+
+def dots3() -> Tiny:
+    """A layer with a window, one with an index, and a block that predicts further tokens."""
+
+    def layer(at: str, i: int) -> Shapes:
+        yield from norm(f"{at}.input_layernorm")
+        yield from norm(f"{at}.post_attention_layernorm")
+        heads, nope, v, rank = (HEADS, 8, 6, 16) if i == 1 else (2, 12, 10, 24)
+        yield from mla(f"{at}.self_attn", heads, nope, 4, v, rank)
+        yield from norm(f"{at}.self_attn.k_rope_only_layernorm", 4)
+        yield from linear(f"{at}.self_attn.attn_gate_proj", heads, WIDTH)
+        yield from linear(f"{at}.self_attn.o_proj", WIDTH, heads * v)
+        if i == 0:
+            yield from gated(f"{at}.mlp")
+            return
+        if i == 1:
+            yield from linear(f"{at}.self_attn.indexer.wq_b", 2 * HEAD, 16)
+            yield from linear(f"{at}.self_attn.indexer.wk", HEAD, WIDTH)
+            yield from norm(f"{at}.self_attn.indexer.k_norm", HEAD, True)
+            yield from linear(f"{at}.self_attn.indexer.weights_proj", 2, WIDTH)
+        yield from linear(f"{at}.mlp.gate", EXPERTS, WIDTH)
+        yield f"{at}.mlp.gate.e_score_correction_bias", (EXPERTS,)
+        for expert in range(EXPERTS):
+            yield from gated(f"{at}.mlp.experts.{expert}")
+        yield from gated(f"{at}.mlp.shared_experts")
+        if i == LAYERS:
+            yield from linear(f"{at}.eh_proj", WIDTH, 2 * WIDTH)
+            for name in ("enorm", "hnorm", "shared_head.norm"):
+                yield from norm(f"{at}.{name}")
+
+    shapes = dict(decoder(layer, BPE_TOKENS)) | dict(layer(f"model.layers.{LAYERS}", LAYERS))
+    shapes["model.mtp.embed_tokens.weight"] = (BPE_TOKENS, WIDTH)
+    more = {
+        "layer_types": ["sliding_attention", "full_attention"],
+        "sliding_window_size": 64,
+        "scoring_func": "sigmoid",
+    }
+    more |= {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 6}
+    more |= {"swa_num_attention_heads": 2, "swa_q_lora_rank": 16, "swa_kv_lora_rank": 24, "swa_head_dim": 16}
+    more |= {"swa_qk_nope_head_dim": 12, "swa_qk_rope_head_dim": 4, "swa_v_head_dim": 10, "head_dim": 99}
+    more |= {"index_n_heads": 2, "index_head_dim": HEAD, "index_topk": 16, "apply_mla_qkv_lora_rescale": True}
+    more |= {"n_routed_experts": EXPERTS, "n_shared_experts": 1, "num_experts_per_tok": 2, "moe_intermediate_size": FFN}
+    more |= {
+        "first_k_dense_replace": 1,
+        "routed_scaling_factor": 2.5,
+        "norm_topk_prob": True,
+        "rope_local_theta": 5000.0,
+    }
+    values = config("Dots3NoteTextForCausalLM", "dots3_x", **LLAMA | more)
+    files = tokenizer_files(Tiny(values, ()))
+    files["tokenizer.json"]["added_tokens"][2]["content"] = "<|endofassistant|>"
+    return Tiny(values, shapes.items(), tokenizer="none", files=files)
+
+
+def minimax01() -> Tiny:
+    def layer(at: str, i: int) -> Shapes:
+        yield from norm(f"{at}.input_layernorm")
+        yield from norm(f"{at}.post_attention_layernorm")
+        if i == 0:
+            yield from linear(f"{at}.self_attn.qkv_proj", 3 * WIDTH, WIDTH)
+            yield from linear(f"{at}.self_attn.output_gate", WIDTH, WIDTH)
+            yield from linear(f"{at}.self_attn.out_proj", WIDTH, WIDTH)
+            yield from norm(f"{at}.self_attn.norm")
+        else:
+            yield from attention(f"{at}.self_attn")
+        yield from linear(f"{at}.block_sparse_moe.gate", EXPERTS, WIDTH)
+        yield from w123_experts(f"{at}.block_sparse_moe")
+
+    more = {f"layernorm_{part}_alpha": 3.5 for part in ("full_attention", "linear_attention", "mlp")}
+    more |= {f"layernorm_{part}_beta": 1.0 for part in ("full_attention", "linear_attention", "mlp")}
+    more |= {"rotary_dim": 4, "num_local_experts": EXPERTS, "num_experts_per_tok": 2, "head_dim": HEAD}
+    shapes = dict(decoder(layer, BPE_TOKENS))
+    index = {"metadata": {}, "weight_map": dict.fromkeys(shapes, "model.safetensors")}
+    files = {"model.safetensors.index.json": index, "chat_template.jinja": b"{{ messages }}"}
+    return Tiny(config("MiniMaxText01ForCausalLM", "minimax_text_01", **LLAMA | more), shapes.items(), files=files)
+
+
 REMOTE = {
     "rwkv6": rwkv6,
     "rwkv6qwen2": rwkv6qwen2,
@@ -608,6 +763,10 @@ REMOTE = {
     "kimi": kimi,
     "deepseek-ocr": deepseek_ocr,
     "muse-glimmer": muse_glimmer,
+    "bailingmoe3": bailingmoe3,
+    "bailingmoe3-vl": lambda: bailingmoe3(mrope_section=[1, 1, 0]),
+    "dots3": dots3,
+    "minimax01": minimax01,
     "eagle3": eagle3,
     "dflash": dflash,
     "dspark": dspark,

@@ -11,7 +11,6 @@ from ggufkit.policy.traits import Traits
 SPECS: tuple[Architecture, ...] = ()
 
 TRAITS = {
-    "bailingmoe3": Traits(stacks_are_experts=False),  # its MLA projections are stacks, too
     "glm5-next": Traits(
         kept=(
             "hc_",
