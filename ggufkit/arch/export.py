@@ -26,6 +26,7 @@ __all__ = [
     "EXPERTS",
     "GROUPED_ROUTER",
     "NAMES",
+    "NULL",
     "POST_NORMS",
     "W123_EXPERTS",
     "Export",
@@ -112,6 +113,9 @@ class Source:
 # A value of config.json: a constant is one, too.
 Setting = Callable[[Source], Any]
 
+# A value of config.json that is there, and null.
+NULL = object()
+
 # Takes back what a transform did to a tensor.
 Undo = Callable[[Source, Tensor], Tensor]
 
@@ -158,20 +162,24 @@ def rope_scaling(s: Source) -> dict[str, Any] | None:
     return scaling
 
 
-# Llama 3.1's settings, which a GGUF holds as divisors only.
-_LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+# What the settings of Llama 3.1's scaling are, which a GGUF holds as divisors only: how fast a pair must turn at least,
+# and the context before; models of others first.
+_LLAMA3_HIGH = (4.0, 1.0)
+_LLAMA3_CONTEXTS = (8192, *(1 << bits for bits in range(8, 20)))
 
 
 def _llama3(divisors: np.ndarray, s: Source) -> dict[str, Any]:
     """The settings that give these divisors."""
     import numpy as np
 
-    factor = float(divisors.max(initial=1))
-    scaling = {"rope_type": "llama3", "rope_theta": s.get("rope.freq_base", 10000.0), "factor": factor, **_LLAMA3}
-    expected = llama3_divisors(scaling, s.head_dim)
-    if expected.shape != divisors.shape or not np.allclose(expected, divisors, rtol=1e-5):
-        raise ArchitectureError("rope_freqs.weight is not Llama 3.1's scaling, which config.json could name")
-    return {name: value for name, value in scaling.items() if name != "rope_theta"}
+    settings = {"rope_type": "llama3", "factor": float(divisors.max(initial=1)), "low_freq_factor": 1.0}
+    for high in _LLAMA3_HIGH:
+        for context in _LLAMA3_CONTEXTS:
+            found = {**settings, "high_freq_factor": high, "original_max_position_embeddings": context}
+            expected = llama3_divisors({**found, "rope_theta": s.get("rope.freq_base", 10000.0)}, s.head_dim)
+            if expected.shape == divisors.shape and np.allclose(expected, divisors, rtol=1e-5):
+                return found
+    raise ArchitectureError("rope_freqs.weight is not Llama 3.1's scaling, which config.json could name")
 
 
 def _vocabulary(s: Source) -> int:
@@ -255,10 +263,13 @@ class Export:
     fused : matrix of the checkpoint, without ``.weight`` → those of the GGUF whose rows it has, one after the other.
     rotated : q and k have GGUF's order of rotary pairs (see `transforms.permute_rope`).
     norm_offset : what GGUF added to the weights of norms.
-    undo : end of a GGUF name without ``.weight`` or ``.bias`` → what takes back what was done to it.
+    undo : end of a GGUF name without ``.weight`` or ``.bias``, or of a fused matrix → what takes back what was done to
+        it; comes before the rest.
+    called : a tensor under the name that `names` gives → its name in the checkpoint.
     when : which GGUF files it is for; the first of an architecture whose `when` holds is taken.
     wide : activations are larger than float16 can be.
     packs : its matrices may stay quantized: compressed-tensors knows the class's layers.
+    layout : the only one in which they may, "mxfp4".
     mlx : mlx-lm, too, has arrays of these names.
     """
 
@@ -271,9 +282,11 @@ class Export:
     rotated: bool = False
     norm_offset: float = 0.0
     undo: Mapping[str, Undo] = field(default_factory=dict)
+    called: Callable[[Source, Tensor], str] = lambda s, tensor: tensor.name
     when: Callable[[Source], bool] = lambda s: True
     wide: bool = False
     packs: bool = True
+    layout: str | None = None
     mlx: bool = False
 
 
@@ -302,9 +315,10 @@ def exported(exports: Sequence[Export], source: Source) -> Exported:
     config: dict[str, Any] = {"architectures": [export.model_class], "model_type": export.model_type}
     for name, setting in {**(COMMON if export.common else {}), **export.config}.items():
         if setting is not None and (value := setting(source)) is not None:
-            config[name] = value
+            config[name] = None if value is NULL else value
     tensors: dict[str, Tensor] = {}
-    for tensor in _renamed(export, source):
+    for renamed in _renamed(export, source):
+        tensor = renamed.renamed(export.called(source, renamed))
         if tensor.name in tensors:
             raise ArchitectureError(f"two tensors would be called {printable(tensor.name)} in the checkpoint")
         tensors[tensor.name] = tensor
@@ -329,10 +343,12 @@ def _renamed(export: Export, source: Source) -> Iterator[Tensor]:
         if name in _SETTINGS:
             continue
         stem, _, ending = name.rpartition(".")
-        if stem in parts and ending == "weight":
+        if stem in parts and ending in ("weight", "bias"):
             whole, pieces = parts[stem]
             if stem == pieces[0]:
-                yield _together(f"{whole}.weight", [_part(source, f"{piece}.weight") for piece in pieces])
+                own = [_part(export, source, piece, ending) for piece in pieces]
+                fused = (_together if ending == "weight" else _side_by_side)(f"{whole}.{ending}", own)
+                yield _undone(export, source, whole, fused) or fused
         elif name in stems:
             yield from _apart(stems[name], _restored(export, source, name, tensor))
         elif stem in stems and ending in ("weight", "bias"):
@@ -341,24 +357,31 @@ def _renamed(export: Export, source: Source) -> Iterator[Tensor]:
             raise ArchitectureError(f"the tensor {printable(name)} has no place in a {export.model_type} checkpoint")
 
 
-def _part(source: Source, name: str) -> Tensor:
-    if name not in source.tensors:
-        raise ArchitectureError(f"the tensor {printable(name)} is missing, which is a part of one of the checkpoint's")
-    return source.tensors[name]
+def _part(export: Export, source: Source, stem: str, ending: str) -> Tensor:
+    if (tensor := source.tensors.get(f"{stem}.{ending}")) is None:
+        raise ArchitectureError(
+            f"the tensor {printable(stem)}.{ending} is missing, which is a part of one of the checkpoint's"
+        )
+    return _undone(export, source, stem, tensor) or tensor
 
 
 def _restored(export: Export, source: Source, name: str, tensor: Tensor) -> Tensor:
     """The tensor with its rows and numbers as the checkpoint had them."""
     stem, _, ending = name.rpartition(".")
+    undone = _undone(export, source, stem if ending in ("weight", "bias") else name, tensor)
+    if undone is not None:
+        return undone
     if export.rotated and stem.endswith((".attn_q", ".attn_k")):
         heads = source.heads if stem.endswith("q") else source.kv_heads
         return _with_rows(tensor, lambda rows: None if rows % (2 * heads) else rope_order(_counted(rows), heads))
     if export.norm_offset and stem.endswith("norm") and ending == "weight":
         return computed(tensor, lambda weights: weights - weights.dtype.type(export.norm_offset))
-    for end, undo in export.undo.items():
-        if stem.endswith(end):
-            return undo(source, tensor)
     return tensor
+
+
+def _undone(export: Export, source: Source, name: str, tensor: Tensor) -> Tensor | None:
+    """The tensor as the export's own `undo` of such a name leaves it."""
+    return next((undo(source, tensor) for end, undo in export.undo.items() if name.endswith(end)), None)
 
 
 def _counted(count: int) -> np.ndarray:
@@ -449,3 +472,17 @@ def _together(name: str, tensors: list[Tensor]) -> Tensor:
     stacks = [[t] if len(t.shape) == 2 else list(_matrices(t)) for t in tensors]
     pieces = [matrix for matrices in zip(*stacks, strict=True) for matrix in matrices]
     return stacked(name, pieces, (*first.shape[:-2], rows, first.cols))
+
+
+def _side_by_side(name: str, tensors: list[Tensor]) -> Tensor:
+    """Vectors, or stacks of them, one behind the other."""
+    first = tensors[0]
+    if any((t.format, t.shape[:-1]) != (first.format, first.shape[:-1]) for t in tensors):
+        raise ArchitectureError(f"{printable(first.name)} and its like have shapes that do not belong together")
+
+    def read(lo: int, hi: int) -> np.ndarray:
+        import numpy as np
+
+        return np.concatenate([tensor.read(lo, hi) for tensor in tensors], axis=1)
+
+    return Tensor(name, (*first.shape[:-1], sum(tensor.cols for tensor in tensors)), first.format, read)

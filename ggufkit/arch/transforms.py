@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "decay",
+    "decays",
     "drop",
     "drop_tied_output",
     "first_rows",
@@ -349,18 +350,19 @@ def decay(pattern: str = r"\.A_log$") -> Transform:
     The reference's exponential is PyTorch's, which is not, and depends on the CPU: one in a hundred values differs in
     its last bit. Those of checkpoints in bfloat16 are few and known, and are followed.
     """
+    return map_each(pattern, lambda tensor, config: computed(tensor, decays))
 
-    def negative_exponential(logarithms: np.ndarray) -> np.ndarray:
-        import numpy as np
 
-        result = np.exp(logarithms.astype(np.float64)).astype(np.float32)
-        if logarithms.dtype == np.float32:
-            for bits, towards in ((_EXPONENTIAL_ABOVE, np.inf), (_EXPONENTIAL_BELOW, -np.inf)):
-                odd = np.isin(logarithms.view(np.uint32), np.frombuffer(bits, ">u2").astype(np.uint32) << 16)
-                result = np.where(odd, np.nextafter(result, np.float32(towards)), result)
-        return -result
+def decays(logarithms: np.ndarray) -> np.ndarray:
+    """−eᵃ as `decay` has it."""
+    import numpy as np
 
-    return map_each(pattern, lambda tensor, config: computed(tensor, negative_exponential))
+    result = np.exp(logarithms.astype(np.float64)).astype(np.float32)
+    if logarithms.dtype == np.float32:
+        for bits, towards in ((_EXPONENTIAL_ABOVE, np.inf), (_EXPONENTIAL_BELOW, -np.inf)):
+            odd = np.isin(logarithms.view(np.uint32), np.frombuffer(bits, ">u2").astype(np.uint32) << 16)
+            result = np.where(odd, np.nextafter(result, np.float32(towards)), result)
+    return -result
 
 
 def only(condition: Callable[[Config], Any], *transforms: Transform) -> Transform:

@@ -36,6 +36,7 @@ __all__ = ["packed", "quantization_config", "schemes"]
 _FUSED = {
     **dict.fromkeys(("q_proj", "k_proj", "v_proj"), "(?:qkv|[qkv])_proj"),
     **dict.fromkeys(("gate_proj", "up_proj"), "(?:gate_up|gate|up)_proj"),
+    **dict.fromkeys(("q_a_proj", "kv_a_proj_with_mqa"), "(?:fused_qkv_a_proj|q_a_proj|kv_a_proj_with_mqa)"),
     "experts": r"experts(?:\..*)?",
 }
 # What lies in the experts of a layer.

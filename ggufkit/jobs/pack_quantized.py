@@ -41,6 +41,7 @@ _INNER = re.compile(r"\.\d+\..*\.weight$")
 _FUSED = (
     re.compile(r"(?<=\.)experts\.\d+\.\w+(?=\.weight$)"),
     re.compile(r"(?<=\.)[qkv]_proj(?=\.weight$)"),
+    re.compile(r"(?<=\.)(q_a_proj|kv_a_proj_with_mqa)(?=\.weight$)"),
     re.compile(r"(?<=\.)(gate|up)_proj(?=\.weight$)"),
     re.compile(r"(?<=\.)w[13](?=\.weight$)"),
 )

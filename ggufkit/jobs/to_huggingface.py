@@ -24,7 +24,7 @@ from ggufkit.arch.forwards import check_forwards
 from ggufkit.arch.registry import exports_of
 from ggufkit.errors import Hint, UsageError, printable
 from ggufkit.gguf.reader import open as open_gguf
-from ggufkit.jobs import pack_awq, pack_gptq, pack_quantized
+from ggufkit.jobs import pack_awq, pack_gptq, pack_mxfp4, pack_quantized
 from ggufkit.jobs.checkpoint_folder import (
     DTYPES,
     Part,
@@ -48,6 +48,9 @@ __all__ = ["LAYOUTS", "export_hf"]
 # How matrices stay quantized: modules that say which can, what arrays they become, and what config.json says of it.
 LAYOUTS = {"compressed-tensors": pack_quantized, "gptq": pack_gptq, "awq": pack_awq}
 
+# Formats whose powers of two float16 may not have, and whose few digits bfloat16 has.
+_BRAIN = ("MXFP4", "NVFP4")
+
 _NAMES = {stored: name for name, stored in DTYPES.items()}
 
 
@@ -70,7 +73,7 @@ def export_hf(
     dtype : float16, bfloat16 or float32, for everything that does not stay quantized; by default whatever rounds
         nothing, and float16 for what is decoded.
     decode : let nothing stay quantized.
-    layout : compressed-tensors, gptq or awq, of what stays quantized.
+    layout : compressed-tensors, gptq or awq, of what stays quantized; gpt-oss has its own.
     force : replace an existing folder.
     report : shows the progress, e.g. `cli.progress.byte_bar`.
 
@@ -85,13 +88,13 @@ def export_hf(
     kind = dtype_named(dtype)
     if layout not in LAYOUTS:
         raise UsageError(f"the layout must be one of {', '.join(LAYOUTS)}, not {printable(layout)}")
-    own = LAYOUTS[layout]
     with open_gguf(path) as model:
         model.read_once()
         name = model.get("general.architecture", str)
         source = Source(name, model.metadata, model.tensors)
         seen = exported(exports_of(name), source)
         check_forwards(seen, source)
+        own = pack_mxfp4 if seen.export.layout == "mxfp4" else LAYOUTS[layout]
         tokenizer = tokenizer_files(model)
         kept = {} if decode or not seen.export.packs else own.schemes(seen.tensors)
         computed = kind or _computed(seen, kept)
@@ -117,8 +120,8 @@ def _dense(tensor: Tensor, asked: str | None, computed: str) -> Repacked:
     """The tensor as one array: as it is, or decoded."""
     if asked is not None:
         dtype = asked
-    elif tensor.format.is_quantized or tensor.origin is not None:
-        dtype = "F16"
+    elif _was_quantized(tensor):
+        dtype = "BF16" if _kind(tensor) in _BRAIN else "F16"
     elif len(tensor.shape) > 1:
         dtype = tensor.format.name
     else:

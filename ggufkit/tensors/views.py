@@ -62,16 +62,45 @@ def take_rows(tensor: Tensor, order: np.ndarray, shape: tuple[int, ...] | None =
 
 
 def take_columns(tensor: Tensor, order: np.ndarray) -> Tensor:
-    """Column i of the result is column `order[i]`."""
+    """Column i of the result is column `order[i]`. Of blocks whole ones move, where that will do; else it is F32."""
+    blocks = _whole_blocks(order, tensor.format.block_size)
+    if blocks is None:
+        return take_columns(_unpacked(tensor), order)
 
     def read(lo: int, hi: int) -> np.ndarray:
         import numpy as np
 
         rows = tensor.read(lo, hi)
-        numbers = rows.reshape(len(rows), -1, tensor.format.type_size)  # (rows, cols, bytes a number)
-        return np.ascontiguousarray(numbers[:, order]).reshape(len(rows), -1)
+        stored = rows.reshape(len(rows), -1, tensor.format.type_size)  # (rows, blocks, bytes of one)
+        return np.ascontiguousarray(stored[:, blocks]).reshape(len(rows), -1)
 
     return replace(tensor, shape=(*tensor.shape[:-1], len(order)), read=read)
+
+
+def _whole_blocks(order: np.ndarray, size: int) -> np.ndarray | None:
+    """The order of blocks of `size` columns; None where columns leave their neighbours."""
+    import numpy as np
+
+    if size == 1:
+        return order
+    if len(order) % size:
+        return None
+    blocks = order.reshape(-1, size)
+    whole = (blocks == blocks[:, :1] + np.arange(size)).all() and not (blocks[:, 0] % size).any()
+    return blocks[:, 0] // size if whole else None
+
+
+def _unpacked(tensor: Tensor) -> Tensor:
+    """A tensor of blocks as float32; others as they are."""
+    if tensor.format.block_size == 1:
+        return tensor
+
+    def read(lo: int, hi: int) -> np.ndarray:
+        import numpy as np
+
+        return tensor.floats(lo, hi).view(np.uint8)
+
+    return replace(tensor, format=FORMATS["F32"], read=read)
 
 
 def each_matrix(order: np.ndarray, matrices: int, rows: int) -> np.ndarray:
@@ -192,7 +221,8 @@ class LastMatrices:
 
 
 def transposed(tensor: Tensor, cache: LastMatrices) -> Tensor:
-    """The last two dimensions swapped. A matrix is read as a whole and stays in `cache` while its rows are."""
+    """The last two dimensions swapped, of blocks as F32. A matrix is read whole and stays in `cache` while rows are."""
+    tensor = _unpacked(tensor)
     *outer, rows, cols = tensor.shape
     size = tensor.format.type_size
 

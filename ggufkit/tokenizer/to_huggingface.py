@@ -34,6 +34,13 @@ __all__ = ["tokenizer_files"]
 
 _SPACE = "\u2581"
 
+# Pieces to text.
+_SPM_DECODERS: list[dict[str, Any]] = [
+    {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "},
+    {"type": "ByteFallback"},
+    {"type": "Fuse"},
+]
+
 
 def tokenizer_files(model: GGUF) -> dict[str, bytes]:
     """File name → contents.
@@ -43,8 +50,8 @@ def tokenizer_files(model: GGUF) -> dict[str, bytes]:
     GGUFError : the model has no tokenizer, or one of another kind than byte-pair encoding.
     """
     kind = model.get("tokenizer.ggml.model", str, "none")
-    vocab = read_vocab(model) if kind in ("llama", "gpt2") else None
-    if vocab is None or (vocab.kind == "bpe" and not vocab.pre.byte_encode):
+    vocab = read_vocab(model) if kind in ("llama", "gpt2", "gemma4") else None
+    if vocab is None or (kind == "gpt2" and not vocab.pre.byte_encode):
         raise GGUFError(f"a tokenizer of the kind {printable(kind)} cannot be written as tokenizer.json", model.path)
     files: dict[str, Any] = {
         "tokenizer.json": _tokenizer(vocab),
@@ -60,7 +67,10 @@ def tokenizer_files(model: GGUF) -> dict[str, bytes]:
 
 
 def _tokenizer(vocab: Vocab) -> dict[str, Any]:
-    parts = _sentencepiece(vocab) if vocab.kind == "spm" else _byte_pairs(vocab)
+    if vocab.kind == "spm":
+        parts = _sentencepiece(vocab)
+    else:
+        parts = _byte_pairs(vocab) if vocab.pre.byte_encode else _pieces_with_merges(vocab)
     return {
         "version": "1.0",
         "truncation": None,
@@ -127,15 +137,25 @@ def _byte_pairs(vocab: Vocab) -> dict[str, Any]:
     }
 
 
+def _pieces_with_merges(vocab: Vocab) -> dict[str, Any]:
+    """SentencePiece's pieces, of which the merges are known: Gemma 4."""
+    merges = [pair.split(" ", 1) for pair in vocab.merges]
+    return {
+        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE},
+        "pre_tokenizer": {
+            "type": "Split",
+            "pattern": {"String": " "},
+            "behavior": "MergedWithPrevious",
+            "invert": False,
+        },
+        "decoder": {"type": "Sequence", "decoders": _SPM_DECODERS},
+        "model": _bpe_model(vocab, merges, fuse_unk=True, byte_fallback=True),
+    }
+
+
 def _sentencepiece(vocab: Vocab) -> dict[str, Any]:
     prepend = vocab.add_space_prefix
-    decoders: list[dict[str, Any]] = [
-        {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "},
-        {"type": "ByteFallback"},
-        {"type": "Fuse"},
-    ]
-    if prepend:
-        decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+    decoders = [*_SPM_DECODERS, *([{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prepend else [])]
     # A space goes before a text and what follows a special token, even where there is one already.
     normalizers: list[dict[str, Any]] = [{"type": "Prepend", "prepend": _SPACE}] if prepend else []
     normalizers.append({"type": "Replace", "pattern": {"String": " "}, "content": _SPACE})

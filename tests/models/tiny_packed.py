@@ -46,7 +46,18 @@ _KINDS = {
     "int8": "I8",
     "uint8": "U8",
 }
-_SIZES = ("hidden_size", "intermediate_size", "head_dim", "moe_intermediate_size", "shared_expert_intermediate_size")
+_SIZES = (
+    "hidden_size",
+    "intermediate_size",
+    "head_dim",
+    "moe_intermediate_size",
+    "shared_expert_intermediate_size",
+    "kv_lora_rank",
+    "q_lora_rank",
+    "qk_nope_head_dim",
+    "qk_rope_head_dim",
+    "v_head_dim",
+)
 _FACTOR = 4
 
 

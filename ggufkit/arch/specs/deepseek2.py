@@ -6,7 +6,20 @@ And what is built like them: Kimi K2, GLM-4.7-Flash, GLM-5, Youtu, Mistral 4.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any
 
+from ggufkit.arch.export import EXPERTS as EXPORTED_EXPERTS
+from ggufkit.arch.export import (
+    GROUPED_ROUTER,
+    NULL,
+    Export,
+    Setting,
+    Source,
+    key,
+    rope_scaling,
+    transposed_back,
+)
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import (
     OPTIONAL,
@@ -212,9 +225,94 @@ def _router(layers: int, vocabulary: int) -> str:
     return "sigmoid" if layers in (47, 48) and vocabulary == 154880 else "softmax"
 
 
+# ---- the way back ----
+
+
+def _rope_width(s: Source) -> int:
+    return s.natural("rope.dimension_count")
+
+
+def _rope_back(s: Source) -> dict[str, Any] | None:
+    scaling = rope_scaling(s)
+    if scaling is not None and (multiplier := s.get("rope.scaling.yarn_log_multiplier")) is not None:
+        scaling |= dict.fromkeys(("mscale", "mscale_all_dim"), round(multiplier / 0.1, 6))
+    return scaling
+
+
+def _heads_together(s: Source, tensor: Tensor) -> Tensor:
+    """(heads, rows of each, latent width) as one matrix."""
+    return replace(tensor, shape=(tensor.rows, tensor.cols))
+
+
+_MLA_NAMES = {
+    "blk.{bid}.attn_q_a": "model.layers.{bid}.self_attn.q_a_proj",
+    "blk.{bid}.attn_q_a_norm": "model.layers.{bid}.self_attn.q_a_layernorm",
+    "blk.{bid}.attn_q_b": "model.layers.{bid}.self_attn.q_b_proj",
+    "blk.{bid}.attn_kv_a_mqa": "model.layers.{bid}.self_attn.kv_a_proj_with_mqa",
+    "blk.{bid}.attn_kv_a_norm": "model.layers.{bid}.self_attn.kv_a_layernorm",
+    "blk.{bid}.exp_probs_b.bias": "model.layers.{bid}.mlp.gate.e_score_correction_bias",
+    **EXPORTED_EXPERTS,
+    **{
+        f"blk.{{bid}}.ffn_{part}_shexp": f"model.layers.{{bid}}.mlp.shared_experts.{part}_proj"
+        for part in ("gate", "up", "down")
+    },
+}
+
+
+# V2's configs may leave them out; of V3's, eight are the default.
+_GROUPS: dict[str, Setting] = {
+    "n_group": lambda s: s.get("expert_group_count"),
+    "topk_group": lambda s: s.get("expert_group_used_count"),
+}
+
+
+def _export(model_type: str, model_class: str, sigmoid: bool) -> Export:
+    return Export(
+        model_type,
+        model_class,
+        config={
+            **GROUPED_ROUTER,
+            **(
+                {}
+                if sigmoid
+                else {
+                    "n_group": lambda s: s.get("expert_group_count"),
+                    "topk_group": lambda s: s.get("expert_group_used_count"),
+                }
+            ),
+            "routed_scaling_factor": key("expert_weights_scale", 1.0),
+            "norm_topk_prob": key("expert_weights_norm", False),
+            "scoring_func": lambda s: "sigmoid" if sigmoid else "softmax",
+            "topk_method": lambda s: (
+                "noaux_tc" if sigmoid else "group_limited_greedy" if s.get("expert_group_count", 1) > 1 else "greedy"
+            ),
+            "moe_layer_freq": lambda s: 1,
+            "num_key_value_heads": lambda s: s.heads,
+            "head_dim": _rope_width,
+            "q_lora_rank": lambda s: s.get("attention.q_lora_rank", NULL),
+            "kv_lora_rank": key("attention.kv_lora_rank"),
+            "qk_rope_head_dim": _rope_width,
+            "qk_nope_head_dim": lambda s: s.require("attention.key_length_mla") - _rope_width(s),
+            "v_head_dim": key("attention.value_length_mla"),
+            "rope_scaling": _rope_back,
+            "mlp_bias": None,
+        },
+        names=_MLA_NAMES,
+        fused={"model.layers.{bid}.self_attn.kv_b_proj": ("blk.{bid}.attn_k_b", "blk.{bid}.attn_v_b")},
+        undo={".attn_k_b": transposed_back, ".kv_b_proj": _heads_together},
+        when=lambda s: (s.get("expert_gating_func") == 2) == sigmoid,
+    )
+
+
+_EXPORTS = (
+    _export("deepseek_v3", "DeepseekV3ForCausalLM", sigmoid=True),
+    _export("deepseek_v2", "DeepseekV2ForCausalLM", sigmoid=False),
+)
+
 SPECS = (
     Architecture(
         name="deepseek2",
+        exports=_EXPORTS,
         graph=Graph(router=_router, router_normalized=False),
         models={
             "DeepseekV2ForCausalLM": _V2,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from statistics import NormalDist
+from typing import Any
 
+from ggufkit.arch.export import POST_NORMS, Export, Setting, Source, key
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import Row, flags, integers, reals, uint
 from ggufkit.arch.spec import Architecture
@@ -22,6 +24,52 @@ _DEFAULTS = {"max_position_embeddings": 131072, "rms_norm_eps": 1e-6, "num_atten
 
 def _sliding(config: Config) -> list[bool]:
     return [kind == "sliding_attention" for kind in config.list("layer_types", config.layers)]
+
+
+def _layer_types(s: Source) -> list[str]:
+    pattern = s.require("attention.sliding_window_pattern")
+    if not isinstance(pattern, list) or len(pattern) != s.layers:
+        raise ArchitectureError(f"{s.architecture}.attention.sliding_window_pattern must name {s.layers} layers")
+    return ["sliding_attention" if local else "full_attention" for local in pattern]
+
+
+def _rope(s: Source, full: dict[str, Any]) -> dict[str, Any]:
+    """Settings of layers that see everything, over those that all have, and of the others."""
+    default = {"rope_type": "default"}
+    return {
+        "full_attention": {**default, "rope_theta": s.get("rope.freq_base", 1e6), **full},
+        "sliding_attention": {**default, "rope_theta": s.get("rope.freq_base_swa", 10000.0)},
+    }
+
+
+def _rows(s: Source, name: str) -> int | None:
+    return s.tensors[name].rows if name in s.tensors else None
+
+
+# What config.json says of both, and what they have names of.
+_EXPORTED: dict[str, Setting | None] = {
+    "hidden_act": None,
+    "hidden_activation": lambda s: "gelu_pytorch_tanh",
+    "mlp_bias": None,
+    "rope_theta": None,
+    "rope_scaling": None,
+    "layer_types": _layer_types,
+    "sliding_window": key("attention.sliding_window"),
+    "final_logit_softcapping": lambda s: s.get("final_logit_softcapping"),
+    "num_kv_shared_layers": key("attention.shared_kv_layers", 0),
+    "hidden_size_per_layer_input": key("embedding_length_per_layer_input", 0),
+    "vocab_size_per_layer_input": lambda s: _rows(s, "per_layer_token_embd.weight"),
+}
+_EXPORTED_NAMES = {
+    **POST_NORMS,
+    "per_layer_token_embd": "model.embed_tokens_per_layer",
+    "per_layer_model_proj": "model.per_layer_model_projection",
+    "per_layer_proj_norm": "model.per_layer_projection_norm",
+    "blk.{bid}.ffn_norm": "model.layers.{bid}.pre_feedforward_layernorm",
+    "blk.{bid}.inp_gate": "model.layers.{bid}.per_layer_input_gate",
+    "blk.{bid}.proj": "model.layers.{bid}.per_layer_projection",
+    "blk.{bid}.post_norm": "model.layers.{bid}.post_per_layer_input_norm",
+}
 
 
 # ---- Gemma 3n ---------------------------------------------------------------------------------------------------
@@ -52,8 +100,55 @@ def _all_tokens(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
         yield padded_rows(tensor, config.integer("vocab_size")) if table else tensor
 
 
+def _shares(s: Source) -> list[float]:
+    """Which part of a gate's activations each layer leaves out: the shortest number that gives the GGUF's."""
+    import numpy as np
+
+    def share(scale: float) -> float:
+        part = NormalDist().cdf(scale)
+        near = (round(part, digits) for digits in range(1, 17))
+        fits = (n for n in near if 0 < n < 1 and np.float32(NormalDist().inv_cdf(n)) == np.float32(scale))
+        return 0.0 if scale == float("-inf") else next(fits, part)
+
+    return [share(scale) for scale in s.require("activation_sparsity_scale")]
+
+
+_ALTUP = {
+    "altup_correct_coef": "altup.correction_coefs",
+    "altup_correct_scale.weight": "altup.correct_output_scale",
+    "altup_predict_coef": "altup.prediction_coefs",
+    "altup_router": "altup.modality_router",
+    "altup_router_norm": "altup.router_norm",
+    "laurel_l": "laurel.linear_left",
+    "laurel_r": "laurel.linear_right",
+    "laurel_post_norm": "laurel.post_laurel_norm",
+}
+
+_EXPORT3N = Export(
+    "gemma3n_text",
+    "Gemma3nForCausalLM",
+    config={
+        **_EXPORTED,
+        "rope_parameters": lambda s: _rope(s, {}),
+        "altup_active_idx": key("altup.active_idx", 0),
+        "altup_num_inputs": key("altup.num_inputs", 4),
+        "laurel_rank": lambda s: (
+            s.tensors["blk.0.laurel_l.weight"].rows if "blk.0.laurel_l.weight" in s.tensors else None
+        ),
+        "activation_sparsity_pattern": _shares,
+    },
+    names={
+        **_EXPORTED_NAMES,
+        "altup_proj": "model.altup_projections.{xid}",
+        "altup_unembd_proj": "model.altup_unembed_projections.{xid}",
+        **{f"blk.{{bid}}.{own}": f"model.layers.{{bid}}.{name}" for own, name in _ALTUP.items()},
+    },
+    wide=True,
+)
+
 GEMMA3N = Architecture(
     name="gemma3n",
+    exports=(_EXPORT3N,),
     graph=Graph(
         rope="neox",
         activation="gelu",
@@ -180,8 +275,63 @@ _GEMMA4_KEYS: tuple[Row, ...] = (
     uint("rope.dimension_count_swa", _local_rotated),
 )
 
+
+def _of_layers(s: Source, name: str, local: bool) -> int:
+    """A setting of the layers that see a window, or of those that see everything, where a list holds that of all."""
+    value = s.require(name)
+    if not isinstance(value, list):
+        return int(value)
+    kind = "sliding_attention" if local else "full_attention"
+    return int(next((n for n, own in zip(value, _layer_types(s), strict=False) if own == kind), value[0]))
+
+
+def _keys_are_values(s: Source) -> bool:
+    """Whether layers that see everything have no values of their own."""
+    full = [i for i, kind in enumerate(_layer_types(s)) if kind == "full_attention"]
+    return any(f"blk.{i}.attn_k.weight" in s.tensors and f"blk.{i}.attn_v.weight" not in s.tensors for i in full)
+
+
+def _proportional(s: Source) -> dict[str, Any]:
+    divisors = s.tensors.get("rope_freqs.weight")
+    if divisors is None:
+        raise ArchitectureError("rope_freqs.weight is missing, which says how many pairs of a head turn")
+    turning = int((divisors.floats() == 1).sum())
+    factor = 2 * turning / s.natural("attention.key_length")
+    return _rope(s, {"rope_type": "proportional", "partial_rotary_factor": factor})
+
+
+_EXPORT4 = Export(
+    "gemma4_text",
+    "Gemma4ForCausalLM",
+    config={
+        **_EXPORTED,
+        "rope_parameters": _proportional,
+        "head_dim": key("attention.key_length_swa"),
+        "global_head_dim": key("attention.key_length"),
+        "num_key_value_heads": lambda s: _of_layers(s, "attention.head_count_kv", local=True),
+        "num_global_key_value_heads": lambda s: (
+            _of_layers(s, "attention.head_count_kv", local=False)
+            if isinstance(s.get("attention.head_count_kv"), list)
+            else None
+        ),
+        "attention_k_eq_v": _keys_are_values,
+        "intermediate_size": lambda s: (
+            s.require("feed_forward_length")[0]
+            if isinstance(s.get("feed_forward_length"), list)
+            else s.require("feed_forward_length")
+        ),
+        "use_double_wide_mlp": lambda s: isinstance(s.get("feed_forward_length"), list),
+        "moe_intermediate_size": lambda s: s.get("expert_feed_forward_length"),
+        "enable_moe_block": lambda s: False,
+    },
+    names={**_EXPORTED_NAMES, "blk.{bid}.layer_output_scale.weight": "model.layers.{bid}.layer_scalar"},
+    when=lambda s: s.get("expert_count") is None,
+    wide=True,
+)
+
 GEMMA4 = Architecture(
     name="gemma4",
+    exports=(_EXPORT4,),
     graph=Graph(
         rope="neox",
         activation="gelu",

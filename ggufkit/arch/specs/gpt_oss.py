@@ -2,15 +2,80 @@
 
 from __future__ import annotations
 
+import re
+from typing import TYPE_CHECKING
+
+from ggufkit.arch.export import Export, Source, decoded, key, rope_scaling
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import interleaved, rename, transpose
+from ggufkit.tensors.tensor import Tensor
+from ggufkit.tensors.views import LastMatrices, each_matrix, take_columns, take_rows, transposed
 from ggufkit.tokenizer.from_checkpoint.bpe import bpe
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def _in_turns(s: Source, tensor: Tensor) -> Tensor:
+    """Rows of gate, then of up, of each expert → in turns; of biases, numbers."""
+    import numpy as np
+
+    def order(count: int) -> np.ndarray:
+        return np.arange(count).reshape(2, -1).T.reshape(-1)
+
+    if tensor.name.endswith("bias"):
+        return take_columns(tensor, order(tensor.cols))
+    experts, rows, _ = tensor.shape
+    return _as_stored(s, take_rows(tensor, each_matrix(order(rows), experts, rows), tensor.shape))
+
+
+def _as_stored(s: Source, tensor: Tensor) -> Tensor:
+    """Experts in MXFP4 stay as they are, all others are numbers, (in, out)."""
+    whole = len(tensor.shape) == 3 and tensor.format.name != "MXFP4"
+    return transposed(decoded(tensor), LastMatrices(1)) if whole else tensor
+
+
+_STACK = re.compile(r"(?<=\.mlp\.experts\.)(gate_up|down)_proj\.(weight|bias)$")
+
+
+def _called(s: Source, tensor: Tensor) -> str:
+    """Stacks of numbers have names of their own."""
+    number = "" if tensor.format.name != "MXFP4" else ".weight"
+    return _STACK.sub(lambda match: f"{match[1]}_proj" + ("_bias" if match[2] == "bias" else number), tensor.name)
+
+
+_EXPORT = Export(
+    "gpt_oss",
+    "GptOssForCausalLM",
+    config={
+        "num_local_experts": key("expert_count"),
+        "num_experts_per_tok": key("expert_used_count"),
+        "experts_per_token": key("expert_used_count"),
+        "intermediate_size": key("expert_feed_forward_length"),
+        "sliding_window": key("attention.sliding_window"),
+        "layer_types": lambda s: [f"{'full' if i % 2 else 'sliding'}_attention" for i in range(s.layers)],
+        "mlp_bias": None,
+        "rope_scaling": lambda s: None if (scaling := rope_scaling(s)) is None else {**scaling, "truncate": False},
+    },
+    names={
+        "blk.{bid}.post_attention_norm": "model.layers.{bid}.post_attention_layernorm",
+        "blk.{bid}.attn_sinks.weight": "model.layers.{bid}.self_attn.sinks",
+        "blk.{bid}.ffn_gate_inp": "model.layers.{bid}.mlp.router",
+        "blk.{bid}.ffn_down_exps": "model.layers.{bid}.mlp.experts.down_proj",
+    },
+    fused={"model.layers.{bid}.mlp.experts.gate_up_proj": ("blk.{bid}.ffn_gate_exps", "blk.{bid}.ffn_up_exps")},
+    undo={".ffn_down_exps": _as_stored, ".gate_up_proj": _in_turns},
+    called=_called,
+    wide=True,
+    layout="mxfp4",
+)
 
 SPECS = (
     Architecture(
         name="gpt-oss",
+        exports=(_EXPORT,),
         models={
             "GptOssForCausalLM": {
                 "max_position_embeddings": 131072,

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
+from ggufkit.arch.export import Export, Source, decoded, key
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import ROPE_DIMENSIONS, VOCAB_SIZE, base, uint
 from ggufkit.arch.rope_tensors import rope_freqs
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import rename, split_rows, transpose
 from ggufkit.checkpoint.config import Config
+from ggufkit.tensors.tensor import Tensor
+from ggufkit.tensors.views import LastMatrices, transposed
 from ggufkit.tokenizer.from_checkpoint.bpe import bpe
 
 _DEFAULTS = {
@@ -24,9 +29,59 @@ def _window(config: Config) -> int | None:
     return 0 if isinstance(types, list) and all(kind == "full_attention" for kind in types) else None
 
 
+def _as_stored(s: Source, tensor: Tensor) -> Tensor:
+    """Stacks of experts are numbers, (in, out)."""
+    return transposed(decoded(tensor), LastMatrices(1))
+
+
+def _layer_types(s: Source) -> list[str]:
+    """All layers see everything, or every fourth one."""
+    everywhere = s.get("attention.sliding_window") == 0
+    return ["full_attention" if everywhere or i % 4 == 3 else "chunked_attention" for i in range(s.layers)]
+
+
+_EXPERT = re.compile(r"(\.feed_forward\.experts\.(gate_up|down)_proj)\.weight$")
+_PARTS = ("gate", "up", "down")
+
+_EXPORT = Export(
+    "llama4_text",
+    "Llama4ForCausalLM",
+    config={
+        "intermediate_size": key("expert_feed_forward_length"),
+        "intermediate_size_mlp": key("feed_forward_length"),
+        "interleave_moe_layer_step": key("interleave_moe_layer_step"),
+        "num_local_experts": key("expert_count"),
+        "num_experts_per_tok": key("expert_used_count"),
+        "layer_types": _layer_types,
+        "no_rope_layers": lambda s: [int(i % 4 != 3) for i in range(s.layers)],
+        "attention_chunk_size": lambda s: 8192,
+        # The model of 128 experts has no norms of queries and keys, as llama.cpp tells, too.
+        "use_qk_norm": lambda s: s.require("expert_count") != 128,
+        "attn_temperature_tuning": lambda s: True,
+        "floor_scale": lambda s: 8192,
+        "attn_scale": lambda s: 0.1,
+        "mlp_bias": None,
+    },
+    names={
+        **{f"blk.{{bid}}.ffn_{part}": f"model.layers.{{bid}}.feed_forward.{part}_proj" for part in _PARTS},
+        **{
+            f"blk.{{bid}}.ffn_{part}_shexp": f"model.layers.{{bid}}.feed_forward.shared_expert.{part}_proj"
+            for part in _PARTS
+        },
+        "blk.{bid}.ffn_gate_inp": "model.layers.{bid}.feed_forward.router",
+        "blk.{bid}.ffn_down_exps": "model.layers.{bid}.feed_forward.experts.down_proj",
+    },
+    fused={
+        "model.layers.{bid}.feed_forward.experts.gate_up_proj": ("blk.{bid}.ffn_gate_exps", "blk.{bid}.ffn_up_exps")
+    },
+    undo={".ffn_down_exps": _as_stored, ".experts.gate_up_proj": _as_stored},
+    called=lambda s, tensor: _EXPERT.sub(r"\1", tensor.name),
+)
+
 SPECS = (
     Architecture(
         name="llama4",
+        exports=(_EXPORT,),
         graph=Graph(
             no_rope_period=4,
             chunked=True,

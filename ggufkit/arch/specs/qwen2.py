@@ -40,6 +40,15 @@ MOE_SETTINGS: dict[str, Setting | None] = {
     "decoder_sparse_step": lambda s: 1,
     "mlp_bias": None,
 }
+# Experts of which one is always there, and a gate before it.
+SHARED_EXPERT = {
+    **EXPORTED_EXPERTS,
+    "blk.{bid}.ffn_gate_inp_shexp": "model.layers.{bid}.mlp.shared_expert_gate",
+    **{
+        f"blk.{{bid}}.ffn_{part}_shexp": f"model.layers.{{bid}}.mlp.shared_expert.{part}_proj"
+        for part in ("gate", "up", "down")
+    },
+}
 _EXPORT_MOE = Export(
     "qwen2_moe",
     "Qwen2MoeForCausalLM",
@@ -49,14 +58,7 @@ _EXPORT_MOE = Export(
         "norm_topk_prob": lambda s: False,
         "shared_expert_intermediate_size": key("expert_shared_feed_forward_length"),
     },
-    names={
-        **EXPORTED_EXPERTS,
-        "blk.{bid}.ffn_gate_inp_shexp": "model.layers.{bid}.mlp.shared_expert_gate",
-        **{
-            f"blk.{{bid}}.ffn_{part}_shexp": f"model.layers.{{bid}}.mlp.shared_expert.{part}_proj"
-            for part in ("gate", "up", "down")
-        },
-    },
+    names=SHARED_EXPERT,
     undo={".ffn_gate_inp_shexp": one_row},
 )
 

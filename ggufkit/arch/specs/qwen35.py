@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ggufkit.arch.export import Export, Source, Undo, key, one_row, rope_scaling
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import Row, base, flags, integers, pooling, rope_parameters, uint
 from ggufkit.arch.spec import Architecture, Transform
-from ggufkit.arch.specs.qwen2 import EXPERT_LENGTHS, EXPERTS
+from ggufkit.arch.specs.qwen2 import EXPERT_LENGTHS, EXPERTS, MOE_SETTINGS, SHARED_EXPERT
 from ggufkit.arch.transforms import decay, drop, mtp_blocks, norm_plus_one, rename, squeezed
+from ggufkit.arch.undo import as_it_is, columns_back, logarithms, one_channel, rows_back
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError, CheckpointError, printable
 from ggufkit.tensors.tensor import Tensor
@@ -168,11 +170,175 @@ def tiled_values(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
             yield tensor
 
 
+# ---- the way back ----
+
+
+def _tiled(s: Source, width: int) -> np.ndarray:
+    """Where `tiled_values` took value heads of `width` from."""
+    import numpy as np
+
+    heads, values = s.natural("ssm.group_count"), s.natural("ssm.time_step_rank")
+    if values % heads:
+        raise ArchitectureError(f"{s.architecture}.ssm.time_step_rank is {values}, no multiple of {heads} key heads")
+    return np.arange(values * width).reshape(heads, values // heads, width).swapaxes(0, 1).reshape(-1)
+
+
+def _value_width(s: Source) -> int:
+    return s.natural("ssm.inner_size") // s.natural("ssm.time_step_rank")
+
+
+def _tiled_behind_keys(s: Source) -> np.ndarray:
+    import numpy as np
+
+    keys = 2 * s.natural("ssm.group_count") * s.natural("ssm.state_size")
+    return np.concatenate([np.arange(keys), keys + _tiled(s, _value_width(s))])
+
+
+def _by_key_heads(s: Source) -> np.ndarray:
+    """Where `_split_qkvz` took the rows from, of what it made one below the other."""
+    import numpy as np
+
+    k, heads = s.natural("ssm.state_size"), s.natural("ssm.group_count")
+    v = s.natural("ssm.inner_size") // heads
+    rows = np.arange(heads * (2 * k + 2 * v)).reshape(heads, -1)
+    return np.concatenate([part.reshape(-1) for part in np.split(rows, np.cumsum([k, k, v]), axis=1)])
+
+
+def _trunk_layers(s: Source) -> int:
+    return s.layers - int(s.get("nextn_predict_layers", 0))
+
+
+def _kinds(s: Source) -> list[str]:
+    interval, count = s.get("full_attention_interval", 4), _trunk_layers(s)
+    flags = s.get("attention.recurrent_layers") or [bool((i + 1) % interval) for i in range(count)]
+    return ["linear_attention" if recurrent else "full_attention" for recurrent in flags[:count]]
+
+
+def _rope(s: Source) -> dict[str, Any]:
+    sections = s.get("rope.dimension_sections")
+    return {
+        "rope_type": "default",
+        **(rope_scaling(s) or {}),
+        "rope_theta": s.get("rope.freq_base", 10000.0),
+        "partial_rotary_factor": s.require("rope.dimension_count") / s.head_dim,
+        **({"mrope_section": list(sections[:3]), "mrope_interleaved": True} if sections else {}),
+    }
+
+
+_MTP_ENDS = {
+    "eh_proj": "fc",
+    "enorm": "pre_fc_norm_embedding",
+    "hnorm": "pre_fc_norm_hidden",
+    "shared_head.norm": "norm",
+}
+_BLOCK = re.compile(r"model\.layers\.(\d+)\.(.*)\.(\w+)")
+
+
+def _of_mtp(s: Source, tensor: Tensor) -> str:
+    """Blocks that predict further tokens have names of their own."""
+    name = tensor.name
+    if (match := _BLOCK.fullmatch(name)) is None or int(match[1]) < (layers := _trunk_layers(s)):
+        return name
+    if (end := _MTP_ENDS.get(match[2])) is not None:
+        return f"mtp.{end}.{match[3]}"
+    return f"mtp.layers.{int(match[1]) - layers}.{match[2]}.{match[3]}"
+
+
+def _export(model_type: str, model_class: str, names: dict[str, str], undo: dict[str, Undo], **changes: Any) -> Export:
+    return Export(
+        model_type,
+        model_class,
+        config={
+            "num_hidden_layers": _trunk_layers,
+            "mtp_num_hidden_layers": lambda s: s.get("nextn_predict_layers"),
+            "layer_types": _kinds,
+            "full_attention_interval": key("full_attention_interval", 4),
+            "attention_bias": lambda s: False,
+            "mlp_bias": None,
+            "rope_theta": None,
+            "rope_scaling": None,
+            "rope_parameters": _rope,
+            "linear_conv_kernel_dim": key("ssm.conv_kernel"),
+            "linear_key_head_dim": key("ssm.state_size"),
+            "linear_value_head_dim": _value_width,
+            "linear_num_key_heads": key("ssm.group_count"),
+            "linear_num_value_heads": key("ssm.time_step_rank"),
+            **changes,
+        },
+        names={
+            "blk.{bid}.post_attention_norm": "model.layers.{bid}.post_attention_layernorm",
+            "blk.{bid}.ssm_a": "model.layers.{bid}.linear_attn.A_log",
+            "blk.{bid}.ssm_dt.bias": "model.layers.{bid}.linear_attn.dt_bias",
+            "blk.{bid}.ssm_conv1d": "model.layers.{bid}.linear_attn.conv1d",
+            "blk.{bid}.ssm_norm": "model.layers.{bid}.linear_attn.norm",
+            "blk.{bid}.ssm_out": "model.layers.{bid}.linear_attn.out_proj",
+            **{f"blk.{{bid}}.nextn.{end.replace('.', '_')}": f"model.layers.{{bid}}.{end}" for end in _MTP_ENDS},
+            **names,
+        },
+        norm_offset=1.0,
+        undo={".ssm_norm": as_it_is, ".ssm_a": logarithms, ".ssm_conv1d": one_channel, **undo},
+        called=_of_mtp,
+    )
+
+
+def _untiled_decay(s: Source, tensor: Tensor) -> Tensor:
+    return rows_back(lambda s: _tiled(s, 1))(s, logarithms(s, tensor))
+
+
+def _untiled_convolution(s: Source, tensor: Tensor) -> Tensor:
+    return one_channel(s, rows_back(_tiled_behind_keys)(s, tensor))
+
+
+_PROJECTIONS = {"attn_qkv": "in_proj_qkv", "attn_gate": "in_proj_z", "ssm_alpha": "in_proj_a", "ssm_beta": "in_proj_b"}
+_NAMES = {f"blk.{{bid}}.{own}": f"model.layers.{{bid}}.linear_attn.{name}" for own, name in _PROJECTIONS.items()}
+_UNDO: dict[str, Undo] = {
+    ".ssm_a": _untiled_decay,
+    ".ssm_conv1d": _untiled_convolution,
+    ".ssm_dt": rows_back(lambda s: _tiled(s, 1)),
+    ".ssm_alpha": rows_back(lambda s: _tiled(s, 1)),
+    ".ssm_beta": rows_back(lambda s: _tiled(s, 1)),
+    ".attn_gate": rows_back(lambda s: _tiled(s, _value_width(s))),
+    ".attn_qkv": rows_back(_tiled_behind_keys),
+    ".ssm_out": columns_back(lambda s: _tiled(s, _value_width(s))),
+}
+_MOE: dict[str, Any] = {
+    **MOE_SETTINGS,
+    "decoder_sparse_step": None,
+    "intermediate_size": None,
+    "shared_expert_intermediate_size": key("expert_shared_feed_forward_length"),
+}
+
+_EXPORT = _export("qwen3_5_text", "Qwen3_5ForCausalLM", _NAMES, _UNDO)
+_EXPORT_MOE = _export(
+    "qwen3_5_moe_text",
+    "Qwen3_5MoeForCausalLM",
+    {**_NAMES, **SHARED_EXPERT},
+    {**_UNDO, ".ffn_gate_inp_shexp": one_row},
+    **_MOE,
+)
+_EXPORT_NEXT = replace(
+    _export(
+        "qwen3_next",
+        "Qwen3NextForCausalLM",
+        {**SHARED_EXPERT, "blk.{bid}.ssm_ba": "model.layers.{bid}.linear_attn.in_proj_ba"},
+        {".ffn_gate_inp_shexp": one_row, ".in_proj_qkvz": rows_back(_by_key_heads)},
+        **{**_MOE, "intermediate_size": key("feed_forward_length")},
+        norm_topk_prob=lambda s: True,
+    ),
+    fused={"model.layers.{bid}.linear_attn.in_proj_qkvz": ("blk.{bid}.attn_qkv", "blk.{bid}.attn_gate")},
+)
+
+
 def _qwen35(
-    name: str, models: tuple[str, ...], mtp: Transform, count: Callable[[Config], int] = blocks
+    name: str,
+    models: tuple[str, ...],
+    mtp: Transform,
+    count: Callable[[Config], int] = blocks,
+    exports: tuple[Export, ...] = (),
 ) -> Architecture:
     return Architecture(
         name=name,
+        exports=exports,
         graph=Graph(rope="neox", ffn_norm="post_attention_norm", mixed_sections=True),
         models=dict.fromkeys(models, _DEFAULTS),
         metadata=(*base(uint("block_count", count)), *DELTA, SECTIONS),
@@ -199,6 +365,7 @@ def _bare(model: str) -> Architecture:
 SPECS = (
     Architecture(
         name="qwen3next",
+        exports=(_EXPORT_NEXT,),
         graph=Graph(rope="neox", ffn_norm="post_attention_norm", mixed_sections=True),
         models={"Qwen3NextForCausalLM": _DEFAULTS},
         metadata=(*base(uint("block_count", blocks)), *DELTA),
@@ -206,8 +373,13 @@ SPECS = (
         transforms=(mtp_blocks(), *DELTA_TENSORS, _split_qkvz, *EXPERTS),
         blocks=blocks,
     ),
-    _qwen35("qwen35", ("Qwen3_5ForCausalLM", "Qwen3_5ForConditionalGeneration"), mtp_blocks()),
+    _qwen35("qwen35", ("Qwen3_5ForCausalLM", "Qwen3_5ForConditionalGeneration"), mtp_blocks(), exports=(_EXPORT,)),
     _bare("Qwen3_5TextModel"),
     _qwen35("qwen35", ("MiniCPMV4_6ForConditionalGeneration",), drop(r"^(model\.)?(mtp|merger)\.")),
-    _qwen35("qwen35moe", ("Qwen3_5MoeForCausalLM", "Qwen3_5MoeForConditionalGeneration"), mtp_blocks()),
+    _qwen35(
+        "qwen35moe",
+        ("Qwen3_5MoeForCausalLM", "Qwen3_5MoeForConditionalGeneration"),
+        mtp_blocks(),
+        exports=(_EXPORT_MOE,),
+    ),
 )
