@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
@@ -163,6 +165,52 @@ def test_little_memory_gives_the_same_bytes(tmp_path: Path):
     source.within(3 << 20)  # 16 MB in strips of less than one
     whole_matrix = np.arange(4096 * 1024, dtype=np.int32).reshape(4096, 1024)
     np.testing.assert_array_equal(whole_matrix[:, 100:900], source.columns(wide, 100, 900))
+
+
+def in_shards(folder: Path) -> None:
+    """Codes in one file, scales and zero points in another."""
+    whole = folder / "model.safetensors"
+    tensors = open_checkpoint(folder).tensors
+    weight_map = {}
+    for number, of_scales in enumerate((False, True)):
+        kinds = ("scales", "qzeros", "weight_scale", "weight_zero_point", "weight_shape", "weight_scale_inv")
+        own = {name: tensor for name, tensor in tensors.items() if name.endswith(kinds) == of_scales}
+        header, data = {}, b""
+        for name, tensor in own.items():
+            raw = tensor.read(0, tensor.rows).tobytes()
+            entry = {"dtype": tensor.format.name, "shape": tensor.shape}
+            header[name] = entry | {"data_offsets": [len(data), len(data) + len(raw)]}
+            data += raw
+        text = json.dumps(header).encode()
+        file = folder / f"model-{number + 1:05d}-of-00002.safetensors"
+        file.write_bytes(len(text).to_bytes(8, "little") + text + data)
+        weight_map |= dict.fromkeys(own, file.name)
+    whole.unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+def in_a_file_of_its_own(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "quantize_config.json").write_text(json.dumps(config.pop("quantization_config")))
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def in_the_text_model(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    whole = {"architectures": config.pop("architectures"), "text_config": config}
+    (folder / "config.json").write_text(json.dumps(whole))
+
+
+@pytest.mark.parametrize("kept", [in_shards, in_a_file_of_its_own, in_the_text_model])
+@pytest.mark.parametrize("packer", [GPTQ(), AWQ(), PackQuantized(sym=False), Fp8Blocks()])
+def test_parts_and_settings_lie_elsewhere(kept: Callable[[Path], None], packer: Packer, tmp_path: Path):
+    folder = write_packed(FAMILIES["llama-yarn"](), packer, tmp_path / "packed", tmp_path / "plain")
+    kept(folder)
+    expected = convert(tmp_path / "plain", tmp_path / "plain.gguf", "F32", pre="llama-bpe", threads=1)
+    found = convert(folder, tmp_path / "packed.gguf", pre="llama-bpe", threads=1)
+    with open_gguf(expected) as plain, open_gguf(found) as model:
+        for name, tensor in plain.tensors.items():
+            np.testing.assert_array_equal(tensor.floats(), model.tensors[name].floats(), name)
 
 
 @pytest.mark.parametrize("bits", [4, 8])

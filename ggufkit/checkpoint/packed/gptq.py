@@ -53,7 +53,7 @@ def read(source: Source) -> Reading | None:
     if source.method not in ("gptq", "gptqmodel", "marlin", ""):
         return None
     modules = parts_of(source.tensors, ".qweight")
-    settings = source.settings or source.json("quantize_config.json") or {}
+    settings = source.settings
     if not modules or not (source.method or "bits" in settings):
         return None
     reading = Reading("GPTQ")

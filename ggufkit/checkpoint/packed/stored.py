@@ -83,7 +83,7 @@ class Source:
     ----------
     tensors : name → what is stored.
     config : `config.json`.
-    settings : its `quantization_config`; {} where there is none.
+    settings : its `quantization_config`, or `quantize_config.json`; {} where there is neither.
     json : the JSON object in a file beside it by its name, or None.
     """
 
@@ -98,6 +98,8 @@ class Source:
         if not isinstance(settings, dict):
             part = config.get("text_config")
             settings = part.get("quantization_config") if isinstance(part, dict) else None
+        if not isinstance(settings, dict):
+            settings = json("quantize_config.json")
         self.settings: Mapping[str, Any] = settings if isinstance(settings, dict) else {}
         self._kept = _Kept()
 
