@@ -82,6 +82,18 @@ def test_products_of_floats_and_of_decoded_rows(name):
             assert (np.abs(Weight(tensor).multiply(x) - expected) <= 1e-6 * bound).all(), (rows, cols, n)
 
 
+@pytest.mark.parametrize("name", [*QUANTIZED, "F32", "F16", "BF16", "TQ2_0"])
+def test_a_row_has_the_same_bits_alone_and_among_others(name):
+    for rows, cols in [(50, 512), (33, 352), (16, 1024), (5, 256), (40, 77)]:
+        if cols % format_by_name(name).block_size:
+            continue
+        weight = Weight(tensor_of(normal(rows, rows, cols), name), 2)
+        x = normal(7, 9, cols)
+        alone = np.concatenate([weight.multiply(x[i : i + 1]) for i in range(9)])
+        for n in (2, 3, 4, 5, 8, 9):
+            assert np.array_equal(weight.multiply(x[:n]), alone[:n]), (rows, cols, n)
+
+
 @pytest.mark.parametrize("name", [*QUANTIZED, "F32", "F16", "BF16"])
 def test_products_are_nearly_llama_cpps(name):
     """`vec_dot` quantizes activations the same way; for Q4_1 and Q5_1 it rounds their sums to float16, too."""

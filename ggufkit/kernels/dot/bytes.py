@@ -35,6 +35,7 @@ from ggufkit.kernels.lanes.types import f32x16, i32x16
 
 __all__ = [
     "bits_bytes",
+    "emit_exponents",
     "flip",
     "half_at",
     "load_bits",
@@ -137,17 +138,21 @@ def load_halves(typingctx, array, at, step, last):
     return f32x16(array, types.intp, types.intp, types.intp), emit
 
 
+def emit_exponents(b: ir.IRBuilder, e: ir.Value) -> ir.Value:
+    """2 to the (e - 128) of sixteen int32 between 0 and 255."""
+    one = same(I32, 1)
+    normal = b.shl(b.sub(e, one), same(I32, 23))
+    subnormal = b.shl(same(I32, 1 << 21), b.and_(e, one))
+    return b.bitcast(b.select(b.icmp_unsigned(">", e, one), normal, subnormal), f32x16.llvm)
+
+
 @intrinsic
 def load_exponents(typingctx, array, at, step, last):
     """Eight powers 2 to the (e - 128) of bytes e, placed like the float16 of `load_halves`; then ones."""
 
     def emit(ctx, b, sig, args):
         e = b.zext(_emit_eight(ctx, b, sig, args, I8), vector(I32, 8))
-        e = joined(b, e, same(I32, 128, 8))
-        one = same(I32, 1)
-        normal = b.shl(b.sub(e, one), same(I32, 23))
-        subnormal = b.shl(same(I32, 1 << 21), b.and_(e, one))
-        return b.bitcast(b.select(b.icmp_unsigned(">", e, one), normal, subnormal), f32x16.llvm)
+        return emit_exponents(b, joined(b, e, same(I32, 128, 8)))
 
     return f32x16(array, types.intp, types.intp, types.intp), emit
 

@@ -16,15 +16,13 @@ See `runtime.cpu.products` for who uses what.
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from ggufkit.kernels.cpu import Body, choose
 from ggufkit.kernels.dot.bodies import DOT, WIDE, Dots
-from ggufkit.kernels.jit import CPU_FEATURES
 from ggufkit.kernels.lanes.arithmetic import emit_multiply_add
 from ggufkit.kernels.lanes.emit import (
     F32,
@@ -32,7 +30,6 @@ from ggufkit.kernels.lanes.emit import (
     I32,
     I64,
     LANES,
-    address,
     broadcast,
     call,
     halves,
@@ -46,12 +43,8 @@ from ggufkit.kernels.lanes.memory import transposed
 from ggufkit.kernels.lanes.types import f32x16, i32x16
 
 __all__ = [
-    "FEW_COLUMNS",
-    "FEW_ROWS",
     "PANELS",
-    "TOGETHER",
     "TOKENS",
-    "add_few",
     "add_product",
     "add_scaled",
     "add_tile",
@@ -60,9 +53,7 @@ __all__ = [
     "dot_wide",
     "group_sums_2",
     "group_sums_4",
-    "load_few",
     "pack_steps",
-    "store_few",
     "store_tile",
     "subtract_scaled",
     "sum_pairs_8",
@@ -141,48 +132,31 @@ def _sum_pairs(count: int) -> Any:
 sum_pairs_8, sum_pairs_16 = _sum_pairs(8), _sum_pairs(16)
 
 
-@intrinsic
-def sum_rows(typingctx, array, at, stride):
-    """`sum_pairs_16` of sixteen vectors, the first at `array[at]` and each `stride` elements after the one before."""
-
-    def emit(ctx, b, sig, args):
-        rows = _Operand(ctx, b, sig.args[0], *args)
-        vectors = [rows.vector(k, 0, f32x16) for k in range(LANES)]
-        # Within quarters, which instructions do not leave: of four rows the sums of each quarter lie side by side.
-        for _ in range(2):
-            vectors = [_pair_sums(b, x, y, 1) for x, y in zip(vectors[::2], vectors[1::2], strict=True)]
-        for _ in range(2):
-            vectors = [_pair_sums(b, x, y, 4) for x, y in zip(vectors[::2], vectors[1::2], strict=True)]
-        return vectors[0]
-
-    return f32x16(array, types.intp, types.intp), emit
-
-
-def _pair_sums(b: ir.IRBuilder, x: ir.Value, y: ir.Value, run: int) -> ir.Value:
-    """Sums of neighbours, of runs of 1 or 4 lanes: within every quarter x's and y's, or of all quarters."""
-    if run == 1:
-        even = [4 * (k // 4) + 2 * (k % 2) + (LANES if k % 4 > 1 else 0) for k in range(LANES)]
-    else:
-        even = [k % 4 + 8 * (k // 4) for k in range(LANES)]
-    return b.fadd(shuffle(b, x, y, even), shuffle(b, x, y, [k + run for k in even]))
-
-
 _SIZE = TOKENS * PANELS
 f32_tile, i32_tile = (types.containers.UniTuple(kind, _SIZE) for kind in (f32x16, i32x16))
 
 
-class _Operand:
-    """Addresses of a tile's operand: an array, the index of its first element, and a stride."""
+class Operand:
+    """Addresses of a tile's operand: an array, the index of its first element, a stride, and one between steps."""
 
-    def __init__(self, ctx: Any, b: ir.IRBuilder, array_type: Any, array: ir.Value, at: ir.Value, stride: ir.Value):
-        self.b, self.at, self.stride = b, at, stride
+    def __init__(
+        self,
+        ctx: Any,
+        b: ir.IRBuilder,
+        array_type: Any,
+        array: ir.Value,
+        at: ir.Value,
+        stride: ir.Value,
+        each: int = 1,
+    ):
+        self.b, self.at, self.stride, self.each = b, at, stride, each
         self.data = ctx.make_array(array_type)(ctx, b, array).data
 
     def pointer(self, which: int, step: int, kind: ir.Type) -> ir.Value:
         b = self.b
         index = b.add(self.at, b.mul(self.stride, ir.Constant(I64, which)))
         if step:
-            index = b.add(index, ir.Constant(I64, step))
+            index = b.add(index, ir.Constant(I64, step * self.each))
         return b.bitcast(b.gep(self.data, [index]), kind.as_pointer())
 
     def vector(self, which: int, step: int, kind: Any) -> ir.Value:
@@ -192,7 +166,7 @@ class _Operand:
         return broadcast(self.b, read(self.b, self.pointer(which, step, element)))
 
 
-def _tile(b: ir.IRBuilder, kind: Any, vectors: list[ir.Value]) -> ir.Value:
+def as_tile(b: ir.IRBuilder, kind: Any, vectors: list[ir.Value]) -> ir.Value:
     tile = ir.Constant(ir.ArrayType(kind.dtype.llvm, len(vectors)), ir.Undefined)
     for i, sums in enumerate(vectors):
         tile = b.insert_value(tile, sums, i)
@@ -202,7 +176,7 @@ def _tile(b: ir.IRBuilder, kind: Any, vectors: list[ir.Value]) -> ir.Value:
 @intrinsic
 def zero_tile(typingctx):
     """A tile of zeros."""
-    return f32_tile(), lambda ctx, b, sig, args: _tile(b, f32_tile, [ir.Constant(f32x16.llvm, None)] * _SIZE)
+    return f32_tile(), lambda ctx, b, sig, args: as_tile(b, f32_tile, [ir.Constant(f32x16.llvm, None)] * _SIZE)
 
 
 @functools.cache
@@ -216,8 +190,8 @@ def pack_steps(group: int) -> Any:
         i = types.intp
 
         def emit(ctx, b, sig, args):
-            source = _Operand(ctx, b, sig.args[0], *args[:3])
-            target = _Operand(ctx, b, sig.args[3], *args[3:6])
+            source = Operand(ctx, b, sig.args[0], *args[:3])
+            target = Operand(ctx, b, sig.args[3], *args[3:6])
             steps = transposed(b, [source.vector(k, 0, i32x16) for k in range(LANES)])
             if DOT.paired:
                 pairs = zip(steps[::2], steps[1::2], strict=True)
@@ -234,20 +208,18 @@ def pack_steps(group: int) -> Any:
 _ZIPPED = [position + LANES * which for position in range(LANES) for which in (0, 1)]
 
 
-def _paired_sums(b: ir.IRBuilder, w: _Operand, x: _Operand, group: int, start: list[ir.Value]) -> list[ir.Value]:
-    """Sums of TOKENS tokens and one panel by smmla; `start` of each token, as i32x16."""
-    four, pair = vector(I32, 4), vector(I64, 2)
-    sums = [[ir.Constant(four, None)] * (LANES // 2) for _ in range(TOKENS // 2)]  # of two tokens, two rows each
+def _paired_sums(
+    b: ir.IRBuilder, w: Operand, x: Operand, group: int, tokens: int, start: list[ir.Value]
+) -> list[ir.Value]:
+    """Sums of `tokens` and one panel by smmla; `start` of each token, as i32x16."""
+    four = vector(I32, 4)
+    sums = [[ir.Constant(four, None)] * (LANES // 2) for _ in range(tokens // 2)]  # of two tokens, two rows each
     for step in range(0, group // 4, 2):
         rows = [read(b, w.pointer(0, step * LANES + 4 * k, vector(I8, 16))) for k in range(LANES // 2)]
         for t, sums_of in enumerate(sums):
-            tokens = ir.Constant(pair, ir.Undefined)
-            for k in range(2):
-                eight = read(b, x.pointer(2 * t + k, step, I64))
-                tokens = b.insert_element(tokens, eight, ir.Constant(I32, k))
-            tokens = b.bitcast(tokens, vector(I8, 16))
+            pair = b.bitcast(joined(b, *(_eight(b, x, 2 * t + k, step) for k in range(2))), vector(I8, 16))
             for k, row in enumerate(rows):
-                sums_of[k] = call(b, "llvm.aarch64.neon.smmla.v4i32.v16i8", four, [sums_of[k], row, tokens])
+                sums_of[k] = call(b, "llvm.aarch64.neon.smmla.v4i32.v16i8", four, [sums_of[k], row, pair])
     totals = []
     for sums_of in sums:
         for order in ([0, 2, 4, 6], [1, 3, 5, 7]):
@@ -256,8 +228,20 @@ def _paired_sums(b: ir.IRBuilder, w: _Operand, x: _Operand, group: int, start: l
     return [b.add(total, one) for total, one in zip(totals, start, strict=True)] if start else totals
 
 
+def _eight(b: ir.IRBuilder, x: Operand, token: int, step: int) -> ir.Value:
+    """Columns of two steps of a token, four to an int32."""
+    if x.each == 1:
+        return read(b, x.pointer(token, step, vector(I32, 2)))
+    two = ir.Constant(vector(I32, 2), ir.Undefined)
+    for k in range(2):
+        two = b.insert_element(two, read(b, x.pointer(token, step + k, I32)), ir.Constant(I32, k))
+    return two
+
+
 @functools.cache
-def dot_tile(group: int, top: int, starts: bool) -> Any:
+def dot_tile(
+    group: int, top: int, starts: bool, tokens: int = TOKENS, panels: int = PANELS, mixed: bool = False
+) -> Any:
     """Sums of products over a group of columns, as an intrinsic.
 
     Parameters
@@ -265,7 +249,10 @@ def dot_tile(group: int, top: int, starts: bool) -> Any:
     group : columns, 16 or 32.
     top : of the weights, see `bodies`.
     starts : whether the sums of token t begin with `start[t]`, or with 0 and the last three arguments are not read.
+    tokens, panels : its shape.
+    mixed : the tokens' columns lie side by side, four of each (see `few`): `x_stride` is 1.
     """
+    tile = types.containers.UniTuple(i32x16, tokens * panels)
 
     @intrinsic
     def function(typingctx, weights, at, panel, x, x_at, x_stride, start, start_at, start_stride):
@@ -273,23 +260,23 @@ def dot_tile(group: int, top: int, starts: bool) -> Any:
         i = types.intp
 
         def emit(ctx, b, sig, args):
-            w = _Operand(ctx, b, sig.args[0], *args[0:3])
-            x = _Operand(ctx, b, sig.args[3], *args[3:6])
-            start = _Operand(ctx, b, sig.args[6], *args[6:9])
+            w = Operand(ctx, b, sig.args[0], *args[0:3])
+            x = Operand(ctx, b, sig.args[3], *args[3:6], tokens if mixed else 1)
+            start = Operand(ctx, b, sig.args[6], *args[6:9])
             if DOT.paired:
-                begin = [start.splat(t, 0, I32) for t in range(TOKENS)] if starts else []
-                return _tile(b, i32_tile, _paired_sums(b, w, x, group, begin))
-            begin = [(lambda t=t: start.splat(t, 0, I32)) if starts else None for t in range(TOKENS)]
-            sums = [[Dots(b, top, begin[t]) for _ in range(PANELS)] for t in range(TOKENS)]
+                begin = [start.splat(t, 0, I32) for t in range(tokens)] if starts else []
+                return as_tile(b, tile, _paired_sums(b, w, x, group, tokens, begin))
+            begin = [(lambda t=t: start.splat(t, 0, I32)) if starts else None for t in range(tokens)]
+            sums = [[Dots(b, top, begin[t]) for _ in range(panels)] for t in range(tokens)]
             for step in range(group // 4):
-                levels = [w.vector(p, step, i32x16) for p in range(PANELS)]
-                for t in range(TOKENS):
+                levels = [w.vector(p, step, i32x16) for p in range(panels)]
+                for t in range(tokens):
                     four = x.splat(t, step, I32)
-                    for p in range(PANELS):
+                    for p in range(panels):
                         sums[t][p].add(levels[p], four)
-            return _tile(b, i32_tile, [sums[t][p].total() for t in range(TOKENS) for p in range(PANELS)])
+            return as_tile(b, tile, [sums[t][p].total() for t in range(tokens) for p in range(panels)])
 
-        return i32_tile(weights, i, i, x, i, i, start, i, i), emit
+        return tile(weights, i, i, x, i, i, start, i, i), emit
 
     return function
 
@@ -300,8 +287,8 @@ def add_scaled(typingctx, totals, dots, scales, at, panel, x, x_at, x_stride):
     i = types.intp
 
     def emit(ctx, b, sig, args):
-        s = _Operand(ctx, b, sig.args[2], *args[2:5])
-        x = _Operand(ctx, b, sig.args[5], *args[5:8])
+        s = Operand(ctx, b, sig.args[2], *args[2:5])
+        x = Operand(ctx, b, sig.args[5], *args[5:8])
         rows = [s.vector(p, 0, f32x16) for p in range(PANELS)]
         sums = []
         for t in range(TOKENS):
@@ -310,7 +297,7 @@ def add_scaled(typingctx, totals, dots, scales, at, panel, x, x_at, x_stride):
                 k = PANELS * t + p
                 dots = b.sitofp(b.extract_value(args[1], k), f32x16.llvm)
                 sums.append(emit_multiply_add(b, dots, b.fmul(rows[p], scale), b.extract_value(args[0], k)))
-        return _tile(b, f32_tile, sums)
+        return as_tile(b, f32_tile, sums)
 
     return f32_tile(f32_tile, i32_tile, scales, i, i, x, i, i), emit
 
@@ -321,8 +308,8 @@ def _multiply_add(negative: bool) -> Any:
         i = types.intp
 
         def emit(ctx, b, sig, args):
-            w = _Operand(ctx, b, sig.args[1], *args[1:4])
-            x = _Operand(ctx, b, sig.args[4], *args[4:7])
+            w = Operand(ctx, b, sig.args[1], *args[1:4])
+            x = Operand(ctx, b, sig.args[4], *args[4:7])
             rows = [w.vector(p, 0, f32x16) for p in range(PANELS)]
             rows = [b.fneg(row) for row in rows] if negative else rows
             sums = []
@@ -330,7 +317,7 @@ def _multiply_add(negative: bool) -> Any:
                 one = x.splat(t, 0, F32)
                 for p in range(PANELS):
                     sums.append(emit_multiply_add(b, rows[p], one, b.extract_value(args[0], PANELS * t + p)))
-            return _tile(b, f32_tile, sums)
+            return as_tile(b, f32_tile, sums)
 
         return f32_tile(f32_tile, weights, i, i, x, i, i), emit
 
@@ -342,84 +329,12 @@ def _multiply_add(negative: bool) -> Any:
 subtract_scaled, add_product = _multiply_add(negative=True), _multiply_add(negative=False)
 
 
-class _Few(NamedTuple):
-    """What of a few activations' sums fits the registers: so many rows of weights, and of 32 columns so many."""
-
-    rows: int
-    columns: int
-
-
-TOGETHER = 4  # rows of activations
-_FEW = choose("few", [Body("avx512", "avx512f", _Few(2, 32)), Body("plain", "", _Few(1, 16))], CPU_FEATURES)
-FEW_ROWS, FEW_COLUMNS = _FEW
-_PARTS = FEW_COLUMNS // LANES
-_FEW_SIZE = FEW_ROWS * _PARTS * TOGETHER
-few_tile = types.containers.UniTuple(f32x16, _FEW_SIZE)
-
-
-def _few_pointers(ctx: Any, b: ir.IRBuilder, sig: Any, args: Any) -> list[ir.Value]:
-    """Of an array's sums, a row of weights after `row` elements and one of activations after `token`."""
-    at, row, token = args[1:4]
-    pointers = []
-    for j in range(FEW_ROWS):
-        for k in range(TOGETHER):
-            index = b.add(at, b.add(b.mul(row, ir.Constant(I64, j)), b.mul(token, ir.Constant(I64, k))))
-            pointers += [
-                address(ctx, b, sig.args[0], args[0], b.add(index, ir.Constant(I64, LANES * part)), f32x16.llvm)
-                for part in range(_PARTS)
-            ]
-    return pointers
-
-
-@intrinsic
-def load_few(typingctx, array, at, row, token):
-    """FEW_ROWS rows of weights by TOGETHER of activations by FEW_COLUMNS sums, from `array[at]` on."""
-
-    def emit(ctx, b, sig, args):
-        return _tile(b, few_tile, [read(b, pointer) for pointer in _few_pointers(ctx, b, sig, args)])
-
-    return few_tile(array, types.intp, types.intp, types.intp), emit
-
-
-@intrinsic
-def store_few(typingctx, array, at, row, token, tile):
-    """Write what `load_few` reads."""
-
-    def emit(ctx, b, sig, args):
-        for i, pointer in enumerate(_few_pointers(ctx, b, sig, args)):
-            write(b, b.extract_value(args[4], i), pointer)
-        return ctx.get_dummy_value()
-
-    return types.void(array, types.intp, types.intp, types.intp, few_tile), emit
-
-
-@intrinsic
-def add_few(typingctx, tile, weights, x, at, places):
-    """`tile + weights · x`: FEW_COLUMNS weights of each row as vectors, activations from `x[places[k] + at]` on."""
-
-    def emit(ctx, b, sig, args):
-        tile, weights, x, at, places = args
-        w = [b.extract_value(weights, i) for i in range(FEW_ROWS * _PARTS)]
-        sums = [b.extract_value(tile, i) for i in range(_FEW_SIZE)]
-        for k in range(TOGETHER):
-            for part in range(_PARTS):
-                index = b.add(b.add(b.extract_value(places, k), at), ir.Constant(I64, LANES * part))
-                values = read(b, address(ctx, b, sig.args[2], x, index, f32x16.llvm))
-                for j in range(FEW_ROWS):
-                    i = (j * TOGETHER + k) * _PARTS + part
-                    sums[i] = emit_multiply_add(b, w[j * _PARTS + part], values, sums[i])
-        return _tile(b, few_tile, sums)
-
-    i = types.intp
-    return few_tile(few_tile, weights, x, i, types.containers.UniTuple(i, TOGETHER)), emit
-
-
 @intrinsic
 def store_tile(typingctx, array, at, stride, tile):
     """Write a tile to a float32 array: token t, panel p to the 16 elements from `array[at + stride t + 16 p]` on."""
 
     def emit(ctx, b, sig, args):
-        out = _Operand(ctx, b, sig.args[0], *args[:3])
+        out = Operand(ctx, b, sig.args[0], *args[:3])
         for t in range(TOKENS):
             for p in range(PANELS):
                 value = b.extract_value(args[3], PANELS * t + p)
@@ -434,11 +349,11 @@ def add_tile(typingctx, tile, array, at, stride):
     """`tile` and the one that `store_tile` wrote there, added."""
 
     def emit(ctx, b, sig, args):
-        other = _Operand(ctx, b, sig.args[1], *args[1:4])
+        other = Operand(ctx, b, sig.args[1], *args[1:4])
         sums = []
         for t in range(TOKENS):
             for p in range(PANELS):
                 sums.append(b.fadd(b.extract_value(args[0], PANELS * t + p), other.vector(t, p, f32x16)))
-        return _tile(b, f32_tile, sums)
+        return as_tile(b, f32_tile, sums)
 
     return f32_tile(f32_tile, array, types.intp, types.intp), emit

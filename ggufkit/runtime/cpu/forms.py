@@ -8,7 +8,7 @@ import numpy as np
 
 from ggufkit.errors import CodecError
 from ggufkit.formats.codec import frozen
-from ggufkit.kernels.dot import TOKENS
+from ggufkit.kernels.dot import TOGETHER, TOKENS
 from ggufkit.kernels.lanes import LANES
 from ggufkit.kernels.threads import for_ranges
 from ggufkit.runtime.cpu.calls import NOW, Calls
@@ -54,9 +54,9 @@ class Activations:
         if key not in self._planes:
             self._planes[key] = quantize(self.x, *key, calls=self._calls)
         planes = self._planes[key]
-        if not product.offset or few:
+        if not product.offset or len(self.x) == 1:
             return planes.levels, planes.scales, planes.sums
-        return planes.levels, planes.scales, self._starts(planes, (*key, product.offset))
+        return planes.levels, planes.scales, planes.counts if few else self._starts(planes, (*key, product.offset))
 
     def _starts(self, planes: Planes, key: tuple[str, int, int]) -> np.ndarray:
         """What the level that means zero adds to each sum of products, to be taken off."""
@@ -78,8 +78,8 @@ class Planes(NamedTuple):
 
     Attributes
     ----------
-    levels : array of shape (tokens, cols), int8. Rows up to FEW stay so many; more are made a multiple of TOKENS with
-        zeros, and columns a multiple of 256.
+    levels : array of shape (tokens, cols), int8. One row stays one; up to FEW are made a multiple of TOGETHER with
+        zeros, more a multiple of TOKENS, and columns a multiple of 256.
     scales, counts, sums : arrays of shape (tokens · groups + 16,); float32, int32, float32.
     """
 
@@ -99,7 +99,8 @@ def quantize(x: Any, form: str, group: int, threads: int | None = None, calls: C
     group : 16 or 32 columns that have a scale and a sum of their own.
     """
     n, cols = x.shape
-    tokens, wide = n if n <= FEW else -(-n // TOKENS) * TOKENS, -(-cols // UNIT) * UNIT
+    together = 1 if n == 1 else TOGETHER if n <= FEW else TOKENS
+    tokens, wide = -(-n // together) * together, -(-cols // UNIT) * UNIT
     groups = wide // group
     size = tokens * groups + 16
     planes = Planes(

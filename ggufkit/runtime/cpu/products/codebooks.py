@@ -9,16 +9,21 @@ from ggufkit.formats.microscale import DOUBLED
 from ggufkit.kernels.dot import (
     MIDDLE,
     WIDE,
+    bits_of,
+    exponents_of,
     half_at,
+    halves_of,
     load_exponents,
     load_halves,
     load_nibbles,
+    load_rows,
     lookup_bytes,
     store_bytes,
+    store_steps,
     word_at,
 )
 from ggufkit.kernels.jit import inlined
-from ggufkit.kernels.lanes import lane_numbers, splat, to_f32
+from ggufkit.kernels.lanes import lane_numbers, splat, store, to_f32
 from ggufkit.runtime.cpu.products.loops import products_of
 
 _IQ4 = (LEVELS + MIDDLE).astype(np.uint8)
@@ -27,11 +32,29 @@ _E2M1 = (DOUBLED + _LARGEST).astype(np.uint8)
 
 
 @inlined
+def _put_levels(table, data, at, stride, W, to):
+    """32 columns whose levels sixteen bytes of each row name."""
+    words = load_rows(data, at, stride)
+    for i in range(2):
+        a, b, c, d = bits_of(words, 4 * i, 15)
+        levels = lookup_bytes(table, a), lookup_bytes(table, b), lookup_bytes(table, c), lookup_bytes(table, d)
+        store_steps(W, to + 64 * i, levels)
+
+
+@inlined
 def iq4_nl_unpack(data, at, last, U):
     for j in range(0, 8, 2):
         first, second = min(at + 18 * j, last), min(at + 18 * (j + 1), last)
         store_bytes(U, 32 * j, lookup_bytes(_IQ4, load_nibbles(data, first + 2, second + 2)))
     return load_halves(data, at, 18, last), splat(np.float32(0))
+
+
+@inlined
+def iq4_nl_unpack_rows(data, at, stride, last, W, to, jump, S, M, s):
+    for j in range(8):
+        block = min(at + 18 * j, last)
+        _put_levels(_IQ4, data, block + 2, stride, W, to + j * jump)
+        store(S, s + 16 * j, halves_of(load_rows(data, block, stride)[0]))
 
 
 @inlined
@@ -47,6 +70,17 @@ def iq4_xs_unpack(data, at, last, U):
 
 
 @inlined
+def iq4_xs_unpack_rows(data, at, stride, last, W, to, jump, S, M, s):
+    both, lows, _, _ = load_rows(data, at, stride)
+    for j in range(8):
+        _put_levels(_IQ4, data, at + 8 + 16 * j, stride, W, to + j * jump)
+        low = lows >> splat(np.int32(4 * j)) & splat(np.int32(15))
+        high = both >> splat(np.int32(16 + 2 * j)) & splat(np.int32(3))
+        level = (low | high << splat(np.int32(4))) - splat(np.int32(32))
+        store(S, s + 16 * j, halves_of(both) * to_f32(level))
+
+
+@inlined
 def mxfp4_unpack(data, at, last, U):
     for j in range(0, 8, 2):
         first, second = min(at + 17 * j, last), min(at + 17 * (j + 1), last)
@@ -54,8 +88,18 @@ def mxfp4_unpack(data, at, last, U):
     return load_exponents(data, at, 17, last), splat(np.float32(0))
 
 
+@inlined
+def mxfp4_unpack_rows(data, at, stride, last, W, to, jump, S, M, s):
+    for j in range(8):
+        block = min(at + 17 * j, last)
+        _put_levels(_E2M1, data, block + 1, stride, W, to + j * jump)
+        store(S, s + 16 * j, exponents_of(load_rows(data, block, stride)[0] & splat(np.int32(255))))
+
+
 PRODUCTS = {
-    "IQ4_NL": products_of("IQ4_NL", __file__, iq4_nl_unpack, form="Q8_0", top=WIDE, offset=MIDDLE),
-    "IQ4_XS": products_of("IQ4_XS", __file__, iq4_xs_unpack, form="Q8_K", top=WIDE, offset=MIDDLE),
-    "MXFP4": products_of("MXFP4", __file__, mxfp4_unpack, form="Q8_0", top=2 * _LARGEST, offset=_LARGEST),
+    "IQ4_NL": products_of("IQ4_NL", __file__, iq4_nl_unpack, iq4_nl_unpack_rows, form="Q8_0", top=WIDE, offset=MIDDLE),
+    "IQ4_XS": products_of("IQ4_XS", __file__, iq4_xs_unpack, iq4_xs_unpack_rows, form="Q8_K", top=WIDE, offset=MIDDLE),
+    "MXFP4": products_of(
+        "MXFP4", __file__, mxfp4_unpack, mxfp4_unpack_rows, form="Q8_0", top=2 * _LARGEST, offset=_LARGEST
+    ),
 }

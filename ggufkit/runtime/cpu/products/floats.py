@@ -25,6 +25,7 @@ from ggufkit.kernels.dot import (
     add_few,
     add_product,
     load_few,
+    on_lines,
     prefetch,
     store_few,
     sum_pairs_16,
@@ -102,7 +103,7 @@ def few(turn, data, rows, x, out):
         for i in range(whole, cols):
             X[t * COLUMNS + i - whole] = values[t * cols + i]
     row = tokens * COLUMNS
-    sums = np.empty(LANES * row, np.float32)  # 32 for each row of weights and of x
+    sums = on_lines(LANES * row)  # 32 for each row of weights and of x
     grain = share(turn, rows, cols * weights.itemsize)
     first = take(turn, grain)
     while first < rows:

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from ggufkit.kernels.dot import half_at, load_bits, load_bytes, store_bytes, word_at
+from ggufkit.kernels.dot import (
+    bits_of,
+    half_at,
+    halves_of,
+    load_bits,
+    load_bytes,
+    load_rows,
+    load_wide_rows,
+    store_bytes,
+    store_steps,
+    with_bits,
+    word_at,
+)
 from ggufkit.kernels.jit import inlined
-from ggufkit.kernels.lanes import bytes_i32, load, splat, to_f32
+from ggufkit.kernels.lanes import bytes_i32, load, splat, store, to_f32
 from ggufkit.runtime.cpu.products.loops import products_of
 
 _BITS_6, _BITS_4, _BITS_2 = np.uint32(0x3F3F3F3F), np.uint32(0x0F0F0F0F), np.uint32(0x03030303)
@@ -26,6 +38,27 @@ def q2_k_unpack(data, at, last, U):
 
 
 @inlined
+def q2_k_unpack_rows(data, at, stride, last, W, to, jump, S, M, s):
+    for part in range(4):
+        h, i = part // 2, part % 2
+        words = load_rows(data, at + 16 + 32 * h + 16 * i, stride)
+        for j in range(4):
+            store_steps(W, to + (8 * h + 2 * j + i) * jump, bits_of(words, 2 * j, 3))
+    both, scales = load_rows(data, at + 68, stride)[3], load_rows(data, at, stride)
+    _store_bytes_of(S, s, halves_of(both), bits_of(scales, 0, 15), 0)
+    _store_bytes_of(M, s, halves_of(both >> splat(np.int32(16))), bits_of(scales, 4, 15), 0)
+
+
+@inlined
+def _store_bytes_of(S, s, d, words, zero):
+    """The bytes of four words, less `zero`, times d: of sixteen groups."""
+    for k, word in enumerate(words):
+        for i in range(4):
+            level = (word >> splat(np.int32(8 * i)) & splat(np.int32(255))) - splat(np.int32(zero))
+            store(S, s + 64 * k + 16 * i, d * to_f32(level))
+
+
+@inlined
 def q3_k_unpack(data, at, last, U):
     for h in range(2):
         for j in range(2):
@@ -41,6 +74,21 @@ def q3_k_unpack(data, at, last, U):
     )
     scales = half_at(data, at + 108) * to_f32(bytes_i32(first, second) - splat(np.int32(32)))
     return scales, splat(np.float32(0))
+
+
+@inlined
+def q3_k_unpack_rows(data, at, stride, last, W, to, jump, S, M, s):
+    for part in range(4):
+        h, i = part // 2, part % 2
+        words, high = load_rows(data, at + 32 + 32 * h + 16 * i, stride), load_rows(data, at + 16 * i, stride)
+        for j in range(4):
+            levels = with_bits(bits_of(words, 2 * j, 3), bits_of(high, 4 * h + j, 1), 2)
+            store_steps(W, to + (8 * h + 2 * j + i) * jump, levels)
+    _, a, b, c = load_rows(data, at + 92, stride)
+    two, four, six = splat(np.int32(2)), splat(np.int32(4)), splat(np.int32(6))
+    low, high = bits_of((a, b, a >> four, b >> four), 0, 15), bits_of((c, c >> two, c >> four, c >> six), 0, 3)
+    d = halves_of(load_rows(data, at + 94, stride)[3] >> splat(np.int32(16)))
+    _store_bytes_of(S, s, d, with_bits(low, high, 4), 32)
 
 
 @inlined
@@ -74,11 +122,46 @@ def q4_k_unpack(data, at, last, U):
 
 
 @inlined
+def _store_scales_and_mins(data, at, stride, S, M, s):
+    """As `_scales_and_mins` of sixteen rows."""
+    both, a, b, c = load_rows(data, at, stride)
+    low = bits_of((a, b), 0, 63)
+    high = with_bits(bits_of((c, c >> splat(np.int32(4))), 0, 15), bits_of((a, b), 6, 3), 4)
+    words = low[0], high[0], low[1], high[1]
+    d, least = halves_of(both), halves_of(both >> splat(np.int32(16)))
+    for k in range(4):
+        by, byte = splat(np.int32(8 * k)), splat(np.int32(255))
+        store(S, s + 16 * k, d * to_f32(words[0] >> by & byte))
+        store(S, s + 64 + 16 * k, d * to_f32(words[1] >> by & byte))
+        store(M, s + 16 * k, least * to_f32(words[2] >> by & byte))
+        store(M, s + 64 + 16 * k, least * to_f32(words[3] >> by & byte))
+
+
+@inlined
+def q4_k_unpack_rows(data, at, stride, last, W, to, jump, S, M, s):
+    for j in range(4):
+        words = load_wide_rows(data, at + 16 + 32 * j, stride)
+        store_steps(W, to + 2 * j * jump, bits_of(words, 0, 15))
+        store_steps(W, to + (2 * j + 1) * jump, bits_of(words, 4, 15))
+    _store_scales_and_mins(data, at, stride, S, M, s)
+
+
+@inlined
 def q5_k_unpack(data, at, last, U):
     for j in range(4):
         fifth = load_bits(data, at + 16, 2 * j, 2 * j + 1, 1)
         store_bytes(U, 64 * j, load_bits(data, at + 48 + 32 * j, 0, 4, 15) | (fifth << splat(np.int32(4))))
     return _scales_and_mins(data, at)
+
+
+@inlined
+def q5_k_unpack_rows(data, at, stride, last, W, to, jump, S, M, s):
+    fifth = load_wide_rows(data, at + 16, stride)
+    for j in range(4):
+        words = load_wide_rows(data, at + 48 + 32 * j, stride)
+        store_steps(W, to + 2 * j * jump, with_bits(bits_of(words, 0, 15), bits_of(fifth, 2 * j, 1), 4))
+        store_steps(W, to + (2 * j + 1) * jump, with_bits(bits_of(words, 4, 15), bits_of(fifth, 2 * j + 1, 1), 4))
+    _store_scales_and_mins(data, at, stride, S, M, s)
 
 
 @inlined
@@ -94,10 +177,32 @@ def q6_k_unpack(data, at, last, U):
     return scales, splat(np.float32(0))
 
 
+@inlined
+def q6_k_unpack_rows(data, at, stride, last, W, to, jump, S, M, s):
+    for h in range(2):
+        high = load_wide_rows(data, at + 128 + 32 * h, stride)
+        for k in range(2):
+            words, first = load_wide_rows(data, at + 64 * h + 32 * k, stride), to + (8 * h + 2 * k) * jump
+            _store_two(W, first, jump, with_bits(bits_of(words, 0, 15), bits_of(high, 2 * k, 3), 4))
+            _store_two(W, first + 4 * jump, jump, with_bits(bits_of(words, 4, 15), bits_of(high, 4 + 2 * k, 3), 4))
+    d = halves_of(load_rows(data, at + 194, stride)[3] >> splat(np.int32(16)))
+    for k, word in enumerate(load_rows(data, at + 192, stride)):
+        for i in range(4):
+            level = word << splat(np.int32(24 - 8 * i)) >> splat(np.int32(24))
+            store(S, s + 64 * k + 16 * i, d * to_f32(level))
+
+
+@inlined
+def _store_two(W, at, jump, words):
+    """The steps of two groups."""
+    store_steps(W, at, words[:4])
+    store_steps(W, at + jump, words[4:])
+
+
 PRODUCTS = {
-    "Q2_K": products_of("Q2_K", __file__, q2_k_unpack, form="Q8_K", top=3, group=16),
-    "Q3_K": products_of("Q3_K", __file__, q3_k_unpack, form="Q8_K", top=7, group=16, offset=4),
-    "Q4_K": products_of("Q4_K", __file__, q4_k_unpack, form="Q8_K", top=15),
-    "Q5_K": products_of("Q5_K", __file__, q5_k_unpack, form="Q8_K", top=31),
-    "Q6_K": products_of("Q6_K", __file__, q6_k_unpack, form="Q8_K", top=63, group=16, offset=32),
+    "Q2_K": products_of("Q2_K", __file__, q2_k_unpack, q2_k_unpack_rows, form="Q8_K", top=3, group=16),
+    "Q3_K": products_of("Q3_K", __file__, q3_k_unpack, q3_k_unpack_rows, form="Q8_K", top=7, group=16, offset=4),
+    "Q4_K": products_of("Q4_K", __file__, q4_k_unpack, q4_k_unpack_rows, form="Q8_K", top=15),
+    "Q5_K": products_of("Q5_K", __file__, q5_k_unpack, q5_k_unpack_rows, form="Q8_K", top=31),
+    "Q6_K": products_of("Q6_K", __file__, q6_k_unpack, q6_k_unpack_rows, form="Q8_K", top=63, group=16, offset=32),
 }

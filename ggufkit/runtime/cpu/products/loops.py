@@ -4,13 +4,16 @@ Names in capitals and those below are given by the format (see `specialised`):
 
     unpack(data, at, last, U)    a unit from byte `at` on: levels to U, scales and mins in lanes.
                                  `last` is where the row's last block starts
+    unpack_rows(data, at, stride, last, W, to, jump, S, M, s)
+                                 the same of sixteen rows, each `stride` bytes after the one before, in lanes: of
+                                 group g levels from W[to + jump g] on, four columns of all rows after the other,
+                                 scales from S[s + 16 g] on, mins, if there are any, from M[s + 16 g] on
     BLOCK, BYTES     columns and bytes of a block of the format
     GROUP            weights that share a scale: 16 or 32
     OFFSET           the level that means zero, or -1 if groups have mins
     begin            what sums of products start with: what OFFSET takes off, or nothing
-    dot, tile        products of weights of its range (see `kernels.dot.bodies`)
+    dot, tile, tile_few    products of weights of its range (see `kernels.dot.bodies`)
     pack             lays out a tile's weights
-    meet             `_meet` with these names
     group_sums       the sums of groups from those of lanes
     sum_groups       the sum of what the lanes of all groups have
 
@@ -20,7 +23,9 @@ takes what.
 
     vector    a row of weights at a time. 64 columns meet in the 16 lanes of a sum of int32, which is exact; these are
               added to a sum for each group, which meets the group's scale in a lane of its own.
-    few       the same for a few rows of activations, as a batch of conversations has: a unit is unpacked once for all.
+    few       for a few rows of activations, as a batch of conversations has. Sixteen rows of weights in lanes, some of
+              them; one unit of theirs is unpacked, meets all activations, then the next. A vector of sums for each
+              group waits in the core's first cache.
     matrix    sixteen rows of weights in lanes. A block of rows is unpacked once, transposed, and stays in the core's
               cache while all activations pass by.
 
@@ -36,16 +41,19 @@ the min), and then the groups' sums, neighbours first:
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import FunctionType
 from typing import Any
 
 import numpy as np
 
 from ggufkit.formats.table import format_by_name
 from ggufkit.kernels.dot import (
+    FEW_PANELS,
     PANELS,
+    TOGETHER,
     TOKENS,
     WIDE,
+    add_dots,
+    add_dots_less,
     add_scaled,
     add_tile,
     dot_bytes,
@@ -54,6 +62,8 @@ from ggufkit.kernels.dot import (
     group_sums_2,
     group_sums_4,
     load_bytes,
+    mix,
+    on_lines,
     pack_steps,
     prefetch,
     store_tile,
@@ -83,7 +93,8 @@ tile: Any = None
 pack: Any = None
 group_sums: Any = None
 sum_groups: Any = None
-meet: Any = None
+tile_few: Any = None
+unpack_rows: Any = None
 
 
 @inlined
@@ -150,64 +161,91 @@ def _start_none(start, at):
 
 
 def few(turn, data, rows, levels, scales, sums, out):
-    """As `vector` for the n rows of `out`: a row of weights is unpacked once and meets them all, four at a time.
+    """As `vector` for the n rows of `out`: panels of sixteen rows are unpacked, a unit at a time, and meet them all.
 
-    levels: (≥ n, cols) int8.
+    levels: (tokens, cols) int8, tokens a multiple of TOGETHER; scales: float32 as in `vector`; sums: float32 if groups
+    have mins, int32 (sums of levels) if OFFSET is above 0, and not read if it is 0.
     """
-    n, width = out.shape[0], levels.shape[1]
-    units, blocks = width // UNIT, data.size // (rows * BYTES)
-    x = levels.reshape(-1)
-    U, S, M = np.zeros(width, np.uint8), np.empty(units * LANES, np.float32), np.empty(units * LANES, np.float32)
-    start = np.empty(n * width // 4, np.int32)
+    n, tokens, units, blocks = out.shape[0], levels.shape[0], levels.shape[1] // UNIT, data.size // (rows * BYTES)
+    groups, steps, step = UNIT // GROUP, GROUP // 4, GROUP // 4 * LANES
+    stride, row_bytes, unit_bytes = units * groups, blocks * BYTES, UNIT // BLOCK * BYTES
+    panel, s_panel = LANES * QUADS, groups * LANES
+    W = on_lines(FEW_PANELS * panel).view(np.int32)
+    S, M = on_lines(FEW_PANELS * s_panel), on_lines(FEW_PANELS * s_panel)
+    tile_size = TOGETHER * FEW_PANELS * LANES
+    totals = on_lines(tokens // TOGETHER * groups * tile_size)
+    # Of each TOGETHER tokens four columns, a group's scale, its sum side by side.
+    result = out.reshape(-1)
+    x, width = levels.reshape(-1).view(np.int32), units * QUADS
+    X, scales_of = on_lines(tokens * width).view(np.int32), on_lines(tokens * stride + 4 * LANES)
+    sums_of = on_lines(tokens * stride + 4 * LANES).view(sums.dtype)
+    for t in range(0, tokens, TOGETHER):
+        for i in range(0, width, LANES):
+            mix(x, t * width + i, width, X, t * width + TOGETHER * i)
+        for i in range(0, stride, LANES):
+            mix(scales, t * stride + i, stride, scales_of, t * stride + TOGETHER * i)
+            if OFFSET:
+                mix(sums, t * stride + i, stride, sums_of, t * stride + TOGETHER * i)
     if OFFSET > 0:
-        _start_lanes(x[: n * width], OFFSET, start)
-    grain = share(turn, rows, blocks * BYTES)
+        for i in range(0, tokens * stride, LANES):
+            store(sums_of, i, load(sums_of, i) * splat(np.int32(-OFFSET)))
+    # Rows are in lanes, the last ones of all again where fewer are left; of less than sixteen each in all lanes.
+    lanes, apart = (LANES, row_bytes) if rows >= LANES else (1, 0)
+    ahead = FEW_PANELS * LANES * unit_bytes // (groups * (tokens // TOGETHER))  # bytes to ask for with each tile
+    grain = _panels(share(turn, rows, row_bytes))
     first = take(turn, grain)
     while first < rows:
         end = min(first + grain, rows)
-        for r in range(first, end):
+        for top in range(first, end, FEW_PANELS * lanes):
+            totals[:] = _ZERO
+            soon = (top + FEW_PANELS * LANES) * row_bytes
             for u in range(units):
-                at, last = (r * blocks + u * (UNIT // BLOCK)) * BYTES, (r * blocks + blocks - 1) * BYTES
-                for k in range(0, UNIT // BLOCK * BYTES, 64):
-                    prefetch(data, at + AHEAD + k)
-                scale, least = unpack(data, at, last, U[u * UNIT :])
-                store(S, u * LANES, scale)
-                store(M, u * LANES, least * splat(_LESS))
-            t = 0
-            while t < n:
-                # Of one or three that are left the last is taken again.
-                p, q = t * units, min(t + 1, n - 1) * units
-                v, w = min(t + 2, n - 1) * units, min(t + 3, n - 1) * units
-                a = b = c = d = splat(_ZERO)
-                if n - t > 2:
-                    for u in range(units):
-                        scale, least = load(S, u * LANES), load(M, u * LANES)
-                        a = meet(a, U, u, scale, least, x, p + u, scales, sums, start)
-                        b = meet(b, U, u, scale, least, x, q + u, scales, sums, start)
-                        c = meet(c, U, u, scale, least, x, v + u, scales, sums, start)
-                        d = meet(d, U, u, scale, least, x, w + u, scales, sums, start)
-                else:
-                    for u in range(units):
-                        scale, least = load(S, u * LANES), load(M, u * LANES)
-                        a = meet(a, U, u, scale, least, x, p + u, scales, sums, start)
-                        b = meet(b, U, u, scale, least, x, q + u, scales, sums, start)
-                for k, total in enumerate((a, b, c, d)):
-                    if t + k < n:
-                        out[t + k, r] = sum_groups(total)
-                t += 4
-        grain = share(turn, rows, blocks * BYTES)
+                for p in range(FEW_PANELS):
+                    r = min(top + p * lanes, rows - lanes)
+                    at, last = r * row_bytes + u * unit_bytes, (r * blocks + blocks - 1) * BYTES
+                    unpack_rows(data, at, apart, last, W, p * panel, step, S, M, p * s_panel)
+                for t in range(0, tokens, TOGETHER):
+                    for g in range(groups):
+                        for i in range(0, ahead, 64):
+                            prefetch(data, soon + i)
+                        soon += ahead
+                        to = (t // TOGETHER * groups + g) * tile_size
+                        xw = t * width + (u * QUADS + g * steps) * TOGETHER
+                        xs, s = t * stride + (u * groups + g) * TOGETHER, g * LANES
+                        dots = tile_few(W, g * step, panel, X, xw, 1, sums_of, xs, 1)
+                        if OFFSET < 0:
+                            add_dots_less(totals, to, dots, S, s, s_panel, scales_of, xs, M, sums_of)
+                        else:
+                            add_dots(totals, to, dots, S, s, s_panel, scales_of, xs)
+            for t in range(n):
+                at = t // TOGETHER * groups * tile_size + t % TOGETHER * FEW_PANELS * LANES
+                for p in range(FEW_PANELS):
+                    _sum_groups_of(totals, at + p * LANES, tile_size, groups)
+                    here, r = top + p * lanes, min(top + p * lanes, rows - lanes)
+                    if here == r and here + LANES <= end:
+                        store(result, t * rows + here, load(totals, at + p * LANES))
+                    else:
+                        for k in range(here, min(here + lanes, end)):
+                            result[t * rows + k] = totals[at + p * LANES + k - r]
+        grain = _panels(share(turn, rows, row_bytes))
         first = take(turn, grain)
 
 
-def _meet(total, U, u, scale, least, x, unit, scales, sums, start):
-    """Add the products of unit `u` of a row of weights with one of activations, the `unit`-th of all."""
-    group, w, i, q = unit * (UNIT // GROUP), u * UNIT, unit * UNIT, unit * QUADS
-    a = dot(begin(start, q), load_bytes(U, w), load_bytes(x, i))
-    b = dot(begin(start, q + 16), load_bytes(U, w + 64), load_bytes(x, i + 64))
-    c = dot(begin(start, q + 32), load_bytes(U, w + 128), load_bytes(x, i + 128))
-    d = dot(begin(start, q + 48), load_bytes(U, w + 192), load_bytes(x, i + 192))
-    total = multiply_add(to_f32(group_sums(a, b, c, d)), scale * load(scales, group), total)
-    return multiply_add(least, load(sums, group), total) if OFFSET < 0 else total
+@helper
+def _panels(rows):
+    """So many rows, made whole panels."""
+    some = FEW_PANELS * LANES
+    return (rows + some - 1) // some * some
+
+
+@helper
+def _sum_groups_of(totals, at, apart, groups):
+    """Make a group's vector the sum of those of all groups: neighbours, then neighbouring sums, …"""
+    while groups > 1:
+        groups //= 2
+        for k in range(groups):
+            pair = at + 2 * k * apart
+            store(totals, at + k * apart, load(totals, pair) + load(totals, pair + apart))
 
 
 def matrix(turn, data, rows, levels, scales, sums, out):
@@ -293,6 +331,7 @@ def products_of(
     name: str,
     source: str,
     unpack: Callable[..., Any],
+    unpack_rows: Callable[..., Any],
     *,
     form: str,
     top: int,
@@ -303,10 +342,12 @@ def products_of(
     format = format_by_name(name)
     names: dict[str, Any] = {
         "unpack": unpack,
+        "unpack_rows": unpack_rows,
         "begin": _start_at if offset else _start_none,
         "dot": dot_wide if top == WIDE else dot_bytes,
         "pack": pack_steps(group),
         "tile": dot_tile(group, top, bool(offset)),
+        "tile_few": dot_tile(group, top, bool(offset), TOGETHER, FEW_PANELS, mixed=True),
         "BLOCK": format.block_size,
         "BYTES": format.type_size,
         "GROUP": group,
@@ -314,7 +355,6 @@ def products_of(
         "sum_groups": sum_pairs_8 if group == 32 else sum_pairs_16,
         "OFFSET": -1 if offset is None else offset,
     }
-    names["meet"] = inlined(FunctionType(_meet.__code__, {**_meet.__globals__, **names}, "meet"))
     prefix = name.lower()
     return Product(
         specialised(vector, f"{prefix}_vector", source, **names),
