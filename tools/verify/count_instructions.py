@@ -5,7 +5,8 @@
     python tools/verify/count_instructions.py apple-m4 --show tile
 
 `dot` is a product of 64 bytes with what it is added to, in memory; `tile` the products of a group of 32 columns, for
-as many tokens and rows as a tile of that CPU has, of 4-bit weights and of 8-bit ones.
+as many tokens and rows as a tile of that CPU has, of 4-bit weights and of 8-bit ones; `few` those for a few tokens, and
+`unpack` what takes 32 bytes of sixteen rows apart into two such groups of four bits.
 """
 
 from __future__ import annotations
@@ -45,14 +46,30 @@ def count(cpu: str, show: str | None) -> None:
     from numba.core import config
 
     from ggufkit.kernels.cpu import CHOSEN
-    from ggufkit.kernels.dot import PANELS, TOKENS, WIDE, add_scaled, dot_bytes, dot_tile, load_bytes, zero_tile
-    from ggufkit.kernels.dot.tiles import store_tile
+    from ggufkit.kernels.dot import (
+        FEW_PANELS,
+        PANELS,
+        TOGETHER,
+        TOKENS,
+        WIDE,
+        add_dots,
+        add_scaled,
+        bits_of,
+        dot_bytes,
+        dot_tile,
+        load_bytes,
+        load_wide_rows,
+        store_steps,
+        store_tile,
+        zero_tile,
+    )
     from ggufkit.kernels.jit import helper
     from ggufkit.kernels.lanes import load, store
 
     # Kernels have chosen their bodies; Numba itself has to believe that it is here.
     features, config.CPU_NAME, config.CPU_FEATURES = config.CPU_FEATURES or "", None, None
     narrow, wide = dot_tile(32, 15, False), dot_tile(32, WIDE, False)
+    of_few = dot_tile(32, 15, False, TOGETHER, FEW_PANELS, TOGETHER)
 
     def dot(w, x, sums):
         store(sums, 0, dot_bytes(load(sums, 0), load_bytes(w, 0), load_bytes(x, 0)))
@@ -65,6 +82,14 @@ def count(cpu: str, show: str | None) -> None:
         dots = wide(w, 0, 4096, x, 0, 512, x, 0, 0)
         store_tile(out, 0, 64, add_scaled(zero_tile(), dots, scales, 0, 16, scales, 0, 1))
 
+    def few(w, x, scales, out):
+        add_dots(out, 0, of_few(w, 0, 1024, x, 0, 1, x, 0, 1), scales, 0, 128, scales, 0)
+
+    def unpack(data, stride, w):
+        words = load_wide_rows(data, 0, stride)
+        store_steps(w, 0, bits_of(words, 0, 15))
+        store_steps(w, 128, bits_of(words, 4, 15))
+
     kind = numba.typeof
     bytes_, ints, floats = (kind(np.empty(1, dtype)) for dtype in (np.uint8, np.int32, np.float32))
     print(f"{cpu}: {', '.join(f'{part}={body}' for part, body in CHOSEN.items())}; tiles of {TOKENS} x {16 * PANELS}")
@@ -72,6 +97,8 @@ def count(cpu: str, show: str | None) -> None:
         (dot, (bytes_, bytes_, ints), 64),
         (tile, (ints, ints, floats, floats), TOKENS * PANELS * 16 * 32),
         (tile_wide, (ints, ints, floats, floats), TOKENS * PANELS * 16 * 32),
+        (few, (ints, ints, floats, floats), TOGETHER * FEW_PANELS * 16 * 32),
+        (unpack, (bytes_, numba.int64, ints), 16 * 64),
     ]
     for function, arguments, products in jobs:
         lines = assembly(helper(function), arguments, cpu, features)

@@ -32,7 +32,6 @@ from ggufkit.kernels.dot.few import (
     add_few,
     load_few,
     mix,
-    on_lines,
     store_few,
     sum_rows,
 )
@@ -103,7 +102,6 @@ __all__ = [
     "load_wide_rows",
     "lookup_bytes",
     "mix",
-    "on_lines",
     "pack_steps",
     "prefetch",
     "store_bytes",

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
 from ggufkit.kernels.cpu import Body, choose
 from ggufkit.kernels.dot.tiles import Operand, as_tile
-from ggufkit.kernels.jit import CPU_FEATURES, maker
+from ggufkit.kernels.jit import CPU_FEATURES
 from ggufkit.kernels.lanes.arithmetic import emit_multiply_add
 from ggufkit.kernels.lanes.emit import F32, I64, LANES, address, read, shuffle, write
 from ggufkit.kernels.lanes.types import f32x16, i32x16
@@ -30,7 +29,6 @@ __all__ = [
     "add_few",
     "load_few",
     "mix",
-    "on_lines",
     "store_few",
     "sum_rows",
 ]
@@ -52,16 +50,6 @@ FEW_ROWS, FEW_COLUMNS, FEW_PANELS = choose(
     "few", [Body("avx512", "avx512f", _Few(2, 32, 2)), Body("plain", "", _Few(1, 16, 1))], CPU_FEATURES
 )
 _PARTS = FEW_COLUMNS // LANES
-
-
-@maker
-def on_lines(count):
-    """`np.empty(count, np.float32)` at the start of a cache line: a vector that lies across two is read twice."""
-    array = np.empty(count + LANES, np.float32)
-    first = -array.ctypes.data % 64 // 4
-    return array[first : first + count]
-
-
 _FEW_SIZE = FEW_ROWS * _PARTS * TOGETHER
 few_tile = types.containers.UniTuple(f32x16, _FEW_SIZE)
 
@@ -103,24 +91,23 @@ def store_few(typingctx, array, at, row, token, tile):
 
 
 @intrinsic
-def add_few(typingctx, tile, weights, x, at, places):
-    """`tile + weights · x`: FEW_COLUMNS weights of each row as vectors, activations from `x[places[k] + at]` on."""
+def add_few(typingctx, tile, weights, x, at, stride):
+    """`tile + weights · x`: FEW_COLUMNS weights of each row as vectors, activations from `x[at + stride k]` on."""
 
     def emit(ctx, b, sig, args):
-        tile, weights, x, at, places = args
+        tile, weights = args[:2]
+        tokens = Operand(ctx, b, sig.args[2], *args[2:])
         w = [b.extract_value(weights, i) for i in range(FEW_ROWS * _PARTS)]
         sums = [b.extract_value(tile, i) for i in range(_FEW_SIZE)]
         for k in range(TOGETHER):
             for part in range(_PARTS):
-                index = b.add(b.add(b.extract_value(places, k), at), ir.Constant(I64, LANES * part))
-                values = read(b, address(ctx, b, sig.args[2], x, index, f32x16.llvm))
+                values = tokens.vector(k, part, f32x16)
                 for j in range(FEW_ROWS):
                     i = (j * TOGETHER + k) * _PARTS + part
                     sums[i] = emit_multiply_add(b, w[j * _PARTS + part], values, sums[i])
         return as_tile(b, few_tile, sums)
 
-    i = types.intp
-    return few_tile(few_tile, weights, x, i, types.containers.UniTuple(i, TOGETHER)), emit
+    return few_tile(few_tile, weights, x, types.intp, types.intp), emit
 
 
 @intrinsic
@@ -154,7 +141,7 @@ def mix(typingctx, source, at, stride, target, to):
     """Sixteen elements of TOGETHER rows side by side: `target[to + TOGETHER i + k] = source[at + stride k + i]`."""
     if source.dtype != target.dtype:
         return None
-    kind = {types.float32: f32x16, types.int32: i32x16}[source.dtype]
+    kind: Any = f32x16 if source.dtype == types.float32 else i32x16
 
     def emit(ctx, b, sig, args):
         x, y, z, w = (Operand(ctx, b, sig.args[0], *args[:3]).vector(k, 0, kind) for k in range(TOGETHER))
@@ -172,14 +159,11 @@ def _zipped(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> list[ir.Value]:
     return [shuffle(b, x, y, [top + k // 2 + LANES * (k % 2) for k in range(LANES)]) for top in (0, LANES // 2)]
 
 
-_dots = types.containers.UniTuple(i32x16, TOGETHER * FEW_PANELS)
-
-
 def _add_dots(ctx: Any, b: ir.IRBuilder, kinds: Any, args: Any, mins: Any) -> ir.Value:
     sums = Operand(ctx, b, kinds[0], *args[:2], ir.Constant(I64, LANES))
     one = ir.Constant(I64, 1)
     dots, rows, tokens = args[2], Operand(ctx, b, kinds[3], *args[3:6]), Operand(ctx, b, kinds[6], *args[6:8], one)
-    for k in range(TOGETHER):
+    for k in range(dots.type.count // FEW_PANELS):
         token = tokens.splat(k, 0, F32)
         for p in range(FEW_PANELS):
             i = k * FEW_PANELS + p
@@ -193,7 +177,7 @@ def _add_dots(ctx: Any, b: ir.IRBuilder, kinds: Any, args: Any, mins: Any) -> ir
 
 @intrinsic
 def add_dots(typingctx, totals, at, dots, scales, row_at, panel, x, token_at):
-    """Add `dots · (scales · x)` of FEW_PANELS panels and TOGETHER tokens to as many vectors from `totals[at]` on.
+    """Add `dots · (scales · x)` of FEW_PANELS panels and some tokens to as many vectors from `totals[at]` on.
 
     scales : of sixteen rows from `scales[row_at]` on, a panel after `panel` elements.
     x : a number of each token from `x[token_at]` on.
@@ -203,7 +187,7 @@ def add_dots(typingctx, totals, at, dots, scales, row_at, panel, x, token_at):
         return _add_dots(ctx, b, sig.args, args, None)
 
     i = types.intp
-    return types.void(totals, i, _dots, scales, i, i, x, i), emit
+    return types.void(totals, i, dots, scales, i, i, x, i), emit
 
 
 @intrinsic
@@ -216,4 +200,4 @@ def add_dots_less(typingctx, totals, at, dots, scales, row_at, panel, x, token_a
         return _add_dots(ctx, b, sig.args, args, (rows, tokens))
 
     i = types.intp
-    return types.void(totals, i, _dots, scales, i, i, x, i, mins, sums), emit
+    return types.void(totals, i, dots, scales, i, i, x, i, mins, sums), emit

@@ -239,9 +239,7 @@ def _eight(b: ir.IRBuilder, x: Operand, token: int, step: int) -> ir.Value:
 
 
 @functools.cache
-def dot_tile(
-    group: int, top: int, starts: bool, tokens: int = TOKENS, panels: int = PANELS, mixed: bool = False
-) -> Any:
+def dot_tile(group: int, top: int, starts: bool, tokens: int = TOKENS, panels: int = PANELS, apart: int = 1) -> Any:
     """Sums of products over a group of columns, as an intrinsic.
 
     Parameters
@@ -250,7 +248,7 @@ def dot_tile(
     top : of the weights, see `bodies`.
     starts : whether the sums of token t begin with `start[t]`, or with 0 and the last three arguments are not read.
     tokens, panels : its shape.
-    mixed : the tokens' columns lie side by side, four of each (see `few`): `x_stride` is 1.
+    apart : elements of x between steps; 1 unless tokens lie side by side (see `few`), and `x_stride` is 1.
     """
     tile = types.containers.UniTuple(i32x16, tokens * panels)
 
@@ -261,7 +259,7 @@ def dot_tile(
 
         def emit(ctx, b, sig, args):
             w = Operand(ctx, b, sig.args[0], *args[0:3])
-            x = Operand(ctx, b, sig.args[3], *args[3:6], tokens if mixed else 1)
+            x = Operand(ctx, b, sig.args[3], *args[3:6], apart)
             start = Operand(ctx, b, sig.args[6], *args[6:9])
             if DOT.paired:
                 begin = [start.splat(t, 0, I32) for t in range(tokens)] if starts else []

@@ -28,7 +28,7 @@ UNIT = 256
 COLUMNS = 32
 
 # Rows of activations up to which it is faster to unpack weights as they come than to lay out tiles of them.
-FEW = 8
+FEW = 16
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,6 @@ from ggufkit.kernels.dot import (
     add_few,
     add_product,
     load_few,
-    on_lines,
     prefetch,
     store_few,
     sum_pairs_16,
@@ -47,7 +46,7 @@ from ggufkit.kernels.lanes import (
 )
 from ggufkit.kernels.shares import take
 from ggufkit.runtime.cpu.products import COLUMNS, Product
-from ggufkit.runtime.cpu.products.loops import AHEAD, add_pairs, put_tile, share
+from ggufkit.runtime.cpu.products.loops import AHEAD, add_pairs, on_lines, put_tile, share
 
 _PACKED = 1 << 17  # weights that stay in a core's cache
 _CLOSE = 1 << 12  # activations that stay in its first cache
@@ -96,13 +95,14 @@ def few(turn, data, rows, x, out):
     """
     weights, values, result = data.view(DTYPE), x.reshape(-1), out.reshape(-1)
     n, cols = x.shape
-    whole, tokens = cols - cols % COLUMNS, (n + TOGETHER - 1) // TOGETHER * TOGETHER
-    chunk = _CLOSE // tokens // COLUMNS * COLUMNS
-    W, X = np.zeros(COLUMNS, np.float32), np.zeros(tokens * COLUMNS, np.float32)  # the columns that are left
+    whole, width = cols - cols % COLUMNS, (cols + COLUMNS - 1) // COLUMNS * COLUMNS
+    tokens = (n + TOGETHER - 1) // TOGETHER * TOGETHER
+    X, W, edge = on_lines(tokens * width), np.zeros(COLUMNS, np.float32), np.empty(LANES, np.float32)
+    X[:] = _ZERO
     for t in range(n):
-        for i in range(whole, cols):
-            X[t * COLUMNS + i - whole] = values[t * cols + i]
-    row = tokens * COLUMNS
+        for i in range(cols):
+            X[t * width + i] = values[t * cols + i]
+    chunk, row = _CLOSE // tokens // COLUMNS * COLUMNS, tokens * COLUMNS
     sums = on_lines(LANES * row)  # 32 for each row of weights and of x
     grain = share(turn, rows, cols * weights.itemsize)
     first = take(turn, grain)
@@ -114,9 +114,7 @@ def few(turn, data, rows, x, out):
             for begin in range(0, whole, chunk):
                 for r in range(top, bottom, FEW_ROWS):
                     at, other = r * cols, min(r + 1, bottom - 1) * cols
-                    for t in range(0, n, TOGETHER):
-                        # Of fewer rows than TOGETHER the last is taken again.
-                        places = t * cols, min(t + 1, n - 1) * cols, min(t + 2, n - 1) * cols, min(t + 3, n - 1) * cols
+                    for t in range(0, tokens, TOGETHER):
                         for part in range(0, COLUMNS, FEW_COLUMNS):
                             to = (r - top) * row + t * COLUMNS + part
                             totals = load_few(sums, to, row, COLUMNS)
@@ -124,23 +122,23 @@ def few(turn, data, rows, x, out):
                                 for k in range(0, FEW_COLUMNS * weights.itemsize, 64):
                                     for later in range(_AHEAD, _AHEAD + FEW_ROWS):
                                         prefetch(data, (at + later * cols + i) * weights.itemsize + k)
-                                totals = add_few(totals, both(weights, at + i, other + i), values, i, places)
+                                totals = add_few(totals, both(weights, at + i, other + i), X, t * width + i, width)
                             store_few(sums, to, row, COLUMNS, totals)
-            if whole < cols:
-                for r in range(top, bottom):
-                    for i in range(whole, cols):
-                        W[i - whole] = one_at(weights, r * cols + i)
-                    for i in range(0, row, LANES):
-                        at = (r - top) * row + i
-                        store(sums, at, multiply_add(load(W, i % COLUMNS), load(X, i), load(sums, at)))
+            for r in range(top, bottom if whole < cols else top):
+                for i in range(whole, cols):  # the columns that are left
+                    W[i - whole] = one_at(weights, r * cols + i)
+                for i in range(0, row, LANES):
+                    at = (r - top) * row + i
+                    left = load(X, i // COLUMNS * width + whole + i % COLUMNS)
+                    store(sums, at, multiply_add(load(W, i % COLUMNS), left, load(sums, at)))
             for t in range(n):
                 total = sum_rows(sums, t * COLUMNS, row) + sum_rows(sums, t * COLUMNS + LANES, row)
                 if bottom - top == LANES:
                     store(result, t * rows + top, total)
                 else:
-                    store(W, 0, total)
+                    store(edge, 0, total)
                     for r in range(top, bottom):
-                        out[t, r] = W[r - top]
+                        result[t * rows + r] = edge[r - top]
         grain = share(turn, rows, cols * weights.itemsize)
         first = take(turn, grain)
 

@@ -12,7 +12,7 @@ Names in capitals and those below are given by the format (see `specialised`):
     GROUP            weights that share a scale: 16 or 32
     OFFSET           the level that means zero, or -1 if groups have mins
     begin            what sums of products start with: what OFFSET takes off, or nothing
-    dot, tile, tile_few    products of weights of its range (see `kernels.dot.bodies`)
+    dot, tile, tile_few, tile_two    products of weights of its range (see `kernels.dot.bodies`)
     pack             lays out a tile's weights
     group_sums       the sums of groups from those of lanes
     sum_groups       the sum of what the lanes of all groups have
@@ -63,7 +63,6 @@ from ggufkit.kernels.dot import (
     group_sums_4,
     load_bytes,
     mix,
-    on_lines,
     pack_steps,
     prefetch,
     store_tile,
@@ -72,7 +71,7 @@ from ggufkit.kernels.dot import (
     sum_pairs_16,
     zero_tile,
 )
-from ggufkit.kernels.jit import helper, inlined, specialised
+from ggufkit.kernels.jit import helper, inlined, maker, specialised
 from ggufkit.kernels.lanes import LANES, load, multiply_add, splat, store, to_f32, transpose
 from ggufkit.kernels.shares import take
 from ggufkit.runtime.cpu.products import UNIT, Product
@@ -94,7 +93,16 @@ pack: Any = None
 group_sums: Any = None
 sum_groups: Any = None
 tile_few: Any = None
+tile_two: Any = None
 unpack_rows: Any = None
+
+
+@maker
+def on_lines(count):
+    """`np.empty(count, np.float32)` from the start of a cache line on: a vector that lies across two is read twice."""
+    array = np.empty(count + LANES, np.float32)
+    first = -array.ctypes.data % 64 // 4
+    return array[first : first + count]
 
 
 @inlined
@@ -212,11 +220,18 @@ def few(turn, data, rows, levels, scales, sums, out):
                         to = (t // TOGETHER * groups + g) * tile_size
                         xw = t * width + (u * QUADS + g * steps) * TOGETHER
                         xs, s = t * stride + (u * groups + g) * TOGETHER, g * LANES
-                        dots = tile_few(W, g * step, panel, X, xw, 1, sums_of, xs, 1)
-                        if OFFSET < 0:
-                            add_dots_less(totals, to, dots, S, s, s_panel, scales_of, xs, M, sums_of)
+                        if n - t > 2:
+                            dots = tile_few(W, g * step, panel, X, xw, 1, sums_of, xs, 1)
+                            if OFFSET < 0:
+                                add_dots_less(totals, to, dots, S, s, s_panel, scales_of, xs, M, sums_of)
+                            else:
+                                add_dots(totals, to, dots, S, s, s_panel, scales_of, xs)
                         else:
-                            add_dots(totals, to, dots, S, s, s_panel, scales_of, xs)
+                            two = tile_two(W, g * step, panel, X, xw, 1, sums_of, xs, 1)
+                            if OFFSET < 0:
+                                add_dots_less(totals, to, two, S, s, s_panel, scales_of, xs, M, sums_of)
+                            else:
+                                add_dots(totals, to, two, S, s, s_panel, scales_of, xs)
             for t in range(n):
                 at = t // TOGETHER * groups * tile_size + t % TOGETHER * FEW_PANELS * LANES
                 for p in range(FEW_PANELS):
@@ -347,7 +362,8 @@ def products_of(
         "dot": dot_wide if top == WIDE else dot_bytes,
         "pack": pack_steps(group),
         "tile": dot_tile(group, top, bool(offset)),
-        "tile_few": dot_tile(group, top, bool(offset), TOGETHER, FEW_PANELS, mixed=True),
+        "tile_few": dot_tile(group, top, bool(offset), TOGETHER, FEW_PANELS, TOGETHER),
+        "tile_two": dot_tile(group, top, bool(offset), 2, FEW_PANELS, TOGETHER),
         "BLOCK": format.block_size,
         "BYTES": format.type_size,
         "GROUP": group,
