@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ggufkit
@@ -103,13 +103,130 @@ def test_what_is_drawn_obeys_its_schema(grammars, tokenizer, schema):
         jsonschema.validate(json.loads(text), schema)
 
 
+# What llguidance does not know, with texts that obey and texts that do not.
+REWRITTEN = [
+    ({"type": ["string", "null"], "not": {"enum": ["ab", "abc", ""]}}, ["a", "b", "abcd", None], ["ab", "", "abc", 1]),
+    ({"not": {"type": "object"}}, [1, [], "a"], [{}]),
+    ({"type": "integer", "not": {"const": 3}}, [2, 4, -3], [3]),
+    ({"type": "boolean", "not": {"const": True}}, [False], [True]),
+    ({"type": "integer", "not": {"minimum": 3}}, [2], [3, 4]),
+    ({"type": "string", "not": {"maxLength": 2}}, ["abc"], ["ab"]),
+    ({"type": "object", "not": {"required": ["a", "b"]}}, [{}, {"a": 1}, {"b": 1}], [{"a": 1, "b": 1}]),
+    (
+        {"type": "object", "properties": {"a": {}}, "not": {"properties": {"a": {"const": 1}}}},
+        [{"a": 2}],
+        [{"a": 1}, {}],
+    ),
+    ({"not": {"not": {"type": "null"}}}, [None], [1]),
+    ({"not": {"anyOf": [{"type": "null"}, {"const": "a"}]}}, ["b", 1], [None, "a"]),
+    (
+        {
+            "type": "object",
+            "properties": {"kind": {"enum": ["card", "cash"]}, "number": {"type": "integer"}},
+            "required": ["kind"],
+            "if": {"properties": {"kind": {"const": "card"}}},
+            "then": {"required": ["number"]},
+            "else": {"properties": {"number": False}},
+        },
+        [{"kind": "card", "number": 1}, {"kind": "cash"}],
+        [{"kind": "card"}, {"kind": "cash", "number": 1}],
+    ),
+    ({"type": "object", "dependentRequired": {"a": ["b"]}}, [{}, {"b": 1}, {"a": 1, "b": 2}], [{"a": 1}]),
+    (
+        {"type": "object", "dependentSchemas": {"a": {"properties": {"b": {"type": "null"}}}}},
+        [{}, {"a": 1, "b": None}, {"b": 1}],
+        [{"a": 1, "b": 1}],
+    ),
+    ({"type": "object", "propertyNames": {"enum": ["a", "b"]}}, [{}, {"a": 1, "b": []}], [{"c": 1}]),
+    ({"type": "object", "propertyNames": {"pattern": "^x_"}}, [{}, {"x_a": 1}], [{"a": 1}, {"x": 1}]),
+    ({"type": "object", "propertyNames": {"maxLength": 1}}, [{}, {"a": 1}], [{"ab": 1}]),
+    ({"type": "array", "contains": {"const": 1}}, [[1], [0, 1], ["a", 0, 0, 1]], [[], [0], [0, "a"]]),
+    ({"type": "array", "contains": {"const": 1}, "maxContains": 1}, [[1], [0, 1, 0]], [[1, 1], [], [0]]),
+    ({"type": "array", "contains": {"const": 1}, "minContains": 0}, [[], [0], [1, 1]], []),
+    (
+        {"type": "array", "uniqueItems": True, "items": {"enum": ["a", "b", "c"]}, "minItems": 1},
+        [["c", "a"]],
+        [[], ["a", "a"]],
+    ),
+    ({"type": "array", "uniqueItems": True, "maxItems": 1}, [[], [1]], [[1, 1]]),
+    ({"oneOf": [{"type": "integer"}, {"minimum": 2}]}, [1, "a"], [3]),
+    ({"type": "object", "properties": {"a": {}}, "unevaluatedProperties": False}, [{"a": 1}, {}], [{"b": 1}]),
+    (
+        {
+            "allOf": [{"properties": {"a": {}}}],
+            "type": "object",
+            "properties": {"b": {}},
+            "unevaluatedProperties": False,
+        },
+        [{"a": 1, "b": 2}],
+        [{"c": 1}],
+    ),
+    ({"type": "array", "minItems": 1.0, "items": {"type": "null"}}, [[None]], [[]]),
+]
+
+
+@pytest.mark.parametrize(("schema", "good", "bad"), REWRITTEN, ids=lambda value: json.dumps(value)[:50])
+def test_what_llguidance_does_not_know_is_said_otherwise(grammars, tokenizer, schema, good, bad):
+    grammar = Grammar.json_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    for value in good + bad:
+        assert validator.is_valid(value) == (value in good)
+        assert fits(grammars, tokenizer, grammar, json.dumps(value)) == (value in good), value
+
+
+VALUES = st.sampled_from([None, True, False, 0, 1, 2, "", "a", "ab", [], {}])
+NAMES = st.sampled_from(["a", "b"])
+
+
+def _larger(inner):
+    return st.one_of(
+        st.fixed_dictionaries({"not": inner}),
+        st.fixed_dictionaries({"if": inner}, optional={"then": inner, "else": inner}),
+        st.fixed_dictionaries({"type": st.just("object"), "properties": st.dictionaries(NAMES, inner, max_size=2)})
+        | st.fixed_dictionaries({"propertyNames": inner, "additionalProperties": inner, "type": st.just("object")}),
+        st.fixed_dictionaries({"type": st.just("array"), "contains": inner}, optional={"maxContains": st.just(1)}),
+        st.fixed_dictionaries({"type": st.just("array"), "items": inner, "uniqueItems": st.just(True)}),
+        st.fixed_dictionaries({"dependentSchemas": st.dictionaries(NAMES, inner, max_size=2)}),
+        st.lists(inner, min_size=1, max_size=3).flatmap(
+            lambda parts: st.sampled_from([{key: parts} for key in ("oneOf", "anyOf", "allOf")])
+        ),
+    )
+
+
+SIMPLE = st.one_of(
+    st.sampled_from(["null", "integer", "number", "string", "object", "array"]).map(lambda kind: {"type": kind}),
+    st.lists(VALUES, min_size=1, max_size=3).map(lambda values: {"enum": values}),
+    st.sampled_from([{}, {"minimum": 1}, {"maxLength": 1}, {"required": ["a"]}, {"dependentRequired": {"a": ["b"]}}]),
+    st.booleans(),
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    schema=st.recursive(SIMPLE, _larger, max_leaves=5),
+    value=st.recursive(
+        VALUES, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(NAMES, inner, max_size=2), max_leaves=4
+    ),
+)
+def test_whatever_is_said_otherwise_allows_nothing_more(grammars, tokenizer, schema, value):
+    try:
+        grammar = Grammar.json_schema(schema)
+        grammars.start(grammar)
+    except UsageError:
+        return
+    if not jsonschema.Draft202012Validator(schema).is_valid(value):
+        assert not fits(grammars, tokenizer, grammar, json.dumps(value))
+
+
 @pytest.mark.parametrize(
     ("schema", "where"),
     [
         ({"type": "strin"}, "at #: Invalid type: strin"),
         ({"properties": {"x": {"properties": {"a/b": {"pattern": "(?=a)"}}}}}, "at #/properties/x/properties/a~1b: "),
         ({"$defs": {"q": {"type": "x"}}, "properties": {"a": {"$ref": "#/$defs/q"}}}, "at #/$defs/q: "),
-        ({"type": "array", "items": {"not": {}}}, "at #/items: Unimplemented keys"),
+        ({"type": "array", "items": {"not": {"pattern": "a"}}}, 'at #/items: nothing can be written by "not"'),
+        ({"type": "array", "uniqueItems": True}, 'at #: nothing can be written by "uniqueItems"'),
+        ({"not": {}}, "schema is false"),
         ({"anyOf": [{"type": "null"}, {"$ref": "https://example.org/s"}]}, "at #/anyOf/1: "),
         (False, "nothing obeys"),
         ([], "is an object"),

@@ -13,10 +13,12 @@ keeps nobody out. Connections whose answers are being made are waited for by no 
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import struct
 import sys
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -28,6 +30,7 @@ HEAD_SECONDS = 15.0
 UNREAD_SECONDS = 60.0
 FRESH_SECONDS = 0.5  # that a connection has to itself before another may take its place
 BACKLOG = 512  # connections that the system may hold ready; as many are taken at once
+_ASKED = 8  # of those that are waited for longest, whether they have to go
 _SPARE = 256 + BACKLOG  # descriptors beside: files, models, children, and those that are turned away
 
 _AT_ONCE = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
@@ -89,10 +92,12 @@ class Connections:
     def admit(self, new: Protocol) -> bool:
         """Make room for a new connection, if that can be."""
         if len(self._all) >= self.room:
-            longest = next(iter(self._waited), None)
-            if longest is None or new.loop.time() - self._waited[longest][1] < FRESH_SECONDS:
+            before = new.loop.time() - FRESH_SECONDS
+            longest = [one for one, (_, since) in islice(self._waited.items(), _ASKED) if since < before]
+            gone = next((one for one in longest if not _has_sent(one)), None)
+            if gone is None:
                 return False
-            self.end(longest)
+            self.end(gone)
         self._all.add(new)
         return True
 
@@ -126,6 +131,15 @@ class Connections:
             for one, (what, since) in list(self._waited.items()):
                 if now - since > self._limits[what]:
                     self.end(one)
+
+
+def _has_sent(one: Protocol) -> bool:
+    """Whether something has come that we have not read yet: then it is us who are slow."""
+    if not hasattr(select, "poll"):  # Windows
+        return False
+    poll = select.poll()
+    poll.register(one.transport.get_extra_info("socket"), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 class Protocol(H11Protocol):

@@ -28,7 +28,7 @@ STREAM = {"prompt": "x", "n_predict": 100_000, "ignore_eos": True, "stream": Tru
 HEAD = "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n"
 MOST = 512 << 20  # bytes that a crowd may add to a server's memory
 DESCRIPTORS = 1024 + 512 + 64  # that stay, that are turned away, and that are files
-GROWTH = 16 << 20  # and that a server may have more after a crowd than after the one before
+GROWTH = 32 << 20  # and that a server may have more after a crowd than after the one before
 
 
 def main() -> int:
@@ -96,7 +96,7 @@ def drill(server: int, port: int, connections: int, seconds: float, rounds: int,
         time.sleep(seconds)
         during = resources(server)
         if wait and number == rounds - 1:
-            problems += outlast(crowd)
+            problems += outlast(server, before[1])
         for one in crowd:
             one.close()
         honest.stop()
@@ -150,13 +150,13 @@ def gather(port: int, count: int) -> list[socket.socket]:
     return crowd
 
 
-def outlast(crowd: list[socket.socket], seconds: float = 120) -> list[str]:
-    """Whether the server ends all of them by itself; nothing is read meanwhile."""
+def outlast(server: int, before: int, seconds: float = 150) -> list[str]:
+    """Whether the server ends all of them by itself; nothing is read meanwhile, and nothing closed."""
     start = time.monotonic()
     while time.monotonic() - start < seconds:
         time.sleep(2)
-        left = sum(map(alive, crowd))
-        if not left:
+        left = resources(server)[1] - before
+        if left <= 3:
             print(f"all are ended after {time.monotonic() - start:.0f} s")
             return []
     return [f"{left} connections stand there still after {seconds:.0f} s"]
@@ -211,7 +211,7 @@ class Honest:
 
 def ask(port: int, method: str, path: str, body: object = None) -> tuple[int, str | None]:
     """(status, when to come back)"""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=150)
     try:
         connection.request(method, path, None if body is None else json.dumps(body))
         answer = connection.getresponse()

@@ -6,8 +6,9 @@
         token = sampler.draw(allowed(logits, constraint.mask()))
         constraint.accept(token)
 
-`grammar` is what can be asked for (JSON Schema, JSON, Lark, GBNF, a regular expression), `gbnf` llama.cpp's language in
-Lark's, `matcher` the tokens that fit, by llguidance (the extra `grammar`), `mask` what is done with them.
+`grammar` is what can be asked for (JSON Schema, JSON, Lark, GBNF, a regular expression), `rewrite` what of a
+schema is said in other words first, `gbnf` llama.cpp's language in Lark's, `matcher` the tokens that fit, by llguidance
+(the extra `grammar`), `mask` what is done with them.
 """
 
 from __future__ import annotations

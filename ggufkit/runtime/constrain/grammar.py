@@ -20,6 +20,7 @@ from typing import Any
 
 from ggufkit.errors import MissingDependency, UsageError, printable
 from ggufkit.runtime.constrain.gbnf import is_gbnf, lark_of
+from ggufkit.runtime.constrain.rewrite import rewritten
 from ggufkit.sandbox.grammars import compile_error
 
 __all__ = ["MAX_CHARACTERS", "MAX_DEPTH", "Grammar", "deeper", "pointer", "with_white_space"]
@@ -130,6 +131,10 @@ class Grammar:
         if self.kind != "schema":
             raise UsageError(f"the {self.kind} cannot be compiled: {_one_line(error)}")
         path, reason = self._culprit(error)
+        if unknown := re.match(r"Unimplemented keys: \[(.*)\]", reason):
+            raise UsageError(
+                f"the schema cannot be compiled at {pointer(path)}: nothing can be written by {unknown[1]}"
+            )
         raise UsageError(f"the schema cannot be compiled at {pointer(path)}: {_one_line(reason)}")
 
     def _culprit(self, error: str) -> tuple[tuple[str, ...], str]:
@@ -152,8 +157,8 @@ class Grammar:
 
 
 def with_white_space(schema: str) -> str:
-    """The text of a schema that says, to llguidance, how much white space may stand between the parts of a value."""
-    return json.dumps({**json.loads(schema), "x-guidance": {"whitespace_pattern": _WHITE_SPACE}})
+    """The text of a schema in words of llguidance, with the white space that may stand between the parts of a value."""
+    return json.dumps({**rewritten(json.loads(schema)), "x-guidance": {"whitespace_pattern": _WHITE_SPACE}})
 
 
 def pointer(path: tuple[str, ...]) -> str:
