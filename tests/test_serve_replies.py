@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 import ggufkit
 from ggufkit.runtime.chat import ChatTemplate
 from ggufkit.serve.replies.detect import Manner, manner_of
+from ggufkit.serve.replies.functionary import FunctionaryParser
 from ggufkit.serve.replies.harmony import HarmonyParser
+from ggufkit.serve.replies.muse import MuseParser
 from ggufkit.serve.replies.parser import ReplyParser
 from ggufkit.serve.replies.pieces import CallBegins, CallText, Piece, Said, Thought
-from ggufkit.serve.replies.styles import HARMONY, STYLES, THOUGHTS
+from ggufkit.serve.replies.styles import FUNCTIONARY, HARMONY, MUSE, STYLES, THOUGHTS
 from ggufkit.serve.replies.writing import described, written
 
 TOOLS = {
@@ -114,6 +116,72 @@ def test_any_text_is_read_alike_however_it_is_cut(style, thinking, words, cuts):
 def test_harmony_is_read_alike_however_it_is_cut(words, cuts):
     text = "".join(words)
     assert apart(HarmonyParser(TOOLS), text, cuts) == apart(HarmonyParser(TOOLS), text)
+
+
+def muse(name: str, elements: str) -> str:
+    inner = f'<atem:invoke name="{name}">\n{elements}</atem:invoke>\n'
+    return f"<|start|>assistant to={name}<|message|><atem:function_calls>\n{inner}</atem:function_calls>"
+
+
+AT, FAR = '<atem:parameter name="at">sky</atem:parameter>\n', '<atem:parameter name="far">3</atem:parameter>\n'
+REPLIES = [
+    (
+        MuseParser,
+        " to=self<|message|>Let me see<|eom|>" + muse("look", AT + FAR) + "<|eom|>" + muse("listen", "") + "<|eot|>",
+        [Thought("Let me see"), ("look", {"at": "sky", "far": 3}), ("listen", {})],
+    ),
+    (MuseParser, " to=user<|message|>It rains.<|eot|>", [Said("It rains.")]),
+    (MuseParser, "<|message|>It rains.<|eot|>", [Said("It rains.")]),
+    (MuseParser, "It rains.", [Said("It rains.")]),
+    (MuseParser, " to=look<|message|>no call<|eot|>", [Said("no call")]),
+    (FunctionaryParser, "all\nIt rains >>> here.", [Said("It rains >>> here.")]),
+    (FunctionaryParser, 'look\n{"at": ">>>all"}>>>listen\n{}', [("look", {"at": ">>>all"}), ("listen", {})]),
+    (FunctionaryParser, 'all\nI look.>>>look\n{"at": "sea"}', [Said("I look."), ("look", {"at": "sea"})]),
+    (FunctionaryParser, "look\nno call", [Said("look\nno call")]),
+    (FunctionaryParser, "It rains.", [Said("It rains.")]),
+]
+
+
+@pytest.mark.parametrize(("parser", "reply", "expected"), REPLIES, ids=range(len(REPLIES)))
+def test_families_with_parsers_of_their_own(parser, reply, expected):
+    for cut in (1, 2, 5, 11, len(reply)):
+        pieces = apart(parser(TOOLS), reply, list(range(0, len(reply), cut)))
+        calls = iter(calls_in(pieces))
+        found = [
+            piece if isinstance(piece, (Said, Thought)) else next(calls)
+            for piece in pieces
+            if not isinstance(piece, CallText)
+        ]
+        assert found == expected
+
+
+@given(
+    st.sampled_from([MuseParser, FunctionaryParser]),
+    st.lists(
+        st.one_of(TEXTS, st.sampled_from([" to=look", *MuseParser.MARKS, ">>>", "look\n", "all\n", '{"a": "', AT]))
+    ),
+    CUTS,
+)
+def test_they_are_read_alike_however_they_are_cut(parser, words, cuts):
+    text = "".join(words)
+    assert apart(parser(TOOLS), text, cuts) == apart(parser(TOOLS), text)
+
+
+def test_elements_within_elements():
+    mark = "]<]minimax[>["
+    arguments = {"at": "sky", "deep": {"a": [1, "x"], "b": True, "none": None}, "list": [{"c": 1.5}], "no": [], "d": {}}
+    schema = {
+        "type": "object",
+        "properties": {"at": {"type": "string"}, "no": {"type": "array"}, "d": {"type": "object"}, "deep": {}},
+    }
+    text = written(BY_NAME["minimax-m3"], [("look", arguments)])
+    assert f"{mark}<deep>{mark}<a>{mark}<item>1{mark}</item>" in text
+    assert calls_in(apart(ReplyParser(BY_NAME["minimax-m3"], None, {"look": schema}), text)) == [("look", arguments)]
+    broken = text.replace(f"{mark}</a>", "", 1)
+    assert said_in(apart(ReplyParser(BY_NAME["minimax-m3"], None, {"look": schema}), broken)) == broken.rstrip()
+    deep = f"{mark}<a>" * 200 + f"{mark}</a>" * 200
+    bomb = f'{mark}<tool_call>\n{mark}<invoke name="look">{deep}{mark}</invoke>\n{mark}</tool_call>'
+    assert said_in(apart(ReplyParser(BY_NAME["minimax-m3"], None, {"look": schema}), bomb)) == bomb
 
 
 @given(st.text(max_size=60), st.lists(st.integers(0, 60)))
@@ -236,7 +304,7 @@ SHORT = {
 }
 
 
-@pytest.mark.parametrize("style", [*STYLES, HARMONY], ids=lambda style: style.name)
+@pytest.mark.parametrize("style", [*STYLES, HARMONY, MUSE, FUNCTIONARY], ids=lambda style: style.name)
 def test_what_is_forced_is_read(tokenizer, style):
     pytest.importorskip("llguidance")
     if "\u2581" in style.call:
@@ -245,7 +313,7 @@ def test_what_is_forced_is_read(tokenizer, style):
     from ggufkit.runtime.constrain.matcher import Grammars
     from ggufkit.serve.replies.forced import forced_calls
 
-    grammars, manner = Grammars(tokenizer), Manner(style, THINK if style is not HARMONY else None, True)
+    grammars, manner = Grammars(tokenizer), Manner(style, THINK if style in STYLES else None, True)
     seen = set()
     for seed in range(4):
         grammar = forced_calls(manner, SHORT, tokenizer.partition, many=False, thinking=False)
@@ -259,7 +327,7 @@ def test_what_is_forced_is_read(tokenizer, style):
             constraint.accept(token)
             ids.append(token)
         text = tokenizer.decode_bytes(ids).decode("utf-8", "replace")
-        if "<think>" in text or "analysis" in text:
+        if any(mark in text for mark in ("<think>", "analysis", "to=self")):
             continue  # random thoughts have no end
         calls = calls_in(apart(manner.parser(SHORT, ""), text))
         assert len(calls) == 1, text

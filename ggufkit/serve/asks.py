@@ -15,13 +15,12 @@ from ggufkit.serve.conversation import Conversation, named_tool
 from ggufkit.serve.engine.request import ContextTooLong, Request
 from ggufkit.serve.models import Served
 from ggufkit.serve.replies.forced import after_thoughts, forced_calls
-from ggufkit.serve.replies.harmony import HarmonyParser
-from ggufkit.serve.replies.parser import ReplyParser
+from ggufkit.serve.replies.parser import Incremental, ReplyParser
 from ggufkit.serve.settings import Settings
 
 __all__ = ["Ask", "Choosing", "chat_ask", "choosing_of", "grammar_of", "text_ask"]
 
-Parser = ReplyParser | HarmonyParser
+Parser = Incremental
 
 
 @dataclass(frozen=True)

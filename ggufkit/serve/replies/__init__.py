@@ -5,5 +5,6 @@
 
 Each family of models writes calls in its own way: `styles` is the table of them, one layout a row. From a row come the
 incremental parser (`parser`, with the parts of calls in `slots`) and the grammar that makes a model write a call
-(`forced`). `detect` finds out which row a chat template writes. `harmony` is the one family that is no row.
+(`forced`). `detect` finds out which row a chat template writes. `harmony`, `muse` and `functionary` read what is
+no row.
 """

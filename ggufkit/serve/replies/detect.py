@@ -13,10 +13,12 @@ from typing import Any
 
 from ggufkit.errors import GgufkitError
 from ggufkit.runtime.chat import ChatTemplate, Message
-from ggufkit.serve.replies.harmony import MARKS, HarmonyParser
-from ggufkit.serve.replies.parser import ReplyParser
+from ggufkit.serve.replies.functionary import FunctionaryParser
+from ggufkit.serve.replies.harmony import HarmonyParser
+from ggufkit.serve.replies.muse import MuseParser
+from ggufkit.serve.replies.parser import Incremental, ReplyParser
 from ggufkit.serve.replies.pieces import CallBegins, CallText, Piece
-from ggufkit.serve.replies.styles import HARMONY, STYLES, THOUGHTS, Style, Thoughts
+from ggufkit.serve.replies.styles import FUNCTIONARY, HARMONY, MUSE, STYLES, THOUGHTS, Style, Thoughts
 
 __all__ = ["Manner", "manner_of", "reads_back"]
 
@@ -38,6 +40,13 @@ _TOOL = {
 }
 _USER: Message = {"role": "user", "content": "What do you see?"}
 _TOOLS = {_NAME: _TOOL["function"]["parameters"]}  # type: ignore[index]
+# Styles with parsers of their own: (style, parser, what their templates have in them).
+_OWN: tuple[tuple[Style, type[HarmonyParser | FunctionaryParser], tuple[str, ...]], ...] = (
+    (HARMONY, HarmonyParser, ("<|channel|>", "<|message|>")),
+    (MUSE, MuseParser, ("<atem:function_calls>", "<|message|>")),
+    (FUNCTIONARY, FunctionaryParser, (">>>all",)),
+)
+_PARSERS = {style.name: parser for style, parser, _ in _OWN}
 _PLAIN = next(style for style in STYLES if style.name == "hermes")
 
 
@@ -58,7 +67,7 @@ class Manner:
     shows_tools: bool = False
     writes_calls: bool = False
 
-    def parser(self, tools: Mapping[str, Any], prompt: str, apart: bool = True) -> ReplyParser | HarmonyParser:
+    def parser(self, tools: Mapping[str, Any], prompt: str, apart: bool = True) -> Incremental:
         """A parser for the reply to a prompt.
 
         Parameters
@@ -66,8 +75,8 @@ class Manner:
         tools : name → JSON schema of its arguments.
         apart : tell thoughts from text.
         """
-        if self.style is HARMONY:
-            return HarmonyParser(tools)
+        if self.style.name in _PARSERS:
+            return _PARSERS[self.style.name](tools)
         thoughts = self.thoughts if apart else None
         return ReplyParser(self.style, thoughts, tools, thinking=self.thinks(prompt) and apart)
 
@@ -78,8 +87,8 @@ class Manner:
     @property
     def marks(self) -> list[str]:
         """What the parser looks for, which a text without its control tokens would lack."""
-        if self.style is HARMONY:
-            return list(MARKS)
+        if self.style.name in _PARSERS:
+            return list(_PARSERS[self.style.name].MARKS)
         around = [self.thoughts.opening.strip(), self.thoughts.closing] if self.thoughts else []
         return [*self.style.marks, *around]
 
@@ -87,12 +96,14 @@ class Manner:
 def manner_of(template: ChatTemplate) -> Manner:
     """What a template tells of its model."""
     source = template.source
-    thoughts = next((marks for marks in THOUGHTS if marks.closing.strip() in source), None)
     shows_tools = _NAME in (_rendered(template, [_USER], True) or "")
     written = _written_call(template)
     writes = written is not None and _NAME in written
-    if "<|channel|>" in source and "<|message|>" in source:
-        return Manner(HARMONY, None, shows_tools, writes)
+    for style, _, telling_marks in _OWN:
+        if all(mark in source for mark in telling_marks):
+            return Manner(style, None, shows_tools, writes)
+    seen = source + (written or "")  # some put their marks together from parts
+    thoughts = next((marks for marks in THOUGHTS if marks.closing.strip() in seen), None)
     telling = [style for style in STYLES if not style.bare and all(mark in source for mark in style.telling)]
     if written is not None:
         for style in (*telling, *(style for style in STYLES if style not in telling)):

@@ -20,6 +20,7 @@ from ggufkit.serve.replies.styles import HARMONY, Style
 __all__ = ["after_thoughts", "forced_calls"]
 
 _MOST = 8  # calls at once
+_ITEMS, _DEPTH = 64, 8  # of an array of {elements}, and of elements in each other
 Partition = Callable[[str], Sequence["str | int"]]
 
 
@@ -58,9 +59,8 @@ def after_thoughts(grammar: Grammar, manner: Manner, partition: Partition, think
 
 def _thoughts(manner: Manner, partition: Partition, thinking: bool) -> str:
     """The rule `thoughts`."""
-    if manner.style is HARMONY:
-        before = _marks("<|channel|>analysis<|message|>", partition)
-        after = _marks("<|end|><|start|>assistant", partition)
+    if manner.style.thinks[0]:
+        before, after = (_marks(mark, partition) for mark in manner.style.thinks)
         return f"thoughts: ({before} /(?s:.*)/ {after})?\n"
     if manner.thoughts is None:
         return 'thoughts: ""\n'
@@ -146,6 +146,8 @@ class _Writer:
         if slot == "parameters":
             written = [self.parameter(number, i, *pair) for i, pair in enumerate(_properties(schema))]
             return _row(written, _required(schema), "")
+        if slot == "elements":
+            return self.elements(schema, self.marks(self.style.quote), 0)
         if slot == "braces":
             quote = self.marks(self.style.quote)
             values = [f"{_text(key + ':')} {self.braces(part, quote)}" for key, part in _properties(schema)]
@@ -189,6 +191,23 @@ class _Writer:
                 ' | "{" (/[A-Za-z0-9_]+/ ":" any_braces ("," /[A-Za-z0-9_]+/ ":" any_braces)*)? "}"'
             )
         return "any_braces"
+
+    def elements(self, schema: Any, mark: str, depth: int) -> str:
+        """A value as elements: see `elements`."""
+        kind = schema.get("type") if isinstance(schema, dict) else None
+        written = [
+            f"{mark} {_text(f'<{key}>')} {self.elements(part, mark, depth + 1)} {mark} {_text(f'</{key}>')}"
+            for key, part in _properties(schema)
+        ]
+        if (kind == "object" or not depth) and depth < _DEPTH:
+            return _row(written, _required(schema), "")
+        if kind == "array" and depth < _DEPTH:
+            item = self.elements(schema.get("items"), mark, depth + 1)
+            return f'({mark} "<item>" {item} {mark} "</item>"){{0,{_ITEMS}}}'
+        options = schema.get("enum") if isinstance(schema, dict) else None
+        if isinstance(options, list) and options and all(isinstance(option, str) for option in options):
+            return f"({' | '.join(map(_text, options))})"
+        return "/[^\\]<>]*/" if kind == "string" else self.json(schema)
 
     def arguments(self, schema: Any) -> str:
         """All arguments of a call, an object; those that nobody has heard of are of no use."""

@@ -7,6 +7,7 @@
 {call} {calls}         one JSON object, or several: {"name": …, "arguments": {…}}
 {keyed}                several, with the name as key: {"look": {"at": "sky"}}
 {parameters}           one after the other, each as a layout of its own says: {key}, {value}, {type}, {string}
+{elements}             MiniMax M3's elements within elements (`elements`)
 {braces}               Gemma's: {at:<escape>sky<escape>,far:3}
 {python}               Python's: look(at='sky', far=3), …
 ⟨…⟩                    may be missing
@@ -50,7 +51,8 @@ class Maybe:
 Layout = tuple["Literal | Slot | Maybe", ...]
 
 _PART = re.compile(
-    r"\{(name|id|index|json|call|calls|keyed|parameters|braces|python|key|value|type|string)\}|⟨(.*?)⟩", re.DOTALL
+    r"\{(name|id|index|json|call|calls|keyed|parameters|braces|elements|python|key|value|type|string)\}|⟨(.*?)⟩",
+    re.DOTALL,
 )
 
 

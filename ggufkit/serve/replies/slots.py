@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ggufkit.serve.replies.elements import elements_to_json
 from ggufkit.serve.replies.foreign import braces_to_json, python_calls
 from ggufkit.serve.replies.layout import Layout, Literal, Maybe, Slot, ends_of, first_mark, layout_of
 from ggufkit.serve.replies.pieces import CallBegins, CallText, NoCall, Piece
@@ -29,7 +30,7 @@ class CallReader:
     tools : name → JSON schema of its arguments.
     known_only : a name that is no tool's makes it no call.
     parameter : layout of one of {parameters}.
-    quote : what stands around strings in {braces}.
+    quote : what stands around strings in {braces}, and before the tags of {elements}.
     """
 
     def __init__(
@@ -106,6 +107,8 @@ class CallReader:
             yield from self._parameters(rest)
         elif kind == "braces":
             yield from self._braces(rest)
+        elif kind == "elements":
+            yield from self._elements(rest)
         elif kind == "python":
             yield from self._python(rest)
 
@@ -236,6 +239,14 @@ class CallReader:
         ends = ends_of(rest)
         text = yield from self.reader.upto(*ends, limit=1 << 20)
         converted = braces_to_json(text.strip(), self.quote)
+        self._begin(self._name, self._id)
+        self._argument(converted)
+
+    def _elements(self, rest: Layout) -> Waiting[None]:
+        text = yield from self.reader.upto(*ends_of(rest), limit=1 << 20)
+        converted = elements_to_json(
+            text, self.quote, self.tools.get(self._name), lambda text, schema: _value(text, _kinds(schema))
+        )
         self._begin(self._name, self._id)
         self._argument(converted)
 

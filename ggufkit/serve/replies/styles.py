@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ggufkit.serve.replies.layout import first_mark, layout_of, marks_of
 
-__all__ = ["HARMONY", "STYLES", "THOUGHTS", "Style", "Thoughts"]
+__all__ = ["FUNCTIONARY", "HARMONY", "MUSE", "STYLES", "THOUGHTS", "Style", "Thoughts"]
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,13 @@ class Style:
     parameter : the layout of one of {parameters}.
     section : what stands around all calls.
     between : what stands between two calls.
-    quote : what stands around strings in {braces}.
+    quote : what stands around strings in {braces}, and before the tags of {elements}.
     bare : there is no mark: only what begins a reply, and names a tool, is a call.
     optional : a mark that may come before a bare call.
     keys : of the name and the arguments in {call} and {calls}.
     known_by : what a template of this style has in it, where it does not write calls itself.
     drops : marks around the text for the user, which are not shown.
+    thinks : what stands around thoughts, of a style with a parser of its own.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Style:
     keys: tuple[str, str] = ("name", "arguments")
     known_by: tuple[str, ...] = ()
     drops: tuple[str, ...] = ()
+    thinks: tuple[str, str] = ("", "")
 
     @property
     def opening(self) -> str:
@@ -81,8 +83,21 @@ class Thoughts:
     closing: str
 
 
-# Read by a parser of its own (`harmony`); a call is forced by this layout.
-HARMONY = Style("harmony", "<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>{json}<|call|>")
+# Read by parsers of their own (`harmony`, `muse`, `functionary`); a call is forced by these layouts.
+HARMONY = Style(
+    "harmony",
+    "<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>{json}<|call|>",
+    thinks=("<|channel|>analysis<|message|>", "<|end|><|start|>assistant"),
+)
+MUSE = Style(
+    "muse-glimmer",
+    ' to={name}<|message|><atem:function_calls>\n<atem:invoke name="{name}">\n{parameters}</atem:invoke>\n'
+    "</atem:function_calls>",
+    parameter='<atem:parameter name="{key}">{value}</atem:parameter>\n',
+    between="<|eom|><|start|>assistant",
+    thinks=(" to=self<|message|>", "<|eom|><|start|>assistant"),
+)
+FUNCTIONARY = Style("functionary-3.2", "{name}\n{json}", between=">>>")
 
 STYLES = (
     # One with more marks before one that has a part of them.
@@ -113,6 +128,20 @@ STYLES = (
         "kimi-k2",
         "<|tool_call_begin|>{name}<|tool_call_argument_begin|>{json}<|tool_call_end|>",
         section=("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"),
+    ),
+    Style(
+        "kimi-k3",
+        '<|open|>call tool="{name}" index="{index}"<|sep|>{parameters}<|close|>call<|sep|>',
+        parameter='<|open|>argument key="{key}" type="{type}"<|sep|>{value}<|close|>argument<|sep|>',
+        section=("<|open|>tools<|sep|>", "<|close|>tools<|sep|>"),
+        drops=("<|open|>response<|sep|>", "<|close|>response<|sep|>", "<|close|>message<|sep|>", "<|end_of_msg|>"),
+    ),
+    Style(
+        "minimax-m3",
+        ']<]minimax[>[<invoke name="{name}">{elements}]<]minimax[>[</invoke>\n',
+        section=("]<]minimax[>[<tool_call>\n", "]<]minimax[>[</tool_call>"),
+        quote="]<]minimax[>[",
+        drops=("</mm:think>",),
     ),
     Style(
         "minimax-m2",
@@ -195,5 +224,7 @@ THOUGHTS = (
     Thoughts("<ifm|think>", "</ifm|think>"),
     Thoughts("[THINK]", "[/THINK]"),
     Thoughts("◁think▷", "◁/think▷"),
+    Thoughts("<mm:think>", "</mm:think>"),
+    Thoughts("<|open|>think<|sep|>", "<|close|>think<|sep|>"),
     Thoughts("<think>", "</think>"),
 )

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ggufkit.serve.replies.elements import elements_of
 from ggufkit.serve.replies.layout import Layout, Literal, Maybe, layout_of
 from ggufkit.serve.replies.styles import Style
 
@@ -71,6 +72,8 @@ def _slot(
         return ", ".join(_json({each: its}) for each, its in calls)
     if slot == "python":
         return ", ".join(f"{each}({', '.join(f'{k}={v!r}' for k, v in its.items())})" for each, its in calls)
+    if slot == "elements":
+        return elements_of(arguments, style.quote)
     if slot == "braces":
         return _braces(arguments, style.quote)
     return {"name": name, "id": "abcdefgh1", "index": "0", "json": _json(arguments)}[slot]
