@@ -374,3 +374,44 @@ def test_the_verb_refuses_in_one_line(model, options, message, tmp_path, capsys)
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
+
+
+def test_logprobs_of_a_prompt(client, model):
+    """What harnesses ask for: echo with logprobs, and vLLM's prompt_logprobs."""
+    text = "import os\nimport sys\n"
+    asked = {"prompt": text, "max_tokens": 3, "temperature": 0, "logprobs": 2}
+    alone = client.post("/v1/completions", **asked)["choices"][0]
+    choice = client.post("/v1/completions", **asked, echo=True, prompt_logprobs=1)["choices"][0]
+    assert choice["text"] == text + alone["text"]
+    told = choice["logprobs"]
+    with ggufkit.load(model, backend="cpu") as loaded:
+        ids = loaded.tokenizer.encode(text)
+        logits = loaded.step([ggufkit.runtime.batch.Piece(loaded.new_cache(64), ids, "all")])[0].astype(np.float64)
+    values = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    expected = [values[i, id] for i, id in enumerate(ids[1:])]
+    assert told["token_logprobs"][0] is told["top_logprobs"][0] is None
+    np.testing.assert_allclose(told["token_logprobs"][1 : len(ids)], expected, rtol=1e-5)
+    np.testing.assert_allclose(told["token_logprobs"][len(ids) :], alone["logprobs"]["token_logprobs"], rtol=1e-5)
+    assert all(1 <= len(top) <= 2 for top in told["top_logprobs"][1:])  # tokens of the same text are one
+    assert len(told["tokens"]) == len(told["text_offset"]) == len(ids) + 3
+    assert told["text_offset"][len(ids)] == len(text)
+    first = choice["prompt_logprobs"]
+    assert first[0] is None
+    for i, (entry, id) in enumerate(zip(first[1:], ids[1:], strict=True)):
+        assert entry[str(id)]["rank"] == 1 + (values[i] > values[i, id]).sum()
+        assert {one["rank"] for one in entry.values()} >= {1}
+    scored = client.post("/v1/completions", **{**asked, "max_tokens": 0}, echo=True)["choices"][0]
+    assert (scored["text"], scored["logprobs"]["token_logprobs"]) == (text, told["token_logprobs"][: len(ids)])
+    events = client.events("/v1/completions", **asked, echo=True)
+    streamed = [data["choices"][0]["logprobs"] for _, data in events[:-1] if data["choices"][0]["logprobs"]]
+    assert [value for part in streamed for value in part["token_logprobs"]] == told["token_logprobs"]
+    assert [offset for part in streamed for offset in part["text_offset"]] == told["text_offset"]
+
+
+def test_logprobs_of_long_prompts_come_in_pieces(client):
+    prompt = [5 + i % 90 for i in range(300)]
+    whole = client.post("/v1/completions", prompt=prompt, max_tokens=1, temperature=0, prompt_logprobs=0, logprobs=0)
+    again = client.post("/v1/completions", prompt=prompt[:299], max_tokens=0, prompt_logprobs=0)
+    assert len(whole["choices"][0]["prompt_logprobs"]) == 300
+    assert whole["choices"][0]["prompt_logprobs"][:299] == again["choices"][0]["prompt_logprobs"]
+    assert whole["usage"]["prompt_tokens_details"]["cached_tokens"] == 0

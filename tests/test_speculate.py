@@ -12,7 +12,7 @@ import ggufkit
 from ggufkit.cli import main
 from ggufkit.errors import UsageError
 from ggufkit.jobs.convert import convert
-from ggufkit.runtime.speculate import Ahead, Draft, Lookup, require_same_vocabulary
+from ggufkit.runtime.speculate import Ahead, Draft, FirstToKnow, Lookup, require_same_vocabulary
 
 TEXT = "def first(a):\n    return a\n\n\ndef second(a):\n    return a\n\n\ndef first(a):\n"
 
@@ -37,12 +37,16 @@ def test_lookup_guesses_what_followed_the_last_time(tokens, most):
     assert found == []
 
 
-@pytest.mark.parametrize("kind", ["lookup", "draft"])
+@pytest.mark.parametrize("kind", ["lookup", "draft", "both"])
 @pytest.mark.parametrize("how", [{"temperature": 0}, {"seed": 7}, {"seed": 8, "repeat_penalty": 1.2, "mirostat": 1}])
 def test_the_text_is_the_same(paths, kind, how):
     with ggufkit.load(paths[0], backend="cpu") as model, ggufkit.load(paths[1], backend="cpu") as small:
         require_same_vocabulary(model, small)
-        ahead = {"lookup": lambda n: Ahead(Lookup()), "draft": lambda n: Ahead(Draft(small, small.new_cache(n)), 5)}
+        ahead = {
+            "lookup": lambda n: Ahead(Lookup()),
+            "draft": lambda n: Ahead(Draft(small, small.new_cache(n)), 5),
+            "both": lambda n: Ahead(FirstToKnow(Lookup(), Draft(small, small.new_cache(n))), 5),
+        }
         for n in (1, 2, 90):
             expected = model.generate(TEXT, max_tokens=n, context=128, ignore_ends=True, **how)
             found = model.generate(TEXT, max_tokens=n, context=128, ignore_ends=True, ahead=ahead[kind], **how)
@@ -75,7 +79,7 @@ def test_run_says_how_many_guesses_were_right(paths, capsys):
     arguments = ["run", str(paths[0]), "-p", TEXT, "-n", "40", "--temp", "0", "--backend", "cpu"]
     main(arguments)
     expected = capsys.readouterr()
-    for more in (["--lookup"], ["--draft", str(paths[1])]):
+    for more in (["--lookup"], ["--draft", str(paths[1])], ["--lookup", "--draft", str(paths[1])]):
         main([*arguments, *more])
         found = capsys.readouterr()
         assert found.out == expected.out

@@ -60,7 +60,7 @@ def guessing(
     on : the arguments of `runtime.model.load`, for the draft.
     """
     from ggufkit.runtime.model import load
-    from ggufkit.runtime.speculate import Ahead, Draft, Lookup, require_same_vocabulary
+    from ggufkit.runtime.speculate import Ahead, Draft, FirstToKnow, Guesser, Lookup, require_same_vocabulary
 
     with ExitStack() as stack:
         small = None
@@ -70,9 +70,10 @@ def guessing(
         known: list[Draft] = []  # one for all texts: what it has read it need not read again
 
         def start(context: int) -> Ahead | None:
+            guessers: list[Guesser] = [Lookup()] if lookup else []
             if small is not None:
                 known[:] = known or [Draft(small, small.new_cache(context))]
-                return Ahead(known[0], most)
-            return Ahead(Lookup(), most) if lookup else None
+                guessers.append(known[0])
+            return Ahead(FirstToKnow(*guessers), most) if guessers else None
 
         yield start

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ggufkit.runtime.kv.cache import Cache
     from ggufkit.runtime.model import Model
 
-__all__ = ["Ahead", "Draft", "Guesser", "Lookup", "require_same_vocabulary"]
+__all__ = ["Ahead", "Draft", "FirstToKnow", "Guesser", "Lookup", "require_same_vocabulary"]
 
 MOST = 32  # guesses that are checked in a pass
 
@@ -91,6 +91,22 @@ class Draft:
             if token in ends:
                 break
         return guesses
+
+
+class FirstToKnow:
+    """Guesses what the first of several guesses that knows something.
+
+    Parameters
+    ----------
+    guessers : the cheapest first: what stood in the text before, then what a small model would write.
+    """
+
+    def __init__(self, *guessers: Guesser):
+        self._guessers = guessers
+
+    def guess(self, tokens: Sequence[int], most: int) -> list[int]:
+        guesses = (guesser.guess(tokens, most) for guesser in self._guessers)
+        return next((found for found in guesses if found), [])
 
 
 class Ahead:

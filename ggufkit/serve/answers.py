@@ -119,6 +119,10 @@ class Started:
         """Of the first prompt."""
         return len(self._streams[0].request.tokens)
 
+    def prompt(self, index: int) -> list[Token]:
+        """What is known of the tokens of an answer's prompt, where that was asked for; complete when it begins."""
+        return self._streams[index].prompt
+
     def cancel(self) -> None:
         """Nobody wants the rest."""
         for stream in self._streams:

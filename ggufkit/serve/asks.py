@@ -31,6 +31,7 @@ class Choosing:
     ----------
     max_tokens : None for as many as the context holds.
     logprobs : see `engine.Request`.
+    prompt_logprobs : the same of the prompt's tokens.
     grammar : what the text must obey, or None.
     n : how many answers.
     adapters : see `engine.Request`.
@@ -40,6 +41,7 @@ class Choosing:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     grammar: Grammar | None = None
     n: int = 1
     ignore_ends: bool = False
@@ -288,6 +290,7 @@ def _ask(
             ignore_ends=choosing.ignore_ends,
             show_special=shown,
             logprobs=choosing.logprobs,
+            prompt_logprobs=choosing.prompt_logprobs,
             constraint=None if choosing.grammar is None else served.constraint(choosing.grammar),
             reuse=choosing.reuse,
             adapters=choosing.adapters,

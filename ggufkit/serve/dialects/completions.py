@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import secrets
 import time
@@ -16,7 +17,7 @@ from ggufkit.serve.answers import Answer, Started, total
 from ggufkit.serve.asks import Ask, choosing_of, grammar_of, text_ask
 from ggufkit.serve.bodies import Body
 from ggufkit.serve.call import Call, json_response, route
-from ggufkit.serve.dialects.openai import OPENAI, failed, timings, usage_of
+from ggufkit.serve.dialects.openai import OPENAI, failed, prompt_logprobs, timings, usage_of
 from ggufkit.serve.engine.request import Token, Usage
 from ggufkit.serve.models import Served
 from ggufkit.serve.settings import Settings
@@ -54,8 +55,10 @@ def _asked(body: Body, served: Served, settings: Settings) -> Ask:
     if logprobs is not None and logprobs is not False:
         wanted = 0 if logprobs is True else body.whole("logprobs", 0, _MAX_LOGPROBS)
         choosing = dataclasses.replace(choosing, logprobs=wanted)
-    if body.flag("echo") and choosing.logprobs is not None:
-        raise body.wrong("echo", "with logprobs is not supported: of a prompt there are none")
+    of_prompt = body.whole("prompt_logprobs", 0, _MAX_LOGPROBS)
+    if of_prompt is None and body.flag("echo"):
+        of_prompt = choosing.logprobs
+    choosing = dataclasses.replace(choosing, prompt_logprobs=of_prompt)
     if body.text("suffix"):
         raise body.wrong("suffix", "is not supported here; ask /infill")
     if choosing.max_tokens is None and "max_tokens" not in body:
@@ -79,17 +82,23 @@ async def _answer(call: Call) -> Response:
         for _ in range(n)
     ]
     head = {"id": f"cmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": served.name}
+    probable = "logprobs" in body and body.get("logprobs", (int, bool)) is not False
     if body.flag("stream"):
         options = body.at("stream_options") or Body({})
-        return call.stream(_frames(served, started, head, echoed, n, options.flag("include_usage")), failed)
+        frames = _frames(served, started, head, echoed, probable, n, options.flag("include_usage"))
+        return call.stream(frames, failed)
+    told = "prompt_logprobs" in body
     found = await call.unless_gone(started.whole())
     usage = _usage([answer.usage for answer in found], n)
     choices = [
         {
             "index": index,
             "text": (echoed[index] if echoed else "") + answer.text,
-            "logprobs": _logprobs(served, answer),
+            "logprobs": _of_both(served, started.prompt(index), answer.tokens, echoed[index])
+            if echoed and probable
+            else logprobs_of(served, answer.tokens),
             "finish_reason": answer.reason,
+            **({"prompt_logprobs": prompt_logprobs(served, started.prompt(index))} if told else {}),
         }
         for index, answer in enumerate(found)
     ]
@@ -106,22 +115,21 @@ def _usage(usages: Sequence[Usage], n: int) -> Usage:
     return dataclasses.replace(whole, prompt_tokens=prompt, cached_tokens=sum(usage.cached_tokens for usage in first))
 
 
-def _logprobs(served: Served, answer: Answer) -> dict[str, Any] | None:
-    return logprobs_of(served, answer.tokens, 0)
-
-
-def logprobs_of(served: Served, tokens: Sequence[Token], offset: int) -> dict[str, Any] | None:
-    """Logarithms of probabilities in the form of completions; None where there are none."""
-    if not tokens or tokens[0].logprob is None:
+def logprobs_of(served: Served, tokens: Sequence[Token], offset: int = 0) -> dict[str, Any] | None:
+    """Logarithms of probabilities in the form of completions; None where there are none. A prompt's first has none."""
+    if all(token.logprob is None for token in tokens):
         return None
-    offsets = [offset]
-    for token in tokens[:-1]:
-        offsets.append(offsets[-1] + len(token.data.decode("utf-8", "replace")))
+    decoder, offsets = codecs.getincrementaldecoder("utf-8")("replace"), []
+    for token in tokens:
+        offsets.append(max(0, offset))
+        offset += len(decoder.decode(token.data))
     return {
         "tokens": [token.data.decode("utf-8", "replace") for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],
         "top_logprobs": [
-            {
+            None
+            if token.logprob is None
+            else {
                 served.tokenizer.piece(id, True).decode("utf-8", "replace"): max(-9999.0, value)
                 for id, value in token.top
             }
@@ -131,24 +139,38 @@ def logprobs_of(served: Served, tokens: Sequence[Token], offset: int) -> dict[st
     }
 
 
+def _of_both(served: Served, prompt: list[Token], tokens: list[Token], text: str) -> dict[str, Any] | None:
+    """Of a prompt that is this text, too. Some tokenizers put a space before it, which has no place in it."""
+    whole = b"".join(token.data for token in prompt).decode("utf-8", "replace")
+    return logprobs_of(served, [*prompt, *tokens], len(text) - len(whole))
+
+
 async def _frames(
-    served: Served, started: Started, head: dict[str, Any], echoed: list[str], n: int, wants_usage: bool
+    served: Served,
+    started: Started,
+    head: dict[str, Any],
+    echoed: list[str],
+    probable: bool,
+    n: int,
+    wants_usage: bool,
 ) -> AsyncGenerator[bytes, None]:
     def one(index: int, text: str, logprobs: Any = None, reason: str | None = None, **more: Any) -> bytes:
         choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
         return frame({**head, "object": "text_completion", "choices": [choice], **more})
 
     answers: dict[int, Answer] = {}
-    for index, text in enumerate(echoed):
-        yield one(index, text)
     async with aclosing(started.updates()) as updates:
         async for update in updates:
+            said = echoed[update.index] if echoed else ""
+            if echoed and update.index not in answers:
+                prompt = started.prompt(update.index)
+                yield one(update.index, said, _of_both(served, prompt, [], said) if probable else None)
             answer = answers.setdefault(update.index, Answer())
             before = answer.text
             answer.add(dataclasses.replace(update, tokens=[]))
             text = answer.text[len(before) :]
             if text or update.tokens:
-                yield one(update.index, text, logprobs_of(served, update.tokens, len(before)))
+                yield one(update.index, text, logprobs_of(served, update.tokens, len(said) + len(before)))
             if update.end is not None:
                 yield one(update.index, "", None, answer.reason, timings=timings(update.end.usage))
     if wants_usage:

@@ -17,7 +17,7 @@ from ggufkit.serve.models import Served
 from ggufkit.serve.problems import Problem
 from ggufkit.serve.sse import frame
 
-__all__ = ["OPENAI", "chat_logprobs", "failed", "routes", "timings", "usage_of"]
+__all__ = ["OPENAI", "chat_logprobs", "failed", "prompt_logprobs", "routes", "timings", "usage_of"]
 
 _STARTED = int(time.time())
 
@@ -84,6 +84,24 @@ def chat_logprobs(served: Served, tokens: Sequence[Token]) -> list[dict[str, Any
         {
             **entry(token.id, token.data, token.logprob),
             "top_logprobs": [entry(id, data(id), logprob) for id, logprob in token.top],
+        }
+        for token in tokens
+    ]
+
+
+def prompt_logprobs(served: Served, tokens: Sequence[Token]) -> list[dict[str, Any] | None]:
+    """`prompt_logprobs` as vLLM has them: of each token of a prompt its own and the best, by their ids."""
+
+    def entry(id: int, logprob: float, rank: int | None) -> dict[str, Any]:
+        data = served.tokenizer.piece(id, special=True) if id < len(served.tokenizer) else b""
+        return {"logprob": max(-9999.0, logprob), "rank": rank, "decoded_token": data.decode("utf-8", "replace")}
+
+    return [
+        None
+        if token.logprob is None
+        else {
+            str(token.id): entry(token.id, token.logprob, token.rank),
+            **{str(id): entry(id, value, rank) for rank, (id, value) in enumerate(token.top, 1)},
         }
         for token in tokens
     ]

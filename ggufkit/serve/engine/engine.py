@@ -24,7 +24,7 @@ import numpy as np
 from ggufkit.errors import Hint, UsageError
 from ggufkit.runtime.batch import LIMIT, Piece
 from ggufkit.runtime.kv.size import cache_sizes
-from ggufkit.runtime.speculate import Ahead, Draft, Lookup, require_same_vocabulary
+from ggufkit.runtime.speculate import Ahead, Draft, FirstToKnow, Guesser, Lookup, require_same_vocabulary
 from ggufkit.serve.engine.metrics import Metrics, Slot
 from ggufkit.serve.engine.prefixes import Prefixes, common
 from ggufkit.serve.engine.request import ContextTooLong, EngineClosed, Finished, QueueFull, Request, Usage, as_error
@@ -184,8 +184,9 @@ class Engine:
             raise UsageError(f"cannot generate {request.max_tokens} tokens; give 0 or more")
         if any(not text for text in request.stop):
             raise UsageError("a stop string is empty; it would stop before the first character")
-        if not 0 <= (request.logprobs or 0) <= self.model.vocabulary:
-            raise UsageError(f"cannot give {request.logprobs} of {self.model.vocabulary} tokens")
+        for wanted in (request.logprobs or 0, request.prompt_logprobs or 0):
+            if not 0 <= wanted <= self.model.vocabulary:
+                raise UsageError(f"cannot give {wanted} of {self.model.vocabulary} tokens")
         self.model.scales(request.adapters)
         with self._changed:
             self._require_open()
@@ -376,7 +377,7 @@ class Engine:
 
     def _read_by_another(self, request: Request) -> bool:
         """Whether a running request is reading what this one begins with, too."""
-        if not request.reuse:
+        if not request.reuses:
             return False
         kind, wanted = self._kind(request), request.tokens[:-1]
         _, have = self._prefixes.best(kind, wanted, [one.cache for one in self._running])
@@ -390,7 +391,7 @@ class Engine:
     def _cache_for(self, request: Request) -> Cache:
         """A cache that begins like the prompt, or an empty one."""
         found = None
-        if request.reuse:
+        if request.reuses:
             found = self._prefixes.take(self._kind(request), request.tokens, [one.cache for one in self._running])
         return self._new_cache(request.adapters) if found is None else found
 
@@ -398,9 +399,10 @@ class Engine:
         """What guesses for a request; recurrent layers cannot forget what was guessed wrong."""
         if not request.speculate or self._recurrent or min(request.tokens) < 0:  # behind images nothing is guessed
             return None
+        guessers: list[Guesser] = [Lookup()] if self._lookup else []
         if self._draft is not None:
-            return Ahead(Draft(self._draft, self._draft.new_cache(self._context, *self._types)), self._guesses)
-        return Ahead(Lookup(), self._guesses) if self._lookup else None
+            guessers.append(Draft(self._draft, self._draft.new_cache(self._context, *self._types)))
+        return Ahead(FirstToKnow(*guessers), self._guesses) if guessers else None
 
     def _pass(self) -> None:
         """One pass over the weights, and what comes of it."""
@@ -411,6 +413,7 @@ class Engine:
         rows = sum(len(piece.tokens) for _, piece in pieces)
         budget = min(self._pace.piece, max(LIMIT - rows, 1))
         read = shares([one for one in running if one.left], budget, self._pace.rate, start)
+        read = [(one, min(n, one.stride)) for one, n in read]
         read = [(one, self.model.shown.uncut(one.tokens, len(one.cache), n)) for one, n in read]
         pieces += [(one, one.reading(n, start)) for one, n in read]
         for one, logits in self._run(pieces):

@@ -78,6 +78,7 @@ class Request:
     show_special : control tokens are shown in the text: all, none, or these.
     logprobs : None for none; 0 for the chosen token's logarithm of its probability; n for those of the n best, too.
         Probabilities are the model's own, before any sampler.
+    prompt_logprobs : the same of the prompt's tokens but the first: see `Stream.prompt`. Then no cache is reused.
     constraint : or None.
     priority : of those that wait the greatest come first, among equals the one that came first.
     reuse : what caches hold of the prompt is not computed again.
@@ -93,16 +94,22 @@ class Request:
     ignore_ends: bool = False
     show_special: bool | frozenset[int] = False
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     constraint: Constraint | None = None
     priority: int = 0
     reuse: bool = True
     speculate: bool = True
     adapters: Mapping[str, float] | None = None
 
+    @property
+    def reuses(self) -> bool:
+        """Whether it may take what caches hold."""
+        return self.reuse and self.prompt_logprobs is None
+
 
 @dataclass(frozen=True)
 class Token:
-    """A token that was chosen.
+    """A token that was chosen, or one of a prompt.
 
     Attributes
     ----------
@@ -111,6 +118,7 @@ class Token:
     text : what is certain now of the text: whole characters, before any stop string; often "".
     logprob : natural logarithm of its probability, where asked for.
     top : (token, logprob) of the best, the best first, as many as asked for.
+    rank : 1 of the most probable; of a prompt's tokens alone.
     """
 
     id: int
@@ -118,6 +126,7 @@ class Token:
     text: str
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
+    rank: int | None = None
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ __all__ = ["Running"]
 
 T = TypeVar("T")
 
+_LOGITS = 64  # rows of logits of a prompt at once
+
 _CONSTRAINING, _CONSTRAINING_EACH = 0.5, 0.02  # seconds of a request that its grammar may take, and more for each token
 
 
@@ -56,6 +58,7 @@ class Running:
         self._ends = (frozenset() if request.ignore_ends else vocab.ends) | request.stop_tokens
         self._sampler = Sampler(request.sampling, vocab.suppressed, breakers(tokenizer, request.sampling))
         self._text, self._stops = tokenizer.stream(request.show_special), Stops(request.stop)
+        self._read = 0  # tokens of the prompt in the piece that runs
         self._submitted = submitted
         self.started = self.served = clock()
         self._first = 0.0
@@ -64,6 +67,8 @@ class Running:
         """Start with a cache that holds a part of the prompt, if any."""
         self._cache, self.cached = cache, len(cache)
         self._sampler.accept([token for token in self.request.tokens if token >= 0])
+        if self.request.prompt_logprobs is not None:
+            self._add_prompt(self.request.tokens[0])
 
     @property
     def cache(self) -> Cache:
@@ -83,7 +88,14 @@ class Running:
         """The next `n` tokens of the prompt, to be run; the last one's logits."""
         at = len(self.cache)
         self.served = now
-        return Piece(self.cache, self.tokens[at : at + n], 1 if n == self.left else 0)
+        self._read = n
+        wanted = 1 if n == self.left else 0
+        return Piece(self.cache, self.tokens[at : at + n], wanted if self.request.prompt_logprobs is None else n)
+
+    @property
+    def stride(self) -> int:
+        """Tokens of the prompt that it reads at once, at most: all logits of long pieces would take much memory."""
+        return len(self.tokens) if self.request.prompt_logprobs is None else _LOGITS
 
     def writing(self) -> Piece:
         """What was chosen last, and what may follow, to be run."""
@@ -94,6 +106,10 @@ class Running:
 
     def take(self, rows: np.ndarray) -> None:
         """Choose tokens: logits (1 + guesses, vocabulary) of the piece that was run."""
+        if self.request.prompt_logprobs is not None and self._read:
+            rows = self._tell_prompt(rows)
+            if not len(rows):
+                return
         if self.request.max_tokens == 0:
             self.finish("length")
             return
@@ -107,6 +123,28 @@ class Running:
             self.ahead.learn(len(self._guesses), right)
         self._guesses = []
         self.cache.truncate(len(self.tokens) - 1)
+
+    def _tell_prompt(self, rows: np.ndarray) -> np.ndarray:
+        """Keep what logits say of the prompt's tokens after theirs; the rows that are left."""
+        count, self._read = self._read, 0
+        at = len(self.cache) - count
+        for row, token in zip(rows, self.request.tokens[at + 1 : at + 1 + count], strict=False):
+            if token < 0:  # of an image
+                self._add_prompt(token)
+                continue
+            logprob, top = _logprobs(row, token, self.request.prompt_logprobs)
+            self._add_prompt(token, logprob, top, 1 + int((row > row[token]).sum()))
+        return rows[count - 1 :] if not self.left else rows[:0]
+
+    def _add_prompt(
+        self,
+        token: int,
+        logprob: float | None = None,
+        top: tuple[tuple[int, float], ...] = (),
+        rank: int | None = None,
+    ) -> None:
+        data = self._tokenizer.piece(token) if token >= 0 else b""
+        self.stream.prompt.append(Token(token, data, "", logprob, top, rank))
 
     def _next(self, logits: np.ndarray) -> int:
         """Choose the next token, and hand it over."""

@@ -22,10 +22,13 @@ class Stream:
     Attributes
     ----------
     request : as given.
+    prompt : its tokens with the logarithms of their probabilities, where asked for; all are there before the first
+        event.
     """
 
     def __init__(self, request: Request):
         self.request = request
+        self.prompt: list[Token] = []
         self._events: deque[Event] = deque()
         self._changed = threading.Condition()
         self._wake: Callable[[], None] | None = None
