@@ -5,6 +5,8 @@ from __future__ import annotations
 import llama_sampler
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import ggufkit
 from ggufkit.errors import GgufkitError, UsageError
@@ -239,3 +241,10 @@ def test_logit_bias_is_added():
 def test_unknown_samplers_are_refused():
     with pytest.raises(UsageError, match="there is no sampler tfs"):
         Sampling(samplers=("top_k", "tfs"))
+
+
+@given(st.lists(st.floats(-10, 10, width=32) | st.sampled_from([0.0, -0.0, -np.inf, 1.5]), min_size=2, max_size=60))
+def test_all_candidates_come_in_the_order_of_a_stable_sort(values):
+    logits = np.array([*values, 11.0], np.float32)
+    ids, _ = Sampler(Sampling(temperature=1, samplers=("temperature",))).probabilities(logits)
+    assert ids.tolist() == np.argsort(-logits, kind="stable").tolist()

@@ -30,7 +30,7 @@ from ggufkit.serve.engine.prefixes import Prefixes, common
 from ggufkit.serve.engine.request import ContextTooLong, EngineClosed, Finished, QueueFull, Request, Usage, as_error
 from ggufkit.serve.engine.running import Running, clock
 from ggufkit.serve.engine.schedule import Pace, shares
-from ggufkit.serve.engine.stream import Stream
+from ggufkit.serve.engine.stream import Stream, wake
 
 if TYPE_CHECKING:
     from ggufkit.runtime.encoders.media import Prepared
@@ -119,6 +119,7 @@ class Engine:
         self._numbers = 0
         # The worker's own.
         self._running: list[Running] = []
+        self._told: list[Stream] = []  # that their requests have ended
         self._metrics = Metrics()
         self._duration = 1.0  # seconds of a request, lately
         ready: Future[None] = Future()
@@ -184,9 +185,8 @@ class Engine:
             raise UsageError(f"cannot generate {request.max_tokens} tokens; give 0 or more")
         if any(not text for text in request.stop):
             raise UsageError("a stop string is empty; it would stop before the first character")
-        for wanted in (request.logprobs or 0, request.prompt_logprobs or 0):
-            if not 0 <= wanted <= self.model.vocabulary:
-                raise UsageError(f"cannot give {wanted} of {self.model.vocabulary} tokens")
+        if any(not 0 <= (n or 0) <= self.model.vocabulary for n in (request.logprobs, request.prompt_logprobs)):
+            raise UsageError(f"logprobs are given of 0 to {self.model.vocabulary} tokens")
         self.model.scales(request.adapters)
         with self._changed:
             self._require_open()
@@ -308,7 +308,10 @@ class Engine:
         self._admit()
         if self._running:
             self._pass()
+        self._told += [one.stream for one in self._running]
         self._let_go()
+        wake(self._told)
+        self._told.clear()
         return True
 
     def _let_go(self) -> None:
@@ -345,6 +348,7 @@ class Engine:
         found.drafted_tokens += usage.drafted_tokens
         found.accepted_tokens += usage.accepted_tokens
         stream.put(finished)
+        self._told.append(stream)
 
     def _admit(self) -> None:
         """Begin with requests that wait, as far as there are slots and room."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 
 from ggufkit.errors import GgufkitError
 from ggufkit.serve.engine.request import Event, Finished, Request, Token
 
-__all__ = ["Stream"]
+__all__ = ["Stream", "wake"]
 
 
 class Stream:
@@ -31,7 +31,7 @@ class Stream:
         self.prompt: list[Token] = []
         self._events: deque[Event] = deque()
         self._changed = threading.Condition()
-        self._wake: Callable[[], None] | None = None
+        self._reader: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
         self._cancelled = False
 
     @property
@@ -44,13 +44,8 @@ class Stream:
         self._cancelled = True
 
     def put(self, event: Event) -> None:
-        """The worker's side: hand over an event."""
-        with self._changed:
-            self._events.append(event)
-            self._changed.notify_all()
-            wake = self._wake
-        if wake is not None:
-            wake()
+        """The worker's side: add an event. Whoever waits for it does so until `wake`."""
+        self._events.append(event)
 
     def __iter__(self) -> Iterator[Event]:
         while True:
@@ -63,15 +58,8 @@ class Stream:
                 return
 
     async def __aiter__(self) -> AsyncIterator[Event]:
-        loop, ready = asyncio.get_running_loop(), asyncio.Event()
-
-        def wake() -> None:
-            try:
-                loop.call_soon_threadsafe(ready.set)
-            except RuntimeError:  # the loop is closed: nobody reads any more
-                self.cancel()
-
-        self._wake = wake
+        ready = asyncio.Event()
+        self._reader = asyncio.get_running_loop(), ready
         while True:
             while self._events:
                 event = self._events.popleft()
@@ -96,3 +84,25 @@ class Stream:
                 return tokens, "".join(token.text for token in tokens) + event.text, event
             tokens.append(event)
         raise GgufkitError("the stream was read by somebody else")
+
+
+def wake(streams: Iterable[Stream]) -> None:
+    """Let those who read streams know that there are new events; each loop once: that is what costs the worker."""
+    waiting: dict[asyncio.AbstractEventLoop, list[Stream]] = {}
+    for stream in streams:
+        with stream._changed:
+            stream._changed.notify_all()
+        if stream._reader is not None:
+            waiting.setdefault(stream._reader[0], []).append(stream)
+    for loop, some in waiting.items():
+        try:
+            loop.call_soon_threadsafe(_set, some)
+        except RuntimeError:  # the loop is closed: nobody reads any more
+            for stream in some:
+                stream.cancel()
+
+
+def _set(streams: Iterable[Stream]) -> None:
+    for stream in streams:
+        if stream._reader is not None:
+            stream._reader[1].set()
