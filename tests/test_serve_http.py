@@ -415,3 +415,5 @@ def test_logprobs_of_long_prompts_come_in_pieces(client):
     assert len(whole["choices"][0]["prompt_logprobs"]) == 300
     assert whole["choices"][0]["prompt_logprobs"][:299] == again["choices"][0]["prompt_logprobs"]
     assert whole["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+    chat = client.post(CHAT, messages=USER, max_tokens=1, prompt_logprobs=0)
+    assert len(chat["prompt_logprobs"]) == chat["usage"]["prompt_tokens"]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -62,6 +63,8 @@ def main() -> int:
             try:
                 jsonschema.Draft202012Validator(schema).validate(json.loads(text))
                 counts["valid"] += 1
+            except re.error:  # Python's expressions are others
+                counts["without a judge"] += 1
             except (ValueError, jsonschema.ValidationError) as e:
                 counts["not valid"] += 1
                 print(f"NOT VALID {name}: {text!r}: {str(e).splitlines()[0]}")

@@ -17,7 +17,7 @@ from ggufkit.serve.asks import Ask, chat_ask, choosing_of, grammar_of
 from ggufkit.serve.bodies import Body
 from ggufkit.serve.call import Call, json_response, route
 from ggufkit.serve.conversation import Conversation, openai_messages, openai_tools
-from ggufkit.serve.dialects.openai import OPENAI, chat_logprobs, failed, timings, usage_of
+from ggufkit.serve.dialects.openai import OPENAI, chat_logprobs, failed, prompt_logprobs, timings, usage_of
 from ggufkit.serve.engine.request import Token, Usage
 from ggufkit.serve.models import Served
 from ggufkit.serve.replies.pieces import CallBegins, CallText, Said, Thought
@@ -33,7 +33,10 @@ MAX_TOP_LOGPROBS = 20
 def chat_of(body: Body, served: Served, settings: Settings) -> Ask:
     """What a body asks."""
     choosing = dataclasses.replace(
-        choosing_of(body, served, settings, LIMITS), logprobs=_logprobs(body), grammar=grammar_of(body)
+        choosing_of(body, served, settings, LIMITS),
+        logprobs=_logprobs(body),
+        prompt_logprobs=body.whole("prompt_logprobs", 0, MAX_TOP_LOGPROBS),
+        grammar=grammar_of(body),
     )
     tools = openai_tools(body)
     media: list[bytes] = []
@@ -104,6 +107,7 @@ async def _answer(call: Call) -> Response:
             "choices": choices,
             "usage": usage_of(usage),
             "timings": timings(usage),
+            **({"prompt_logprobs": prompt_logprobs(served, started.prompt(0))} if "prompt_logprobs" in body else {}),
         }
     )
 
