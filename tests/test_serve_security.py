@@ -329,7 +329,8 @@ def test_a_crowd_that_waits_keeps_nobody_out(model):
             with contextlib.suppress(OSError):
                 one.sendall(WAITED_FOR["a body"])
         deadline = time.monotonic() + 10
-        while client.ask("POST", "/completion", {"prompt": "x", "n_predict": 1})[0] != 200:
+        while (found := client.ask("POST", "/completion", {"prompt": "x", "n_predict": 1}))[0] != 200:
+            assert (found[0], found[1]["retry-after"]) == (503, "1")
             assert time.monotonic() < deadline
             time.sleep(0.1)
         assert sum(map(alive, crowd)) <= 40

@@ -31,7 +31,8 @@ UNREAD_SECONDS = 60.0
 FRESH_SECONDS = 0.5  # that a connection has to itself before another may take its place
 BACKLOG = 512  # connections that the system may hold ready; as many are taken at once
 _ASKED = 8  # of those that are waited for longest, whether they have to go
-_SPARE = 256 + BACKLOG  # descriptors beside: files, models, children, and those that are turned away
+_TURNED, _TURNING = 256, 1.0  # connections that are turned away with an answer, and seconds to take it
+_SPARE = 256 + BACKLOG + _TURNED  # descriptors beside: files, models, children, and those that are turned away
 
 _AT_ONCE = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 _FULL = b'{"error":{"code":503,"message":"there are too many connections","type":"unavailable_error"}}'
@@ -81,6 +82,7 @@ class Connections:
             "unread": UNREAD_SECONDS,
         }
         self._all: set[Protocol] = set()
+        self._turned: set[Protocol] = set()
         self._waited: dict[Protocol, tuple[str, float]] = {}  # for what, since when; the longest first
 
     def __len__(self) -> int:
@@ -101,6 +103,17 @@ class Connections:
         self._all.add(new)
         return True
 
+    def turn_away(self, new: Protocol) -> None:
+        """Say that there is no room. Whoever sends a request first must not find the door shut before the answer."""
+        if len(self._turned) >= _TURNED:
+            new.transport.abort()
+            return
+        self._turned.add(new)
+        new.transport.write(_REFUSAL)
+        with suppress(OSError):  # it has left already
+            new.transport.write_eof()
+        new.loop.call_later(_TURNING, new.transport.abort)
+
     def waits(self, one: Protocol, what: str | None) -> None:
         """Say what a connection is waited for; None: it waits for us."""
         before = self._waited.get(one)
@@ -120,6 +133,7 @@ class Connections:
     def forget(self, one: Protocol) -> None:
         """It has ended."""
         self._all.discard(one)
+        self._turned.discard(one)
         self._waited.pop(one, None)
 
     async def watch(self) -> None:
@@ -157,8 +171,7 @@ class Protocol(H11Protocol):
         if self.crowd.admit(self):
             self._tell()
         else:
-            transport.write(_REFUSAL)
-            transport.close()
+            self.crowd.turn_away(self)
 
     def data_received(self, data: bytes) -> None:
         if self in self.crowd:

@@ -27,7 +27,7 @@ from pathlib import Path
 STREAM = {"prompt": "x", "n_predict": 100_000, "ignore_eos": True, "stream": True, "n_probs": 10}
 HEAD = "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n"
 MOST = 512 << 20  # bytes that a crowd may add to a server's memory
-DESCRIPTORS = 1024 + 512 + 64  # that stay, that are turned away, and that are files
+DESCRIPTORS = 1024 + 512 + 256 + 64  # that stay, that are turned away, and that are files
 GROWTH = 32 << 20  # and that a server may have more after a crowd than after the one before
 
 
