@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,7 +30,7 @@ from ggufkit.serve.engine.prefixes import Prefixes, common
 from ggufkit.serve.engine.request import ContextTooLong, EngineClosed, Finished, QueueFull, Request, Usage, as_error
 from ggufkit.serve.engine.running import Running, clock
 from ggufkit.serve.engine.schedule import Pace, shares
-from ggufkit.serve.engine.stream import Stream, wake
+from ggufkit.serve.engine.stream import Stream, settle, wake
 
 if TYPE_CHECKING:
     from ggufkit.runtime.encoders.media import Prepared
@@ -280,7 +280,7 @@ class Engine:
     # -- the worker ---------------------------------------------------------------------------------------------
 
     def _work(self, ready: Future[None], start: Callable[[], None]) -> None:
-        _settle(ready, start)
+        settle(ready, start)
         if ready.exception() is not None:
             return
         while True:
@@ -292,7 +292,7 @@ class Engine:
                     one.finish("error", error=as_error(e))
         if self._cache_folder is not None:
             folder = self._cache_folder
-            _settle(Future(), lambda: self._prefixes.save(folder))
+            settle(Future(), lambda: self._prefixes.save(folder))
 
     def _turn(self) -> bool:
         """Wait for something to do and do a part of it; False where there is nothing more, ever."""
@@ -303,7 +303,7 @@ class Engine:
                 self._changed.wait()
             call = self._calls.popleft() if self._calls else None
         if call is not None:
-            _settle(*call)
+            settle(*call)
         self._let_go()
         self._admit()
         if self._running:
@@ -494,13 +494,3 @@ class Engine:
 
     def _kind(self, request: Request) -> str:
         return self.model.cache_kind(*self._types, request.adapters)
-
-
-def _settle(future: Future[Any], function: Callable[[], object]) -> None:
-    """Do it, and give the future what comes of it."""
-    if not future.set_running_or_notify_cancel():
-        return
-    try:
-        future.set_result(function())
-    except Exception as e:
-        future.set_exception(as_error(e))

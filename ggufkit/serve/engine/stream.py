@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import Future
+from typing import Any
 
 from ggufkit.errors import GgufkitError
-from ggufkit.serve.engine.request import Event, Finished, Request, Token
+from ggufkit.serve.engine.request import Event, Finished, Request, Token, as_error
 
-__all__ = ["Stream", "wake"]
+__all__ = ["Stream", "settle", "wake"]
 
 
 class Stream:
@@ -106,3 +108,13 @@ def _set(streams: Iterable[Stream]) -> None:
     for stream in streams:
         if stream._reader is not None:
             stream._reader[1].set()
+
+
+def settle(future: Future[Any], function: Callable[[], object]) -> None:
+    """Do it, and give the future what comes of it."""
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(function())
+    except Exception as e:
+        future.set_exception(as_error(e))
