@@ -743,6 +743,25 @@ def minimax01() -> Tiny:
     return Tiny(config("MiniMaxText01ForCausalLM", "minimax_text_01", **LLAMA | more), shapes.items(), files=files)
 
 
+def chatglm3() -> Tiny:
+    vocab = SPM_TOKENS + 12
+    shapes: dict[str, tuple[int, ...]] = {"transformer.embedding.word_embeddings.weight": (vocab, WIDTH)}
+    shapes["transformer.rotary_pos_emb.inv_freq"] = (4,)
+    for i in range(LAYERS):
+        at = f"transformer.encoder.layers.{i}"
+        shapes |= dict(norm(f"{at}.input_layernorm")) | dict(norm(f"{at}.post_attention_layernorm"))
+        shapes |= dict(linear(f"{at}.self_attention.query_key_value", (HEADS + 2 * KV_HEADS) * HEAD, WIDTH, True))
+        shapes |= dict(linear(f"{at}.self_attention.dense", WIDTH, WIDTH))
+        shapes |= dict(linear(f"{at}.mlp.dense_h_to_4h", 2 * FFN, WIDTH))
+        shapes |= dict(linear(f"{at}.mlp.dense_4h_to_h", WIDTH, FFN))
+    shapes |= dict(norm("transformer.encoder.final_layernorm")) | {"transformer.output_layer.weight": (vocab, WIDTH)}
+    values = config("ChatGLMModel", "chatglm_x", vocab, _name_or_path="THUDM/chatglm3-6b", padded_vocab_size=vocab)
+    del values["num_key_value_heads"], values["intermediate_size"]
+    values |= {"multi_query_group_num": KV_HEADS, "ffn_hidden_size": FFN, "seq_length": 512, "layernorm_epsilon": 1e-5}
+    values |= {"eos_token_id": 2, "pad_token_id": 0, "num_layers": LAYERS}
+    return Tiny(values, shapes.items(), tokenizer="spm")
+
+
 REMOTE = {
     "rwkv6": rwkv6,
     "rwkv6qwen2": rwkv6qwen2,
@@ -763,6 +782,7 @@ REMOTE = {
     "kimi": kimi,
     "deepseek-ocr": deepseek_ocr,
     "muse-glimmer": muse_glimmer,
+    "chatglm3": chatglm3,
     "bailingmoe3": bailingmoe3,
     "bailingmoe3-vl": lambda: bailingmoe3(mrope_section=[1, 1, 0]),
     "dots3": dots3,

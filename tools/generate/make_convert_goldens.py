@@ -58,6 +58,8 @@ def _reference(folder: Path, out: Path, outtype: str, target: Path | None) -> No
     find = transformers.AutoTokenizer.from_pretrained
 
     def from_pretrained(at: Path, *arguments: Any, **more: Any) -> Any:
+        if more.get("trust_remote_code") and (Path(at) / "config.json").read_text().find("THUDM/chatglm3") >= 0:
+            return RemoteSentencePiece(Path(at) / "tokenizer.model")
         name = next((name for name in RANKS if (Path(at) / name).is_file()), None)
         return find(at, *arguments, **more) if name is None else RemoteTokenizer(Path(at) / name)
 
@@ -79,6 +81,26 @@ def _reference(folder: Path, out: Path, outtype: str, target: Path | None) -> No
 
 def pre_tokenizer(folder: Path) -> str:
     return "kimi-k2" if (folder / "tiktoken.model").is_file() else PRE_TOKENIZER
+
+
+class RemoteSentencePiece:
+    """What the code beside ChatGLM 3 makes of its SentencePiece model."""
+
+    def __init__(self, path: Path):
+        from sentencepiece import SentencePieceProcessor
+
+        self.tokenizer, self.sp_model = self, SentencePieceProcessor(str(path))
+        names = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
+        names += ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
+        self.names = {self.sp_model.vocab_size() + number: name for number, name in enumerate(names)}
+
+    def get_vocab(self) -> dict[str, int]:
+        return {name: token for token, name in self.names.items()}
+
+    def _convert_id_to_token(self, token: int) -> str:
+        if token in self.names or token >= self.sp_model.vocab_size():
+            return self.names.get(token, "")
+        return str(self.sp_model.IdToPiece(token))
 
 
 class RemoteTokenizer:

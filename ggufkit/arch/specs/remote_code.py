@@ -39,7 +39,7 @@ from ggufkit.tokenizer.from_checkpoint.bpe import bpe, wordpiece
 from ggufkit.tokenizer.from_checkpoint.llama import llama_vocabulary
 from ggufkit.tokenizer.from_checkpoint.spm import sentencepiece
 from ggufkit.tokenizer.from_checkpoint.tokens import first_of
-from ggufkit.tokenizer.from_checkpoint.variants import bpe_with_roles, followed_by, with_space_prefix
+from ggufkit.tokenizer.from_checkpoint.variants import bpe_with_roles, chatglm3, followed_by, with_space_prefix
 
 _META_LAYOUT = "Meta AI original pth"
 
@@ -408,7 +408,7 @@ SPECS = (
             flag("tokenizer.ggml.add_bos_token", False),
             real("rope.freq_base", lambda config: 10000 * config.get("rope_ratio", default=1)),
         ),
-        vocabulary=bpe_with_roles(eos="<|endoftext|>", eot="<|user|>", unk="<|endoftext|>"),
+        vocabulary=first_of(bpe_with_roles(eos="<|endoftext|>", eot="<|user|>", unk="<|endoftext|>"), chatglm3),
         transforms=(drop(r"\.rotary_pos_emb\.inv_freq$"), rename((r"^transformer\.", ""))),
     ),
     Architecture(

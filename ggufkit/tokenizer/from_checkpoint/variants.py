@@ -37,6 +37,7 @@ __all__ = [
     "NEMOTRON",
     "arctic",
     "bpe_with_roles",
+    "chatglm3",
     "followed_by",
     "gemma4",
     "internlm2",
@@ -226,6 +227,32 @@ def phi3(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[str, Value]]:
         tokens.put(token, text, ADDED_SCORE, TokenType.CONTROL if special else TokenType.USER_DEFINED)
     yield from tokens.pairs("llama", "default")
     yield from read_special(checkpoint, n_vocab=len(tokens)).pairs()
+
+
+_CHATGLM3 = (
+    *("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop"),
+    *("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"),
+)
+
+
+def chatglm3(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[str, Value]]:
+    """`tokenizer.*` of a ChatGLM 3: SentencePiece, with the tokens behind it that only its code names.
+
+    Raises
+    ------
+    NoTokenizer, CheckpointError : see `sentencepiece`.
+    """
+    path = checkpoint.folder / "tokenizer.model"
+    if not path.is_file():
+        raise NoTokenizer(f"{printable(checkpoint.folder)} has no tokenizer.model")
+    pieces = len(read_model(path, None))
+    tokens = read_model(path, config.get("padded_vocab_size", default=pieces + len(_CHATGLM3)))
+    tokens.scores[pieces:] = [0.0] * (len(tokens) - pieces)
+    tokens.texts[:3] = ["<unk>", "<bos>", "<eos>"]
+    for number, text in enumerate(_CHATGLM3):
+        tokens.put(pieces + number, text, 0.0, TokenType.CONTROL)
+    yield from tokens.pairs("llama", "chatglm-spm")
+    yield from read_special(checkpoint, n_vocab=len(tokens), by_text=False).pairs()
 
 
 def arctic(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[str, Value]]:
