@@ -185,6 +185,7 @@ class Model:
     embeddings : give embeddings, not logits.
     repack : let it rearrange the weights for the CPU; that rounds sums in another order.
     evaluated : of `matrix_inputs`.
+    gpu_layers : layers on a GPU; -1 for all.
     others : further fields of `_CONTEXT`.
     """
 
@@ -197,11 +198,13 @@ class Model:
         embeddings: bool = False,
         repack: bool = True,
         evaluated: ctypes._CFunctionType | None = None,  # type: ignore[name-defined]
+        gpu_layers: int = 0,
         **others: int,
     ):
         lib = library()
         self._evaluated = evaluated  # llama.cpp keeps only its address
-        model = _with(lib.llama_model_default_params(), _MODEL, {"n_gpu_layers": 0, "use_extra_bufts": int(repack)})
+        wanted = {"n_gpu_layers": gpu_layers, "use_extra_bufts": int(repack)}
+        model = _with(lib.llama_model_default_params(), _MODEL, wanted)
         self.model = lib.llama_model_load_from_file(os.fspath(path).encode(), model)
         if not self.model:
             raise RuntimeError(f"llama.cpp cannot load {path}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import mlx.core as mx
@@ -32,6 +32,7 @@ class MlxOps:
 
     def __init__(self) -> None:
         self._table: object = None
+        self._halves = False
         self._angles = (mx.zeros(0), mx.zeros(0))
 
     def recorder(self, caches: Sequence[Sequence[Any]]) -> None:
@@ -76,10 +77,11 @@ class MlxOps:
         return result.reshape(x.shape)
 
     def rope(self, x: mx.array, heads: int, style: str, table: tuple[np.ndarray, np.ndarray]) -> mx.array:
-        if table is not self._table:  # the layers of a pass share it
-            self._table = table
-            self._angles = mx.array(table[0])[:, None], mx.array(table[1])[:, None]  # (n, 1, pairs) each
-        return _rope(x.reshape(len(x), heads, -1), *self._angles, style == "neox").reshape(x.shape)
+        halves = style == "neox"
+        if table is not self._table or halves is not self._halves:  # the layers of a pass share it
+            self._table, self._halves = table, halves
+            self._angles = _angles(mx.array(table[0]), mx.array(table[1]), halves)
+        return _rope(x.reshape(len(x), heads, -1), *self._angles, halves).reshape(x.shape)
 
     def attention(self, q: mx.array, k: mx.array, v: mx.array, spans: Sequence[Span], spec: AttentionSpec) -> mx.array:
         if len(spans) == 1:
@@ -93,7 +95,7 @@ class MlxOps:
             raise ArchitectureError(f"the activation {activation} is not known")
         if gate is None:
             return function(up)
-        return function(gate, up) if activation == "swiglu_oai" else function(gate) * up
+        return function(gate, up) if activation == "swiglu_oai" else _gating(activation)(gate, up)
 
     def choose(self, scores: mx.array, experts: Experts) -> tuple[mx.array, mx.array]:
         return choose(mx, scores, experts)
@@ -196,18 +198,29 @@ def _times(x: mx.array, factor: mx.array | None) -> mx.array:
     return x if factor is None else x * factor
 
 
-def _rope(x: mx.array, cos: mx.array, sin: mx.array, halves: bool) -> mx.array:
-    """x (n, heads, size) turned by cos and sin (n, 1, pairs); what lies beyond the pairs stays."""
-    pairs = cos.shape[-1]
-    turning, rest = x[..., : 2 * pairs], x[..., 2 * pairs :]
+def _angles(cos: mx.array, sin: mx.array, halves: bool) -> tuple[mx.array, mx.array]:
+    """Cosine and sine (n, pairs) for each number that is turned, (n, 1, 2 · pairs); the first of a pair has −sin."""
     if halves:
-        a, b = turning[..., :pairs], turning[..., pairs:]
-        result = mx.concatenate([a * cos - b * sin, a * sin + b * cos, rest], axis=-1)
+        return mx.concatenate([cos, cos], axis=-1)[:, None], mx.concatenate([-sin, sin], axis=-1)[:, None]
+    shape = (len(cos), 1, -1)
+    return mx.stack([cos, cos], axis=-1).reshape(shape), mx.stack([-sin, sin], axis=-1).reshape(shape)
+
+
+def _rope(x: mx.array, cos: mx.array, sin: mx.array, halves: bool) -> mx.array:
+    """x (n, heads, size) turned by what `_angles` gives; what lies beyond the pairs stays."""
+    size = cos.shape[-1]
+    turning = x[..., :size]
+    if halves:
+        others = mx.concatenate([turning[..., size // 2 :], turning[..., : size // 2]], axis=-1)
     else:
-        a, b = turning[..., 0::2], turning[..., 1::2]
-        both = mx.stack([a * cos - b * sin, a * sin + b * cos], axis=-1).reshape(turning.shape)
-        result = mx.concatenate([both, rest], axis=-1)
-    return result
+        others = turning.reshape(*turning.shape[:-1], -1, 2)[..., ::-1].reshape(turning.shape)
+    turned = _rotate(turning, others, cos, sin)
+    return turned if size == x.shape[-1] else mx.concatenate([turned, x[..., size:]], axis=-1)
+
+
+@partial(mx.compile, shapeless=True)
+def _rotate(x: mx.array, others: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
+    return x * cos + others * sin
 
 
 # -- attention --------------------------------------------------------------------------------------------
@@ -380,3 +393,10 @@ _ACTIVATIONS: dict[str, Callable[..., mx.array]] = {
     "relu_squared": _relu_squared,
     "swiglu_oai": _swiglu_oai,
 }
+
+
+@cache
+def _gating(activation: str) -> Callable[..., mx.array]:
+    """`activation` of a gate, times what it lets through, as one kernel."""
+    function = _ACTIVATIONS[activation]
+    return mx.compile(lambda gate, up: function(gate) * up, shapeless=True)
