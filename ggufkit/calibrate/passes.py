@@ -42,6 +42,9 @@ class _Window:
     def __len__(self) -> int:
         return 0
 
+    def position(self, n: int) -> int:
+        return n
+
 
 def hidden(model: Model, windows: np.ndarray) -> Any:
     """What the last block gives, before the output norm.
