@@ -16,6 +16,7 @@ from ggufkit.runtime.cpu.attention import ROWS, Pass
 from ggufkit.runtime.cpu.cache import LayerCache
 from ggufkit.runtime.cpu.calls import NOW, Calls
 from ggufkit.runtime.cpu.choosing import best_of
+from ggufkit.runtime.cpu.heap import keep_arrays
 from ggufkit.runtime.cpu.products import rounded
 from ggufkit.runtime.cpu.weight import Activations, Weight, multiply_all
 from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Experts, Linear, Norm, Recorder, Span, StateSpace
@@ -49,6 +50,7 @@ class CpuOps:
         self.threads = thread_count(threads)
         self.as_ggml = as_ggml
         self.calls: Calls = NOW
+        keep_arrays()
 
     def recorder(self, caches: Sequence[Sequence[Any]]) -> Recorder:
         from ggufkit.runtime.cpu.recorder import CpuRecorder
