@@ -119,11 +119,12 @@ PROGRAM = """
 import hashlib, sys
 import numpy as np
 from ggufkit.kernels.dot import MIDDLE, PANELS, TOKENS, WIDE, dot_bytes, dot_tile, dot_wide, load_bytes, lookup_bytes
-from ggufkit.kernels.dot import add_scaled, flip, pack_steps, store_bytes, store_tile, zero_tile
+from ggufkit.kernels.dot import add_scaled, columns_of_step, flip, pack_steps, store_bytes, store_tile, zero_tile
 from ggufkit.kernels.jit import kernel
 from ggufkit.kernels.lanes import splat, store
 
-steps = pack_steps(32)
+steps, steps_wide = pack_steps(32, 15), pack_steps(32, WIDE)
+STEP = columns_of_step(WIDE)  # 2 where wide weights are words
 tile_15, tile_31, tile_63, tile_wide = (dot_tile(32, top, False) for top in (15, 31, 63, WIDE))
 
 @kernel
@@ -140,12 +141,17 @@ def pack(levels, weights):
         steps(levels, 256 * p, 16, weights, 256 * p, 128)
 
 @kernel
-def tiles(a, b, c, d, x, ones, out):
+def pack_wide(levels, weights):
+    for p in range(PANELS):
+        steps_wide(levels, 256 * p, 16, weights, 1024 // STEP * p, 512 // STEP)
+
+@kernel
+def tiles(a, b, c, d, x, x_wide, ones, out):
     some = zero_tile()
     some = add_scaled(some, tile_15(a, 0, 256, x, 0, 8, x, 0, 0), ones, 0, 16, ones, 0, 1)
     some = add_scaled(some, tile_31(b, 0, 256, x, 0, 8, x, 0, 0), ones, 0, 16, ones, 0, 1)
     some = add_scaled(some, tile_63(c, 0, 256, x, 0, 8, x, 0, 0), ones, 0, 16, ones, 0, 1)
-    some = add_scaled(some, tile_wide(d, 0, 256, x, 0, 8, x, 0, 0), ones, 0, 16, ones, 0, 1)
+    some = add_scaled(some, tile_wide(d, 0, 1024 // STEP, x_wide, 0, 32 // STEP, x, 0, 0), ones, 0, 16, ones, 0, 1)
     store_tile(out, 0, 16 * PANELS, some)
 
 extremes = np.array([127, -127, -127, 127] * 2 + [0] * 8, np.int8)
@@ -159,8 +165,8 @@ sums, looked_up = np.zeros(x.size // 2, np.int32), np.zeros(x.size, np.uint8)
 products(narrow, wide, x, np.arange(16, dtype=np.uint8) * 16 + 3, sums, looked_up)
 sums.reshape(-1, 2, 16)[:, 1] -= MIDDLE * x.reshape(-1, 16, 4).sum(-1, dtype=np.int32)
 
-def packed(levels):  # (32 rows, 64 columns) uint8
-    weights = np.zeros(512, np.int32)
+def packed(levels, pack=pack):  # (32 rows, 64 columns) uint8
+    weights = np.zeros(1024, np.int32)
     pack(levels.reshape(-1).view(np.int32), weights)
     return weights
 
@@ -171,12 +177,14 @@ def weights(top):
 
 d = rng.integers(-128, 128, (32, 64)).astype(np.int8)
 d[:4] = -128
-d = packed(d.view(np.uint8) ^ MIDDLE)
+d = packed(d.view(np.uint8) ^ MIDDLE, pack_wide)
 tokens = rng.integers(-127, 128, (6, 32)).astype(np.int8)
 tokens[0], tokens[1] = 127, -127
 out = np.zeros(TOKENS * PANELS * 16, np.float32)
 ones = np.ones(64, np.float32)
-tiles(weights(15), weights(31), weights(63), d, tokens[:TOKENS].reshape(-1).view(np.int32), ones, out)
+x = tokens[:TOKENS].reshape(-1)
+x_wide = x.astype(np.int16 if STEP == 2 else np.int8)
+tiles(weights(15), weights(31), weights(63), d, x.view(np.int32), x_wide.view(np.int32), ones, out)
 correction = 128 * tokens.astype(np.int32).sum(1) if MIDDLE else np.zeros(6)
 first = (out.reshape(TOKENS, PANELS, 16)[:2, 0] - correction[:2, None]).astype(np.int32)
 print(hashlib.sha256(sums.tobytes() + looked_up.tobytes()).hexdigest(), hashlib.sha256(first.tobytes()).hexdigest())

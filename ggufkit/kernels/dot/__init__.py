@@ -1,12 +1,13 @@
 """Products of bytes: how quantized weights meet quantized activations.
 
 Sixty-four bytes travel as an i32x16, four to a lane. `bodies` has one way to multiply them for each kind of CPU, of
-which one is compiled, `bytes` what unpacks blocks, `tiles` the sums of many rows and many activations.
+which one is compiled, `bytes` what unpacks blocks, `sums` what adds lanes up, `tiles` the sums of many rows and many
+activations.
 """
 
 from __future__ import annotations
 
-from ggufkit.kernels.dot.bodies import MIDDLE, WIDE
+from ggufkit.kernels.dot.bodies import MIDDLE, WIDE, columns_of_step
 from ggufkit.kernels.dot.bytes import (
     bits_bytes,
     flip,
@@ -45,22 +46,17 @@ from ggufkit.kernels.dot.rows import (
     store_steps,
     with_bits,
 )
+from ggufkit.kernels.dot.sums import dot_bytes, dot_wide, group_sums_2, group_sums_4, sum_pairs_8, sum_pairs_16
 from ggufkit.kernels.dot.tiles import (
     PANELS,
     TOKENS,
     add_product,
     add_scaled,
     add_tile,
-    dot_bytes,
     dot_tile,
-    dot_wide,
-    group_sums_2,
-    group_sums_4,
     pack_steps,
     store_tile,
     subtract_scaled,
-    sum_pairs_8,
-    sum_pairs_16,
     zero_tile,
 )
 
@@ -81,6 +77,7 @@ __all__ = [
     "add_tile",
     "bits_bytes",
     "bits_of",
+    "columns_of_step",
     "dot_bytes",
     "dot_tile",
     "dot_wide",

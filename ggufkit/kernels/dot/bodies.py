@@ -17,7 +17,8 @@ What means zero in wide weights is thus `MIDDLE`, 128 or 0, by the body: `flip` 
 
 pmaddubsw multiplies unsigned with signed bytes and adds neighbours as int16. Two products of narrow weights are at most
 2 · 127 · top, so several of them fit an int16 before pmaddwd, by ones, adds neighbours as int32: eight for four bits.
-Wide weights give their sign to the activations first; 2 · 127 · 128 fits once.
+Wide weights give their sign to the activations first; 2 · 127 · 128 fits once. In tiles it costs less to widen both to
+int16 once, for all the others that they meet: of the four instructions for 32 products two then are additions.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from ggufkit.kernels.cpu import Body, choose
 from ggufkit.kernels.jit import CPU_FEATURES
 from ggufkit.kernels.lanes.emit import I1, I8, I16, I32, LANES, call, halves, joined, same, shuffle, vector
 
-__all__ = ["DOT", "MIDDLE", "WIDE", "Dots"]
+__all__ = ["DOT", "MIDDLE", "WIDE", "Dots", "Words", "columns_of_step"]
 
 WIDE = 128  # the `top` of weights of all eight bits: the largest magnitude
 
@@ -49,10 +50,14 @@ class _Running:
         self.b, self.top, self.start = b, top, start
         self.kind = vector(I32, count)
         self.sums: ir.Value | None = None
+        self.most = 1  # steps after which products become part of the sums
 
     def add(self, w: ir.Value, x: ir.Value) -> None:
         """Both int32 lanes of four bytes."""
         raise NotImplementedError
+
+    def widen_pairs(self) -> None:
+        """Make what is still int16 a part of the sums."""
 
     def begin(self) -> ir.Value:
         return self.start() if self.start else ir.Constant(self.kind, None)
@@ -114,7 +119,7 @@ class _Maddubs(_Running):
         self.pairs = pairs if self.pairs is None else self.b.add(self.pairs, pairs)
         self.held += 1
         if self.held == self.most:
-            self._empty()
+            self.widen_pairs()
 
     def _magnitude(self, w: ir.Value) -> ir.Value:
         return call(self.b, f"llvm.abs.v{w.type.count}i8", w.type, [w, ir.Constant(I1, 0)])
@@ -126,14 +131,28 @@ class _Maddubs(_Running):
         negative = self.b.icmp_signed("<", w, ir.Constant(w.type, None))
         return self.b.select(negative, self.b.neg(x), x)
 
-    def _empty(self) -> None:
+    def widen_pairs(self) -> None:
         if self.pairs is not None:
             ones = same(I16, 1, 2 * self.kind.count)
             self.plus(call(self.b, self.widen, self.kind, [self.pairs, ones]))
             self.pairs, self.held = None, 0
 
     def total(self) -> ir.Value:
-        self._empty()
+        self.widen_pairs()
+        if self.start:
+            self.plus(self.start())
+        return super().total()
+
+
+class Words(_Running):
+    """Two products in each lane, of weights and activations that were widened to int16."""
+
+    def add(self, w: ir.Value, x: ir.Value) -> None:
+        words = vector(I16, 2 * self.kind.count)
+        operands = [self.b.bitcast(value, words) for value in (w, x)]
+        self.plus(call(self.b, _MADDUBS[self.kind.count][1], self.kind, operands))
+
+    def total(self) -> ir.Value:
         if self.start:
             self.plus(self.start())
         return super().total()
@@ -163,7 +182,8 @@ class _Dot(NamedTuple):
     """How bytes are multiplied: `lanes` at once, wide weights with or without sign; the shape of a tile.
 
     A tile's running sums, of both kinds, and what is multiplied have to fit the CPU's registers. Where tiles are
-    `paired`, two rows meet two tokens, eight columns at once (see `tiles`).
+    `paired`, two rows meet two tokens, eight columns at once; where they are `rolled`, just the sums of products have
+    to fit (see `tiles`).
     """
 
     running: type[_Running]
@@ -172,6 +192,7 @@ class _Dot(NamedTuple):
     tokens: int
     panels: int
     paired: bool = False
+    rolled: bool = False
 
 
 DOT = choose(
@@ -180,8 +201,8 @@ DOT = choose(
         Body("avx512vnni", "avx512f avx512vnni", _Dot(_Vnni, 16, False, 6, 2)),
         Body("avxvnni", "avx2 avxvnni", _Dot(_Vnni, 8, False, 4, 1)),
         Body("avx512", "avx512f avx512bw", _Dot(_Maddubs, 16, True, 6, 2)),
-        Body("avx2", "avx2", _Dot(_Maddubs, 8, True, 4, 1)),
-        Body("ssse3", "ssse3", _Dot(_Maddubs, 4, True, 2, 1)),
+        Body("avx2", "avx2", _Dot(_Maddubs, 8, True, 4, 1, rolled=True)),
+        Body("ssse3", "ssse3", _Dot(_Maddubs, 4, True, 2, 1, rolled=True)),
         Body("i8mm", "neon dotprod i8mm", _Dot(_Sdot, 4, True, 4, 1, paired=True)),
         Body("dotprod", "neon dotprod", _Dot(_Sdot, 4, True, 4, 1)),
         Body("plain", "", _Dot(_Plain, 16, True, 2, 1)),
@@ -204,14 +225,18 @@ def _whole(b: ir.IRBuilder, parts: list[ir.Value]) -> ir.Value:
     return parts[0]
 
 
+def columns_of_step(top: int) -> int:
+    """Columns in an int32 of a tile's weights and activations: four bytes, or two words."""
+    return 2 if DOT.rolled and top == WIDE else 4
+
+
 class Dots:
     """Sums of sixteen lanes, of weights up to `top`, or WIDE; `start` as an i32x16, made when it is needed."""
 
-    def __init__(self, b: ir.IRBuilder, top: int, start: Start = None):
+    def __init__(self, b: ir.IRBuilder, top: int, start: Start = None, running: type[_Running] = DOT.running):
         self.b = b
-        self._running = [
-            DOT.running(b, DOT.lanes, top, self._start_of(start, i) if start else None)
-            for i in range(LANES // DOT.lanes)
+        self.parts = [
+            running(b, DOT.lanes, top, self._start_of(start, i) if start else None) for i in range(LANES // DOT.lanes)
         ]
 
     def _start_of(self, start: Callable[[], ir.Value], part: int) -> Callable[[], ir.Value]:
@@ -219,8 +244,8 @@ class Dots:
 
     def add(self, w: ir.Value, x: ir.Value) -> None:
         parts = _parts(self.b, w, DOT.lanes), _parts(self.b, x, DOT.lanes)
-        for running, *operands in zip(self._running, *parts, strict=True):
+        for running, *operands in zip(self.parts, *parts, strict=True):
             running.add(*operands)
 
     def total(self) -> ir.Value:
-        return _whole(self.b, [running.total() for running in self._running])
+        return _whole(self.b, [running.total() for running in self.parts])

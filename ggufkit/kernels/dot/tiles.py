@@ -15,6 +15,7 @@ See `runtime.cpu.products` for who uses what.
 
 from __future__ import annotations
 
+import copy
 import functools
 from typing import Any
 
@@ -22,11 +23,12 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from ggufkit.kernels.dot.bodies import DOT, WIDE, Dots
-from ggufkit.kernels.lanes.arithmetic import emit_multiply_add
+from ggufkit.kernels.dot.bodies import DOT, Dots, Words, columns_of_step
+from ggufkit.kernels.lanes.arithmetic import emit_multiply_add, emit_rolled
 from ggufkit.kernels.lanes.emit import (
     F32,
     I8,
+    I16,
     I32,
     I64,
     LANES,
@@ -34,6 +36,7 @@ from ggufkit.kernels.lanes.emit import (
     call,
     halves,
     joined,
+    opaque,
     read,
     shuffle,
     vector,
@@ -48,88 +51,14 @@ __all__ = [
     "add_product",
     "add_scaled",
     "add_tile",
-    "dot_bytes",
     "dot_tile",
-    "dot_wide",
-    "group_sums_2",
-    "group_sums_4",
     "pack_steps",
     "store_tile",
     "subtract_scaled",
-    "sum_pairs_8",
-    "sum_pairs_16",
     "zero_tile",
 ]
 
 TOKENS, PANELS = DOT.tokens, DOT.panels
-
-
-def _dot(top: int) -> Any:
-    @intrinsic
-    def function(typingctx, sums, w, x):
-        def emit(ctx, b, sig, args):
-            dots = Dots(b, top, lambda: args[0])
-            dots.add(args[1], args[2])
-            return dots.total()
-
-        return i32x16(i32x16, i32x16, i32x16), emit
-
-    return function
-
-
-dot_bytes, dot_wide = _dot(127), _dot(WIDE)
-dot_bytes.__doc__ = "`sums + Σ w · x` of the four bytes in each lane; narrow weights (see `bodies`)."
-dot_wide.__doc__ = "The same with wide weights."
-
-
-def _group_sums(count: int) -> Any:
-    @intrinsic
-    def function(typingctx, a, b, c, d):
-        def emit(ctx, builder, sig, args):
-            a, b, c, d = args
-            # Quarter q of the lanes now has the sums of a's, b's, c's and d's quarter q.
-            sums = _neighbours(builder, _neighbours(builder, a, b), _neighbours(builder, c, d))
-            if count == 2:
-                sums = builder.add(sums, shuffle(builder, sums, sums, [k ^ 4 for k in range(LANES)]))
-                order = [k // 2 + 8 * (k % 2) for k in range(8)] * 2
-            else:
-                order = [k // 4 + 4 * (k % 4) for k in range(LANES)]
-            return shuffle(builder, sums, sums, order)
-
-        return i32x16(i32x16, i32x16, i32x16, i32x16), emit
-
-    function.__doc__ = (
-        f"Sums of {LANES // count} neighbouring lanes each of four vectors of int32: {count} of a vector."
-    )
-    return function
-
-
-def _neighbours(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
-    """Of each four lanes of x and of y two sums of neighbours: x0 + x1, x2 + x3, y0 + y1, y2 + y3."""
-    at = [4 * (k // 4) + 2 * (k % 2) + (LANES if k % 4 > 1 else 0) for k in range(LANES)]
-    return b.add(shuffle(b, x, y, at), shuffle(b, x, y, [k + 1 for k in at]))
-
-
-group_sums_2, group_sums_4 = _group_sums(2), _group_sums(4)
-
-
-def _sum_pairs(count: int) -> Any:
-    @intrinsic
-    def function(typingctx, vector):
-        def emit(ctx, b, sig, args):
-            value, left = args[0], count
-            while left > 1:
-                even, odd = (shuffle(b, value, value, list(range(first, left, 2))) for first in (0, 1))
-                value, left = b.fadd(even, odd), left // 2
-            return b.extract_element(value, ir.Constant(I32, 0))
-
-        return types.float32(f32x16), emit
-
-    function.__doc__ = f"The sum of the first {count} float32 lanes, a scalar: neighbours, then neighbouring sums, …"
-    return function
-
-
-sum_pairs_8, sum_pairs_16 = _sum_pairs(8), _sum_pairs(16)
 
 
 _SIZE = TOKENS * PANELS
@@ -151,6 +80,11 @@ class Operand:
     ):
         self.b, self.at, self.stride, self.each = b, at, stride, each
         self.data = ctx.make_array(array_type)(ctx, b, array).data
+
+    def moved(self, by: ir.Value) -> Operand:
+        other = copy.copy(self)
+        other.at = self.b.add(self.at, by)
+        return other
 
     def pointer(self, which: int, step: int, kind: ir.Type) -> ir.Value:
         b = self.b
@@ -180,9 +114,9 @@ def zero_tile(typingctx):
 
 
 @functools.cache
-def pack_steps(group: int) -> Any:
-    """Sixteen steps of a panel from 64 columns of 16 rows, as an intrinsic; `group` columns of them lie together."""
-    run = group // 4  # steps
+def pack_steps(group: int, top: int) -> Any:
+    """The steps of a panel from 64 columns of 16 rows, as an intrinsic; `group` columns of them lie together."""
+    run = group // columns_of_step(top)  # steps
 
     @intrinsic
     def function(typingctx, levels, at, stride, weights, to, jump):
@@ -196,6 +130,8 @@ def pack_steps(group: int) -> Any:
             if DOT.paired:
                 pairs = zip(steps[::2], steps[1::2], strict=True)
                 steps = [half for x, y in pairs for half in halves(b, shuffle(b, x, y, _ZIPPED))]
+            if columns_of_step(top) == 2:
+                steps = [words for four in steps for words in _as_words(b, four)]
             for step, rows in enumerate(steps):
                 write(b, rows, target.pointer(step // run, step % run * LANES, i32x16.llvm))
             return ctx.get_dummy_value()
@@ -203,6 +139,16 @@ def pack_steps(group: int) -> Any:
         return types.void(levels, i, i, weights, i, i), emit
 
     return function
+
+
+def _as_words(b: ir.IRBuilder, four: ir.Value) -> list[ir.Value]:
+    """Two signed words in each lane, twice, of its four signed bytes."""
+    single = b.bitcast(four, vector(I8, 4 * LANES))
+    found = []
+    for first in (0, 2):
+        two = shuffle(b, single, single, [4 * k + first + i for k in range(LANES) for i in range(2)])
+        found.append(b.bitcast(b.sext(two, vector(I16, 2 * LANES)), i32x16.llvm))
+    return found
 
 
 _ZIPPED = [position + LANES * which for position in range(LANES) for which in (0, 1)]
@@ -238,6 +184,59 @@ def _eight(b: ir.IRBuilder, x: Operand, token: int, step: int) -> ir.Value:
     return two
 
 
+def _looped_sums(b: ir.IRBuilder, w: Operand, x: Operand, group: int, top: int, begin: list[Any]) -> list[ir.Value]:
+    """The sums of a tile, in loops over steps.
+
+    Of one piece of code LLVM makes all steps of one token, then those of the next, with the weights on the stack.
+    """
+    columns = columns_of_step(top)
+    running = Words if columns == 2 else DOT.running
+    sums = [Dots(b, top, begin[t], running) for t in range(TOKENS) for _ in range(PANELS)]
+    parts = [part for one in sums for part in one.parts]
+    steps, held = group // columns, min(parts[0].most, group // columns)
+
+    def add(first: ir.Value, count: int) -> None:
+        operands = []
+        for k in range(count):
+            step = b.add(first, ir.Constant(I64, k))
+            rows = w.moved(b.mul(step, ir.Constant(I64, LANES)))
+            operands.append(([rows.vector(p, 0, i32x16) for p in range(PANELS)], x.moved(step)))
+        for t in range(TOKENS):
+            for levels, tokens in operands:
+                four = tokens.splat(t, 0, I32)
+                for p in range(PANELS):
+                    sums[t * PANELS + p].add(levels[p], four)
+
+    def loop(first: int, count: int, each: int, name: str, kind: ir.Type) -> None:
+        """`count` times `each` steps, with what parts keep under `name` from one time to the next."""
+        end = opaque(b, first + count * each)
+        before, body, after = b.block, b.append_basic_block("steps"), b.append_basic_block("steps.end")
+        b.branch(body)
+        b.position_at_end(body)
+        step, kept = b.phi(I64), [b.phi(kind) for _ in parts]
+        step.add_incoming(ir.Constant(I64, first), before)
+        for part, value in zip(parts, kept, strict=True):
+            value.add_incoming(ir.Constant(kind, None), before)
+            setattr(part, name, value)
+        emit_rolled(b)
+        add(step, each)
+        following = b.add(step, ir.Constant(I64, each))
+        step.add_incoming(following, b.block)
+        for part, value in zip(parts, kept, strict=True):
+            value.add_incoming(getattr(part, name), b.block)
+        b.cbranch(b.icmp_unsigned("<", following, end), body, after)
+        b.position_at_end(after)
+
+    if held <= 2:
+        loop(0, steps // held, held, "sums", parts[0].kind)
+    else:
+        for first in range(0, steps, held):
+            loop(first, held, 1, "pairs", vector(I16, 2 * parts[0].kind.count))
+            for part in parts:
+                part.widen_pairs()
+    return [one.total() for one in sums]
+
+
 @functools.cache
 def dot_tile(group: int, top: int, starts: bool, tokens: int = TOKENS, panels: int = PANELS, apart: int = 1) -> Any:
     """Sums of products over a group of columns, as an intrinsic.
@@ -248,7 +247,8 @@ def dot_tile(group: int, top: int, starts: bool, tokens: int = TOKENS, panels: i
     top : of the weights, see `bodies`.
     starts : whether the sums of token t begin with `start[t]`, or with 0 and the last three arguments are not read.
     tokens, panels : its shape.
-    apart : elements of x between steps; 1 unless tokens lie side by side (see `few`), and `x_stride` is 1.
+    apart : elements of x between steps; 1 unless tokens lie side by side (see `few`), and `x_stride` is 1. Then a step
+        has four columns on any CPU.
     """
     tile = types.containers.UniTuple(i32x16, tokens * panels)
 
@@ -265,6 +265,8 @@ def dot_tile(group: int, top: int, starts: bool, tokens: int = TOKENS, panels: i
                 begin = [start.splat(t, 0, I32) for t in range(tokens)] if starts else []
                 return as_tile(b, tile, _paired_sums(b, w, x, group, tokens, begin))
             begin = [(lambda t=t: start.splat(t, 0, I32)) if starts else None for t in range(tokens)]
+            if DOT.rolled and apart == 1:
+                return as_tile(b, tile, _looped_sums(b, w, x, group, top, begin))
             sums = [[Dots(b, top, begin[t]) for _ in range(panels)] for t in range(tokens)]
             for step in range(group // 4):
                 levels = [w.vector(p, step, i32x16) for p in range(panels)]

@@ -20,6 +20,7 @@ __all__ = [
     "compare",
     "emit_fma",
     "emit_multiply_add",
+    "emit_rolled",
     "f32_bits",
     "fabs",
     "fma",
@@ -95,6 +96,10 @@ def maximum(typingctx, x, y):
     return x(x, x), _extreme(">", "max")
 
 
+def emit_rolled(b: ir.IRBuilder) -> None:
+    b.call(ir.InlineAsm(ir.FunctionType(ir.VoidType(), []), "", "", side_effect=True), [])
+
+
 @intrinsic
 def rolled(typingctx):
     """Keeps the loop that it is in from being unrolled, where the sums of two rounds would not fit the registers.
@@ -104,8 +109,7 @@ def rolled(typingctx):
 
     def emit(ctx, b, sig, args):
         if _FEW_REGISTERS:
-            kind = ir.FunctionType(ir.VoidType(), [])
-            b.call(ir.InlineAsm(kind, "", "", side_effect=True), [])
+            emit_rolled(b)
         return ctx.get_dummy_value()
 
     return types.void(), emit

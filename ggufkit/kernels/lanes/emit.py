@@ -26,6 +26,7 @@ __all__ = [
     "constant",
     "halves",
     "joined",
+    "opaque",
     "quarters",
     "read",
     "same",
@@ -83,6 +84,11 @@ def call(b: ir.IRBuilder, name: str, result: ir.Type, args: Sequence[ir.Value]) 
     """Call an intrinsic of LLVM, or another function by its name."""
     kind = ir.FunctionType(result, [value.type for value in args])
     return b.call(cgutils.get_or_insert_function(b.module, kind, name), args)
+
+
+def opaque(b: ir.IRBuilder, number: int) -> ir.Value:
+    """An int64 that LLVM does not know, so that it does not write out a loop that often."""
+    return b.call(ir.InlineAsm(ir.FunctionType(I64, [I64]), "", "=r,0"), [ir.Constant(I64, number)])
 
 
 def address(ctx: Any, b: ir.IRBuilder, array_type: Any, array: ir.Value, index: ir.Value, kind: ir.Type) -> ir.Value:

@@ -10,6 +10,7 @@ Names in capitals and those below are given by the format (see `specialised`):
                                  scales from S[s + 16 g] on, mins, if there are any, from M[s + 16 g] on
     BLOCK, BYTES     columns and bytes of a block of the format
     GROUP            weights that share a scale: 16 or 32
+    STEP             columns in an int32 of the weights of `matrix`, four bytes or two words
     OFFSET           the level that means zero, or -1 if groups have mins
     begin            what sums of products start with: what OFFSET takes off, or nothing
     dot, tile, tile_few, tile_two    products of weights of its range (see `kernels.dot.bodies`)
@@ -29,7 +30,7 @@ takes what.
     matrix    sixteen rows of weights in lanes. A block of rows is unpacked once, transposed, and stays in the core's
               cache while all activations pass by.
 
-              16 rows   levels (groups, units, GROUP / 4, 16, 4)   scales, mins (units, groups, 16)
+              16 rows   levels (groups, units, GROUP / STEP, 16, STEP)   scales, mins (units, groups, 16)
 
 All three add the same numbers in the same order, so that a row of activations gives the same bits whatever others are
 multiplied with it: of group g of each unit, one unit after the other, s[g] = s[g] + sum of products · scale (and less
@@ -56,6 +57,7 @@ from ggufkit.kernels.dot import (
     add_dots_less,
     add_scaled,
     add_tile,
+    columns_of_step,
     dot_bytes,
     dot_tile,
     dot_wide,
@@ -84,7 +86,7 @@ _PACKED = 1 << 19  # levels that stay in a core's cache
 _ZERO, _LESS = np.float32(0), np.float32(-1)
 
 # Bound by each format.
-BLOCK = BYTES = GROUP = OFFSET = 0
+BLOCK = BYTES = GROUP = OFFSET = STEP = 0
 unpack: Any = None
 begin: Any = None
 dot: Any = None
@@ -269,15 +271,19 @@ def matrix(turn, data, rows, levels, scales, sums, out):
     scales: float32 as in `vector`; sums: float32 (scale · sum of levels) if groups have mins, int32 (-OFFSET · sum of
     levels) if OFFSET is above 0, and not read if it is 0.
     """
-    units, blocks = levels.shape[1] // UNIT, data.size // (rows * BYTES)
-    groups, steps, step = UNIT // GROUP, GROUP // 4, GROUP // 4 * LANES  # step: int32 of a group of a unit
+    units, blocks, cols = levels.shape[1] // UNIT, data.size // (rows * BYTES), levels.shape[1]
+    # int32: of a unit of a row, of a group of a row, of a group of a panel
+    quads, steps, step = UNIT // STEP, GROUP // STEP, GROUP // STEP * LANES
+    groups = UNIT // GROUP
     stride = units * groups  # groups of a row
     panel_rows = LANES * PANELS
-    grain = min(max(_PACKED // levels.shape[1] // panel_rows, 1) * panel_rows, 8 * panel_rows)
-    W = np.empty(grain * units * QUADS, np.int32)
+    grain = min(max(_PACKED * STEP // 4 // cols // panel_rows, 1) * panel_rows, 8 * panel_rows)
+    W = np.empty(grain * units * quads, np.int32)
     scales_of, mins_of = np.empty(grain * units * LANES, np.float32), np.empty(grain * units * LANES, np.float32)
     U, S, M = np.zeros(LANES * UNIT, np.uint8), np.zeros(LANES * LANES, np.float32), np.zeros(LANES * LANES, np.float32)
-    x, edge = levels.reshape(-1).view(np.int32), np.empty(TOKENS * panel_rows, np.float32)
+    bytes_, edge = levels.reshape(-1), np.empty(TOKENS * panel_rows, np.float32)
+    words = np.empty(TOKENS * cols if STEP == 2 else 0, np.int16)  # the activations of a row of tiles
+    x = words.view(np.int32) if STEP == 2 else bytes_.view(np.int32)
     waiting = np.empty(5 * edge.size, np.float32)
     first = take(turn, grain)
     while first < rows:
@@ -293,20 +299,25 @@ def matrix(turn, data, rows, levels, scales, sums, out):
                     if OFFSET < 0:
                         store(M, k * LANES, least)
                 for g in range(0, groups, 64 // GROUP):
-                    pack(U.view(np.int32), g * steps, QUADS, W, ((p * groups + g) * units + u) * step, units * step)
+                    to = ((p * groups + g) * units + u) * step
+                    pack(U.view(np.int32), g * GROUP // 4, UNIT // 4, W, to, units * step)
                 transpose(S, 0, LANES, scales_of, (p * units + u) * LANES * LANES)
                 if OFFSET < 0:
                     transpose(M, 0, LANES, mins_of, (p * units + u) * LANES * LANES)
         for t in range(0, levels.shape[0], TOKENS):
+            if STEP == 2:
+                for i in range(0, TOKENS * cols, LANES):
+                    store(words, i, load(bytes_, t * cols + i))
+            first_token = 0 if STEP == 2 else t
             for p in range(0, panels, PANELS):
                 for g in range(groups):
                     totals = zero_tile()
                     for u in range(units):
                         w = ((p * groups + g) * units + u) * step
                         s = (p * units + u) * LANES * LANES + g * LANES
-                        xw = (t * units + u) * QUADS + g * steps
+                        xw = (first_token * units + u) * quads + g * steps
                         xs = t * stride + u * groups + g
-                        dots = tile(W, w, units * QUADS * LANES, x, xw, units * QUADS, sums, xs, stride)
+                        dots = tile(W, w, units * quads * LANES, x, xw, units * quads, sums, xs, stride)
                         totals = add_scaled(totals, dots, scales_of, s, units * LANES * LANES, scales, xs, stride)
                         if OFFSET < 0:
                             totals = subtract_scaled(totals, mins_of, s, units * LANES * LANES, sums, xs, stride)
@@ -360,7 +371,8 @@ def products_of(
         "unpack_rows": unpack_rows,
         "begin": _start_at if offset else _start_none,
         "dot": dot_wide if top == WIDE else dot_bytes,
-        "pack": pack_steps(group),
+        "pack": pack_steps(group, top),
+        "STEP": columns_of_step(top),
         "tile": dot_tile(group, top, bool(offset)),
         "tile_few": dot_tile(group, top, bool(offset), TOGETHER, FEW_PANELS, TOGETHER),
         "tile_two": dot_tile(group, top, bool(offset), 2, FEW_PANELS, TOGETHER),
