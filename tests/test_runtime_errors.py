@@ -34,7 +34,7 @@ def problem(path, name="llama", error=ArchitectureError, **changes):
         ({"llama.attention.causal": 0}, "must be true or false, not 0"),
         ({"llama.pooling_type": 9}, "pooling_type must be from 0 to 4, not 9"),
         ({"general.architecture": "llama9"}, "llama9 is not known and cannot be run"),
-        ({"general.architecture": "t5"}, "t5 is known, but cannot be run; those that can: afmoe"),
+        ({"general.architecture": "dream"}, "dream is known, but cannot be run; those that can: afmoe"),
     ],
 )
 def test_metadata_that_makes_no_model(tmp_path, changes, message):
@@ -71,7 +71,7 @@ def test_encoders_write_no_text(tmp_path):
             model.forward([1, 2], model.new_cache(8))
         with pytest.raises(UsageError, match="the text has 65 tokens; the model reads 64 at most"):
             model.embed([1] * 65)
-        with pytest.raises(UsageError, match="pooling is by mean, cls, last or none, not by max"):
+        with pytest.raises(UsageError, match="pooling is by mean, cls, last, rank or none, not by max"):
             model.embed([1], "max")
 
 

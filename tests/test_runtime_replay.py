@@ -21,7 +21,7 @@ from ggufkit.runtime.observe import observed
 
 IDS = np.random.default_rng(1).integers(3, 96, 24).tolist()
 # What tokens leave in these is another array after each.
-RECURRENT = {"mamba", "mamba+normed", "mamba2", "granitehybrid"}
+RECURRENT = {"mamba", "mamba+normed", "mamba2", "granitehybrid", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"}
 
 
 @pytest.fixture(scope="module")

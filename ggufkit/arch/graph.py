@@ -48,7 +48,8 @@ class Graph:
         or ``"sigmoid"``; or a function of (layers, vocabulary).
     router_normalized : the chosen experts' weights are divided by their sum, where metadata leaves it out.
     expert_inputs : what is multiplied by an expert's weight is its input, not its result.
-    shared_averaged : what the experts give and what all tokens share is averaged, not added.
+    shared_scale : multiplies the sum of what the experts give and what all tokens share.
+    early_router : the router reads what comes into the block, before its mixer and norms.
     full_rope_factors : the tensor of rope factors is for layers without a window only.
     rope_layers : ``"all"``; ``"local"``: only layers with a window, if there are any; ``"local or dense"``: these and
         the dense ones at the beginning; ``"key"``: all, or none where `rope.scaling.finetuned` is false.
@@ -56,7 +57,8 @@ class Graph:
     plain_norm : so they are, without weights, where there is rope.
     value_norm : values are normalised, without weights.
     alibi : of so many layers, the greatest bias of ALiBi, which then stands for rope; 0 for none.
-    attention_scale : of scores where it is neither metadata's nor 1/√(head size); 0 for these.
+    attention_scale : of scores where it is neither metadata's nor 1/√(head size), or a function of the head size; 0 for
+        these.
     chunked : windows begin at multiples of their size instead of moving along.
     temperature : (scale, length, first): queries of layers without rope are multiplied by
         1 + scale · ln(1 + ⌊(position + first) / length⌋); None for no such thing.
@@ -64,6 +66,23 @@ class Graph:
     softplus_gate : attention's gate is a softplus, not a sigmoid.
     mixed_sections : pairs of the axes of positions take turns, and do not lie in sections one behind the other.
     two_sided : windows of an encoder reach half their size to both sides.
+    multipliers : of (width, layers), where metadata leaves them out: factors of the embedding, of what blocks add, and
+        of logits; None for 1.
+    embedding_norm : embeddings are normalised, without weights.
+    embedding_is_output : embeddings may be missing, and are the output matrix then.
+    embedding_added : `layer_output_scale` multiplies the embedding, which is added to what a block gives.
+    head_norm : kind and epsilon of the norms of queries and keys, where they are others; None for `norm`.
+    inner_norms : norms called *_output_norm are of what is added to x, not of the sum.
+    full_rope_share : which part of `rope.dimension_count` turns in layers without a window.
+    clamp_first : limits of the FFN (`swiglu_clamp_exp`) are for its gate, not for what silu makes of that.
+    encoder : ``"only"``: the model is an encoder, whose tensors are called so; ``"first"``: an encoder reads what is
+        asked, and a decoder answers.
+    plain_activation : of an FFN without a gate, where it is another.
+    head_pooling, head_activation : of a classification head, where metadata leaves them out: ``"mean"`` or ``""`` for
+        one token, the first (of a causal model the last); and ``"tanh"``, ``"silu"``, ``"gelu"``.
+    head_softmax : what comes out of it goes through a softmax.
+    silent : tokens that are never given, as (first, behind the last).
+    unread : beginnings of the names, in a block, of tensors that texts do not go through.
     """
 
     norm: str = "rms"
@@ -89,17 +108,33 @@ class Graph:
     router: str | Callable[[int, int], str] = "softmax"
     router_normalized: bool = True
     expert_inputs: bool = False
-    shared_averaged: bool = False
+    shared_scale: float = 1.0
+    early_router: bool = False
     full_rope_factors: bool = False
     rope_layers: str = "all"
     late_norm: bool = False
     plain_norm: bool = False
     value_norm: bool = False
     alibi: Callable[[int], float] = lambda layers: 0.0
-    attention_scale: float = 0.0
+    attention_scale: float | Callable[[int], float] = 0.0
     chunked: bool = False
     temperature: tuple[float, int, int] | None = None
     index_rope: str | None = None
     softplus_gate: bool = False
     mixed_sections: bool = False
     two_sided: bool = False
+    multipliers: Callable[[int, int], tuple[float, float, float]] | None = None
+    embedding_norm: bool = False
+    embedding_is_output: bool = False
+    embedding_added: bool = False
+    head_norm: tuple[str, float] | None = None
+    inner_norms: bool = False
+    full_rope_share: float = 1.0
+    clamp_first: bool = False
+    encoder: str = ""
+    plain_activation: str = ""
+    head_pooling: str = ""
+    head_activation: str = "tanh"
+    head_softmax: bool = False
+    silent: tuple[int, int] = (0, 0)
+    unread: tuple[str, ...] = ()

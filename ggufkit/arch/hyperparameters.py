@@ -66,6 +66,7 @@ class Hyperparameters:
     width : of the residual stream.
     layers : how many blocks text goes through; a file may have more, which draft several tokens ahead.
     spare_layers : these.
+    order : the blocks that texts go through, by number; some several times.
     heads, kv_heads : per layer, of queries, and of keys and values; 0 where there is no attention.
     head_k, head_v : per layer, numbers per head.
     epsilon : of the norms.
@@ -88,6 +89,7 @@ class Hyperparameters:
     width: int
     layers: int
     spare_layers: int
+    order: tuple[int, ...]
     heads: tuple[int, ...]
     kv_heads: tuple[int, ...]
     head_k: tuple[int, ...]
@@ -195,15 +197,17 @@ def read_hyperparameters(gguf: Described, name: str, graph: Graph) -> Hyperparam
         if kv and q % kv:
             raise keys.fail("attention.head_count_kv", f"is {kv} in layer {layer}, which does not divide {q} heads")
     context_length = keys.count("context_length")
-    rope_dimensions = keys.count("rope.dimension_count", head_k, least=0)
-    local_rope_dimensions = keys.count("rope.dimension_count_swa", min(rope_dimensions, local_k), least=0)
+    turned = keys.count("rope.dimension_count", head_k, least=0)
+    rope_dimensions = int(turned * graph.full_rope_share)
+    local_rope_dimensions = keys.count("rope.dimension_count_swa", min(turned, local_k), least=0)
     for dimensions, head in ((rope_dimensions, head_k), (local_rope_dimensions, local_k)):
         if graph.rope and (dimensions > head or dimensions % 2):
             raise keys.fail("rope.dimension_count", f"must be even and at most {head}, not {dimensions}")
     rope_base = keys.between("rope.freq_base", 1e-3, 1e18, 10000.0)
     by_width = graph.scale_by_width == layers
-    given = graph.attention_scale or keys.number("attention.scale", 0.0)
+    given = graph.attention_scale or keys.number("attention.scale", keys.number("attention.output_scale", 0.0))
     sizes = [local_k if window else head_k for window in windows]
+    scales = [given(size) if callable(given) else given for size in sizes]
     experts, experts_used = (keys.count(f"expert_{key}", 0, least=0) for key in ("count", "used_count"))
     if experts and not 1 <= experts_used <= experts:
         raise keys.fail("expert_used_count", f"must be from 1 to {experts}, not {experts_used}")
@@ -213,13 +217,16 @@ def read_hyperparameters(gguf: Described, name: str, graph: Graph) -> Hyperparam
     epsilon = "attention.layer_norm_rms_epsilon" if graph.norm == "rms" else "attention.layer_norm_epsilon"
     if keys.get(epsilon) is None and keys.get("attention.layer_norm_epsilon") is not None:
         epsilon = "attention.layer_norm_epsilon"
-    logit_scale = keys.number("logit_scale", 0.0)
+    embedding_scale, residual_scale, logit_scale = graph.multipliers(width, layers) if graph.multipliers else (1.0,) * 3
+    if factor := keys.number("logit_scale", 0.0):
+        logit_scale = factor if graph.logit_multiplied else 1 / factor
     return Hyperparameters(
         name=name,
         context_length=context_length,
         width=width,
         layers=layers,
         spare_layers=spare,
+        order=_order(keys, layers),
         heads=heads,
         kv_heads=kv_heads,
         head_k=tuple(sizes),
@@ -231,18 +238,39 @@ def read_hyperparameters(gguf: Described, name: str, graph: Graph) -> Hyperparam
         local_rope_base=keys.between("rope.freq_base_swa", 1e-3, 1e18, graph.local_rope_base or rope_base),
         scaling=_scaling(keys, context_length, rope_base),
         windows=windows,
-        attention_scale=tuple(given or 1 / math.sqrt(equal if by_width else size) for size in sizes),
+        attention_scale=tuple(
+            scale or 1 / math.sqrt(equal if by_width else size) for scale, size in zip(scales, sizes, strict=True)
+        ),
         attention_cap=keys.number("attn_logit_softcapping", graph.attention_cap),
         logit_cap=keys.number("final_logit_softcapping", graph.logit_cap),
-        embedding_scale=math.sqrt(width) if graph.scaled_embedding else keys.number("embedding_scale", 0.0) or 1.0,
-        residual_scale=keys.number("residual_scale", 0.0) or 1.0,
-        logit_scale=(logit_scale if graph.logit_multiplied else 1 / logit_scale) if logit_scale else 1.0,
-        causal=keys.flag("attention.causal", True),
+        embedding_scale=math.sqrt(width)
+        if graph.scaled_embedding
+        else keys.number("embedding_scale", 0.0) or embedding_scale,
+        residual_scale=keys.number("residual_scale", 0.0) or residual_scale,
+        logit_scale=logit_scale,
+        causal=keys.flag("attention.causal", graph.encoder != "only"),
         pooling=_POOLING[pooling],
         parallel_residual=keys.flag("use_parallel_residual", True),
         rope_sections=_sections(keys),
         keys=keys,
     )
+
+
+def _order(keys: Keys, layers: int) -> tuple[int, ...]:
+    """The blocks in the order of their use."""
+    if keys.get("hrm.layers_per_stack") is None:
+        loops = keys.count("num_loops", 1, most=_MOST_LAYERS)
+        if layers * loops > _MOST_LAYERS:
+            raise keys.fail(
+                "num_loops", f"is {loops}, so that texts go through {layers * loops} blocks, which are too many"
+            )
+        return tuple(range(layers)) * loops
+    # A fast stack and behind it a slow one; `block_count` counts how often blocks are gone through.
+    each = keys.count("hrm.layers_per_stack", most=layers)
+    slow, fast = keys.count("hrm.h_cycles", most=layers), keys.count("hrm.l_cycles", most=layers)
+    if each * slow * (fast + 1) != layers:
+        raise keys.fail("block_count", f"is {layers}, not the {each * slow * (fast + 1)} of its cycles")
+    return tuple(block for _ in range(slow) for start in (*(0,) * fast, each) for block in range(start, start + each))
 
 
 def _head_sizes(keys: Keys, key: str, default: int) -> tuple[int, int]:

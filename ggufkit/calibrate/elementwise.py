@@ -5,6 +5,7 @@ NumPy's exp and tanh differ in the last bit from one CPU to the next; all here i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -87,6 +88,25 @@ def _gelu_slope(x: np.ndarray) -> np.ndarray:
     return result
 
 
+def _erf(x: np.ndarray) -> np.ndarray:
+    found = np.array([math.erf(v) for v in x.reshape(-1).tolist()], np.float32)
+    return found.reshape(x.shape)
+
+
+_ROOT = np.float32(math.sqrt(0.5))
+
+
+def _gelu_erf(x: np.ndarray) -> np.ndarray:
+    result: np.ndarray = np.float32(0.5) * x * (1 + _erf(x * _ROOT))
+    return result
+
+
+def _gelu_erf_slope(x: np.ndarray) -> np.ndarray:
+    density = exp(np.float32(-0.5) * x * x) * np.float32(1 / math.sqrt(2 * math.pi))
+    result: np.ndarray = np.float32(0.5) * (1 + _erf(x * _ROOT)) + x * density
+    return result
+
+
 def _relu(x: np.ndarray) -> np.ndarray:
     result: np.ndarray = np.maximum(x, 0)
     return result
@@ -104,6 +124,7 @@ def _swiglu_oai(gate: np.ndarray | None, up: np.ndarray) -> tuple[np.ndarray | N
 ACTIVATION_GRADIENTS: dict[str, Gradients] = {
     "silu": _gated(lambda x: x * sigmoid(x), _silu_slope),
     "gelu": _gated(gelu, _gelu_slope),
+    "gelu_erf": _gated(_gelu_erf, _gelu_erf_slope),
     "sigmoid": _alone(lambda x: sigmoid(x) * (1 - sigmoid(x))),
     "softplus": _alone(sigmoid),
     "relu": _gated(_relu, lambda x: (x > 0).astype(np.float32)),

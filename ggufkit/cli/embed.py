@@ -27,8 +27,9 @@ __all__ = ["command"]
 )
 @click.option(
     "--pooling",
-    type=click.Choice(["none", "mean", "cls", "last"]),
-    help="How the vectors of tokens become that of the text; default the model's own way.",
+    type=click.Choice(["none", "mean", "cls", "last", "rank"]),
+    help="How the vectors of tokens become that of the text; default the model's own way. rank: what the model's "
+    "classification head says, of a text, or of a query and a document with a tab between.",
 )
 @click.option(
     "--embd-normalize",
@@ -56,6 +57,7 @@ def command(
     \b
     ggufkit embed bge-small.gguf -p 'What is a GGUF file?'
     ggufkit embed bge-small.gguf -f questions.txt --json
+    ggufkit embed --pooling rank bge-reranker.gguf -p $'What is a GGUF file?\tA file format of models.'
     """
     from ggufkit.cli.ahead import ready_to_run
     from ggufkit.runtime.model import load, normalized
@@ -71,13 +73,22 @@ def command(
     ready_to_run(model, on)
     with load(model, **on) as loaded:
         for index, one in enumerate(texts):
-            tokens = loaded.tokenizer.encode(one)
+            ranks = (pooling or loaded.hyper.pooling) == "rank"
+            query, tab, document = one.partition("\t")
+            tokens = loaded.pair_tokens(query, document) if ranks and tab else loaded.tokenizer.encode(one)
             if not tokens:
                 raise UsageError(f"text {index} is empty, and the model has no token to mark its beginning")
-            vectors = normalized(loaded.embed(tokens, pooling), power)  # (width,), or (tokens, width) without pooling
-            found.append({"index": index, "tokens": len(tokens), "embedding": vectors.tolist()})
+            vectors = loaded.embed(tokens, pooling)  # (width,), (tokens, width) without pooling, (outputs,) of a head
+            if ranks:
+                labels = loaded.weights.head.labels if loaded.weights.head is not None else ()
+                found.append(
+                    {"index": index, "tokens": len(tokens), "scores": vectors.tolist(), "labels": list(labels)}
+                )
+            else:
+                vectors = normalized(vectors, power)
+                found.append({"index": index, "tokens": len(tokens), "embedding": vectors.tolist()})
             if not as_json:
-                for vector in vectors.reshape(-1, loaded.hyper.width):
+                for vector in vectors.reshape(-1, vectors.shape[-1]):
                     click.echo(" ".join(f"{value:.7g}" for value in vector))
     if as_json:
         echo_json({"model": model, "data": found})

@@ -205,7 +205,7 @@ def _model(header: _Header, tensors: Iterable[Matrix]) -> Model:
         context_length=hyper.context_length,
         width=hyper.width,
         vocabulary=embedding[-2] if len(embedding) > 1 else 0,
-        layers=tuple(_layer(hyper, shapes, number) for number in range(hyper.layers)),
+        layers=tuple(_layer(hyper, shapes, number) for number in hyper.order),
         matrices=matrices,
         unused=frozenset(name for name in shapes if spare and name.startswith(spare)),
         cached=architecture not in UNCACHED,
@@ -275,7 +275,7 @@ def _latent_row(hyper: Hyperparameters) -> int:
 def _attention_kind(hyper: Hyperparameters, shapes: Mapping[str, tuple[int, ...]], number: int) -> str:
     at = f"blk.{number}."
     if f"{at}attn_kv_a_mqa.weight" in shapes:
-        return "latent"
+        return "full" if f"{at}attn_kv_b.weight" in shapes else "latent"
     fused = f"{at}attn_qkv.weight" in shapes and f"{at}ssm_out.weight" not in shapes
     if not fused and f"{at}attn_q.weight" not in shapes:
         return ""

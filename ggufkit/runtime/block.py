@@ -14,11 +14,14 @@ from typing import Any
 from ggufkit.runtime.feed_forward import FeedForward, Mixture, Twins, load_feed_forward
 from ggufkit.runtime.loader import Loader
 from ggufkit.runtime.mixers import Mixer, load_mixers
+from ggufkit.runtime.mixers.rwkv import ChannelMix, load_channel_mix
 from ggufkit.runtime.ops import Array, Norm, Ops
-from ggufkit.runtime.per_layer import PerLayerInput, load_per_layer_input
+from ggufkit.runtime.per_layer import Embedding, PerLayerInput, load_per_layer_input
 from ggufkit.runtime.step import Step
 
 __all__ = ["Block", "load_block"]
+
+_POST_NORM, _SUM_NORM = "post_attention_norm", "attn_output_norm"
 
 
 @dataclass(frozen=True)
@@ -28,18 +31,20 @@ class Block:
     Attributes
     ----------
     mixers : their results are added up.
-    ffn : a dense network or experts, both with norms of their own, or None.
+    ffn : a dense network or experts, both with norms of their own, a channel mix, or None.
     mixer_norm, ffn_norm : of their inputs. `ffn_norm` of a block whose FFN reads the mixers' input is the same object.
     mixer_post_norm, ffn_post_norm : of their results, before these are added to x.
     mixer_sum_norm, ffn_sum_norm : of x after the addition.
     parallel : mixers and FFN read the same x.
     scale : multiplies what is added to x.
-    extra : what adds the token's own vector of this layer, or None.
+    again_norm : of x and what came into the block, added once more after the mixers, or None.
+    early_router : the FFN's experts are chosen by what comes into the block.
+    extra : what adds the token's own vector, of this layer or its embedding; or None.
     output_scale : multiplies x at the end.
     """
 
     mixers: tuple[Mixer, ...]
-    ffn: FeedForward | Mixture | Twins | None
+    ffn: FeedForward | Mixture | Twins | ChannelMix | None
     mixer_norm: Norm | None
     mixer_post_norm: Norm | None
     mixer_sum_norm: Norm | None
@@ -48,19 +53,25 @@ class Block:
     ffn_sum_norm: Norm | None
     parallel: bool
     scale: float
-    extra: PerLayerInput | None = None
+    again_norm: Norm | None = None
+    early_router: bool = False
+    extra: PerLayerInput | Embedding | None = None
     output_scale: float = 1.0
 
     def run(self, x: Array, step: Step) -> Array:
         """(n, width) → (n, width); `x` itself may be used up."""
         ops = step.ops
+        before = ops.copy(x) if self.again_norm is not None else None
+        scores = self.ffn.scores(ops, x) if self.early_router and isinstance(self.ffn, Mixture) else None
         if self.parallel:
-            mixed, fed = self._mixed(x, step), self._fed(ops, x)
+            mixed, fed = self._mixed(x, step), self._fed(x, step)
             return ops.add(ops.add(fed, mixed), x)
         if self.mixers:
             x = _normed(ops, ops.add(self._mixed(x, step), x), self.mixer_sum_norm)
+        if before is not None:
+            x = _normed(ops, ops.add(x, before), self.again_norm)
         if self.ffn is not None:
-            x = _normed(ops, ops.add(self._fed(ops, x), x), self.ffn_sum_norm)
+            x = _normed(ops, ops.add(self._fed(x, step, scores), x), self.ffn_sum_norm)
         if self.extra is not None:
             x = ops.add(self.extra.run(x, step), x)
         return x if self.output_scale == 1 else ops.scale(x, self.output_scale)
@@ -72,9 +83,15 @@ class Block:
             mixed = step.ops.add(mixed, mixer.run(x, step))
         return self._scaled(step.ops, _normed(step.ops, mixed, self.mixer_post_norm))
 
-    def _fed(self, ops: Ops, x: Array) -> Array:
+    def _fed(self, x: Array, step: Step, scores: Array | None = None) -> Array:
         assert self.ffn is not None
-        fed = self.ffn.run(ops, _normed(ops, x, self.ffn_norm))
+        ops, x = step.ops, _normed(step.ops, x, self.ffn_norm)
+        if isinstance(self.ffn, ChannelMix):
+            fed = self.ffn.run(x, step)
+        elif isinstance(self.ffn, Mixture):
+            fed = self.ffn.run(ops, x, scores)
+        else:
+            fed = self.ffn.run(ops, x)
         return self._scaled(ops, _normed(ops, fed, self.ffn_post_norm))
 
     def _scaled(self, ops: Ops, x: Array) -> Array:
@@ -88,7 +105,8 @@ def _normed(ops: Ops, x: Array, norm: Norm | None) -> Array:
 def load_block(load: Loader, layer: int, slots: list[Any]) -> Block:
     """A layer's tensors, checked and taken; `slots` are the mixers so far that remember something."""
     hyper, graph, at, width = load.hyper, load.graph, f"blk.{layer}.", load.hyper.width
-    mixers, ffn = load_mixers(load, layer, slots), load_feed_forward(load, layer)
+    mixers = load_mixers(load, layer, slots)
+    ffn = load_channel_mix(load, layer, slots) or load_feed_forward(load, layer)
     if not mixers and ffn is None:
         raise load.fail(f"nothing is known about the tensors of block {layer} of a {hyper.name} model")
     mixer_norm, ffn_norm = load.block_norm(f"{at}attn_norm"), load.block_norm(f"{at}{graph.ffn_norm}")
@@ -99,18 +117,35 @@ def load_block(load: Loader, layer: int, slots: list[Any]) -> Block:
         mixer_norm = load.norm(f"{at}attn_norm_2", width) or mixer_norm
     if not mixers and ffn_norm is None:
         mixer_norm, ffn_norm = None, mixer_norm  # the block's only norm
-    post_norm, scale = "post_attention_norm", f"{at}layer_output_scale.weight"
+    mixer_post_norm = None if graph.ffn_norm == _POST_NORM else load.norm(f"{at}{_POST_NORM}", width)
+    mixer_sum_norm = None if graph.ffn_norm == _SUM_NORM else load.norm(f"{at}{_SUM_NORM}", width)
+    ffn_post_norm, ffn_sum_norm = load.norm(f"{at}post_ffw_norm", width), load.norm(f"{at}layer_output_norm", width)
+    if graph.inner_norms:
+        mixer_post_norm, mixer_sum_norm = mixer_post_norm or mixer_sum_norm, None
+        ffn_post_norm, ffn_sum_norm = ffn_post_norm or ffn_sum_norm, None
+    if hyper.keys.flag("swin_norm", False):
+        mixer_norm, mixer_post_norm, ffn_norm, ffn_post_norm = None, mixer_norm, None, ffn_norm
+    load.taken.update(name for name in load.tensors if name.startswith(tuple(f"{at}{start}" for start in graph.unread)))
+    name = f"{at}layer_output_scale.weight"
+    output_scale = float(load.vector(name, 1)[0]) if load.has(name) else 1.0
+    extra: PerLayerInput | Embedding | None = load_per_layer_input(load, layer)
+    if (every := hyper.keys.count("rescale_every_n_layers", 0, least=0)) and (layer + 1) % every == 0:
+        output_scale = 0.5
+    if graph.embedding_added:
+        extra, output_scale = Embedding(output_scale), 1.0
     return Block(
         mixers=mixers,
         ffn=ffn,
         mixer_norm=mixer_norm,
-        mixer_post_norm=None if graph.ffn_norm == post_norm else load.norm(f"{at}{post_norm}", width),
-        mixer_sum_norm=None if graph.ffn_norm == "attn_output_norm" else load.norm(f"{at}attn_output_norm", width),
+        mixer_post_norm=mixer_post_norm,
+        mixer_sum_norm=mixer_sum_norm,
         ffn_norm=None if isinstance(ffn, Twins) else ffn_norm,
-        ffn_post_norm=load.norm(f"{at}post_ffw_norm", width),
-        ffn_sum_norm=load.norm(f"{at}layer_output_norm", width),
+        ffn_post_norm=ffn_post_norm,
+        ffn_sum_norm=ffn_sum_norm,
         parallel=parallel,
         scale=hyper.residual_scale,
-        extra=load_per_layer_input(load, layer),
-        output_scale=float(load.vector(scale, 1)[0]) if load.has(scale) else 1.0,
+        again_norm=load.norm(f"{at}attn_norm_2", width) if mixer_sum_norm is not None else None,
+        early_router=graph.early_router,
+        extra=extra,
+        output_scale=output_scale,
     )

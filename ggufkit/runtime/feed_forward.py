@@ -11,9 +11,21 @@ from dataclasses import dataclass
 from ggufkit.runtime.loader import Loader
 from ggufkit.runtime.ops import Array, Experts, Linear, Norm, Ops
 
-__all__ = ["FeedForward", "Mixture", "Twins", "load_feed_forward"]
+__all__ = ["FeedForward", "Limit", "Mixture", "Twins", "load_feed_forward"]
 
 _GATING = {1: "softmax", 2: "sigmoid", 3: "top", 4: "sqrt_softplus"}  # expert_gating_func
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What keeps an FFN's numbers small: gates are at most `gate`, and what they are multiplied with within ± `up`."""
+
+    gate: float
+    up: float
+
+    def activated(self, ops: Ops, gate: Array, up: Array, activation: str) -> Array:
+        """activation(gate) × up."""
+        return ops.activate(ops.clamp(gate, -math.inf, self.gate), ops.clamp(up, -self.up, self.up), activation)
 
 
 @dataclass(frozen=True)
@@ -27,6 +39,7 @@ class FeedForward:
     sparsity : only gates that are above their row's mean by so many standard deviations count, and by what they are
         above that; 0 for all.
     xielu : of this activation its four numbers: αₙ, αₚ, β, ε.
+    limit : see `Limit`; None for none.
     """
 
     gate: Linear | None
@@ -37,6 +50,7 @@ class FeedForward:
     share: Linear | None = None
     sparsity: float = 0.0
     xielu: tuple[float, ...] = ()
+    limit: Limit | None = None
 
     def run(self, ops: Ops, x: Array) -> Array:
         if self.gate is None:
@@ -45,7 +59,12 @@ class FeedForward:
             gate, up = ops.linear(x, self.gate, self.up)
         if self.sparsity:
             gate = _above(ops, gate, self.sparsity)
-        inner = ops.xielu(up, *self.xielu) if self.xielu else ops.activate(gate, up, self.activation)
+        if self.xielu:
+            inner = ops.xielu(up, *self.xielu)
+        elif gate is not None and self.limit is not None:
+            inner = self.limit.activated(ops, gate, up, self.activation)
+        else:
+            inner = ops.activate(gate, up, self.activation)
         if self.sub_norm is not None:
             inner = ops.norm(inner, self.sub_norm)
         (y,) = ops.linear(inner, self.down)
@@ -68,26 +87,33 @@ class Mixture:
     Attributes
     ----------
     before, after : matrices around the experts, which are narrower than the model; or None.
-    averaged : half of the sum of both is the result.
+    scale : multiplies the sum of both.
+    limit : of the experts, see `Limit`; None for none.
     """
 
     experts: Experts
     shared: FeedForward | None
     before: Linear | None = None
     after: Linear | None = None
-    averaged: bool = False
+    scale: float = 1.0
+    limit: Limit | None = None
 
-    def run(self, ops: Ops, x: Array) -> Array:
-        chosen = self.chosen(ops, x, x)
+    def run(self, ops: Ops, x: Array, scores: Array | None = None) -> Array:
+        """(n, width) → (n, width); `scores` are the router's, if it does not read x."""
+        chosen = self.chosen(ops, x, self.scores(ops, x) if scores is None else scores)
         if self.shared is None:
             return chosen
         both = ops.add(chosen, self.shared.run(ops, x))
-        return ops.scale(both, 0.5) if self.averaged else both
+        return both if self.scale == 1 else ops.scale(both, self.scale)
 
-    def chosen(self, ops: Ops, x: Array, routed: Array) -> Array:
-        """What the experts that the router chooses by `routed` make of x."""
+    def scores(self, ops: Ops, x: Array) -> Array:
+        """What the router thinks of the experts, (n, experts)."""
+        (scores,) = ops.linear(x, self.experts.router)
+        return scores
+
+    def chosen(self, ops: Ops, x: Array, scores: Array) -> Array:
+        """What the experts that are chosen by their scores make of x."""
         experts = self.experts
-        (scores,) = ops.linear(routed, experts.router)
         chosen, weights = ops.choose(scores, experts)  # (n, used) each
         if self.before is not None:
             (x,) = ops.linear(x, self.before)
@@ -98,7 +124,11 @@ class Mixture:
             gate, (up,) = None, ops.each(x, chosen, experts.up)
         else:
             gate, up = ops.each(x, chosen, experts.gate, experts.up)  # (n, used, inner) each
-        (y,) = ops.each(ops.activate(gate, up, experts.activation), chosen, experts.down)
+        if gate is not None and self.limit is not None:
+            inner = self.limit.activated(ops, gate, up, experts.activation)
+        else:
+            inner = ops.activate(gate, up, experts.activation)
+        (y,) = ops.each(inner, chosen, experts.down)
         y = ops.mix(y, weights * 0 + 1 if experts.weigh_inputs else weights)
         if self.after is not None:
             (y,) = ops.linear(y, self.after)
@@ -117,8 +147,8 @@ class Twins:
 
     def run(self, ops: Ops, x: Array) -> Array:
         dense = ops.norm(self.dense.run(ops, ops.norm(x, self.dense_norms[0])), self.dense_norms[1])
-        routed = ops.norm(x, self.router_norm)
-        chosen = self.mixture.chosen(ops, ops.norm(x, self.mixture_norms[0]), routed)
+        scores = self.mixture.scores(ops, ops.norm(x, self.router_norm))
+        chosen = self.mixture.chosen(ops, ops.norm(x, self.mixture_norms[0]), scores)
         return ops.add(dense, ops.norm(chosen, self.mixture_norms[1]))
 
 
@@ -128,7 +158,7 @@ def load_feed_forward(load: Loader, layer: int) -> FeedForward | Mixture | Twins
     if load.has(f"{at}post_ffw_norm_1.weight"):
         return _twins(load, at, layer)
     if load.has(f"{at}ffn_gate_inp.weight"):
-        return _mixture(load, at)
+        return _mixture(load, at, layer)
     return _dense(load, at, "", layer) if load.has(f"{at}ffn_down.weight") else None
 
 
@@ -142,13 +172,13 @@ def _twins(load: Loader, at: str, layer: int) -> Twins:
     return Twins(
         dense=_dense(load, at, "", layer),
         dense_norms=(norms[0], norms[1]),  # type: ignore[arg-type]
-        mixture=_mixture(load, at),
+        mixture=_mixture(load, at, layer),
         mixture_norms=(norms[2], norms[3]),  # type: ignore[arg-type]
         router_norm=Norm("rms", load.hyper.epsilon, width, load.ops.vector(scale.reshape(1, width))),
     )
 
 
-def _mixture(load: Loader, at: str) -> Mixture:
+def _mixture(load: Loader, at: str, layer: int) -> Mixture:
     hyper, graph, width, keys = load.hyper, load.graph, load.hyper.width, load.hyper.keys
     count = keys.count("expert_count")
     used = keys.count("expert_used_count", most=count)
@@ -185,8 +215,43 @@ def _mixture(load: Loader, at: str) -> Mixture:
         groups_used=keys.count("expert_group_used_count", groups, least=0) or groups,
         weigh_inputs=graph.expert_inputs,
     )
-    shared = _dense(load, at, "_shexp") if load.has(f"{at}ffn_up_shexp.weight") else None
-    return Mixture(experts, shared, before, after, graph.shared_averaged)
+    suffix = "_shexp" if load.has(f"{at}ffn_up_shexp.weight") else ""
+    twin = suffix or (load.has(f"{at}ffn_up.weight") and not load.has(f"{at}post_ffw_norm_1.weight"))
+    shared = _dense(load, at, suffix, layer) if twin else None
+    return Mixture(experts, shared, before, after, graph.shared_scale, _limit(load, "exp", layer))
+
+
+# Names of `hidden_activation`; others are what the architecture has.
+_NAMED = {
+    "silu": "silu",
+    "swish": "silu",
+    "swiglu": "silu",
+    "geglu": "gelu",
+    "relu": "relu",
+    "reglu": "relu",
+} | dict.fromkeys(("gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu_accurate", "gelu_python_tanh"), "gelu")
+
+
+def _activation(load: Loader, gated: bool) -> str:
+    """What metadata or the architecture says."""
+    named = _NAMED.get(str(load.hyper.keys.get("hidden_activation")))
+    return named or ("" if gated else load.graph.plain_activation) or load.graph.activation
+
+
+def _limit(load: Loader, kind: str, layer: int) -> Limit | None:
+    most = load.hyper.keys.per_layer(f"swiglu_clamp_{kind}", layer, 0.0)
+    if not most > 1e-6:
+        return None
+    return Limit(most if load.graph.clamp_first and kind == "exp" else _silu_reaches(most), most)
+
+
+def _silu_reaches(y: float) -> float:
+    """The x whose x · sigmoid(x) is y > 0: to keep this below y is to keep x below that."""
+    low, high = 0.0, y + 1.0
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if middle / (1 + math.exp(-middle)) < y else (low, middle)
+    return high
 
 
 def _xielu(load: Loader, layer: int) -> tuple[float, ...]:
@@ -214,9 +279,10 @@ def _dense(load: Loader, at: str, suffix: str, layer: int = 0) -> FeedForward:
         gate=gate,
         up=up,
         down=down,
-        activation=load.graph.activation,
+        activation=_activation(load, gate is not None),
         sub_norm=None if suffix else load.norm(f"{at}ffn_sub_norm", down.cols),
         share=load.linear(share, 1, width) if suffix and load.has(f"{share}.weight") else None,
         sparsity=sparsity if math.isfinite(sparsity) else 0.0,
         xielu=xielu,
+        limit=_limit(load, "shexp", layer) if load.graph.activation == "silu" else None,
     )

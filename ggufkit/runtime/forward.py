@@ -31,6 +31,10 @@ def hidden_states(hyper: Hyperparameters, weights: Weights, step: Step) -> Array
         x = ops.norm(x, weights.embedding_norm)
     if weights.per_layer is not None:
         step.per_layer = weights.per_layer.run(x, step)
+    if weights.embedding_added:
+        step.embedding = ops.copy(x)
+    if weights.passes is not None:
+        return weights.passes.run(weights.blocks, x, step)
     if weights.streams is None:
         for layer, block in enumerate(weights.blocks):
             x = block.run(x, step)
@@ -52,4 +56,6 @@ def logits(ops: Ops, hyper: Hyperparameters, weights: Weights, x: Array) -> Arra
         scores = ops.scale(scores, hyper.logit_scale)
     if hyper.logit_cap:
         scores = ops.soft_cap(scores, hyper.logit_cap)
+    if weights.silent is not None:
+        scores = ops.add(scores, weights.silent)
     return scores

@@ -42,7 +42,7 @@ class Runnable(Protocol):
 
     def new_cache(self, length: int | None = None) -> Any: ...
 
-    def forward(self, tokens: Sequence[int], cache: Any, logits: str | None = "last") -> np.ndarray: ...
+    def forward(self, tokens: Sequence[int], cache: Any, logits: str | int | None = "last") -> np.ndarray: ...
 
 
 def prompt_tokens(tokenizer: Tokenizer, prompt: str | Sequence[int]) -> list[int]:
@@ -182,7 +182,8 @@ class Generation:
                 if right < len(guesses):
                     self.cache.keep_prefix(text)
                 guesses = self.ahead.guess(text, self._room())
-                rows = self.model.forward([text[-1], *guesses], self.cache, "all")
+                # Recurrent layers may have gone back further than to the last token: what they forgot is run again.
+                rows = self.model.forward([*text[len(self.cache.tokens) :], *guesses], self.cache, len(guesses) + 1)
             self.seconds += time.perf_counter() - start
 
     def _choose(self, logits: np.ndarray) -> int | None:

@@ -121,22 +121,39 @@ class Loader(Tensors):
     ):
         super().__init__(path, tensors, ops, adapters)
         self.hyper, self.graph = hyper, graph
-        self.vocabulary = 0
+        self.vocabulary, self.prefix = 0, ""
 
-    def norm(self, name: str, size: int, heads: int = 1) -> Norm | None:
-        """The norm of this name, or None. Of heads it is over each, with weights of its own or not, or over all."""
+    def under(self, prefix: str) -> Loader:
+        """The tensors whose names begin so, by the rest of their names. What is taken of them `take` takes here."""
+        tensors = {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
+        part = Loader(self.path, tensors, self.hyper, self.graph, self.ops, self.adapters)
+        part.vocabulary, part.prefix = self.vocabulary, prefix
+        return part
+
+    def take(self, part: Loader) -> None:
+        """What a part of the tensors was taken for is taken."""
+        self.taken |= {f"{part.prefix}{name}" for name in part.taken}
+
+    def norm(self, name: str, size: int, heads: int = 1, kind: tuple[str, float] | None = None) -> Norm | None:
+        """The norm of this name, or None. Of heads it is over each, with weights of its own or not, or over all.
+
+        `kind` is another than the architecture's, with its epsilon.
+        """
         full = f"{name}.weight" if self.has(f"{name}.weight") else name  # some converters left the ending out
         if not self.has(full):
             return None
         shape = self.tensors[full].shape
         if heads > 1 and shape == (heads * size,):
             size = heads * size
+        which, epsilon = kind or (self.graph.norm, self.hyper.epsilon)
+        if heads > 1 and shape == (heads, 1):  # a number for each head
+            weight = np.ascontiguousarray(np.broadcast_to(self.numbers(full, heads, 1), (heads, size)))
+            return Norm(which, epsilon, size, self.ops.vector(weight), None, full)
         rows = heads if shape == (heads, size) else 1
-        weight = self.numbers(full, rows, size)
-        bias = None
-        if (self.graph.norm == "layer" or self.graph.biased_norms) and self.has(f"{name}.bias"):
-            bias = self.ops.vector(self.vector(f"{name}.bias", size).reshape(1, size))
-        return Norm(self.graph.norm, self.hyper.epsilon, size, self.ops.vector(weight), bias, full)
+        weight, bias = self.numbers(full, rows, size), None
+        if (which == "layer" or self.graph.biased_norms) and self.has(f"{name}.bias"):
+            bias = self.ops.vector(self.numbers(f"{name}.bias", rows, size))
+        return Norm(which, epsilon, size, self.ops.vector(weight), bias, full)
 
     def block_norm(self, name: str) -> Norm | None:
         """The norm of the stream x; of architectures that have such norms without weights one of those."""

@@ -212,6 +212,14 @@ class Model:
         """
         return self.step([Piece(cache, tokens, logits)])[0]
 
+    def read(self, tokens: Sequence[int] | np.ndarray, cache: Cache) -> None:
+        """Let the encoder of a model that has one read a text: see `runtime.encoder.read`."""
+        from ggufkit.runtime.encoder import read
+
+        if self.weights.encoder is None:
+            raise UsageError(f"{printable(self.gguf.path)} has no encoder that could read for it")
+        read(self, tokens, cache)
+
     def step(self, pieces: Sequence[Piece]) -> list[np.ndarray]:
         """Run tokens of several conversations in one pass over the weights: see `runtime.batch.step`."""
         self._require_output()
@@ -327,9 +335,9 @@ class Model:
         if cache is None:
             more = CONTEXT // 4 if max_tokens is None else max_tokens
             cache = self.new_cache(self.context(context, len(tokens) + more), *types)
-        guesser = None if ahead is None else ahead(cache.length)
-        if guesser is not None and cache.recurrent:
-            raise UsageError("the model's recurrent layers cannot forget tokens that were guessed wrong; do not guess")
+        if self.weights.encoder is not None:
+            self.read(tokens, cache)
+            tokens = [self.weights.encoder.start]
         return Generation(
             self,
             self.tokenizer,
@@ -341,7 +349,7 @@ class Model:
             show_special=show_special,
             ignore_ends=ignore_ends,
             constraint=None if grammar is None else self.grammars.start(grammar),
-            ahead=guesser,
+            ahead=None if ahead is None else ahead(cache.length),
         )
 
     def embed(self, tokens: Sequence[int] | np.ndarray, pooling: str | None = None) -> np.ndarray:
@@ -349,11 +357,18 @@ class Model:
 
         Parameters
         ----------
-        pooling : mean, cls, last or none; by default the model's own.
+        pooling : mean, cls, last or none; or rank, what the model's classification head says, (outputs,). By default
+            the model's own.
+
+        Raises
+        ------
+        UsageError : the text is empty or too long, or the model has no classification head.
         """
-        kind = pooling or self.hyper.pooling
-        if kind not in ("none", "mean", "cls", "last"):
-            raise UsageError(f"pooling is by mean, cls, last or none, not by {printable(kind)}")
+        kind, head = pooling or self.hyper.pooling, self.weights.head
+        if kind not in ("none", "mean", "cls", "last", "rank"):
+            raise UsageError(f"pooling is by mean, cls, last, rank or none, not by {printable(kind)}")
+        if kind == "rank" and head is None:
+            raise UsageError(f"{printable(self.gguf.path)} has no classification head, so it cannot rank")
         ids = self.checked(tokens)
         if len(ids) > self.hyper.context_length:
             raise UsageError(f"the text has {len(ids)} tokens; the model reads {self.hyper.context_length} at most")
@@ -367,8 +382,16 @@ class Model:
         vectors = np.concatenate(rows)  # (n, width)
         if kind == "none":
             return vectors
+        if kind == "rank" and head is not None:
+            return head.run(self.ops, vectors)
         result: np.ndarray = vectors.mean(axis=0) if kind == "mean" else vectors[0 if kind == "cls" else -1]
         return result
+
+    def pair_tokens(self, query: str, document: str) -> list[int]:
+        """The tokens by which the model's head judges how well a document answers a query: ``embed(…, "rank")``."""
+        from ggufkit.runtime.ranking import pair_tokens
+
+        return pair_tokens(self.tokenizer, query, document, self.gguf.metadata.get("tokenizer.chat_template.rerank"))
 
     def _require_output(self) -> None:
         if self.weights.output is None:

@@ -353,6 +353,31 @@ class Ops(Protocol):
             S = e^decay S        S = S + k (beta (v − Sᵀ k))ᵀ        y = Sᵀ q
         """
 
+    def related(self, q: Array, keys: Array, values: Array, bias: Array | None) -> Array:
+        """Attention with a bias for each query and key: see `runtime.relative.attend`."""
+
+    def exp(self, x: Array) -> Array:
+        """e^x."""
+
+    def wkv(
+        self,
+        r: Array,
+        w: Array,
+        k: Array,
+        v: Array,
+        a: Array | None,
+        b: Array | None,
+        bonus: Array | None,
+        spans: Sequence[Span],
+    ) -> Array:
+        """RWKV's recurrence: r, w, k, v, a, b (n, heads, size) → (n, heads, size).
+
+        Of each token and head, with the span's state S (heads, size, size), the last array of its `State`, and a bonus
+        u (heads, size) if any,
+
+            S′ = diag(w) S + b (Sᵀ a)ᵀ + k vᵀ        y = Sᵀ r + (r · u k) v, or S′ᵀ r without a bonus        S = S′
+        """
+
     def best(self, q: Array, keys: Array, weights: Array, start: int, count: int) -> Array | None:
         """Which keys an index lets each query see, (n, tokens) bool: the `count` best; None for all.
 

@@ -16,7 +16,7 @@ from ggufkit.runtime.loader import Loader
 from ggufkit.runtime.ops import Array, Linear, Norm
 from ggufkit.runtime.step import Step
 
-__all__ = ["PerLayerInput", "PerLayerTable", "load_per_layer_input", "load_per_layer_table"]
+__all__ = ["Embedding", "PerLayerInput", "PerLayerTable", "load_per_layer_input", "load_per_layer_table"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,22 @@ class PerLayerInput:
         (gate,) = ops.linear(x, self.gate)
         (y,) = ops.linear(ops.activate(gate, step.per_layer[self.layer], self.activation), self.projection)
         return y if self.norm is None else ops.norm(y, self.norm)
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """A token's embedding, added again in every layer.
+
+    Attributes
+    ----------
+    factor : multiplies it.
+    """
+
+    factor: float
+
+    def run(self, x: Array, step: Step) -> Array:
+        """What is added to x (n, width)."""
+        return step.ops.scale(step.ops.copy(step.embedding), self.factor)
 
 
 def load_per_layer_table(load: Loader) -> PerLayerTable | None:

@@ -10,6 +10,9 @@ was guessed after it forgotten. So each token is drawn from what the model says 
 random numbers: the text is the one that comes without guesses, whatever the sampler. A guess of probability p is right
 with probability p, as by rejection sampling (Leviathan et al., "Fast Inference from Transformers via Speculative
 Decoding", 2023), of a draft that says one token for certain.
+
+Recurrent layers cannot forget single tokens: they go back to their states before the pass, and what was right is run
+again, at the head of the next.
 """
 
 from __future__ import annotations

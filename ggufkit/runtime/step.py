@@ -33,6 +33,8 @@ class Step:
     shifts : of each conversation, how much further positions go on behind so many of its tokens: see `Cache.extend`.
     chosen : of each conversation the keys that its rows see, as the last index chose (see `runtime.chosen`).
     per_layer : of models that have them, the rows' vectors of each layer (see `runtime.per_layer`).
+    embedding : of models whose layers add it again, the rows' embedding.
+    first_value : the rows' values of the first layer, where later ones take a part of them.
     """
 
     def __init__(
@@ -47,6 +49,8 @@ class Step:
         n = sum(len(tokens) for _, tokens in runs)
         self.tokens, self.positions = np.empty(n, np.int32), np.empty(n, np.int32)
         self.per_layer: Sequence[Array] = ()
+        self.embedding: Array = None
+        self.first_value: Array = None
         self.chosen: dict[int, Array] = {}
         self.seen: list[tuple[int, int, Seen, int]] = []
         self.shifts: list[list[tuple[int, int]]] = [[] for _ in runs]
@@ -121,6 +125,11 @@ class Step:
     def leave(self) -> None:
         """Let go of the conversations: whoever keeps a step for others should not keep their memory."""
         self._runs = ()
+
+    def rows(self) -> list[tuple[int, int, int]]:
+        """Of each conversation its first row, the one behind its last, and the position of the first."""
+        runs = zip(self._runs, self._starts, self._ends, strict=True)
+        return [(end - len(tokens), end, start) for (_, tokens), start, end in runs]
 
     def spans(self, slot: int) -> list[Span]:
         """Whose the rows are, with what one layer remembers of each conversation."""

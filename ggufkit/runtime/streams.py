@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from ggufkit.runtime.block import Block
 from ggufkit.runtime.loader import Loader
 from ggufkit.runtime.ops import Array, Linear, Norm, Ops
-from ggufkit.runtime.per_layer import PerLayerInput
+from ggufkit.runtime.per_layer import Embedding, PerLayerInput
 from ggufkit.runtime.step import Step
 
 __all__ = ["StreamBlock", "Streams", "load_stream_block", "load_streams"]
@@ -76,7 +76,7 @@ class StreamBlock:
     correct_scale: Array
     laurel: tuple[Linear, Linear]
     laurel_norm: Norm | None
-    extra: PerLayerInput | None
+    extra: PerLayerInput | Embedding | None
 
     def run(self, streams: list[Array], step: Step) -> list[Array]:
         ops = step.ops

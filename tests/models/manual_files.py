@@ -68,6 +68,9 @@ def stock(folder: Path) -> Path:
     (folder / "model.gguf.part").write_bytes(whole[: len(whole) // 2])  # a download that stopped
     (folder / "mine.toml").write_text('base = "Q4_K_M"\n\n[[rule]]\ntype = "Q8_0"\nrole = "attn_v"\n')
     convert(write(FAMILIES["xlm-roberta"](), folder / "bge-small"), folder / "bge-small.gguf", "F16")
+    convert(
+        write(FAMILIES["bert-classifier"](), folder / "reranker"), folder / "bge-reranker.gguf", "F16", pre="jina-v2-en"
+    )
     _adapter(folder / "my-adapter")
     for line in COMMANDS:
         cli.main(shlex.split(line.format(folder)), standalone_mode=False)

@@ -40,6 +40,7 @@ from recipe_parts import (
     plain,
     real,
 )
+from recipes_late import late, rwkv
 
 from ggufkit.formats.codec import encode
 from ggufkit.formats.table import FORMATS
@@ -392,7 +393,7 @@ def _more() -> dict[str, Recipe]:
     }
 
 
-RECIPES = _recipes() | _state_spaces() | _more()
+RECIPES = _recipes() | _state_spaces() | _more() | late() | rwkv()
 
 
 def write_tiny(

@@ -300,6 +300,25 @@ class Model:
         found = np.stack([np.ctypeslib.as_array(get(self.context, i), shape) for i in rows]).astype(np.float32)
         return found if outputs == "all" else found[0]
 
+    def encode(self, tokens: np.ndarray) -> None:
+        """`llama_encode`: the encoder reads a text, which what is decoded then answers."""
+        lib, n = library(), len(tokens)
+        batch = lib.llama_batch_init(n, 0, 1)
+        try:
+            batch.n_tokens = n
+            for i in range(n):
+                batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = int(tokens[i]), i, 1, True
+                batch.seq_id[i][0] = 0
+            if status := lib.llama_encode(self.context, batch):
+                raise RuntimeError(f"llama_encode: {status}")
+        finally:
+            lib.llama_batch_free(batch)
+
+    def states(self, n: int) -> np.ndarray:
+        """What was made of each token, (n, width), without pooling."""
+        get = library().llama_get_embeddings_ith
+        return np.stack([np.ctypeslib.as_array(get(self.context, i), (self.width,)) for i in range(n)]).copy()
+
     def embed(self, tokens: np.ndarray) -> np.ndarray:
         """The pooled embedding (width,), or (n, width) without pooling; not normalised."""
         lib = library()

@@ -91,7 +91,16 @@ SPECS = (
     ),
     Architecture(
         name="modern-bert",
-        graph=Graph(norm="layer", rope="neox", activation="gelu", two_sided=True, window_period=3, window_last=True),
+        graph=Graph(
+            norm="layer",
+            rope="neox",
+            activation="gelu_erf",
+            two_sided=True,
+            window_period=3,
+            window_last=True,
+            head_pooling="mean",
+            head_activation="gelu",
+        ),
         models=dict.fromkeys(
             ("ModernBertForMaskedLM", "ModernBertForSequenceClassification", "ModernBertModel"), _MODERNBERT
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, flag
 from ggufkit.arch.spec import Architecture, Transform
 from ggufkit.arch.specs.llama import PERMUTED
@@ -35,6 +36,7 @@ def _of_all_heads(part: str) -> Transform:
 SPECS = (
     Architecture(
         name="chameleon",
+        graph=Graph(head_norm=("layer", 1e-5), silent=(4, 8196)),  # tokens of images
         models=dict.fromkeys(("ChameleonForCausalLM", "ChameleonForConditionalGeneration"), _DEFAULTS),
         metadata=(*BASE, flag("swin_norm", lambda config: config.get("swin_norm", default=False))),
         vocabulary=bpe,

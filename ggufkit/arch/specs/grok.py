@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, OPTIONAL, real, string, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import stack_experts
@@ -56,6 +57,16 @@ _EXPERTS = (
 SPECS = (
     Architecture(
         name="grok",
+        # What older files leave out is what Grok 1 has.
+        graph=Graph(
+            rope="neox",
+            activation="gelu",
+            multipliers=lambda width, layers: (78.38367176906169, 1, 0.5773502691896257),
+            logit_multiplied=True,
+            attention_cap=30.0,
+            inner_norms=True,
+            shared_scale=0.5**0.5,
+        ),
         models=dict.fromkeys(("Grok1ForCausalLM", "GrokForCausalLM"), _DEFAULTS),
         metadata=(
             *BASE,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import ROPE_DIMENSIONS, base, flag, real, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import split_rows
@@ -41,6 +42,7 @@ def _one_behind_the_other(tensors: Iterable[Tensor], config: Config) -> Iterator
 SPECS = (
     Architecture(
         name="hrm_text",
+        graph=Graph(rope="neox", bare_norms=True),
         models={"HrmTextForCausalLM": {"rms_norm_eps": 1e-6}},
         metadata=(
             *base(uint("block_count", _passes)),

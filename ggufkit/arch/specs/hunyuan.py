@@ -150,6 +150,7 @@ def _moe_stretched(config: Config) -> float | None:
 SPECS = (
     Architecture(
         name="hunyuan-moe",
+        graph=Graph(rope="neox", late_norm=True),
         models={"HunYuanMoEV1ForCausalLM": {}},
         metadata=(
             *BASE,

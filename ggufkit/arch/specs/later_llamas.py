@@ -78,6 +78,7 @@ _TALKIE = r"^model\.blocks\.(\d+)\."
 SPECS = (
     Architecture(
         name="cogvlm",
+        graph=Graph(rope="neox", unread=("vis_",)),
         models={"CogVLMForCausalLM": {"rms_norm_eps": 1e-5}},
         metadata=(*BASE, VOCAB_SIZE, ROPE_DIMENSIONS),
         vocabulary=llama_vocabulary,
@@ -85,6 +86,7 @@ SPECS = (
     ),
     Architecture(
         name="spark2_5",
+        graph=Graph(rope="neox", activation="gelu", window_period=1),
         models={"Spark2_5ForCausalLM": {}},
         metadata=(
             *BASE,
@@ -100,6 +102,15 @@ SPECS = (
     ),
     Architecture(
         name="talkie",
+        graph=Graph(
+            rope="neox",
+            bare_norms=True,
+            embedding_norm=True,
+            embedding_added=True,
+            late_norm=True,
+            plain_norm=True,
+            logit_multiplied=True,
+        ),
         models={"TalkieForCausalLM": {}},
         preamble=(real("logit_scale", _logit_scale),),
         metadata=(*BASE, real("attention.layer_norm_rms_epsilon", lambda config: 2.0**-23)),

@@ -39,6 +39,7 @@ SPECS = (
     ),
     Architecture(
         name="minicpm3",
+        graph=Graph(rope="neox", multipliers=lambda width, layers: (12, 1.4 / layers**0.5, 256 / width)),
         models={"MiniCPM3ForCausalLM": {}},
         metadata=(
             FILE_TYPE,

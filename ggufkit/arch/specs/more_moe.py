@@ -234,6 +234,14 @@ SPECS = (
     ),
     Architecture(
         name="smallthinker",
+        graph=Graph(
+            rope="neox",
+            activation="relu",
+            window_period=4,
+            window_last=True,
+            rope_layers="local",
+            early_router=True,
+        ),
         models={"SmallThinkerForCausalLM": {}},
         metadata=(
             *BASE,
@@ -269,6 +277,7 @@ SPECS = (
     ),
     Architecture(
         name="maple",
+        graph=Graph(rope="neox", window_period=1, rope_layers="local", clamp_first=True),
         models={"MapleForCausalLM": {}},
         metadata=(
             *BASE,
@@ -315,7 +324,7 @@ SPECS = (
             rope_layers="local or dense",
             router="sigmoid",
             router_normalized=False,
-            shared_averaged=True,
+            shared_scale=0.5,
         ),
         models={"Cohere2MoeForCausalLM": {}},
         metadata=(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import (
     BASE,
     FILE_TYPE,
@@ -111,6 +112,7 @@ def _of_yarn(row: Row) -> Row:
 SPECS = (
     Architecture(
         name="plamo",
+        graph=Graph(rope="neox", parallel="shared"),
         models={"PlamoForCausalLM": {}},
         metadata=(
             uint("context_length", lambda config: 4096),
@@ -164,6 +166,7 @@ SPECS = (
     ),
     Architecture(
         name="plamo3",
+        graph=Graph(rope="neox", window_period=8),
         models={"PLaMo3ForCausalLM": {}, "Plamo3ForCausalLM": {}},
         metadata=(
             *(_of_yarn(row) for row in BASE),

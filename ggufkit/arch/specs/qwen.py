@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE
 from ggufkit.arch.spec import Architecture
 from ggufkit.tokenizer.from_checkpoint.tiktoken import qwen
@@ -12,4 +13,8 @@ _DEFAULTS = {
     "rms_norm_eps": lambda config: config.get("layer_norm_epsilon"),
 }
 
-SPECS = (Architecture(name="qwen", models={"QWenLMHeadModel": _DEFAULTS}, metadata=BASE, vocabulary=qwen),)
+SPECS = (
+    Architecture(
+        name="qwen", graph=Graph(rope="neox"), models={"QWenLMHeadModel": _DEFAULTS}, metadata=BASE, vocabulary=qwen
+    ),
+)

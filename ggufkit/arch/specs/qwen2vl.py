@@ -82,7 +82,7 @@ SPECS = (
         models={"Qwen3VLForConditionalGeneration": _QWEN3},
         metadata=(*BASE, pooling, uint("n_deepstack_layers", _deepstack)),
         vocabulary=_ANY,
-        graph=Graph(rope="neox", mixed_sections=True),
+        graph=Graph(rope="neox", mixed_sections=True, head_softmax=True),
         transforms=(_THINKER,),
     ),
     Architecture(
@@ -90,7 +90,7 @@ SPECS = (
         models={"Qwen3ASRForConditionalGeneration": _QWEN3},
         metadata=(*BASE, pooling, uint("n_deepstack_layers", lambda config: 0)),
         vocabulary=_ends_turns(_ANY, _CHATML),
-        graph=Graph(rope="neox", mixed_sections=True),
+        graph=Graph(rope="neox", mixed_sections=True, head_softmax=True),
         transforms=(_THINKER,),
     ),
     Architecture(

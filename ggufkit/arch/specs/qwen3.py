@@ -41,7 +41,7 @@ SPECS = (
         models={"Qwen3ForCausalLM": _DEFAULTS, "Qwen3Model": _DEFAULTS},
         metadata=(*BASE, pooling),
         vocabulary=first_of(sentencepiece, bpe),
-        graph=Graph(rope="neox"),
+        graph=Graph(rope="neox", head_softmax=True),
         transforms=(BARE,),
     ),
     Architecture(

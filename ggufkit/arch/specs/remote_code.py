@@ -175,6 +175,7 @@ def _context(config: Config) -> int:
 SPECS = (
     Architecture(
         name="codeshell",
+        graph=Graph(norm="layer", rope="neox", activation="gelu", embedding_is_output=True),
         models={"CodeShellForCausalLM": {}},
         metadata=(
             uint("context_length", "n_positions"),
@@ -234,6 +235,7 @@ SPECS = (
     ),
     Architecture(
         name="plm",
+        graph=Graph(activation="relu_squared"),
         models={"PLMForCausalLM": {}},
         metadata=(
             *BASE,
@@ -334,6 +336,7 @@ SPECS = (
     ),
     Architecture(
         name="nanbeige",
+        graph=Graph(),
         models={"NanbeigeForCausalLM": {}},
         metadata=(
             *BASE,
@@ -413,6 +416,7 @@ SPECS = (
     ),
     Architecture(
         name="jais",
+        graph=Graph(norm="layer", rope=None, attention_scale=lambda head: 1 / head),
         models={"JAISLMHeadModel": {}},
         metadata=(
             LAYERS,
@@ -467,6 +471,7 @@ SPECS = (
     ),
     Architecture(
         name="jina-bert-v2",
+        graph=Graph(norm="layer", rope=None, activation="gelu", alibi=lambda layers: 8.0),
         models={"JinaBertForMaskedLM": {}, "JinaBertModel": {}},
         metadata=(*BASE, *ENCODER),
         vocabulary=_jina_vocabulary,

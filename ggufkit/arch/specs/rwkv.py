@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import FILE_TYPE, LAYERS, real, uint
 from ggufkit.arch.names import name_map
 from ggufkit.arch.spec import Architecture, Transform
@@ -192,6 +193,7 @@ def _seven(architecture: str) -> tuple[Transform, ...]:
 SPECS = (
     Architecture(
         name="rwkv6",
+        graph=Graph(norm="layer", rope=None, ffn_norm="attn_norm_2"),
         names=_NAMES,
         models={"Rwkv6ForCausalLM": {}},
         metadata=(
@@ -215,6 +217,7 @@ SPECS = (
     ),
     Architecture(
         name="rwkv6qwen2",
+        graph=Graph(rope=None),
         names=_NAMES,
         models={"RWKV6Qwen2ForCausalLM": {}},
         metadata=(
@@ -242,6 +245,7 @@ SPECS = (
     ),
     Architecture(
         name="rwkv7",
+        graph=Graph(norm="layer", rope=None, ffn_norm="attn_norm_2"),
         names=_NAMES,
         models={"RWKV7ForCausalLM": {}, "Rwkv7ForCausalLM": {}},
         metadata=(
@@ -266,6 +270,7 @@ SPECS = (
     ),
     Architecture(
         name="arwkv7",
+        graph=Graph(rope=None),
         names=_NAMES,
         models={"RwkvHybridForCausalLM": {}},
         when=lambda config: config.get("wkv_version") == 7,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import base, blocks_with_mtp, flag, flags, integers, mtp_layers, real, reals, uint
 from ggufkit.arch.rope import llama3_divisors
 from ggufkit.arch.spec import Architecture
@@ -78,6 +79,7 @@ def _half_stretched(tensors: Iterable[Tensor], config: Config) -> Iterator[Tenso
 SPECS = (
     Architecture(
         name="step35",
+        graph=Graph(rope="neox", window_period=1, full_rope_share=0.5, full_rope_factors=True, router="sigmoid"),
         models={"Step3p5ForCausalLM": {}, "Step3p7ForConditionalGeneration": {}},
         metadata=(
             *base(

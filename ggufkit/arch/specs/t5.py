@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import FILE_TYPE, OPTIONAL, real, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.checkpoint.config import Config
@@ -55,6 +56,9 @@ _ATTENTION = (
 SPECS = (
     Architecture(
         name="t5",
+        graph=Graph(
+            rope=None, activation="gelu", plain_activation="relu", encoder="first", output_norm="dec.output_norm"
+        ),
         models=dict.fromkeys(
             (
                 "T5WithLMHeadModel",
@@ -78,6 +82,9 @@ SPECS = (
     ),
     Architecture(
         name="t5encoder",
+        graph=Graph(
+            rope=None, activation="gelu", plain_activation="relu", encoder="only", output_norm="enc.output_norm"
+        ),
         models={"T5EncoderModel": _DEFAULTS},
         metadata=(*_SHAPE, *_ATTENTION, FILE_TYPE),
         vocabulary=t5,

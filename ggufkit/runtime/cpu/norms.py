@@ -37,10 +37,10 @@ def rms_norm(x, weight, epsilon, out):
 
 @kernel
 def layer_norm(x, weight, bias, epsilon, out):
-    """(x − mean) / √(variance + ε) × weight + bias; shapes as in `rms_norm`, bias of one row, or none."""
+    """(x − mean) / √(variance + ε) × weight + bias; shapes as in `rms_norm`, bias of one row or as weight, or none."""
     rows, size = x.shape
     heads = weight.shape[0]
-    shifted = bias.shape[0] > 0
+    shifts = bias.shape[0]
     for row in range(rows):
         total = 0.0
         for i in range(size):
@@ -54,7 +54,7 @@ def layer_norm(x, weight, bias, epsilon, out):
         factor = ONE / np.sqrt(np.float32(square / size) + epsilon)
         for i in range(size):
             v = out[row, i] * factor * weight[row % heads, i]
-            out[row, i] = v + bias[0, i] if shifted else v
+            out[row, i] = v + bias[row % shifts, i] if shifts else v
 
 
 @kernel

@@ -10,6 +10,7 @@ import numpy as np
 
 from ggufkit.errors import ArchitectureError
 from ggufkit.kernels.threads import thread_count
+from ggufkit.runtime import relative
 from ggufkit.runtime.chosen import attend, scores
 from ggufkit.runtime.cpu import activations, gelus, norms, recurrence
 from ggufkit.runtime.cpu.attention import ROWS, Pass
@@ -267,6 +268,37 @@ class CpuOps:
             parts = q[rows], k[rows], v[rows], factors[rows], beta[rows], span.cache.arrays[-1], out[rows]
             work = (span.hi - span.lo) * v.shape[1] * q.shape[2] * v.shape[2] * 4
             self.calls.ranged([(recurrence.delta, parts, v.shape[1])], work, self.threads)
+        return out
+
+    def related(self, q: np.ndarray, keys: np.ndarray, values: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+        result: np.ndarray = relative.attend(np, q, keys, values, bias)
+        return result
+
+    def exp(self, x: np.ndarray) -> np.ndarray:
+        return np.exp(x)
+
+    def wkv(
+        self,
+        r: np.ndarray,
+        w: np.ndarray,
+        k: np.ndarray,
+        v: np.ndarray,
+        a: np.ndarray | None,
+        b: np.ndarray | None,
+        bonus: np.ndarray | None,
+        spans: Sequence[Span],
+    ) -> np.ndarray:
+        n, heads, size = v.shape
+        out = np.empty((n, heads, size), np.float32)
+        given = [r, w, k, v, r[:0] if a is None else a, r[:0] if b is None else b]
+        given = [np.ascontiguousarray(part, np.float32) for part in given]
+        bonus = _NO_BIAS if bonus is None else bonus
+        for span in spans:
+            rows = slice(span.lo, span.hi)
+            parts = (*(part[rows] for part in given), bonus, span.cache.arrays[-1], out[rows])
+            self.calls.ranged(
+                [(recurrence.wkv, parts, heads)], (span.hi - span.lo) * heads * size * size * 4, self.threads
+            )
         return out
 
     def best(self, q: np.ndarray, keys: np.ndarray, weights: np.ndarray, start: int, count: int) -> np.ndarray | None:

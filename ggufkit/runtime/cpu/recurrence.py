@@ -1,4 +1,4 @@
-"""State spaces and delta nets: what every token changes and then reads, a head after the other.
+"""State spaces, delta nets, RWKV: what every token changes and then reads, a head after the other.
 
 Heads do not depend on each other, so threads share them; a head's state stays in the core's cache while all tokens
 pass.
@@ -12,7 +12,7 @@ from ggufkit.kernels.jit import kernel
 from ggufkit.kernels.lane_math import exp
 from ggufkit.kernels.lanes import load, multiply_add, splat, store, sum_lanes
 
-__all__ = ["delta", "scan"]
+__all__ = ["delta", "scan", "wkv"]
 
 ZERO = np.float32(0)
 
@@ -98,4 +98,56 @@ def delta(q, k, v, decay, beta, state, out, lo, hi):
                     at = base + i * dv + j
                     flat[at] += new * k[t, head, i]
                     found += flat[at] * q[t, head, i]
+                flat_out[row + j] = found
+
+
+@kernel
+def wkv(r, w, k, v, a, b, bonus, state, out, lo, hi):
+    """Heads `lo:hi` of RWKV's recurrence (see `Ops.wkv`).
+
+    Parameters
+    ----------
+    r, w, k, v, a, b, out : (n, heads, size) float32; a and b of length 0 for none.
+    bonus : (heads, size), or of length 0 for none.
+    state : (heads, size, size), changed.
+    """
+    n, heads, size = v.shape
+    whole, unlearns, itself = size // 16 * 16, a.shape[0] > 0, bonus.shape[0] > 0
+    flat, flat_v, flat_out = state.reshape(-1), v.reshape(-1), out.reshape(-1)
+    for head in range(lo, hi):
+        base = head * size * size
+        for t in range(n):
+            row = (t * heads + head) * size
+            for j in range(0, whole, 16):
+                value, known, found = load(flat_v, row + j), splat(ZERO), splat(ZERO)
+                if unlearns:
+                    for i in range(size):
+                        known = multiply_add(load(flat, base + i * size + j), splat(a[t, head, i]), known)
+                for i in range(size):
+                    at = base + i * size + j
+                    s, read = load(flat, at), splat(r[t, head, i])
+                    if itself:
+                        own = multiply_add(value, splat(bonus[head, i] * k[t, head, i]), s)
+                        found = multiply_add(own, read, found)
+                    s = multiply_add(value, splat(k[t, head, i]), s * splat(w[t, head, i]))
+                    if unlearns:
+                        s = multiply_add(known, splat(b[t, head, i]), s)
+                    store(flat, at, s)
+                    if not itself:
+                        found = multiply_add(s, read, found)
+                store(flat_out, row + j, found)
+            for j in range(whole, size):
+                value, known, found = flat_v[row + j], ZERO, ZERO
+                if unlearns:
+                    for i in range(size):
+                        known += flat[base + i * size + j] * a[t, head, i]
+                for i in range(size):
+                    at = base + i * size + j
+                    if itself:
+                        found += (flat[at] + value * (bonus[head, i] * k[t, head, i])) * r[t, head, i]
+                    flat[at] = flat[at] * w[t, head, i] + value * k[t, head, i]
+                    if unlearns:
+                        flat[at] += known * b[t, head, i]
+                    if not itself:
+                        found += flat[at] * r[t, head, i]
                 flat_out[row + j] = found

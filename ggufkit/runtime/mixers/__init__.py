@@ -16,8 +16,11 @@ from ggufkit.runtime.mixers import (
     attention,
     delta_attention,
     delta_net,
+    expanded_attention,
     indexed_attention,
     latent_attention,
+    relative_attention,
+    rwkv,
     short_convolution,
     state_space,
 )
@@ -46,7 +49,18 @@ class Mixer(Protocol):
 
 
 # Modules with `found(load, at)`, whether the tensors called `at` + … are of this kind, and `load(load, layer, slots)`.
-KINDS = (attention, latent_attention, indexed_attention, short_convolution, state_space, delta_net, delta_attention)
+KINDS = (
+    attention,
+    latent_attention,
+    expanded_attention,
+    indexed_attention,
+    short_convolution,
+    state_space,
+    delta_net,
+    delta_attention,
+    relative_attention,
+    rwkv,
+)
 
 
 def load_mixers(load: Loader, layer: int, slots: list[Mixer]) -> tuple[Mixer, ...]:

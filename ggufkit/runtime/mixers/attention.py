@@ -124,7 +124,8 @@ class Attention:
 
 def found(load: Loader, at: str) -> bool:
     """Whether a block has attention of this kind."""
-    if load.has(f"{at}attn_kv_a_mqa.weight") or load.has(f"{at}ssm_conv1d_q.weight"):
+    others = "attn_kv_a_mqa", "ssm_conv1d_q", "attn_o"
+    if any(load.has(f"{at}{name}.weight") for name in others):
         return False
     return load.has(f"{at}attn_q.weight") or (load.has(f"{at}attn_qkv.weight") and not load.has(f"{at}ssm_out.weight"))
 
@@ -140,9 +141,10 @@ def load(load: Loader, layer: int, slots: list[Any]) -> Attention:
     rows = [heads * head_k * (2 if gated else 1), kv_heads * head_k, kv_heads * head_v]
     q, k, v = _projections(load, layer, rows)
     rope = _stretched(load, rope_of(load, layer))
-    q_norm, k_norm = load.norm(f"{at}attn_q_norm", head_k, heads), load.norm(f"{at}attn_k_norm", head_k, kv_heads)
+    q_norm = load.norm(f"{at}attn_q_norm", head_k, heads, graph.head_norm)
+    k_norm = load.norm(f"{at}attn_k_norm", head_k, kv_heads, graph.head_norm)
     if graph.plain_norm and rope is not None:
-        q_norm = k_norm = load.plain_norm(head_k)
+        q_norm, k_norm = q_norm or load.plain_norm(head_k), k_norm or load.plain_norm(head_k)
     sinks = load.vector(f"{at}attn_sinks.weight", heads) if load.has(f"{at}attn_sinks.weight") else None
     gate = load.linear(f"{at}attn_gate", -1, width) if load.has(f"{at}attn_gate.weight") else None
     loaded = Attention(

@@ -93,7 +93,8 @@ class LatentAttention:
 
 def found(load: Loader, at: str) -> bool:
     """Whether a block has attention of this kind."""
-    return load.has(f"{at}attn_kv_a_mqa.weight") and load.graph.index_rope is None
+    made = load.has(f"{at}attn_kv_b.weight")  # keys and values: see `expanded_attention`
+    return load.has(f"{at}attn_kv_a_mqa.weight") and not made and load.graph.index_rope is None
 
 
 def load(load: Loader, layer: int, slots: list[Any]) -> LatentAttention:

@@ -14,6 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from ggufkit.errors import ArchitectureError
+from ggufkit.runtime import relative
 from ggufkit.runtime.chosen import attend, scores
 from ggufkit.runtime.cpu.choosing import best_of
 from ggufkit.runtime.mlx import recurrence
@@ -168,6 +169,32 @@ class MlxOps:
         for span in spans:
             rows, arrays = slice(span.lo, span.hi), span.cache.arrays
             y, arrays[-1] = recurrence.delta(q[rows], k[rows], v[rows], decay[rows], beta[rows], arrays[-1])
+            found.append(y)
+        return mx.concatenate(found)
+
+    def related(self, q: mx.array, keys: mx.array, values: mx.array, bias: mx.array | None) -> mx.array:
+        result: mx.array = relative.attend(mx, q, keys, values, bias)
+        return result
+
+    def exp(self, x: mx.array) -> mx.array:
+        return mx.exp(x)
+
+    def wkv(
+        self,
+        r: mx.array,
+        w: mx.array,
+        k: mx.array,
+        v: mx.array,
+        a: mx.array | None,
+        b: mx.array | None,
+        bonus: mx.array | None,
+        spans: Sequence[Span],
+    ) -> mx.array:
+        found = []
+        for span in spans:
+            rows, arrays = slice(span.lo, span.hi), span.cache.arrays
+            a_, b_ = (None if part is None else part[rows] for part in (a, b))
+            y, arrays[-1] = recurrence.wkv(r[rows], w[rows], k[rows], v[rows], a_, b_, bonus, arrays[-1])
             found.append(y)
         return mx.concatenate(found)
 

@@ -1,4 +1,4 @@
-"""State spaces and delta nets in MLX: token after token."""
+"""State spaces, delta nets and RWKV in MLX: token after token."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import mlx.core as mx
 
 from ggufkit.runtime.ops import StateSpace
 
-__all__ = ["delta", "scan"]
+__all__ = ["delta", "scan", "wkv"]
 
 
 @partial(mx.compile, shapeless=False)
@@ -55,4 +55,35 @@ def delta(
     for t in range(len(q)):
         y, state = _delta_one(q[t], k[t], v[t], decay[t], beta[t], state)
         rows.append(y)
+    return mx.stack(rows), state
+
+
+@partial(mx.compile, shapeless=False)
+def _forgot(w: mx.array, k: mx.array, v: mx.array, state: mx.array) -> mx.array:
+    """w, k (heads, size), v (heads, size), state (heads, size, size)."""
+    return state * w[..., None] + k[..., None] * v[:, None]
+
+
+def wkv(
+    r: mx.array,
+    w: mx.array,
+    k: mx.array,
+    v: mx.array,
+    a: mx.array | None,
+    b: mx.array | None,
+    bonus: mx.array | None,
+    state: mx.array,
+) -> tuple[mx.array, mx.array]:
+    """What `Ops.wkv` gives for the rows of one conversation, and its new state."""
+    rows = []
+    for t in range(len(r)):
+        after = _forgot(w[t], k[t], v[t], state)
+        if a is not None and b is not None:
+            after = after + b[t][..., None] * mx.sum(state * a[t][..., None], axis=1)[:, None]
+        if bonus is None:
+            rows.append(mx.sum(after * r[t][..., None], axis=1))
+        else:
+            own = mx.sum(r[t] * bonus * k[t], axis=-1, keepdims=True)
+            rows.append(mx.sum(state * r[t][..., None], axis=1) + own * v[t])
+        state = after
     return mx.stack(rows), state

@@ -32,18 +32,24 @@ async def vectors_of(
     """
     from ggufkit.runtime.generate import prompt_tokens
 
-    if pooling is None and served.engine.model.hyper.pooling == "none":
-        pooling = "last"  # a vector of each text, whatever the model was made for
+    own = served.engine.model.hyper.pooling
+    if pooling is None and own in ("none", "rank"):
+        pooling = "last" if own == "none" else "cls"  # a vector of each text, whatever the model was made for
 
     def encoded() -> list[list[int]]:
         with served.encoding(max((text for text in texts if isinstance(text, str)), key=len, default="")):
             return [prompt_tokens(served.tokenizer, text) for text in texts]
 
     tokens = await asyncio.to_thread(encoded)
-    work = served.engine.embed(tokens, pooling)
+    return await _embedded(call, served, tokens, pooling), sum(map(len, tokens))
+
+
+async def _embedded(
+    call: Call, served: Served, texts: Sequence[Sequence[int]], pooling: str | None
+) -> list[np.ndarray]:
+    work = served.engine.embed(texts, pooling)
     call.stack.callback(work.cancel)
-    vectors = await call.unless_gone(_result(work))
-    return vectors, sum(map(len, tokens))
+    return await call.unless_gone(_result(work))
 
 
 async def _result(work: Any) -> list[np.ndarray]:
@@ -77,7 +83,7 @@ def _encoded(vector: np.ndarray, form: str) -> Any:
 
 
 async def _rerank(call: Call) -> Response:
-    """Documents by how near they are to a query: cosines of their vectors."""
+    """Documents by what the model's classification head says of each and a query, or by cosines of vectors."""
     body = await call.body()
     served = await call.model(body.text("model"))
     query = body.need_text("query")
@@ -85,9 +91,7 @@ async def _rerank(call: Call) -> Response:
     if not documents:
         raise body.wrong("documents", "is missing or empty")
     top = body.whole("top_n", 1, 1 << 31, len(documents))
-    vectors, count = await vectors_of(call, served, [query, *documents])
-    first, *others = (normalized(vector) for vector in vectors)
-    scores = [float(first @ other) for other in others]
+    scores, count = await _scores(call, served, query, documents)
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))[:top]
     results = [
         {"index": i, "relevance_score": scores[i]}
@@ -96,6 +100,22 @@ async def _rerank(call: Call) -> Response:
     ]
     usage = {"prompt_tokens": count, "total_tokens": count}
     return json_response({"object": "list", "model": served.name, "results": results, "usage": usage})
+
+
+async def _scores(call: Call, served: Served, query: str, documents: list[str]) -> tuple[list[float], int]:
+    model = served.engine.model
+    if model.weights.head is None:
+        vectors, count = await vectors_of(call, served, [query, *documents])
+        first, *others = (normalized(vector) for vector in vectors)
+        return [float(first @ other) for other in others], count
+
+    def encoded() -> list[list[int]]:
+        with served.encoding(max((query, *documents), key=len)):
+            return [model.pair_tokens(query, document) for document in documents]
+
+    texts = await asyncio.to_thread(encoded)
+    found = await _embedded(call, served, texts, "rank")
+    return [float(outputs[0]) for outputs in found], sum(map(len, texts))
 
 
 def _text(body: Body, document: Any) -> str:

@@ -149,13 +149,14 @@ class Engine:
         self._size = cache_sizes(self.model, self._types)
         full = self._size(self._context)
         self._limit = self.slots * full if cache_bytes is None else cache_bytes
+        if self.model.weights.encoder is not None:
+            raise UsageError("the model has an encoder that reads for it; such models are run, not served")
         if self._limit < full:  # who asked for it would wait for ever
             raise UsageError(
                 f"a context of {self._context} tokens takes {full} bytes of cache, more than the {self._limit} for all",
                 Hint("give a smaller {context}", "give more {cache_bytes}"),
             )
         self._prefixes = Prefixes(cache_ram, self._size)
-        self._recurrent = self._new_cache().recurrent
         if self._cache_folder is not None:
             self._prefixes.load(self._cache_folder, self._new_cache)
 
@@ -400,8 +401,8 @@ class Engine:
         return self._new_cache(request.adapters) if found is None else found
 
     def _ahead_of(self, request: Request) -> Ahead | None:
-        """What guesses for a request; recurrent layers cannot forget what was guessed wrong."""
-        if not request.speculate or self._recurrent or min(request.tokens) < 0:  # behind images nothing is guessed
+        """What guesses for a request."""
+        if not request.speculate or min(request.tokens) < 0:  # behind images nothing is guessed
             return None
         guessers: list[Guesser] = [Lookup()] if self._lookup else []
         if self._draft is not None:

@@ -102,7 +102,8 @@ class Running:
         most = len(self.tokens) + 1
         room = self.context - most if self.request.max_tokens is None else self.request.max_tokens - self.written - 1
         self._guesses = [] if self.ahead is None else self.ahead.guess(self.tokens, min(room, self.context - most))
-        return Piece(self.cache, [self.tokens[-1], *self._guesses], 1 + len(self._guesses))
+        # Recurrent layers may have gone back further than to the last token.
+        return Piece(self.cache, [*self.tokens[len(self.cache) :], *self._guesses], 1 + len(self._guesses))
 
     def take(self, rows: np.ndarray) -> None:
         """Choose tokens: logits (1 + guesses, vocabulary) of the piece that was run."""
