@@ -762,6 +762,43 @@ def chatglm3() -> Tiny:
     return Tiny(values, shapes.items(), tokenizer="spm")
 
 
+def nemotron_puzzle() -> Tiny:
+    """Mamba, experts, attention, fewer experts."""
+    heads, inner, state, latent = 8, 64, 8, 16
+    shapes: dict[str, tuple[int, ...]] = {"model.embeddings.weight": (264, WIDTH), "lm_head.weight": (264, WIDTH)}
+    for i, kind in enumerate(("mamba", "moe", "attention", "moe")):
+        at = f"model.layers.{i}.mixer"
+        shapes |= dict(norm(f"model.layers.{i}.norm"))
+        if kind == "mamba":
+            shapes |= dict(linear(f"{at}.in_proj", 2 * inner + 2 * 2 * state + heads, WIDTH))
+            shapes |= {f"{at}.conv1d.weight": (inner + 4 * state, 1, 4), f"{at}.conv1d.bias": (inner + 4 * state,)}
+            shapes |= {f"{at}.{name}": (heads,) for name in ("A_log", "D", "dt_bias")}
+            shapes |= dict(norm(f"{at}.norm", inner)) | dict(linear(f"{at}.out_proj", WIDTH, inner))
+        elif kind == "attention":
+            shapes |= dict(attention(at))
+        else:
+            shapes |= dict(linear(f"{at}.gate", EXPERTS, WIDTH)) | {f"{at}.gate.e_score_correction_bias": (EXPERTS,)}
+            shapes |= dict(linear(f"{at}.fc1_latent_proj", latent, WIDTH))
+            shapes |= dict(linear(f"{at}.fc2_latent_proj", WIDTH, latent))
+            ffn = 24 if i == 1 else 16
+            for expert in range(EXPERTS):
+                shapes |= dict(linear(f"{at}.experts.{expert}.up_proj", ffn, latent))
+                shapes |= dict(linear(f"{at}.experts.{expert}.down_proj", latent, ffn))
+            shapes |= dict(linear(f"{at}.shared_experts.up_proj", FFN, WIDTH))
+            shapes |= dict(linear(f"{at}.shared_experts.down_proj", WIDTH, FFN))
+    shapes |= dict(norm("model.norm_f")) | {"mtp.layers.0.enorm.weight": (WIDTH,)}
+    blocks: list[dict[str, Any]] = [{"block_type": "mamba"}, {"block_type": "moe"}, {"block_type": "attention"}]
+    blocks[1] |= {"moe_intermediate_size": 24, "num_experts_per_tok": 2}
+    blocks.append({"block_type": "moe", "moe_intermediate_size": 16, "num_experts_per_tok": 1})
+    more = {"block_configs": blocks, "n_routed_experts": EXPERTS, "n_shared_experts": 1, "norm_topk_prob": True}
+    more |= {"moe_shared_expert_intermediate_size": FFN, "routed_scaling_factor": 2.5, "n_group": 1, "topk_group": 1}
+    more |= {"moe_latent_size": latent, "head_dim": HEAD, "mamba_num_heads": heads, "mamba_head_dim": HEAD}
+    more |= {"ssm_state_size": state, "n_groups": 2, "conv_kernel": 4, "expand": 1, "layer_norm_epsilon": 1e-5}
+    more |= {"num_nextn_predict_layers": 1, "mamba_d_state": state, "mamba_d_conv": 4, "mamba_expand": 1}
+    values = config("NemotronHPuzzleForCausalLM", "nemotron_h_puzzle", 264, **LLAMA | more)
+    return Tiny(values, shapes.items())
+
+
 REMOTE = {
     "rwkv6": rwkv6,
     "rwkv6qwen2": rwkv6qwen2,
@@ -783,6 +820,7 @@ REMOTE = {
     "deepseek-ocr": deepseek_ocr,
     "muse-glimmer": muse_glimmer,
     "chatglm3": chatglm3,
+    "nemotron-puzzle": nemotron_puzzle,
     "bailingmoe3": bailingmoe3,
     "bailingmoe3-vl": lambda: bailingmoe3(mrope_section=[1, 1, 0]),
     "dots3": dots3,

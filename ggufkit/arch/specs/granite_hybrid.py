@@ -266,7 +266,7 @@ _NEMOTRON_KEYS: tuple[Row, ...] = (
 )
 
 
-def _nemotron(name: str, moe: bool, keys: tuple[Row, ...], transforms: tuple[Transform, ...]) -> Architecture:
+def nemotron(name: str, moe: bool, keys: tuple[Row, ...], transforms: tuple[Transform, ...]) -> Architecture:
     return Architecture(
         name=name,
         graph=Graph(rope=None, activation="relu_squared", router="sigmoid", router_normalized=False),
@@ -286,6 +286,16 @@ def _nemotron(name: str, moe: bool, keys: tuple[Row, ...], transforms: tuple[Tra
         blocks=_nemotron_blocks,
         when=lambda config: _is_moe(config) is moe,
     )
+
+
+NEMOTRON_EXPERTS: tuple[Transform, ...] = (
+    stack_experts(
+        r"backbone\.layers\.(?P<layer>\d+)\.mixer\.experts\.(?P<expert>\d+)\.(?P<part>\w+)_proj\.weight",
+        parts=("down", "up"),
+        name="model.layers.{layer}.mlp.experts.{part}_proj.weight",
+        count=lambda config: config.integer("n_routed_experts"),
+    ),
+)
 
 
 # ---- Falcon-H1 --------------------------------------------------------------------------------------------------
@@ -372,7 +382,7 @@ SPECS = (
     _granite_hybrid("granitehybrid", _has_mixers),
     _granite_hybrid("granitemoe", lambda config: not _has_mixers(config) and "num_experts_per_tok" in config),
     _granite_hybrid("granite", lambda config: not _has_mixers(config)),
-    _nemotron(
+    nemotron(
         "nemotron_h_moe",
         True,
         (
@@ -390,16 +400,9 @@ SPECS = (
             uint("moe_latent_size", "moe_latent_size", need=OPTIONAL),
             uint("nextn_predict_layers", lambda config: _nemotron_mtp(config) or None),
         ),
-        (
-            stack_experts(
-                r"backbone\.layers\.(?P<layer>\d+)\.mixer\.experts\.(?P<expert>\d+)\.(?P<part>\w+)_proj\.weight",
-                parts=("down", "up"),
-                name="model.layers.{layer}.mlp.experts.{part}_proj.weight",
-                count=lambda config: config.integer("n_routed_experts"),
-            ),
-        ),
+        NEMOTRON_EXPERTS,
     ),
-    _nemotron(
+    nemotron(
         "nemotron_h",
         False,
         (

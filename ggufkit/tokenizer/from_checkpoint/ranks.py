@@ -23,7 +23,7 @@ __all__ = ["all_merges", "merges_of", "read_ranks", "spelled"]
 
 Ranks = Mapping[bytes, int]
 
-_LONGEST = 4096  # bytes of a token; real ones have at most a few hundred
+_LONGEST = 512  # bytes of a token; real ones have at most 128, of spaces
 
 
 def spelled(token: bytes) -> str:

@@ -32,6 +32,7 @@ _FIRST_SPECIAL = (
     *("[SUFFIX]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CONTENT]"),
 )
 
+_MOST = 1 << 20  # special tokens; files have 1000
 _MODEL = re.compile(r"tokenizer\.model(\.v\d+(m\d+)?)?")
 
 # llama.cpp's own chat templates, by version of the tokenizer; of later ones a checkpoint must have its own.
@@ -88,7 +89,7 @@ def _tekken(where: str, described: dict[str, Any]) -> tuple[str, dict[str, Value
             raise ValueError("it needs a config and a vocab")
         size, n_special = int(config["default_vocab_size"]), int(config["default_num_special_tokens"])
         special = list(_FIRST_SPECIAL) if declared is None else [str(entry["token_str"]) for entry in declared]
-        if not len(special) <= n_special <= size <= len(vocab) + n_special:
+        if not len(special) <= n_special <= min(size, _MOST) or size > len(vocab) + n_special:
             raise ValueError(f"{size} tokens with {n_special} special ones do not fit {len(vocab)} and {len(special)}")
         ranks = {b64decode(entry["token_bytes"], validate=True): n for n, entry in enumerate(vocab[: size - n_special])}
     except (KeyError, TypeError, ValueError, binascii.Error) as e:
