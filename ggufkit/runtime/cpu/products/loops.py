@@ -201,7 +201,9 @@ def few(turn, data, rows, levels, scales, sums, out):
             store(sums_of, i, load(sums_of, i) * splat(np.int32(-OFFSET)))
     # Rows are in lanes, the last ones of all again where fewer are left; of less than sixteen each in all lanes.
     lanes, apart = (LANES, row_bytes) if rows >= LANES else (1, 0)
-    ahead = FEW_PANELS * LANES * unit_bytes // (groups * (tokens // TOGETHER))  # bytes to ask for with each tile
+    # Bytes to ask for, half before panels and half with tiles: what is asked for at once keeps the core waiting.
+    before = LANES * unit_bytes // 2
+    ahead = FEW_PANELS * before // (groups * (tokens // TOGETHER))
     grain = _panels(share(turn, rows, row_bytes))
     first = take(turn, grain)
     while first < rows:
@@ -213,6 +215,9 @@ def few(turn, data, rows, levels, scales, sums, out):
                 for p in range(FEW_PANELS):
                     r = min(top + p * lanes, rows - lanes)
                     at, last = r * row_bytes + u * unit_bytes, (r * blocks + blocks - 1) * BYTES
+                    for i in range(0, before, 64):
+                        prefetch(data, soon + i)
+                    soon += before
                     unpack_rows(data, at, apart, last, W, p * panel, step, S, M, p * s_panel)
                 for t in range(0, tokens, TOGETHER):
                     for g in range(groups):
