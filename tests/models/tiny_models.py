@@ -315,7 +315,8 @@ def _more() -> dict[str, Recipe]:
             FINAL | OUTPUT,
         ),
         "qwen2vl": Recipe(
-            RMS | {"rope.dimension_sections": [4, 2, 2, 0]},
+            # llama.cpp of October 2026 does not read this epsilon, and takes 0.
+            RMS | {"rope.dimension_sections": [4, 2, 2, 0], "attention.layer_norm_rms_epsilon": 1e-12},
             norms("attn_norm", "ffn_norm") | attention(bias=True) | gated(),
             FINAL,
         ),
