@@ -373,8 +373,8 @@ def pooling(architecture: str, config: Config) -> Iterator[tuple[str, Value]]:
         if kind not in ("cls", "mean"):
             raise ArchitectureError(f"config.json: 'classifier_pooling' is by cls or mean, not {printable(repr(kind))}")
         yield f"{architecture}.classifier.pooling_type", Value(ValueType.UINT32, _POOLING[kind])
-    if (function := config.get("classifier_activation")) is not None:
-        if function not in ("gelu", "silu", "tanh"):
+    if (function := config.get("classifier_activation", default="gelu")) != "gelu":  # which readers take it for
+        if function not in ("silu", "tanh"):
             raise ArchitectureError(
                 f"config.json: 'classifier_activation' is gelu, silu or tanh, not {printable(repr(function))}"
             )

@@ -40,7 +40,7 @@ from ggufkit.runtime.model import Model
 from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Experts, Linear, Norm, Span, StateSpace
 from ggufkit.tensors.tensor import Tensor
 
-__all__ = ["Pair", "Streams", "quantize_on_the_way"]
+__all__ = ["Inputs", "Pair", "Streams", "quantize_on_the_way"]
 
 _FEW = 4  # an expert that met fewer tokens than a fourth of its columns shares the moment of all
 _REPAIR = 0.05  # damping of what a target takes over from the original's inputs
@@ -318,7 +318,7 @@ class Streams(OpaqueOps):
         self, x: Pair, linears: Sequence[Linear], expert: int = 0, pooled: np.ndarray | None = None
     ) -> list[np.ndarray]:
         """What the matrices that x meets become, decoded; they are quantized now if that is to be done."""
-        inputs = _Inputs(x, self, pooled)
+        inputs = Inputs(x, self, pooled)
         found = []
         for linear in linears:
             matrix: Matrix = linear.weight
@@ -339,9 +339,7 @@ class Streams(OpaqueOps):
             found.append(blocks if last else decode(blocks, planned.format, threads=self.threads))
         return found
 
-    def _quantized(
-        self, matrix: Matrix, expert: int, first: int, planned: PlannedTensor, inputs: _Inputs
-    ) -> np.ndarray:
+    def _quantized(self, matrix: Matrix, expert: int, first: int, planned: PlannedTensor, inputs: Inputs) -> np.ndarray:
         W = matrix.floats(expert)
         what = printable(matrix.name) + (f", expert {expert}," if matrix.experts > 1 else "")
         if not inputs.met:
@@ -365,7 +363,7 @@ class Streams(OpaqueOps):
             return planned.encode(0, len(W))
 
 
-class _Inputs:
+class Inputs:
     """What some matrices meet: moment, factor and repair are made when they are first needed, for all of them."""
 
     def __init__(self, x: Pair, streams: Streams, pooled: np.ndarray | None):

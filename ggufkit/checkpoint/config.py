@@ -121,13 +121,11 @@ class Config:
 
     def integer(self, *names: str, what: str = "") -> int:
         """A required whole number of at least 1."""
-        value = self.require(*names, what=what)
-        if type(value) is not int or not 1 <= value < 1 << 31:
-            raise ArchitectureError(
-                f"config.json: {names[0]!r} must be a whole number from 1 to {(1 << 31) - 1}, not "
-                f"{printable(repr(value), 60)}"
-            )
-        return value
+        return _whole(names[0], self.require(*names, what=what), least=1)
+
+    def count(self, *names: str, default: int = 0) -> int:
+        """A whole number of at least 0; `default` where there is none."""
+        return _whole(names[0], self.get(*names, default=default), least=0)
 
     def number(self, *names: str, what: str = "") -> float:
         """A required finite number."""
@@ -228,3 +226,12 @@ class Config:
     @property
     def head_dim(self) -> int:
         return self.width // self.heads if self.get("head_dim") is None else self.integer("head_dim")
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    if type(value) is not int or not least <= value < 1 << 31:
+        raise ArchitectureError(
+            f"config.json: {name!r} must be a whole number from {least} to {(1 << 31) - 1}, not "
+            f"{printable(repr(value), 60)}"
+        )
+    return value

@@ -20,7 +20,7 @@ import numpy as np
 
 from ggufkit.calibrate.gptq import rounded
 from ggufkit.calibrate.products import Factor, second_moment
-from ggufkit.calibrate.streams import Pair, _Inputs
+from ggufkit.calibrate.streams import Inputs, Pair
 
 sys.path[:0] = [str(Path(__file__).parents[1])]
 
@@ -83,7 +83,7 @@ def main() -> None:
     x = activations(options.tokens, options.cols)
     clock = Clock(options.rows * options.cols)
     streams = SimpleNamespace(threads=options.threads, two=True)
-    inputs = _Inputs(x, streams, None)  # type: ignore[arg-type]  # of `Streams` it reads these two
+    inputs = Inputs(x, streams, None)  # type: ignore[arg-type]  # of `Streams` it reads these two
     factor = inputs.factor
     clock.step("moment, factor")
     target = inputs.target(W)

@@ -11,8 +11,7 @@ from ggufkit.tokenizer.from_checkpoint.bpe import bpe
 
 
 def _experts(config: Config) -> int:
-    count: int = config.get("num_experts", default=0)
-    return count
+    return config.count("num_experts")
 
 
 def _dense(config: Config) -> int:
@@ -28,8 +27,7 @@ def _length(config: Config) -> int:
 
 
 def _shared(config: Config) -> int:
-    count: int = config.get("num_shared_experts", default=0)
-    return count
+    return config.count("num_shared_experts")
 
 
 def _of_experts(*rows: Row) -> tuple[Row, ...]:
@@ -43,7 +41,7 @@ def _of_experts(*rows: Row) -> tuple[Row, ...]:
 
 def _values(config: Config) -> tuple[int, int] | None:
     """Experts for values, and how many of them a token has."""
-    count, used = (config.get(f"mova_num_experts{end}", default=0) for end in ("", "_per_tok"))
+    count, used = (config.count(f"mova_num_experts{end}") for end in ("", "_per_tok"))
     if used > count:
         raise ArchitectureError(f"config.json: {used} of {count} value experts for each token")
     return (count, used) if count > 0 and used > 0 else None
