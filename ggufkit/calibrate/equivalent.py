@@ -68,10 +68,11 @@ def scaled(tensor: Tensor, rows: np.ndarray | None, cols: np.ndarray | None) -> 
 
     def read(lo: int, hi: int) -> np.ndarray:
         values = tensor.floats(lo, hi)
-        if cols is not None:
-            values = values * cols
-        if rows is not None:
-            values = values * rows[lo:hi, None]
+        with np.errstate(over="ignore"):  # whoever rounds them says which are infinite
+            if cols is not None:
+                values = values * cols
+            if rows is not None:
+                values = values * rows[lo:hi, None]
         blocks = np.ascontiguousarray(values, np.float32).view(np.uint8)
         blocks.flags.writeable = False
         return blocks

@@ -22,7 +22,7 @@ __all__ = ["command"]
     type=click.Choice(["compressed-tensors", "gptq", "awq"]),
     default="compressed-tensors",
     show_default=True,
-    help="Of what stays quantized; awq has 4 bits only.",
+    help="Layout of what stays quantized; awq has 4 bits only.",
 )
 @click.option("--decode", is_flag=True, help="Let nothing stay quantized.")
 @click.option("--force", is_flag=True, help="Replace FOLDER if it exists.")

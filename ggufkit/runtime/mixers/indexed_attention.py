@@ -15,7 +15,7 @@ from typing import Any
 
 from ggufkit.runtime.kv.rows import Rows
 from ggufkit.runtime.loader import Loader
-from ggufkit.runtime.mixers import latent_attention
+from ggufkit.runtime.mixers import latent_attention, latents
 from ggufkit.runtime.mixers.attention import rope_of
 from ggufkit.runtime.mixers.latent_attention import LatentAttention
 from ggufkit.runtime.ops import Array, CacheSpec, Linear, Norm, Ops
@@ -106,7 +106,7 @@ def load(load: Loader, layer: int, slots: list[Any]) -> IndexedAttention:
     keys, width, at = load.hyper.keys, load.hyper.width, f"blk.{layer}.indexer."
     own: list[Any] = []
     inner = latent_attention.load(load, layer, own)
-    if inner.q_a is None:
+    if inner.latents.short is None:
         raise load.fail(f"block {layer} has no short vector of queries, from which an index is made")
     index = None
     if _has_own(load, layer):
@@ -115,13 +115,13 @@ def load(load: Loader, layer: int, slots: list[Any]) -> IndexedAttention:
         if rope is not None and rope.dimensions > size:
             raise keys.fail("attention.indexer.key_length", f"must be at least the {rope.dimensions} that turn")
         index = Index(
-            q=load.linear(f"{at}attn_q_b", heads * size, inner.q_a.rows),
+            q=load.linear(f"{at}attn_q_b", heads * size, inner.latents.short.rows),
             k=load.linear(f"{at}attn_k", size, width),
             k_norm=load.norm_of("layer", f"{at}k_norm", size, _EPSILON),
             weights=load.linear(f"{at}proj", heads, width),
             heads=heads,
             size=size,
-            rope=latent_attention.yarn(load, rope)[0],
+            rope=latents.yarn(load, rope)[0],
         )
     elif not any(isinstance(mixer, IndexedAttention) and mixer.index is not None for mixer in slots):
         raise load.fail(f"block {layer} has no index, and there is none before it")
