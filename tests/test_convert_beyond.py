@@ -66,8 +66,8 @@ def floats(path: Path, name: str) -> np.ndarray:
         return model.tensors[name].floats()
 
 
-# The converter's bytes, too, but in sizes, with vocabularies or without tensors that llama.cpp does not take, and models
-# that draft, which need another beside them.
+# The converter's bytes, too, but in sizes, with vocabularies or without tensors that llama.cpp does not take; and
+# models that draft, which need another beside them.
 NOT_LOADED = {
     *("dots1", "grovemoe", "maple", "orion", "pangu", "plm"),
     *("rwkv6", "rwkv7", "arwkv7", "plamo2", "plamo3", "qwen1", "rugpt3xl", "arctic", "k2-horizon", "deepseek-ocr"),
