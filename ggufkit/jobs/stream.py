@@ -31,6 +31,7 @@ from ggufkit.errors import FileError, GgufkitError, printable
 from ggufkit.gguf.writer import Writer
 from ggufkit.jobs.plan import PlannedFile, PlannedTensor
 from ggufkit.jobs.resume import ResumeLog
+from ggufkit.kernels.heap import keep_arrays
 from ggufkit.kernels.threads import for_each, thread_count
 
 __all__ = [
@@ -129,6 +130,7 @@ def stream(
     CodecError : a weight is not finite, or does not fit its format.
     FileError, GGUFError : see `Writer.write`.
     """
+    keep_arrays()
     encode_at_once = thread_count(threads)
     # Where all CPUs may encode, nobody need count: to wake up a worker takes as long as to read a piece.
     counted = encode_at_once < (os.cpu_count() or 1)

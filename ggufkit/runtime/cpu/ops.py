@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ggufkit.errors import ArchitectureError
+from ggufkit.kernels.heap import keep_arrays
 from ggufkit.kernels.threads import thread_count
 from ggufkit.runtime import relative
 from ggufkit.runtime.chosen import attend, scores
@@ -17,7 +18,6 @@ from ggufkit.runtime.cpu.attention import ROWS, Pass
 from ggufkit.runtime.cpu.cache import LayerCache
 from ggufkit.runtime.cpu.calls import NOW, Calls
 from ggufkit.runtime.cpu.choosing import best_of
-from ggufkit.runtime.cpu.heap import keep_arrays
 from ggufkit.runtime.cpu.products import rounded
 from ggufkit.runtime.cpu.weight import Activations, Weight, multiply_all
 from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Experts, Linear, Norm, Recorder, Span, StateSpace
