@@ -164,9 +164,8 @@ def main() -> None:
     seeds = small_files() + [path.read_bytes() for path in found if path.stat().st_size < 64 << 10]
     for data in seeds:
         look(data)  # imports, kernels
-    with contextlib.suppress(
-        AttributeError, OSError
-    ):  # or a thread's heap takes addresses by the 64 MB, which the limit counts
+    # Or a thread's heap takes addresses by the 64 MB, which the limit counts.
+    with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).mallopt(ARENA_MAX, 1)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
