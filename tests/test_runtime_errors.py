@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from tiny_models import write_tiny
 
@@ -88,3 +90,13 @@ def test_context_larger_than_memory_is_refused(tmp_path):
     write_tiny(tmp_path / "m.gguf", "llama")
     with ggufkit.load(tmp_path / "m.gguf", backend="cpu") as model, pytest.raises(UsageError, match="no memory for"):
         model.new_cache(1 << 50)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="open files are not listed here")
+def test_a_model_takes_few_of_the_files_that_may_be_open(tmp_path):
+    """Which may be as few as 256, less than a model has tensors."""
+    write_tiny(tmp_path / "tiny.gguf", "llama")
+    before = len(os.listdir("/proc/self/fd"))
+    with ggufkit.load(tmp_path / "tiny.gguf", backend="cpu") as model:
+        assert len(model.gguf.tensors) > 20
+        assert len(os.listdir("/proc/self/fd")) - before < 10

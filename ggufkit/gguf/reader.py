@@ -91,6 +91,7 @@ class GGUF:
         self.path = path
         self.parts = parts
         self.changed: frozenset[str] = frozenset()
+        self._mappings: dict[str, np.ndarray] = {}
         self.fields: Mapping[str, Field] = parts[0].header.fields
         self.metadata = Metadata(self.fields)
         self.info: dict[str, TensorInfo] = {}
@@ -140,6 +141,7 @@ class GGUF:
         return self._part_of[name].file_offset(self.info[name])
 
     def close(self) -> None:
+        self._mappings.clear()
         for part in self.parts:
             part.source.close()
 
@@ -243,7 +245,16 @@ class GGUF:
         shape = (tensor.rows, tensor.row_bytes)
         if 0 in shape:
             return np.empty(shape, np.uint8)
-        return np.memmap(part.source.name, np.uint8, "r", part.file_offset(self.info[name]), shape)
+        start = part.file_offset(self.info[name])
+        return self._mapping(part.source.name)[start : start + tensor.nbytes].reshape(shape)
+
+    def _mapping(self, path: str) -> np.ndarray:
+        """A whole file in memory, for all of its tensors: each mapping holds a descriptor, of which there are few."""
+        if path not in self._mappings:
+            import numpy as np
+
+            self._mappings[path] = np.asarray(np.memmap(path, np.uint8, "r"))
+        return self._mappings[path]
 
 
 def swapped(blocks: np.ndarray, format: Format) -> np.ndarray:
