@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import ggufkit
@@ -342,6 +342,7 @@ SIGNS = st.sampled_from(["", "*", "+", "?", "{1,2}"])
 
 
 @given(st.lists(st.tuples(PIECES, SIGNS), min_size=1, max_size=3), st.lists(st.text("abc", max_size=6), max_size=6))
+@example([(["[^b]"], "*"), (["[a-c]", "[^b]"], "*")], [""])  # of many ways to read a token
 def test_gbnf_takes_what_a_regular_expression_takes(grammars, tokenizer, parts, texts):
     gbnf = "root ::= " + " ".join(f"({' '.join(pieces)}){sign}" for pieces, sign in parts)
     pattern = re.compile("".join(f"({''.join(pieces)}){sign}" for pieces, sign in parts).translate({34: "", 32: ""}))

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Grammars", "Matcher"]
 
-# A mask takes 50 ms at most, and an automaton of a grammar's terminals 100 MB.
+# A mask takes an eighth of a second at most, and an automaton of a grammar's terminals 100 MB.
 _LIMITS: dict[str, Any] = {
     "max_lexer_states": 50_000,
     "initial_lexer_fuel": 500_000,
     "step_lexer_fuel": 100_000,
-    "step_max_items": 20_000,
+    "step_max_items": 50_000,
     "verbose_errors": False,
 }
 _KEPT = 64  # compiled grammars
