@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import threading
 import time
 import weakref
@@ -11,6 +12,7 @@ import pytest
 
 from ggufkit.errors import UsageError
 from ggufkit.kernels import threads
+from ggufkit.kernels.heap import keep_arrays
 from ggufkit.kernels.shares import take_share
 from ggufkit.kernels.threads import SHARES, for_ranges, in_all_threads, thread_count
 
@@ -159,3 +161,9 @@ def test_efficiency_cores_of_macs_are_left_out(monkeypatch, fast, wanted):
     assert thread_count() == wanted
     assert thread_count(7) == 7
     threads._fast_cpus.cache_clear()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_the_heap_takes_the_limits_it_is_given():
+    """A limit that is too large is refused by a number that nobody would read."""
+    assert keep_arrays()

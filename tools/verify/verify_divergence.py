@@ -21,16 +21,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from verify_runtime import divergence, llama, plain_errors
 
 import ggufkit
 from ggufkit.cli.text import file_windows
 from ggufkit.jobs.quantize import quantization
 from ggufkit.policy.recipe import recipe_of
-
-sys.path[:0] = [str(Path(__file__).parents[2] / place) for place in ("tests/oracles", "tests/models", "tools")]
-
-import llama
-import plain_errors
 
 FAR = 0.02
 Predict = Callable[[np.ndarray], np.ndarray]
@@ -58,17 +54,6 @@ def theirs(path: Path, length: int, stack: ExitStack, flash: int) -> Predict:
     return lambda tokens: model.logits(tokens)[length // 2 :]
 
 
-def logarithms(scores: np.ndarray) -> np.ndarray:
-    z = scores[:-1].astype(np.float64)
-    z -= z.max(-1, keepdims=True)
-    z -= np.log(np.exp(z).sum(-1, keepdims=True))
-    return z
-
-
-def divergences(base: np.ndarray, other: np.ndarray) -> np.ndarray:
-    return (np.exp(base) * (base - other)).sum(-1)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path)
@@ -92,9 +77,9 @@ def main() -> int:
         found = np.zeros((2, len(paths), len(windows), n - n // 2 - 1))
         for w, (seen, _) in enumerate(windows):
             for side, (source, *models) in enumerate(sides):
-                base = logarithms(source(seen))
+                base = source(seen)[:-1]
                 for i, predict in enumerate(models):
-                    found[side, i, w] = divergences(base, logarithms(predict(seen)))
+                    found[side, i, w] = divergence(base, predict(seen)[:-1])
             print(f"window {w + 1} of {len(windows)}", end="\r", file=sys.stderr, flush=True)
     wrong = 0
     print("model                                      here   llama.cpp   ratio       ±   of single windows")

@@ -108,8 +108,9 @@ def write_new(
         with os_errors(output.path, "write"):
             os.ftruncate(handle, layout.size)  # what nobody writes are zeros
             write_all(handle, layout.header, 0)
-            for lo, to, n in [] if output.cloned else layout.moves:
-                copy_range(source.fileno(), lo, handle, to, n, sparse=True, advance=advance)
+            if not output.cloned:
+                for lo, to, n in layout.moves:
+                    copy_range(source.fileno(), lo, handle, to, n, sparse=True, advance=advance)
         if os.fstat(source.fileno()).st_mtime_ns != before.st_mtime_ns:
             raise FileError(f"cannot change {printable(path)}: another program wrote to it while it was copied")
         if target is not None:

@@ -67,13 +67,21 @@ def _patches(fit: Patches, keys: Keys, patch: int, merge: int) -> Layout:
         for name, tokens in zip(("min", "max"), fit.tokens, strict=True)
     )
 
-    def pictures(pixels: np.ndarray) -> list[str | np.ndarray]:
-        size = aligned_size((pixels.shape[1], pixels.shape[0]), patch * merge, least, most)
-        if size[0] * size[1] > 2 * max(most, least):
-            raise UsageError(f"an image of {pixels.shape[1]} × {pixels.shape[0]} pixels is too narrow for the model")
-        return [fitted(pixels, size, fit.method)]
+    return lambda pixels: [fitted(pixels, _aligned_size(pixels, patch * merge, least, most), fit.method)]
 
-    return pictures
+
+def _aligned_size(pixels: np.ndarray, step: int, least: int, most: int) -> tuple[int, int]:
+    """`aligned_size` of an image.
+
+    Raises
+    ------
+    UsageError : it is so narrow that it would have far more than `most` pixels.
+    """
+    height, width = pixels.shape[:2]
+    size = aligned_size((width, height), step, least, most)
+    if size[0] * size[1] > 2 * max(most, least):
+        raise UsageError(f"an image of {width} × {height} pixels is too narrow for the model")
+    return size
 
 
 @_pictures.register
@@ -118,10 +126,7 @@ def _grid(fit: Grid, keys: Keys, patch: int, merge: int) -> Layout:
 
     def pictures(pixels: np.ndarray) -> list[str | np.ndarray]:
         height, width = pixels.shape[:2]
-        size = aligned_size((width, height), step, least, most)
-        if size[0] * size[1] > 2 * max(most, least):
-            raise UsageError(f"an image of {width} × {height} pixels is too narrow for the model")
-        whole = resized(pixels, size, fit.method)
+        whole = resized(pixels, _aligned_size(pixels, step, least, most), fit.method)
         rounded = [max(patch, round(n / step) * step) for n in (width, height)]  # to even, as the reference does
         if rounded[0] * rounded[1] <= most * fit.tolerance:
             return [whole]

@@ -22,7 +22,7 @@ from ggufkit.tokenizer.from_checkpoint.tokens import (
     word_start_to_space,
 )
 
-__all__ = ["added_tokens", "read_model", "sentencepiece", "sentencepiece_tokens"]
+__all__ = ["added_tokens", "model_of", "read_model", "sentencepiece", "sentencepiece_tokens"]
 
 
 def sentencepiece(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[str, Value]]:
@@ -67,6 +67,19 @@ def sentencepiece_tokens(checkpoint: Checkpoint, config: Config) -> Tokens:
         else:
             tokens.put(token, word_start_to_space(text), ADDED_SCORE, TokenType.USER_DEFINED)
     return tokens
+
+
+def model_of(checkpoint: Checkpoint) -> Path:
+    """Its `tokenizer.model`.
+
+    Raises
+    ------
+    NoTokenizer : there is none.
+    """
+    path = checkpoint.folder / "tokenizer.model"
+    if not path.is_file():
+        raise NoTokenizer(f"{printable(checkpoint.folder)} has no tokenizer.model")
+    return path
 
 
 def read_model(path: Path, size: int | None) -> Tokens:

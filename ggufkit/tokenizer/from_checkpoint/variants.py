@@ -15,7 +15,13 @@ from ggufkit.gguf.header import Value, ValueType
 from ggufkit.tokenizer.from_checkpoint.bpe import bpe, fast_tokens
 from ggufkit.tokenizer.from_checkpoint.fast import FastTokenizer
 from ggufkit.tokenizer.from_checkpoint.special import read_special
-from ggufkit.tokenizer.from_checkpoint.spm import added_tokens, read_model, sentencepiece, sentencepiece_tokens
+from ggufkit.tokenizer.from_checkpoint.spm import (
+    added_tokens,
+    model_of,
+    read_model,
+    sentencepiece,
+    sentencepiece_tokens,
+)
 from ggufkit.tokenizer.from_checkpoint.spm_settings import read_settings
 from ggufkit.tokenizer.from_checkpoint.tokens import (
     ADDED_SCORE,
@@ -242,9 +248,7 @@ def chatglm3(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[str, Valu
     ------
     NoTokenizer, CheckpointError : see `sentencepiece`.
     """
-    path = checkpoint.folder / "tokenizer.model"
-    if not path.is_file():
-        raise NoTokenizer(f"{printable(checkpoint.folder)} has no tokenizer.model")
+    path = model_of(checkpoint)
     pieces = len(read_model(path, None))
     tokens = read_model(path, config.get("padded_vocab_size", default=pieces + len(_CHATGLM3)))
     tokens.scores[pieces:] = [0.0] * (len(tokens) - pieces)
@@ -262,10 +266,7 @@ def arctic(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[str, Value]
     ------
     NoTokenizer, CheckpointError : see `sentencepiece`.
     """
-    path = checkpoint.folder / "tokenizer.model"
-    if not path.is_file():
-        raise NoTokenizer(f"{printable(checkpoint.folder)} has no tokenizer.model")
-    tokens = read_model(path, config.get("vocab_size"))
+    tokens = read_model(model_of(checkpoint), config.get("vocab_size"))
     settings = checkpoint.json("tokenizer_config.json") or {}
     for token, text, special in _declared(checkpoint, tokenizer_json=False):
         unknown = TokenType.UNKNOWN if text == settings.get("unk_token") else TokenType.CONTROL
@@ -281,9 +282,7 @@ def internlm2(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[str, Val
     ------
     NoTokenizer, CheckpointError : see `sentencepiece`.
     """
-    path = checkpoint.folder / "tokenizer.model"
-    if not path.is_file():
-        raise NoTokenizer(f"{printable(checkpoint.folder)} has no tokenizer.model")
+    path = model_of(checkpoint)
     tokens = read_model(path, config.get("vocab_size"))
     for token, text in enumerate(tokens.texts):
         # The piece of one NUL would be the empty string to C; llama.cpp shows this instead.
