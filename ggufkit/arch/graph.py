@@ -63,7 +63,7 @@ class Graph:
     temperature : (scale, length, first): queries of layers without rope are multiplied by
         1 + scale · ln(1 + ⌊(position + first) / length⌋); None for no such thing.
     index_rope : of latent attention to keys that an index chooses: `rope` of the index; None without an index.
-    softplus_gate : attention's gate is a softplus, not a sigmoid.
+    gate : what attention's gate is: ``"sigmoid"``, ``"softplus"``, or ``"log2"``, the softplus log₂(1 + 2ˣ).
     mixed_sections : pairs of the axes of positions take turns, and do not lie in sections one behind the other.
     two_sided : windows of an encoder reach half their size to both sides.
     multipliers : of (width, layers), where metadata leaves them out: factors of the embedding, of what blocks add, and
@@ -72,6 +72,8 @@ class Graph:
     embedding_is_output : embeddings may be missing, and are the output matrix then.
     embedding_added : `layer_output_scale` multiplies the embedding, which is added to what a block gives.
     head_norm : kind and epsilon of the norms of queries and keys, where they are others; None for `norm`.
+    norms_of_heads : norms of queries and keys that are as long as all heads are of each head, with weights of its own.
+    post_norm_epsilon : of the norms of what is added to x; None for that of all.
     inner_norms : norms called *_output_norm are of what is added to x, not of the sum.
     full_rope_share : which part of `rope.dimension_count` turns in layers without a window.
     clamp_first : limits of the FFN (`swiglu_clamp_exp`) are for its gate, not for what silu makes of that.
@@ -82,6 +84,9 @@ class Graph:
         one token, the first (of a causal model the last); and ``"tanh"``, ``"silu"``, ``"gelu"``.
     head_softmax : what comes out of it goes through a softmax.
     silent : tokens that are never given, as (first, behind the last).
+    normed_stream : the normalised x is what mixers and FFN are added to, multiplied by `residual_scale`.
+    wide_heads : heads of a Mamba are of several numbers each, and have one dt.
+    lightning : blocks with two norms of attention have lightning attention.
     unread : beginnings of the names, in a block, of tensors that texts do not go through.
     """
 
@@ -120,7 +125,7 @@ class Graph:
     chunked: bool = False
     temperature: tuple[float, int, int] | None = None
     index_rope: str | None = None
-    softplus_gate: bool = False
+    gate: str = "sigmoid"
     mixed_sections: bool = False
     two_sided: bool = False
     multipliers: Callable[[int, int], tuple[float, float, float]] | None = None
@@ -128,6 +133,8 @@ class Graph:
     embedding_is_output: bool = False
     embedding_added: bool = False
     head_norm: tuple[str, float] | None = None
+    norms_of_heads: bool = False
+    post_norm_epsilon: float | None = None
     inner_norms: bool = False
     full_rope_share: float = 1.0
     clamp_first: bool = False
@@ -137,4 +144,7 @@ class Graph:
     head_activation: str = "tanh"
     head_softmax: bool = False
     silent: tuple[int, int] = (0, 0)
+    normed_stream: bool = False
+    wide_heads: bool = False
+    lightning: bool = False
     unread: tuple[str, ...] = ()

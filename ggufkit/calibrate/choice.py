@@ -9,7 +9,7 @@ import numpy as np
 
 from ggufkit.calibrate.elementwise import sigmoid, softmax
 from ggufkit.errors import ArchitectureError
-from ggufkit.runtime.ops import Experts
+from ggufkit.runtime.ops import Choice
 
 __all__ = ["weigh", "weigh_back"]
 
@@ -27,30 +27,30 @@ def _gates(scores: np.ndarray, kind: str) -> np.ndarray:
     raise ArchitectureError(f"a router of the kind {kind} has no gradient here, so the model cannot be calibrated")
 
 
-def weigh(scores: np.ndarray, chosen: np.ndarray, experts: Experts) -> np.ndarray:
+def weigh(scores: np.ndarray, chosen: np.ndarray, choice: Choice) -> np.ndarray:
     """Weights of the chosen experts: scores (n, experts), chosen (n, used) → (n, used)."""
-    found = np.take_along_axis(_gates(scores, experts.scores), chosen, 1)
-    if experts.scores == "top":
+    found = np.take_along_axis(_gates(scores, choice.scores), chosen, 1)
+    if choice.scores == "top":
         found = softmax(found)
-    elif experts.normalized:
+    elif choice.normalized:
         found = found / np.maximum(found.sum(1, keepdims=True), _LEAST_SUM)
-    return found * np.float32(experts.scale)
+    return found * np.float32(choice.scale)
 
 
-def weigh_back(scores: np.ndarray, chosen: np.ndarray, g: np.ndarray, experts: Experts) -> np.ndarray:
+def weigh_back(scores: np.ndarray, chosen: np.ndarray, g: np.ndarray, choice: Choice) -> np.ndarray:
     """The gradient of scores from that of the weights."""
-    gates = _gates(scores, experts.scores)
+    gates = _gates(scores, choice.scores)
     picked = np.take_along_axis(gates, chosen, 1)
-    g = g * np.float32(experts.scale)
-    if experts.scores == "top":
+    g = g * np.float32(choice.scale)
+    if choice.scores == "top":
         share = softmax(picked)
         g = share * (g - (g * share).sum(1, keepdims=True))
-    elif experts.normalized:
+    elif choice.normalized:
         total = np.maximum(picked.sum(1, keepdims=True), _LEAST_SUM)
         g = (g - (g * picked).sum(1, keepdims=True) / total) / total
     gradient = np.zeros(scores.shape, np.float32)
     np.put_along_axis(gradient, chosen, g, 1)
-    if experts.scores == "softmax":
+    if choice.scores == "softmax":
         result: np.ndarray = gates * (gradient - (gradient * gates).sum(1, keepdims=True))
         return result
-    return gradient * gates * (1 - gates) if experts.scores == "sigmoid" else gradient
+    return gradient * gates * (1 - gates) if choice.scores == "sigmoid" else gradient

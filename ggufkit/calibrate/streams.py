@@ -37,7 +37,7 @@ from ggufkit.gguf.reader import GGUF
 from ggufkit.jobs.plan import PlannedTensor
 from ggufkit.runtime.cpu.ops import CpuOps
 from ggufkit.runtime.model import Model
-from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Experts, Linear, Norm, Span, StateSpace
+from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Choice, Linear, Norm, Span, StateSpace
 from ggufkit.tensors.tensor import Tensor
 
 __all__ = ["Inputs", "Pair", "Streams", "quantize_on_the_way"]
@@ -181,10 +181,10 @@ class Streams(OpaqueOps):
         first = self.cpu.activate(gate.quantized, up.quantized, activation)
         return Pair(first, self.cpu.activate(gate.original, up.original, activation) if self.two else first)
 
-    def choose(self, scores: Pair, experts: Experts) -> tuple[Pair, Pair]:
+    def choose(self, scores: Pair, choice: Choice) -> tuple[Pair, Pair]:
         """Both streams go through the experts that the original chooses, so that they can be compared."""
-        chosen, _ = self.cpu.choose(scores.original, experts)
-        return Pair(chosen, chosen), scores.map(lambda v: weigh(v, chosen, experts))
+        chosen, _ = self.cpu.choose(scores.original, choice)
+        return Pair(chosen, chosen), scores.map(lambda v: weigh(v, chosen, choice))
 
     def each(self, x: Pair, chosen: Pair, *linears: Linear) -> list[Pair]:
         n, used = chosen.shape

@@ -33,7 +33,7 @@ from ggufkit.calibrate.products import Multiply, product, transposed
 from ggufkit.calibrate.recurrence import delta_back, fresh, scan_back
 from ggufkit.errors import ArchitectureError
 from ggufkit.runtime.cpu.ops import CpuOps
-from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Experts, Linear, Norm, Span, StateSpace
+from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Choice, Linear, Norm, Span, StateSpace
 from ggufkit.tensors.tensor import Tensor
 
 __all__ = ["Node", "Tape", "Watch"]
@@ -231,12 +231,12 @@ class Tape(OpaqueOps):
 
         return self.node(y, back)
 
-    def choose(self, scores: Node, experts: Experts) -> tuple[np.ndarray, Node]:
-        chosen, _ = self.cpu.choose(scores.value, experts)  # (n, used)
-        weights = weigh(scores.value, chosen, experts)
+    def choose(self, scores: Node, choice: Choice) -> tuple[np.ndarray, Node]:
+        chosen, _ = self.cpu.choose(scores.value, choice)  # (n, used)
+        weights = weigh(scores.value, chosen, choice)
 
         def back(g: np.ndarray) -> None:
-            scores.take(weigh_back(scores.value, chosen, g, experts))
+            scores.take(weigh_back(scores.value, chosen, g, choice))
 
         return chosen, self.node(weights, back)
 

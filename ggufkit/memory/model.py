@@ -277,7 +277,7 @@ def _attention_kind(hyper: Hyperparameters, shapes: Mapping[str, tuple[int, ...]
     if f"{at}attn_kv_a_mqa.weight" in shapes:
         return "full" if f"{at}attn_kv_b.weight" in shapes else "latent"
     fused = f"{at}attn_qkv.weight" in shapes and f"{at}ssm_out.weight" not in shapes
-    if not fused and f"{at}attn_q.weight" not in shapes:
+    if f"{at}attn_q.weight" not in shapes and (not fused or _is_lightning(shapes, at)):
         return ""
     shared = hyper.keys.count("attention.shared_kv_layers", 0, least=0, most=hyper.layers - 1)
     if number >= hyper.layers - shared:
@@ -299,10 +299,17 @@ def _states(hyper: Hyperparameters, shapes: Mapping[str, tuple[int, ...]], at: s
     if f"{at}ssm_conv1d_q.weight" in shapes:
         inner, taps = _kda(keys, hyper.heads), keys.count("ssm.conv_kernel", most=64)
         return 3 * (taps - 1) * inner, keys.count("kda.head_dim") * inner
+    if _is_lightning(shapes, at):
+        return 0, shapes[f"{at}attn_gate.weight"][0] * keys.count("attention.key_length")
     if f"{at}time_mix_output.weight" in shapes:
         moved = keys.count("token_shift_count", 2)
         return moved * hyper.width, hyper.width * keys.count("wkv.head_size")
     return 0, 0
+
+
+def _is_lightning(shapes: Mapping[str, tuple[int, ...]], at: str) -> bool:
+    """Linear attention, whose state is a matrix of each head."""
+    return all(f"{at}{name}.weight" in shapes for name in ("attn_qkv", "attn_gate", "attn_norm_2"))
 
 
 def _kda(keys: Keys, heads: tuple[int, ...]) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ggufkit.runtime.feed_forward import FeedForward, Mixture, Twins, load_feed_forward
+from ggufkit.runtime.feed_forward import Beside, FeedForward, Mixture, Twins, load_beside, load_feed_forward
 from ggufkit.runtime.loader import Loader
 from ggufkit.runtime.mixers import Mixer, load_mixers
 from ggufkit.runtime.mixers.rwkv import ChannelMix, load_channel_mix
@@ -41,6 +41,8 @@ class Block:
     early_router : the FFN's experts are chosen by what comes into the block.
     extra : what adds the token's own vector, of this layer or its embedding; or None.
     output_scale : multiplies x at the end.
+    beside : experts that read what comes into the block; what they give is added at its end; or None.
+    stream_scale : what mixers and FFN are added to is their normalised input, multiplied by this; None for x itself.
     """
 
     mixers: tuple[Mixer, ...]
@@ -57,24 +59,35 @@ class Block:
     early_router: bool = False
     extra: PerLayerInput | Embedding | None = None
     output_scale: float = 1.0
+    beside: Beside | None = None
+    stream_scale: float | None = None
 
     def run(self, x: Array, step: Step) -> Array:
         """(n, width) → (n, width); `x` itself may be used up."""
         ops = step.ops
         before = ops.copy(x) if self.again_norm is not None else None
         scores = self.ffn.scores(ops, x) if self.early_router and isinstance(self.ffn, Mixture) else None
+        more = self.beside.run(ops, x) if self.beside is not None else None
         if self.parallel:
             mixed, fed = self._mixed(x, step), self._fed(x, step)
             return ops.add(ops.add(fed, mixed), x)
         if self.mixers:
-            x = _normed(ops, ops.add(self._mixed(x, step), x), self.mixer_sum_norm)
+            kept = self._kept(ops, x, self.mixer_norm)
+            x = _normed(ops, ops.add(self._mixed(x, step), kept), self.mixer_sum_norm)
         if before is not None:
             x = _normed(ops, ops.add(x, before), self.again_norm)
         if self.ffn is not None:
-            x = _normed(ops, ops.add(self._fed(x, step, scores), x), self.ffn_sum_norm)
+            kept = self._kept(ops, x, self.ffn_norm)
+            x = _normed(ops, ops.add(self._fed(x, step, scores), kept), self.ffn_sum_norm)
+        if more is not None:
+            x = ops.add(x, more)
         if self.extra is not None:
             x = ops.add(self.extra.run(x, step), x)
         return x if self.output_scale == 1 else ops.scale(x, self.output_scale)
+
+    def _kept(self, ops: Ops, x: Array, norm: Norm | None) -> Array:
+        """What mixers or FFN are added to."""
+        return x if self.stream_scale is None else ops.scale(_normed(ops, x, norm), self.stream_scale)
 
     def _mixed(self, x: Array, step: Step) -> Array:
         x = _normed(step.ops, x, self.mixer_norm)
@@ -107,7 +120,7 @@ def load_block(load: Loader, layer: int, slots: list[Any]) -> Block:
     hyper, graph, at, width = load.hyper, load.graph, f"blk.{layer}.", load.hyper.width
     mixers = load_mixers(load, layer, slots)
     ffn = load_channel_mix(load, layer, slots) or load_feed_forward(load, layer)
-    if not mixers and ffn is None:
+    if not mixers and ffn is None and not _is_empty(load, layer):
         raise load.fail(f"nothing is known about the tensors of block {layer} of a {hyper.name} model")
     mixer_norm, ffn_norm = load.block_norm(f"{at}attn_norm"), load.block_norm(f"{at}{graph.ffn_norm}")
     parallel = graph.parallel == "key" and hyper.parallel_residual
@@ -117,9 +130,13 @@ def load_block(load: Loader, layer: int, slots: list[Any]) -> Block:
         mixer_norm = load.norm(f"{at}attn_norm_2", width) or mixer_norm
     if not mixers and ffn_norm is None:
         mixer_norm, ffn_norm = None, mixer_norm  # the block's only norm
-    mixer_post_norm = None if graph.ffn_norm == _POST_NORM else load.norm(f"{at}{_POST_NORM}", width)
+    post = None if graph.post_norm_epsilon is None else (graph.norm, graph.post_norm_epsilon)
+    mixer_post_norm = None if graph.ffn_norm == _POST_NORM else load.norm(f"{at}{_POST_NORM}", width, kind=post)
     mixer_sum_norm = None if graph.ffn_norm == _SUM_NORM else load.norm(f"{at}{_SUM_NORM}", width)
-    ffn_post_norm, ffn_sum_norm = load.norm(f"{at}post_ffw_norm", width), load.norm(f"{at}layer_output_norm", width)
+    ffn_post_norm, ffn_sum_norm = (
+        load.norm(f"{at}post_ffw_norm", width, kind=post),
+        load.norm(f"{at}layer_output_norm", width),
+    )
     if graph.inner_norms:
         mixer_post_norm, mixer_sum_norm = mixer_post_norm or mixer_sum_norm, None
         ffn_post_norm, ffn_sum_norm = ffn_post_norm or ffn_sum_norm, None
@@ -143,9 +160,16 @@ def load_block(load: Loader, layer: int, slots: list[Any]) -> Block:
         ffn_post_norm=ffn_post_norm,
         ffn_sum_norm=ffn_sum_norm,
         parallel=parallel,
-        scale=hyper.residual_scale,
+        scale=1.0 if graph.normed_stream else hyper.residual_scale,
         again_norm=load.norm(f"{at}attn_norm_2", width) if mixer_sum_norm is not None else None,
         early_router=graph.early_router,
         extra=extra,
         output_scale=output_scale,
+        beside=load_beside(load, layer),
+        stream_scale=hyper.residual_scale if graph.normed_stream else None,
     )
+
+
+def _is_empty(load: Loader, layer: int) -> bool:
+    """Whether a block is said to have neither: then x goes through as it is."""
+    return load.hyper.heads[layer] == 0 and load.hyper.keys.per_layer("feed_forward_length", layer) == 0

@@ -6,14 +6,13 @@ Source: `build_ffn` and `build_moe_ffn` in src/llama-graph.cpp of llama.cpp.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ggufkit.runtime.choices import choice_of
 from ggufkit.runtime.loader import Loader
 from ggufkit.runtime.ops import Array, Experts, Linear, Norm, Ops
 
-__all__ = ["FeedForward", "Limit", "Mixture", "Twins", "load_feed_forward"]
-
-_GATING = {1: "softmax", 2: "sigmoid", 3: "top", 4: "sqrt_softplus"}  # expert_gating_func
+__all__ = ["Beside", "FeedForward", "Limit", "Mixture", "Twins", "load_beside", "load_feed_forward"]
 
 
 @dataclass(frozen=True)
@@ -89,6 +88,8 @@ class Mixture:
     before, after : matrices around the experts, which are narrower than the model; or None.
     scale : multiplies the sum of both.
     limit : of the experts, see `Limit`; None for none.
+    grouped : experts that stand for groups of the others and read what those gave; or None.
+    grouped_scale : multiplies what they make of it.
     """
 
     experts: Experts
@@ -97,6 +98,8 @@ class Mixture:
     after: Linear | None = None
     scale: float = 1.0
     limit: Limit | None = None
+    grouped: Experts | None = None
+    grouped_scale: float = 1.0
 
     def run(self, ops: Ops, x: Array, scores: Array | None = None) -> Array:
         """(n, width) → (n, width); `scores` are the router's, if it does not read x."""
@@ -120,19 +123,29 @@ class Mixture:
         x = x.reshape(len(x), 1, -1)
         if experts.weigh_inputs:
             x = x * weights[..., None]  # (n, used, width)
-        if experts.gate is None:
-            gate, (up,) = None, ops.each(x, chosen, experts.up)
-        else:
-            gate, up = ops.each(x, chosen, experts.gate, experts.up)  # (n, used, inner) each
-        if gate is not None and self.limit is not None:
-            inner = self.limit.activated(ops, gate, up, experts.activation)
-        else:
-            inner = ops.activate(gate, up, experts.activation)
-        (y,) = ops.each(inner, chosen, experts.down)
+        y = _through(ops, x, chosen, experts, self.limit)
         y = ops.mix(y, weights * 0 + 1 if experts.weigh_inputs else weights)
         if self.after is not None:
             (y,) = ops.linear(y, self.after)
+        if self.grouped is not None:
+            chosen, weights = ops.choose(scores, self.grouped)
+            more = ops.mix(_through(ops, y.reshape(len(y), 1, -1), chosen, self.grouped), weights)
+            y = ops.add(ops.scale(more, self.grouped_scale), y)
         return y
+
+
+def _through(ops: Ops, x: Array, chosen: Array, experts: Experts, limit: Limit | None = None) -> Array:
+    """x (n, 1 or used, width) through the experts `chosen` (n, used): (n, used, width)."""
+    if experts.gate is None:
+        gate, (up,) = None, ops.each(x, chosen, experts.up)
+    else:
+        gate, up = ops.each(x, chosen, experts.gate, experts.up)  # (n, used, inner) each
+    if gate is not None and limit is not None:
+        inner = limit.activated(ops, gate, up, experts.activation)
+    else:
+        inner = ops.activate(gate, up, experts.activation)
+    (y,) = ops.each(inner, chosen, experts.down)
+    return y
 
 
 @dataclass(frozen=True)
@@ -152,14 +165,32 @@ class Twins:
         return ops.add(dense, ops.norm(chosen, self.mixture_norms[1]))
 
 
+@dataclass(frozen=True)
+class Beside:
+    """Experts beside a whole block, which read what comes into it; their norm."""
+
+    norm: Norm
+    mixture: Mixture
+
+    def run(self, ops: Ops, x: Array) -> Array:
+        return self.mixture.run(ops, ops.norm(x, self.norm))
+
+
 def load_feed_forward(load: Loader, layer: int) -> FeedForward | Mixture | Twins | None:
     """A layer's, its tensors checked and taken; None where there is none."""
     at = f"blk.{layer}."
     if load.has(f"{at}post_ffw_norm_1.weight"):
         return _twins(load, at, layer)
-    if load.has(f"{at}ffn_gate_inp.weight"):
+    if load.has(f"{at}ffn_gate_inp.weight") and not load.has(f"{at}ffn_norm_exps.weight"):
         return _mixture(load, at, layer)
     return _dense(load, at, "", layer) if load.has(f"{at}ffn_down.weight") else None
+
+
+def load_beside(load: Loader, layer: int) -> Beside | None:
+    """Experts that read what comes into the block, its tensors checked and taken; None where there are none."""
+    at = f"blk.{layer}."
+    norm = load.norm(f"{at}ffn_norm_exps", load.hyper.width)
+    return None if norm is None else Beside(norm, _mixture(load, at, layer))
 
 
 def _twins(load: Loader, at: str, layer: int) -> Twins:
@@ -179,7 +210,7 @@ def _twins(load: Loader, at: str, layer: int) -> Twins:
 
 
 def _mixture(load: Loader, at: str, layer: int) -> Mixture:
-    hyper, graph, width, keys = load.hyper, load.graph, load.hyper.width, load.hyper.keys
+    graph, width, keys = load.graph, load.hyper.width, load.hyper.keys
     count = keys.count("expert_count")
     used = keys.count("expert_used_count", most=count)
     before = load.linear(f"{at}ffn_latent_down", -1, width) if load.has(f"{at}ffn_latent_down.weight") else None
@@ -191,8 +222,6 @@ def _mixture(load: Loader, at: str, layer: int) -> Mixture:
     groups = keys.count("expert_group_count", 1, least=0) or 1
     if count % groups:
         raise keys.fail("expert_group_count", f"is {groups}, which does not divide {count} experts")
-    router = graph.router if isinstance(graph.router, str) else graph.router(hyper.layers, load.vocabulary)
-    gating = keys.count("expert_gating_func", 0, least=0, most=len(_GATING))
     gate = up = None
     if load.has(f"{at}ffn_gate_up_exps.weight"):
         gate, up = load.stacked_parts(f"{at}ffn_gate_up_exps", [down.cols, down.cols], inside, count)
@@ -201,24 +230,47 @@ def _mixture(load: Loader, at: str, layer: int) -> Mixture:
         gate = load.linear(f"{at}ffn_gate_exps", *inner) if gated else None
         up = load.linear(f"{at}ffn_up_exps", *inner)
     experts = Experts(
-        router=load.linear(f"{at}ffn_gate_inp", count, width, scaled=False),
+        **choice_of(
+            load,
+            load.linear(f"{at}ffn_gate_inp", count, width, scaled=False),
+            used,
+            load.ops.vector(load.vector(bias, count)) if load.has(bias) else None,
+        ),
         gate=gate,
         up=up,
         down=down,
         activation=graph.activation,
-        used=used,
-        scores=_GATING.get(gating, router),
-        normalized=keys.flag("expert_weights_norm", graph.router_normalized),
-        scale=keys.number("expert_weights_scale", 0.0) or 1.0,
-        bias=load.ops.vector(load.vector(bias, count)) if load.has(bias) else None,
         groups=groups,
         groups_used=keys.count("expert_group_used_count", groups, least=0) or groups,
         weigh_inputs=graph.expert_inputs,
     )
     suffix = "_shexp" if load.has(f"{at}ffn_up_shexp.weight") else ""
-    twin = suffix or (load.has(f"{at}ffn_up.weight") and not load.has(f"{at}post_ffw_norm_1.weight"))
-    shared = _dense(load, at, suffix, layer) if twin else None
-    return Mixture(experts, shared, before, after, graph.shared_scale, _limit(load, "exp", layer))
+    apart = load.has(f"{at}post_ffw_norm_1.weight") or load.has(f"{at}ffn_norm_exps.weight")
+    twin = suffix or (load.has(f"{at}ffn_up.weight") and not apart)
+    return Mixture(
+        experts=experts,
+        shared=_dense(load, at, suffix, layer) if twin else None,
+        before=before,
+        after=after,
+        scale=graph.shared_scale,
+        limit=_limit(load, "exp", layer),
+        grouped=_grouped(load, at, experts),
+        grouped_scale=keys.number("expert_group_scale", 1.0),
+    )
+
+
+def _grouped(load: Loader, at: str, experts: Experts) -> Experts | None:
+    """Experts that stand for some of the others each."""
+    if not load.has(f"{at}ffn_down_chexps.weight"):
+        return None
+    keys, width, total = load.hyper.keys, load.hyper.width, experts.router.rows
+    size = keys.count("experts_per_group", most=total)
+    if total % size:
+        raise keys.fail("experts_per_group", f"is {size}, which does not divide {total} experts")
+    count = total // size
+    down = load.linear(f"{at}ffn_down_chexps", width, -1, count)
+    gate, up = (load.linear(f"{at}ffn_{name}_chexps", down.cols, width, count) for name in ("gate", "up"))
+    return replace(experts, gate=gate, up=up, down=down, used=min(experts.used, count), stands_for=size)
 
 
 # Names of `hidden_activation`; others are what the architecture has.

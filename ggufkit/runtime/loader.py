@@ -134,34 +134,41 @@ class Loader(Tensors):
         """What a part of the tensors was taken for is taken."""
         self.taken |= {f"{part.prefix}{name}" for name in part.taken}
 
-    def norm(self, name: str, size: int, heads: int = 1, kind: tuple[str, float] | None = None) -> Norm | None:
+    def norm(
+        self, name: str, size: int, heads: int = 1, kind: tuple[str, float] | None = None, apart: bool = False
+    ) -> Norm | None:
         """The norm of this name, or None. Of heads it is over each, with weights of its own or not, or over all.
 
-        `kind` is another than the architecture's, with its epsilon.
+        `kind` is another than the architecture's, with its epsilon. A norm as long as all heads is over each if they
+        are `apart`.
         """
         full = f"{name}.weight" if self.has(f"{name}.weight") else name  # some converters left the ending out
         if not self.has(full):
             return None
         shape = self.tensors[full].shape
-        if heads > 1 and shape == (heads * size,):
+        together = heads > 1 and shape == (heads * size,)
+        if together and not apart:
             size = heads * size
         which, epsilon = kind or (self.graph.norm, self.hyper.epsilon)
         if heads > 1 and shape == (heads, 1):  # a number for each head
             weight = np.ascontiguousarray(np.broadcast_to(self.numbers(full, heads, 1), (heads, size)))
             return Norm(which, epsilon, size, self.ops.vector(weight), None, full)
-        rows = heads if shape == (heads, size) else 1
-        weight, bias = self.numbers(full, rows, size), None
+        rows = heads if shape == (heads, size) or (together and apart) else 1
+        flat = (rows * size,) if together and apart else (rows, size)
+        weight, bias = self.numbers(full, *flat).reshape(rows, size), None
         if (which == "layer" or self.graph.biased_norms) and self.has(f"{name}.bias"):
-            bias = self.ops.vector(self.numbers(f"{name}.bias", rows, size))
+            bias = self.ops.vector(self.numbers(f"{name}.bias", *flat).reshape(rows, size))
         return Norm(which, epsilon, size, self.ops.vector(weight), bias, full)
 
     def block_norm(self, name: str) -> Norm | None:
-        """The norm of the stream x; of architectures that have such norms without weights one of those."""
-        return (
-            self.plain_norm(self.hyper.width, self.graph.norm)
-            if self.graph.bare_norms
-            else self.norm(name, self.hyper.width)
-        )
+        """The norm of the stream x, or of parts of it; of architectures with norms without weights one of those."""
+        width = self.hyper.width
+        if self.graph.bare_norms:
+            return self.plain_norm(width, self.graph.norm)
+        groups = self.hyper.keys.count("attention.group_norm_groups", 1, least=0) or 1
+        if width % groups:
+            raise self.hyper.keys.fail("attention.group_norm_groups", f"is {groups}, which does not divide {width}")
+        return self.norm(name, width // groups, groups, apart=True)
 
     def plain_norm(self, size: int, kind: str = "rms") -> Norm:
         """A norm without weights."""

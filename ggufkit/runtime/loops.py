@@ -72,6 +72,9 @@ def again(block: Any, slots: list[Any]) -> Any:
     """The same block with a memory of its own."""
     mixers = []
     for mixer in block.mixers:
+        if not hasattr(mixer, "slot"):
+            mixers.append(mixer)
+            continue
         mixers.append(replace(mixer, slot=len(slots)))
         slots.append(mixers[-1])
     return replace(block, mixers=tuple(mixers))

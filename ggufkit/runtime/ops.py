@@ -26,6 +26,7 @@ __all__ = [
     "Array",
     "AttentionSpec",
     "CacheSpec",
+    "Choice",
     "Experts",
     "Linear",
     "LowRank",
@@ -103,15 +104,13 @@ class Norm:
     name: str = ""
 
 
-@dataclass(frozen=True)
-class Experts:
-    """Feed-forward experts of which a router chooses a few for each token.
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """How a router chooses a few of many experts for each token.
 
     Attributes
     ----------
     router : width → a score for each expert.
-    gate, up, down : stacks of matrices; `gate` may be None.
-    activation : as `Graph.activation`.
     used : how many are chosen.
     scores : what makes weights of the router's scores: ``"softmax"`` over all experts, ``"top"``: over the chosen ones,
         ``"sigmoid"`` or ``"sqrt_softplus"``.
@@ -119,14 +118,10 @@ class Experts:
     scale : multiplies them.
     bias : array of shape (experts,) that is added for the choice only, or None.
     groups, groups_used : experts come from these groups whose best two have the greatest sum.
-    weigh_inputs : the weight multiplies what goes into an expert, not what comes out.
+    stands_for : of scores that are chosen an expert stands for so many; it has the weight of the score with its number.
     """
 
     router: Linear
-    gate: Linear | None
-    up: Linear
-    down: Linear
-    activation: str
     used: int
     scores: str
     normalized: bool
@@ -134,6 +129,24 @@ class Experts:
     bias: Array | None = None
     groups: int = 1
     groups_used: int = 1
+    stands_for: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experts(Choice):
+    """Feed-forward experts of which a router chooses a few for each token.
+
+    Attributes
+    ----------
+    gate, up, down : stacks of matrices; `gate` may be None.
+    activation : as `Graph.activation`.
+    weigh_inputs : the weight multiplies what goes into an expert, not what comes out.
+    """
+
+    gate: Linear | None
+    up: Linear
+    down: Linear
+    activation: str
     weigh_inputs: bool = False
 
 
@@ -291,7 +304,7 @@ class Ops(Protocol):
     def activate(self, gate: Array | None, up: Array, activation: str) -> Array:
         """activation(gate) × up, or activation(up) without a gate."""
 
-    def choose(self, scores: Array, experts: Experts) -> tuple[Array, Array]:
+    def choose(self, scores: Array, choice: Choice) -> tuple[Array, Array]:
         """The experts of each row of `scores` (n, experts), best first, and their weights: (n, used) each."""
 
     def each(self, x: Array, chosen: Array, *linears: Linear) -> Sequence[Array]:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from ggufkit.runtime.ops import Array, Experts
+from ggufkit.runtime.ops import Array, Choice
 
 __all__ = ["choose"]
 
 _LEAST_SUM = 6.103515625e-5  # of weights: the smallest normal float16
 
 
-def choose(xp: Any, scores: Array, experts: Experts) -> tuple[Array, Array]:
+def choose(xp: Any, scores: Array, choice: Choice) -> tuple[Array, Array]:
     """The experts of each token, best first, and their weights: (n, used) each; of equals the first wins.
 
     Parameters
@@ -24,17 +24,17 @@ def choose(xp: Any, scores: Array, experts: Experts) -> tuple[Array, Array]:
     xp : NumPy, or a module with its functions.
     scores : (n, experts) of the router.
     """
-    weights = _weights(xp, scores, experts.scores)
-    selection = weights if experts.bias is None else weights + experts.bias
-    if experts.groups > 1:
-        selection = _within_groups(xp, selection, experts)
-    chosen = _best(xp, selection, experts.used)
+    weights = _weights(xp, scores, choice.scores)
+    selection = weights if choice.bias is None else weights + choice.bias
+    if choice.groups > 1:
+        selection = _within_groups(xp, selection, choice)
+    chosen = _best(xp, selection, choice.used) // choice.stands_for
     found = xp.take_along_axis(weights, chosen, axis=-1)
-    if experts.scores == "top":
+    if choice.scores == "top":
         found = _softmax(xp, found)
-    elif experts.normalized:
+    elif choice.normalized:
         found = found / xp.maximum(xp.sum(found, axis=-1, keepdims=True), _LEAST_SUM)
-    return chosen, found * experts.scale
+    return chosen, found * choice.scale
 
 
 def _weights(xp: Any, scores: Array, kind: str) -> Array:
@@ -47,13 +47,13 @@ def _weights(xp: Any, scores: Array, kind: str) -> Array:
     return scores
 
 
-def _within_groups(xp: Any, selection: Array, experts: Experts) -> Array:
+def _within_groups(xp: Any, selection: Array, choice: Choice) -> Array:
     """−∞ for experts of groups that are not among the best."""
     n, count = selection.shape
-    grouped = selection.reshape(n, experts.groups, -1)
+    grouped = selection.reshape(n, choice.groups, -1)
     best_two = xp.sum(xp.sort(grouped, axis=-1)[..., -2:], axis=-1)  # (n, groups)
     rank = xp.argsort(_order(xp, best_two), axis=-1)  # 0 for the best
-    return xp.where((rank < experts.groups_used)[..., None], grouped, -xp.inf).reshape(n, count)
+    return xp.where((rank < choice.groups_used)[..., None], grouped, -xp.inf).reshape(n, count)
 
 
 def _best(xp: Any, x: Array, count: int) -> Array:

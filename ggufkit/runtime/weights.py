@@ -19,7 +19,7 @@ from ggufkit.runtime.encoder import Encoder, load_decoder, load_encoder
 from ggufkit.runtime.loader import Loader
 from ggufkit.runtime.loops import Loops, Stacks, again, load_passes
 from ggufkit.runtime.lora import Adapters
-from ggufkit.runtime.mixers import Mixer
+from ggufkit.runtime.mixers import Remembering
 from ggufkit.runtime.ops import Linear, Norm, Ops
 from ggufkit.runtime.per_layer import PerLayerTable, load_per_layer_table
 from ggufkit.runtime.ranking import Head, load_head
@@ -61,7 +61,7 @@ class Weights:
     token_type: Any
     embedding_norm: Norm | None
     blocks: tuple[Any, ...]
-    slots: tuple[Mixer, ...]
+    slots: tuple[Remembering, ...]
     output_norm: Norm | None
     output: Linear | None
     silent: Any
@@ -115,7 +115,7 @@ def load_weights(
         output = Linear(matrix, embedding.name, vocabulary, hyper.width)
     else:
         output = None
-    slots: list[Mixer] = []
+    slots: list[Remembering] = []
     loaded: dict[int, Any] = {}
     blocks: list[Any] = []
     encoder = load_encoder(load) if graph.encoder else None

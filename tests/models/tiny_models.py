@@ -41,6 +41,7 @@ from recipe_parts import (
     real,
 )
 from recipes_late import late, rwkv
+from recipes_latest import latest
 
 from ggufkit.formats.codec import encode
 from ggufkit.formats.table import FORMATS
@@ -394,7 +395,7 @@ def _more() -> dict[str, Recipe]:
     }
 
 
-RECIPES = _recipes() | _state_spaces() | _more() | late() | rwkv()
+RECIPES = _recipes() | _state_spaces() | _more() | late() | latest() | rwkv()
 
 
 def write_tiny(

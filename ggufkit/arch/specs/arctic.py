@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, VOCAB_SIZE, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.llama import WEIGHTS_PERMUTED
@@ -11,6 +12,7 @@ from ggufkit.tokenizer.from_checkpoint.variants import arctic
 SPECS = (
     Architecture(
         name="arctic",
+        graph=Graph(),
         models={"ArcticForCausalLM": {}},
         metadata=(
             *BASE,

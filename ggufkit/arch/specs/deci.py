@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import (
     BASE,
     FILE_TYPE,
@@ -111,6 +112,7 @@ def _permuted(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
 SPECS = (
     Architecture(
         name="deci",
+        graph=Graph(),
         traits=Traits(layers_of_70b=80),
         models={"DeciLMForCausalLM": {}},
         when=lambda config: "block_configs" in config,
@@ -120,6 +122,7 @@ SPECS = (
     ),
     Architecture(
         name="deci",
+        graph=Graph(),
         models={"DeciLMForCausalLM": {}},
         metadata=(*BASE, integers("attention.head_count_kv", _kv_heads), *_LAST),
         vocabulary=_vocabulary,

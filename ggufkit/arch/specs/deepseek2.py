@@ -328,6 +328,7 @@ SPECS = (
     ),
     Architecture(
         name="deepseek2-ocr",
+        graph=Graph(rope="neox", router_normalized=False),
         models={"DeepseekOCRForCausalLM": _OCR, "UnlimitedOCRForCausalLM": _OCR},
         # Checkpoints have no template; a reader of pages is told no roles.
         preamble=(string("tokenizer.chat_template", "{% for m in messages %}{{m['content']}}{% endfor %}"),),

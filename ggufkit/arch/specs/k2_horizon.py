@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, OPTIONAL, Row, flag, real, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import rename, stack, stack_experts
@@ -56,6 +57,7 @@ def _gate(architecture: str, config: Config) -> tuple[()]:
 SPECS = (
     Architecture(
         name="k2-horizon",
+        graph=Graph(rope="neox", router="sigmoid", router_normalized=False, gate="log2", norms_of_heads=True),
         models={"K2HorizonForCausalLM": {}},
         metadata=(
             *BASE,

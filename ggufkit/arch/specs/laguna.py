@@ -105,7 +105,7 @@ SPECS = (
             window_last=True,
             local_rope_scaled=False,
             router="sigmoid",
-            softplus_gate=True,
+            gate="softplus",
         ),
     ),
 )

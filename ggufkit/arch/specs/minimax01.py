@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, real, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.moe import w123_experts
@@ -49,6 +50,7 @@ def _silent(checkpoint: Checkpoint) -> list[int] | None:
 SPECS = (
     Architecture(
         name="minimax-01",
+        graph=Graph(rope="neox", normed_stream=True, lightning=True),
         models={"MiniMaxM1ForCausalLM": {}, "MiniMaxText01ForCausalLM": {}},
         metadata=(
             *BASE,

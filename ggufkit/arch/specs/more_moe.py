@@ -293,6 +293,7 @@ SPECS = (
     ),
     Architecture(
         name="grovemoe",
+        graph=Graph(rope="neox"),
         models={"GroveMoeForCausalLM": {}, "modeling_grove_moe.GroveMoeForCausalLM": {}},
         metadata=(
             *BASE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, flags, real, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.llama import PERMUTED
@@ -37,6 +38,13 @@ def _vocabulary(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[str, V
 SPECS = (
     Architecture(
         name="muse-glimmer",
+        graph=Graph(
+            embedding_norm=True,
+            window_period=4,
+            rope_layers="local",
+            logit_multiplied=True,
+            post_norm_epsilon=1e-8,
+        ),
         models={"MuseGlimmerForConditionalGeneration": {}},
         metadata=(
             *BASE,

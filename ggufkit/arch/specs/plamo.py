@@ -132,6 +132,7 @@ SPECS = (
     ),
     Architecture(
         name="plamo2",
+        graph=Graph(rope="neox", wide_heads=True),
         models={"PLaMo2ForCausalLM": {}, "Plamo2ForCausalLM": {}},
         metadata=(
             VOCAB_SIZE,

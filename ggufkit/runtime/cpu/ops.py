@@ -20,7 +20,7 @@ from ggufkit.runtime.cpu.calls import NOW, Calls
 from ggufkit.runtime.cpu.choosing import best_of
 from ggufkit.runtime.cpu.products import rounded
 from ggufkit.runtime.cpu.weight import Activations, Weight, multiply_all
-from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Experts, Linear, Norm, Recorder, Span, StateSpace
+from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Choice, Linear, Norm, Recorder, Span, StateSpace
 from ggufkit.runtime.router import choose
 from ggufkit.tensors.tensor import Tensor
 
@@ -157,10 +157,10 @@ class CpuOps:
         self.calls.ranges(function, up.size, up.size * 4, self.threads)
         return out
 
-    def choose(self, scores: Any, experts: Experts) -> tuple[Any, Any]:
-        chosen = self.calls.empty(len(scores), experts.used, dtype=np.int64)
-        weights = self.calls.empty(len(scores), experts.used)
-        self.calls.between(partial(_choose, experts), scores, chosen, weights)
+    def choose(self, scores: Any, choice: Choice) -> tuple[Any, Any]:
+        chosen = self.calls.empty(len(scores), choice.used, dtype=np.int64)
+        weights = self.calls.empty(len(scores), choice.used)
+        self.calls.between(partial(_choose, choice), scores, chosen, weights)
         return chosen, weights
 
     def each(self, x: Any, chosen: Any, *linears: Linear) -> list[Any]:
@@ -344,8 +344,8 @@ def _unit_length(least: np.float32, rows: np.ndarray, out: np.ndarray) -> None:
     np.divide(rows, np.maximum(length, least), out=out)
 
 
-def _choose(experts: Experts, scores: np.ndarray, chosen: np.ndarray, weights: np.ndarray) -> None:
-    chosen[...], weights[...] = choose(np, scores, experts)
+def _choose(choice: Choice, scores: np.ndarray, chosen: np.ndarray, weights: np.ndarray) -> None:
+    chosen[...], weights[...] = choose(np, scores, choice)
 
 
 def _each(linears: Sequence[Linear], x: np.ndarray, chosen: np.ndarray, *results: np.ndarray) -> None:

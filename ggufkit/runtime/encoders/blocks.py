@@ -175,7 +175,7 @@ def load_attention(
         rope=rope,
         spec=spec,
         gate=None,
-        softplus=False,
+        gate_kind="sigmoid",
         gated=False,
         clamp=0.0,
         temperature=None,

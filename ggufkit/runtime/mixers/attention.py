@@ -17,12 +17,15 @@ from typing import Any
 import numpy as np
 
 from ggufkit.arch.hyperparameters import RopeScaling
+from ggufkit.runtime.choices import choice_of
 from ggufkit.runtime.loader import Loader
-from ggufkit.runtime.ops import Array, AttentionSpec, CacheSpec, Linear, Norm, Ops
+from ggufkit.runtime.ops import Array, AttentionSpec, CacheSpec, Choice, Linear, Norm, Ops
 from ggufkit.runtime.rope import Rope
 from ggufkit.runtime.step import Step
 
-__all__ = ["Attention", "Temperature", "found", "load", "rope_of"]
+__all__ = ["Attention", "RoutedValues", "Temperature", "found", "load", "rope_of"]
+
+_LN2 = math.log(2)
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,21 @@ class Temperature:
 
 
 @dataclass(frozen=True)
+class RoutedValues:
+    """Values that a token has of a few experts: Σ weight · silu(W x)."""
+
+    choice: Choice
+    experts: Linear
+
+    def run(self, ops: Ops, x: Array) -> Array:
+        """(n, width) → (n, kv_heads × head_v)."""
+        (scores,) = ops.linear(x, self.choice.router)
+        chosen, weights = ops.choose(scores, self.choice)
+        (values,) = ops.each(x.reshape(len(x), 1, -1), chosen, self.experts)
+        return ops.mix(ops.activate(None, values, "silu"), weights)
+
+
+@dataclass(frozen=True)
 class Attention:
     """One layer's attention.
 
@@ -54,11 +72,12 @@ class Attention:
     rope : or None.
     spec : for `Ops.attention`.
     gate : width → numbers whose sigmoid multiplies what was found, each its own or one of a head; or None.
-    softplus : instead of the sigmoid.
+    gate_kind : ``"sigmoid"``, or what stands for it: see `Graph.gate`.
     gated : the gate comes with the queries: of each head first the query, then its gate.
     clamp : queries, keys and values are kept within ± this; 0 for none.
     temperature : of queries, or None.
     value_scale : multiplies values.
+    routed : experts that values come from, instead of `v`; or None.
     """
 
     slot: int
@@ -74,11 +93,12 @@ class Attention:
     rope: Rope | None
     spec: AttentionSpec
     gate: Linear | None
-    softplus: bool
+    gate_kind: str
     gated: bool
     clamp: float
     temperature: Temperature | None
     value_scale: float
+    routed: RoutedValues | None = None
 
     def memory(self, ops: Ops, types: CacheSpec, length: int) -> Any:
         return ops.layer_cache(self.spec, types, length)
@@ -90,6 +110,8 @@ class Attention:
         q, gate = parts.pop(0), parts.pop() if self.gate is not None else None
         if self.gated:
             q, gate = ops.halves(q, spec.heads)
+        if self.routed is not None:
+            parts.append(self.routed.run(ops, x))
         k, v = parts if len(parts) == 2 else (parts[0], ops.copy(parts[0])) if parts else (None, None)
         if self.clamp:
             q, k, v = (ops.clamp(part, -self.clamp, self.clamp) for part in (q, k, v))
@@ -103,13 +125,18 @@ class Attention:
         found = ops.attention(q, k, v, step.spans(self.slot), spec)  # (n, heads × head_v)
         if self.sub_norm is not None:
             found = ops.norm(found, self.sub_norm)
-        if gate is not None and self.softplus:
-            by_head = found.reshape(len(x), spec.heads, -1)
-            found = (by_head * ops.activate(None, gate, "softplus").reshape(len(x), spec.heads, -1)).reshape(len(x), -1)
-        elif gate is not None:
-            found = ops.gated(found, gate)
+        if gate is not None:
+            found = self._gated(ops, found, gate)
         (y,) = ops.linear(found, self.out)
         return y
+
+    def _gated(self, ops: Ops, found: Array, gate: Array) -> Array:
+        if self.gate_kind == "sigmoid":
+            return ops.gated(found, gate)
+        base = _LN2 if self.gate_kind == "log2" else 1.0
+        factors = ops.activate(None, gate * base, "softplus") * (1 / base)
+        n, heads = len(found), self.spec.heads
+        return (found.reshape(n, heads, -1) * factors.reshape(n, heads, -1)).reshape(n, -1)
 
     def _placed(self, x: Array, heads: int, norm: Norm | None, step: Step) -> Array:
         """Queries or keys, normalised and turned."""
@@ -127,7 +154,10 @@ def found(load: Loader, at: str) -> bool:
     others = "attn_kv_a_mqa", "ssm_conv1d_q", "attn_o"
     if any(load.has(f"{at}{name}.weight") for name in others):
         return False
-    return load.has(f"{at}attn_q.weight") or (load.has(f"{at}attn_qkv.weight") and not load.has(f"{at}ssm_out.weight"))
+    if load.has(f"{at}attn_q.weight"):
+        return True
+    fused, lightning = load.has(f"{at}attn_qkv.weight"), load.graph.lightning
+    return fused and not load.has(f"{at}ssm_out.weight") and not (lightning and load.has(f"{at}attn_norm_2.weight"))
 
 
 def load(load: Loader, layer: int, slots: list[Any]) -> Attention:
@@ -141,8 +171,8 @@ def load(load: Loader, layer: int, slots: list[Any]) -> Attention:
     rows = [heads * head_k * (2 if gated else 1), kv_heads * head_k, kv_heads * head_v]
     q, k, v = _projections(load, layer, rows)
     rope = _stretched(load, rope_of(load, layer))
-    q_norm = load.norm(f"{at}attn_q_norm", head_k, heads, graph.head_norm)
-    k_norm = load.norm(f"{at}attn_k_norm", head_k, kv_heads, graph.head_norm)
+    q_norm = load.norm(f"{at}attn_q_norm", head_k, heads, graph.head_norm, graph.norms_of_heads)
+    k_norm = load.norm(f"{at}attn_k_norm", head_k, kv_heads, graph.head_norm, graph.norms_of_heads)
     if graph.plain_norm and rope is not None:
         q_norm, k_norm = q_norm or load.plain_norm(head_k), k_norm or load.plain_norm(head_k)
     sinks = load.vector(f"{at}attn_sinks.weight", heads) if load.has(f"{at}attn_sinks.weight") else None
@@ -174,15 +204,29 @@ def load(load: Loader, layer: int, slots: list[Any]) -> Attention:
             two_sided=graph.two_sided and window > 0,
         ),
         gate=gate,
-        softplus=graph.softplus_gate,
+        gate_kind=graph.gate,
         gated=gated,
         clamp=hyper.keys.number("attention.clamp_kqv", 0.0),
         temperature=_temperature(load, rope),
         value_scale=hyper.keys.number("attention.value_scale", 1.0),
+        routed=_routed_values(load, at, rows[2]),
     )
     if k is not None:
         slots.append(loaded)
     return loaded
+
+
+def _routed_values(load: Loader, at: str, rows: int) -> RoutedValues | None:
+    if not load.has(f"{at}attn_v_exps.weight"):
+        return None
+    count = load.hyper.keys.count("attention.value_expert_count")
+    used = load.hyper.keys.count("attention.value_expert_used_count", most=count)
+    router = load.linear(f"{at}attn_v_gate", count, load.hyper.width)
+    bias, router = router.bias, replace(router, bias=None)  # of the choice alone
+    return RoutedValues(
+        choice=Choice(**choice_of(load, router, used, bias)),
+        experts=load.linear(f"{at}attn_v_exps", rows, load.hyper.width, count),
+    )
 
 
 def _shared_slot(load: Loader, layer: int, slots: Sequence[Any]) -> int:

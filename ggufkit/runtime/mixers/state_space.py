@@ -2,6 +2,7 @@
 
     Mamba 2    z, xbc, dt = W x        x, b, c = silu(conv(xbc))        norm(silu(z) · scan(x, b, c, dt))        out
     Mamba      x, z = W x              x = silu(conv(x))                dt, b, c = W′ x        dt = W″ dt
+    PLaMo 2    the same, of heads that are wider than one number; of each head first z, then x
 
 The scan is `Ops.scan`; dt is what softplus makes of it and its bias.
 
@@ -68,11 +69,11 @@ class Mamba2(_Base):
 
 @dataclass(frozen=True)
 class Mamba(_Base):
-    """One layer's: heads of one number each, with a dt of their own.
+    """One layer's: heads with a dt of their own, of one number each or a few.
 
     Attributes
     ----------
-    inputs : x and z.
+    inputs : x and z; or one matrix of both, head by head.
     selection : x → dt, b and c, dt being of a few numbers.
     norms : of these three, each or None.
     dt : these → (heads,), its bias with it.
@@ -85,7 +86,11 @@ class Mamba(_Base):
 
     def run(self, x: Array, step: Step) -> Array:
         ops = step.ops
-        x, z = ops.linear(x, *self.inputs)
+        if len(self.inputs) == 1:
+            (both,) = ops.linear(x, *self.inputs)
+            z, x = ops.halves(both, self.space.heads)
+        else:
+            x, z = ops.linear(x, *self.inputs)
         x = self._convolved(x, step)
         parts = ops.linear(x, *self.selection)
         dt, b, c = (
@@ -108,7 +113,8 @@ def load(load: Loader, layer: int, slots: list[Any]) -> Mamba | Mamba2:
     inner, states = keys.count("ssm.inner_size"), keys.count("ssm.state_size")
     taps, rank = keys.count("ssm.conv_kernel", most=64), keys.count("ssm.time_step_rank")
     if load.has(f"{at}ssm_x.weight"):
-        loaded: Mamba | Mamba2 = _mamba(load, at, len(slots), (inner, states, taps, rank))
+        of = _mamba_of_heads if load.graph.wide_heads else _mamba
+        loaded: Mamba | Mamba2 = of(load, at, len(slots), (inner, states, taps, rank))
         slots.append(loaded)
         return loaded
     groups = keys.count("ssm.group_count")
@@ -154,4 +160,27 @@ def _mamba(load: Loader, at: str, slot: int, sizes: tuple[int, int, int, int]) -
         selection=tuple(load.parts(f"{at}ssm_x", [rank, states, states], inner)),
         norms=norms,
         dt=load.linear(f"{at}ssm_dt", inner, rank),
+    )
+
+
+def _mamba_of_heads(load: Loader, at: str, slot: int, sizes: tuple[int, int, int, int]) -> Mamba:
+    """As many heads as `rank` says; of how many numbers dt is made says the matrix."""
+    width, ops = load.hyper.width, load.ops
+    inner, states, taps, heads = sizes
+    if inner % heads:
+        raise load.hyper.keys.fail("ssm.time_step_rank", f"is {heads}, which does not divide {inner} numbers")
+    dt = load.linear(f"{at}ssm_dt", heads, -1)
+    b, c, short = load.parts(f"{at}ssm_x", [states, states, dt.cols], inner)
+    a, d = load.numbers(f"{at}ssm_a", heads), load.vector(f"{at}ssm_d", heads)
+    return Mamba(
+        slot=slot,
+        convolution=load_convolution(load, f"{at}ssm_conv1d", inner, taps),
+        space=StateSpace(heads, inner // heads, 1, states, ops.vector(a.reshape(heads, 1)), ops.vector(d)),
+        out=load.linear(f"{at}ssm_out", width, inner),
+        inputs=(load.linear(f"{at}ssm_in", 2 * inner, width),),
+        selection=(short, b, c),
+        norms=tuple(
+            load.norm(f"{at}ssm_{name}_norm", size) for name, size in (("dt", dt.cols), ("b", states), ("c", states))
+        ),
+        dt=dt,
     )

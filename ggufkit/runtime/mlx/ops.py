@@ -21,7 +21,7 @@ from ggufkit.runtime.mlx import recurrence
 from ggufkit.runtime.mlx.cache import LayerCache, Stored
 from ggufkit.runtime.mlx.levels import numbers, rounded_queries, turned, turned_back
 from ggufkit.runtime.mlx.weight import Weight, load_weight
-from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Experts, Linear, Norm, Span, StateSpace
+from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Choice, Linear, Norm, Span, StateSpace
 from ggufkit.runtime.router import choose
 from ggufkit.tensors.tensor import Tensor
 
@@ -98,8 +98,8 @@ class MlxOps:
             return function(up)
         return function(gate, up) if activation == "swiglu_oai" else _gating(activation)(gate, up)
 
-    def choose(self, scores: mx.array, experts: Experts) -> tuple[mx.array, mx.array]:
-        return choose(mx, scores, experts)
+    def choose(self, scores: mx.array, choice: Choice) -> tuple[mx.array, mx.array]:
+        return choose(mx, scores, choice)
 
     def each(self, x: mx.array, chosen: mx.array, *linears: Linear) -> Sequence[mx.array]:
         results = [
