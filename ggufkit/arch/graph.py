@@ -63,6 +63,8 @@ class Graph:
     temperature : (scale, length, first): queries of layers without rope are multiplied by
         1 + scale · ln(1 + ⌊(position + first) / length⌋); None for no such thing.
     index_rope : of latent attention to keys that an index chooses: `rope` of the index; None without an index.
+    index_epsilon : of the norm of the index's keys; 0 for that of all norms.
+    index_turned_last : what turns of the index is the end of its queries and keys, not their beginning.
     gate : what attention's gate is: ``"sigmoid"``, ``"softplus"``, or ``"log2"``, the softplus log₂(1 + 2ˣ).
     mixed_sections : pairs of the axes of positions take turns, and do not lie in sections one behind the other.
     two_sided : windows of an encoder reach half their size to both sides.
@@ -125,6 +127,8 @@ class Graph:
     chunked: bool = False
     temperature: tuple[float, int, int] | None = None
     index_rope: str | None = None
+    index_epsilon: float = 1e-6
+    index_turned_last: bool = False
     gate: str = "sigmoid"
     mixed_sections: bool = False
     two_sided: bool = False

@@ -126,7 +126,10 @@ def _llama_type(name: str, head: int) -> CacheType:
 
 
 def _own(model: Model, layer: Layer, setup: Setup) -> Iterator[Held]:
-    if layer.kind not in ("", "shared"):
+    if layer.chosen:
+        # In float32, whatever the types: choices would change (see `runtime.kv.rows`).
+        yield Held("cache", setup.context, setup.slots, _FLOAT * layer.chosen, f"4 B × {layer.chosen}")
+    elif layer.kind not in ("", "shared"):
         on_cpu = setup.engine == "cpu"
         # Encoders read a text as a whole, and keep it in float32 for as long.
         names = (setup.keys, setup.values) if model.causal else ("F32", "F32")

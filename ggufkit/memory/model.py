@@ -66,6 +66,7 @@ class Layer:
     window : tokens that it sees back; 0 for all.
     convolution, state : numbers of its recurrent state: the last inputs of a convolution, and the rest; 0 for none.
     indexer : numbers per token of the key that a sparse attention chooses by; 0 for none.
+    chosen : of attention that chooses its keys, numbers per token of all that it keeps; 0 elsewhere.
     inner : the widest row of its feed-forward network.
     gated : its feed-forward network has a gate.
     experts, used : of a mixture: how many, and how many a token goes through; 0 for a dense network.
@@ -82,6 +83,7 @@ class Layer:
     convolution: int = 0
     state: int = 0
     indexer: int = 0
+    chosen: int = 0
     inner: int = 0
     gated: bool = False
     experts: int = 0
@@ -236,16 +238,26 @@ def _layer(hyper: Hyperparameters, shapes: Mapping[str, tuple[int, ...]], number
     if not gated and dense and dense != _columns(shapes, f"{at}ffn_down.weight"):
         dense, gated = dense // 2, True  # gate and up in one matrix
     head = keys.count("attention.key_length_mla", 0, least=0) if latent else hyper.head_k[number]
+    kv_heads = (1 if latent else hyper.kv_heads[number]) if kind else 0
+    head_k = _latent_row(hyper, number) if latent else hyper.head_k[number] if kind else 0
+    head_v = _rank(hyper, number) if latent else hyper.head_v[number] if kind else 0
+    indexer = _indexer(keys, number) if rows("indexer.attn_k", "indexer.k_proj") else 0
+    chosen = 0
+    if latent and not hyper.windows[number] and keys.count("attention.indexer.top_k", 0, least=0):
+        chosen = head_k + indexer
+    elif kind and rows("indexer.k_proj"):
+        chosen = kv_heads * (head_k + head_v) + indexer
     return Layer(
         kind=kind,
         heads=hyper.heads[number] if kind else 0,
-        kv_heads=(1 if latent else hyper.kv_heads[number]) if kind else 0,
-        head_k=_latent_row(hyper) if latent else hyper.head_k[number] if kind else 0,
-        head_v=keys.count("attention.kv_lora_rank") if latent else hyper.head_v[number] if kind else 0,
+        kv_heads=kv_heads,
+        head_k=head_k,
+        head_v=head_v,
         window=hyper.windows[number] if kind else 0,
         convolution=convolution,
         state=state,
-        indexer=_indexer(keys, number) if rows("indexer.attn_k", "indexer.k_proj") else 0,
+        indexer=indexer,
+        chosen=chosen,
         inner=max(dense, rows("ffn_up_shexp")),
         gated=gated,
         experts=experts,
@@ -268,8 +280,15 @@ def _columns(shapes: Mapping[str, tuple[int, ...]], name: str) -> int:
     return shape[-1] if shape else 0
 
 
-def _latent_row(hyper: Hyperparameters) -> int:
-    return hyper.keys.count("attention.kv_lora_rank") + hyper.rope_dimensions
+def _rank(hyper: Hyperparameters, number: int) -> int:
+    """Numbers of the vector that latent attention's keys and values share; layers with a window may have others."""
+    key = "attention.kv_lora_rank"
+    windowed = hyper.windows[number] > 0 and hyper.keys.get(f"{key}_swa") is not None
+    return hyper.keys.count(f"{key}_swa" if windowed else key)
+
+
+def _latent_row(hyper: Hyperparameters, number: int) -> int:
+    return _rank(hyper, number) + hyper.rope_dimensions
 
 
 def _attention_kind(hyper: Hyperparameters, shapes: Mapping[str, tuple[int, ...]], number: int) -> str:

@@ -69,16 +69,16 @@ class Block:
         scores = self.ffn.scores(ops, x) if self.early_router and isinstance(self.ffn, Mixture) else None
         more = self.beside.run(ops, x) if self.beside is not None else None
         if self.parallel:
-            mixed, fed = self._mixed(x, step), self._fed(x, step)
+            mixed, fed = self.mixed(x, step), self.fed(x, step)
             return ops.add(ops.add(fed, mixed), x)
         if self.mixers:
             kept = self._kept(ops, x, self.mixer_norm)
-            x = _normed(ops, ops.add(self._mixed(x, step), kept), self.mixer_sum_norm)
+            x = _normed(ops, ops.add(self.mixed(x, step), kept), self.mixer_sum_norm)
         if before is not None:
             x = _normed(ops, ops.add(x, before), self.again_norm)
         if self.ffn is not None:
             kept = self._kept(ops, x, self.ffn_norm)
-            x = _normed(ops, ops.add(self._fed(x, step, scores), kept), self.ffn_sum_norm)
+            x = _normed(ops, ops.add(self.fed(x, step, scores), kept), self.ffn_sum_norm)
         if more is not None:
             x = ops.add(x, more)
         if self.extra is not None:
@@ -89,14 +89,16 @@ class Block:
         """What mixers or FFN are added to."""
         return x if self.stream_scale is None else ops.scale(_normed(ops, x, norm), self.stream_scale)
 
-    def _mixed(self, x: Array, step: Step) -> Array:
+    def mixed(self, x: Array, step: Step) -> Array:
+        """What the mixers add to x."""
         x = _normed(step.ops, x, self.mixer_norm)
         mixed = self.mixers[0].run(x, step)
         for mixer in self.mixers[1:]:
             mixed = step.ops.add(mixed, mixer.run(x, step))
         return self._scaled(step.ops, _normed(step.ops, mixed, self.mixer_post_norm))
 
-    def _fed(self, x: Array, step: Step, scores: Array | None = None) -> Array:
+    def fed(self, x: Array, step: Step, scores: Array | None = None) -> Array:
+        """What the FFN adds to x; `scores` are those of an early router."""
         assert self.ffn is not None
         ops, x = step.ops, _normed(step.ops, x, self.ffn_norm)
         if isinstance(self.ffn, ChannelMix):

@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from ggufkit.runtime.ops import Array
 
-__all__ = ["attend", "scores"]
+__all__ = ["attend", "blocks", "scores"]
 
 
 def scores(xp: Any, q: Array, keys: Array, weights: Array, start: int) -> Array:
@@ -30,13 +32,54 @@ def scores(xp: Any, q: Array, keys: Array, weights: Array, start: int) -> Array:
     return xp.where(_before(xp, start, n, tokens), total, -math.inf)
 
 
-def attend(xp: Any, q: Array, keys: Array, values: Array, seen: Array | None, start: int, scale: float) -> Array:
+def blocks(q: np.ndarray, keys: np.ndarray, start: int, block: int, count: int, near: int) -> np.ndarray | None:
+    """Which keys each query sees, (heads, n, tokens) bool; None for all before it.
+
+    A block's score is that of its best key. Seen are the `count` best blocks: first the `near` last ones, then others;
+    of equal ones the earliest.
+
+    Parameters
+    ----------
+    q : (n, heads, size), at positions `start …`.
+    keys : (tokens, size).
+    block : tokens of a block.
+    """
+    n, heads, _ = q.shape
+    tokens = len(keys)
+    total = -(-tokens // block)
+    if total <= count:
+        return None
+    each = np.full((heads, n, total * block), -np.inf, np.float32)
+    scores = np.matmul(q.transpose(1, 0, 2), keys.T)  # (heads, n, tokens)
+    each[..., :tokens] = np.where(_before(np, start, n, tokens), scores, -np.inf)
+    best = each.reshape(heads, n, total, block).max(-1)
+    last = (np.arange(start, start + n) // block)[:, None]  # the block of each query
+    number = np.arange(total)
+    best = np.where((number <= last) & (number > last - near), np.inf, best)
+    order = np.argsort(-best, axis=-1, kind="stable")[..., :count]
+    seen = np.zeros((heads, n, total), bool)
+    np.put_along_axis(seen, order, True, axis=-1)
+    result: np.ndarray = seen.repeat(block, axis=-1)[..., :tokens]
+    return result
+
+
+def attend(
+    xp: Any,
+    q: Array,
+    keys: Array,
+    values: Array,
+    seen: Array | None,
+    start: int,
+    scale: float,
+    sinks: Array | None = None,
+) -> Array:
     """(n, heads, width) of values that queries (n, heads, size) find at their keys and before, where they are seen.
 
     Parameters
     ----------
     keys, values : (tokens, size), (tokens, width), the same for all heads.
     seen : (n, tokens) bool, or None for all.
+    sinks : (heads,), a score that takes part in the softmax and gives nothing; or None.
     """
     n, heads, size = q.shape
     tokens = len(keys)
@@ -45,8 +88,12 @@ def attend(xp: Any, q: Array, keys: Array, values: Array, seen: Array | None, st
         allowed = xp.logical_and(allowed, seen)
     each = xp.matmul(q.reshape(n * heads, size), keys.T).reshape(n, heads, tokens) * scale
     each = xp.where(allowed[:, None], each, -math.inf)
-    e = xp.exp(each - xp.max(each, axis=-1, keepdims=True))
-    e = e / xp.sum(e, axis=-1, keepdims=True)
+    most = xp.max(each, axis=-1, keepdims=True)
+    if sinks is not None:
+        most = xp.maximum(most, sinks[:, None])
+    e = xp.exp(each - most)
+    total = xp.sum(e, axis=-1, keepdims=True)
+    e = e / (total if sinks is None else total + xp.exp(sinks[:, None] - most))
     return xp.matmul(e.reshape(n * heads, tokens), values).reshape(n, heads, -1)
 
 

@@ -397,7 +397,19 @@ class Ops(Protocol):
         Of equal ones those that llama.cpp chooses. See `runtime.chosen.scores`.
         """
 
-    def attend(self, q: Array, keys: Array, values: Array, seen: Array | None, start: int, scale: float) -> Array:
+    def best_blocks(self, q: Array, keys: Array, start: int, block: int, count: int, near: int) -> Array | None:
+        """Which keys queries see whose index chooses blocks, (heads, n, tokens) bool: see `runtime.chosen.blocks`."""
+
+    def attend(
+        self,
+        q: Array,
+        keys: Array,
+        values: Array,
+        seen: Array | None,
+        start: int,
+        scale: float,
+        sinks: Array | None = None,
+    ) -> Array:
         """Attention to keys that are seen: see `runtime.chosen.attend`."""
 
     def soft_cap(self, x: Array, cap: float) -> Array:

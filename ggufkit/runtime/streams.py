@@ -21,7 +21,7 @@ from ggufkit.runtime.ops import Array, Linear, Norm, Ops
 from ggufkit.runtime.per_layer import Embedding, PerLayerInput
 from ggufkit.runtime.step import Step
 
-__all__ = ["StreamBlock", "Streams", "load_stream_block", "load_streams"]
+__all__ = ["StreamBlock", "Streams", "load_streams"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,10 @@ class Streams:
         for i in range(self.count - 1):
             total = total + _as_long(others[:, i], x)
         return total * (1 / self.count)
+
+    def block(self, load: Loader, block: Block, layer: int) -> StreamBlock:
+        """A layer, from what it does by itself."""
+        return _stream_block(load, block, layer, self)
 
 
 def _as_long(x: Array, other: Array) -> Array:
@@ -123,8 +127,7 @@ def load_streams(load: Loader) -> Streams | None:
     return Streams(count, begin, end)
 
 
-def load_stream_block(load: Loader, block: Block, layer: int, streams: Streams) -> StreamBlock:
-    """A layer, from what it does by itself."""
+def _stream_block(load: Loader, block: Block, layer: int, streams: Streams) -> StreamBlock:
     at, width, count = f"blk.{layer}.", load.hyper.width, streams.count
     router_norm = load.norm(f"{at}altup_router_norm", width)
     if router_norm is None or block.mixer_norm is None or block.mixer_post_norm is None or len(block.mixers) != 1:

@@ -15,6 +15,7 @@ from ggufkit.arch.graph import Graph
 from ggufkit.arch.hyperparameters import Hyperparameters
 from ggufkit.errors import printable
 from ggufkit.runtime.block import load_block
+from ggufkit.runtime.connections import Connections, load_connections
 from ggufkit.runtime.encoder import Encoder, load_decoder, load_encoder
 from ggufkit.runtime.loader import Loader
 from ggufkit.runtime.loops import Loops, Stacks, again, load_passes
@@ -23,7 +24,7 @@ from ggufkit.runtime.mixers import Remembering
 from ggufkit.runtime.ops import Linear, Norm, Ops
 from ggufkit.runtime.per_layer import PerLayerTable, load_per_layer_table
 from ggufkit.runtime.ranking import Head, load_head
-from ggufkit.runtime.streams import Streams, load_stream_block, load_streams
+from ggufkit.runtime.streams import Streams, load_streams
 from ggufkit.tensors.tensor import Tensor
 
 __all__ = ["Weights", "load_weights"]
@@ -41,7 +42,7 @@ class Weights:
     embedding : matrix of the tokens' vectors.
     position, token_type : what is added to them, or None: a matrix; the row of type 0.
     embedding_norm, output_norm : or None.
-    blocks : in order: each a `Block`, or with several streams a `StreamBlock`.
+    blocks : in order: each a `Block`, or of several streams a `StreamBlock` or `ConnectedBlock`.
     slots : the mixers that remember something, by their slot.
     output : to logits; None for encoders.
     silent : (vocabulary,), added to logits: so little that some tokens are never given; or None.
@@ -67,7 +68,7 @@ class Weights:
     silent: Any
     factors: Mapping[str, np.ndarray]
     per_layer: PerLayerTable | None
-    streams: Streams | None
+    streams: Streams | Connections | None
     passes: Loops | Stacks | None
     embedding_added: bool
     head: Head | None
@@ -127,8 +128,8 @@ def load_weights(
         else:
             loaded[layer] = load_block(load, layer, slots)
             blocks.append(loaded[layer])
-    if (streams := load_streams(load)) is not None:
-        blocks = [load_stream_block(load, block, layer, streams) for layer, block in enumerate(blocks)]
+    if (streams := load_streams(load) or load_connections(load)) is not None:
+        blocks = [streams.block(load, block, layer) for layer, block in enumerate(blocks)]
     weights = Weights(
         embedding=matrix,
         vocabulary=vocabulary,

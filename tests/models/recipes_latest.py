@@ -40,7 +40,7 @@ def _layers(*blocks: Shapes) -> Shapes:
 
 
 def latest() -> dict[str, Recipe]:
-    return _blocks() | _recurrent()
+    return _blocks() | _recurrent() | _sparse()
 
 
 def _blocks() -> dict[str, Recipe]:
@@ -50,7 +50,9 @@ def _blocks() -> dict[str, Recipe]:
     pruned |= {"attention.head_count_kv": [KV_HEADS, 0, 0, 0, 1], "feed_forward_length": [FFN, FFN, FFN, 0, FFN]}
     one = norms("attn_norm") | attention(kv=1)
     window = {"attention.sliding_window": 8, "attention.sliding_window_pattern": [True, False, True]}
-    routed = linear("attn_v_gate", EXPERTS, WIDTH, True) | linear("attn_v_exps", KV_HEADS * HEAD, WIDTH, experts=EXPERTS)
+    routed = linear("attn_v_gate", EXPERTS, WIDTH, True) | linear(
+        "attn_v_exps", KV_HEADS * HEAD, WIDTH, experts=EXPERTS
+    )
     return {
         "deci": Recipe(
             RMS | pruned,
@@ -77,11 +79,7 @@ def _blocks() -> dict[str, Recipe]:
             | _SMALL
             | {"expert_count": 8, "expert_used_count": 3, "experts_per_group": 2, "expert_group_scale": real(0.5)}
             | {"expert_chunk_feed_forward_length": 32},
-            _BOTH
-            | _PER_HEAD
-            | linear("ffn_gate_inp", 8, WIDTH)
-            | _stack("exps", FFN, 8)
-            | _stack("chexps", 32, 4),
+            _BOTH | _PER_HEAD | linear("ffn_gate_inp", 8, WIDTH) | _stack("exps", FFN, 8) | _stack("chexps", 32, 4),
             FINAL | OUTPUT,
         ),
         "muse-glimmer": Recipe(
@@ -114,6 +112,119 @@ def _blocks() -> dict[str, Recipe]:
     }
 
 
+def _sparse() -> dict[str, Recipe]:
+    """Latent attention with gates, windows and an index; several streams."""
+    rank, rope, nope, value, short = 24, 8, 12, 12, 40
+    keys: dict[str, Any] = {"attention.q_lora_rank": short, "attention.kv_lora_rank": rank}
+    keys |= {"attention.key_length": rank + rope, "attention.value_length": rank, "rope.dimension_count": rope}
+    keys |= {"attention.key_length_mla": nope + rope, "attention.value_length_mla": value}
+    routed = RMS | MIXTURE | _SMALL | {"expert_gating_func": 2, "expert_shared_count": 1, "expert_weights_norm": True}
+    routed |= {"expert_weights_scale": real(1.5)}
+    # llama.cpp turns the index of dots 3 by a matrix of 64 × 64 at least.
+    index = {"attention.indexer.head_count": 2, "attention.indexer.key_length": 64, "attention.indexer.top_k": 8}
+
+    def latent(rank: int = rank, nope: int = nope, value: int = value) -> Shapes:
+        return (
+            linear("attn_q_a", short, WIDTH)
+            | {"attn_q_a_norm.weight": (short,), "attn_kv_a_norm.weight": (rank,)}
+            | linear("attn_q_b", HEADS * (nope + rope), short)
+            | linear("attn_kv_a_mqa", rank + rope, WIDTH)
+            | {"attn_k_b.weight": (HEADS, rank, nope), "attn_v_b.weight": (HEADS, value, rank)}
+            | linear("attn_output", WIDTH, HEADS * value)
+        )
+
+    two, mixed = norms("attn_norm", "ffn_norm"), experts() | {"exp_probs_b.bias": (EXPERTS,)} | gated(suffix="_shexp")
+    indexer = (
+        linear("indexer.attn_q_b", 2 * 64, short)
+        | linear("indexer.attn_k", 64, WIDTH)
+        | norms("indexer.k_norm", bias=True, size=64)
+        | linear("indexer.proj", 2, WIDTH)
+    )
+    size = HEADS * HEAD
+    delta = linear("attn_output", WIDTH, size) | linear("ssm_beta", HEADS, WIDTH) | norms("ssm_norm", size=HEAD)
+    delta |= {"ssm_a": (HEADS, 1), "ssm_dt.bias": (size,)}
+    for part in "qkv":
+        delta |= linear(f"attn_{part}", size, WIDTH) | {f"ssm_conv1d_{part}.weight": (1, size, 1, 4)}
+    delta |= linear("ssm_f_a", size, WIDTH) | linear("ssm_g_a", size, WIDTH)
+    hyper: dict[str, Any] = {"hyper_connection.count": 3, "hyper_connection.epsilon": real(1e-3)}
+    hyper |= {"hyper_connection.magnitude": real(2), "swiglu_clamp_exp": [float(v) for v in (0.5, 0.5)]}
+    connected: Shapes = {}
+    for half in ("attn", "ffn"):
+        connected |= linear(f"hc_{half}_fn", 6, 3 * WIDTH)
+        connected |= {f"hc_{half}_base.weight": (6,), f"hc_{half}_scale.weight": (2,)}
+    head = linear("output_hc_fn", 3, 3 * WIDTH) | {"output_hc_base.weight": (3,), "output_hc_scale.weight": (1,)}
+    hy = two | latent() | {"attn_sinks.weight": (HEADS,)} | linear("attn_gate", HEADS * value, WIDTH) | connected
+    windowed: dict[str, Any] = {"attention.sliding_window": 8, "attention.sliding_window_pattern": [True, False]}
+    windowed |= {"attention.kv_lora_rank_swa": 16, "attention.key_length_swa": 24, "attention.value_length_swa": 16}
+    windowed |= {
+        "attention.key_length_mla_swa": 16,
+        "attention.value_length_mla_swa": 10,
+        "rope.freq_base_swa": real(5e3),
+    }
+    gate = linear("attn_gate", HEADS, WIDTH)
+    dots = two | norms("attn_k_norm", size=rope) | gate
+    block = RMS | MIXTURE | _SMALL | {"expert_gating_func": 2, "expert_shared_count": 1, "leading_dense_block_count": 1}
+    block |= {"expert_weights_norm": True, "expert_weights_scale": real(1.5), "rope.dimension_count": 8}
+    block |= {"attention.indexer.head_count": KV_HEADS, "attention.indexer.key_length": 16}
+    block |= {"attention.indexer.block_size": 4, "attention.indexer.local_blocks": 1}
+    return {
+        "bailingmoe3": Recipe(
+            routed
+            | keys
+            | {"attention.head_count_kv": [0, 1], "ssm.conv_kernel": 4, "kda.head_dim": HEAD, "kda.safe_gate": True}
+            | {"kda.gate_lower_bound": real(-5), "leading_dense_block_count": 1}
+            | {"swiglu_clamp_exp": [0.0, 0.5], "swiglu_clamp_shexp": [0.0, 0.7]},
+            two | delta | gated(),
+            FINAL | OUTPUT,
+            odd=two | latent() | gate | mixed,
+            layers=2,
+        ),
+        "dots3note": Recipe(
+            routed
+            | keys
+            | windowed
+            | index
+            | {"attention.indexer.types": [False, True], "leading_dense_block_count": 1},
+            dots | latent(16, 8, 10) | gated(),
+            FINAL | OUTPUT,
+            odd=dots | latent() | indexer | mixed,
+            layers=2,
+            kv_heads=1,
+        ),
+        "hy_v4": Recipe(
+            routed | keys | hyper | {"leading_dense_block_count": 1},
+            hy | gated(),
+            FINAL | OUTPUT | head,
+            odd=hy | mixed,
+            layers=2,
+            kv_heads=1,
+        ),
+        "hy_v4+index": Recipe(
+            routed | keys | hyper | index | {"attention.indexer.types": [True, False], "leading_dense_block_count": 1},
+            hy | indexer | gated(),
+            FINAL | OUTPUT | head,
+            odd=hy | mixed,
+            layers=2,
+            kv_heads=1,
+        ),
+        **{
+            f"minimax-m3+{kind}": Recipe(
+                block | {"attention.indexer.top_k": count},
+                _BOTH | _PER_HEAD | gated(),
+                FINAL | OUTPUT,
+                odd=_BOTH
+                | _PER_HEAD
+                | mixed
+                | linear("indexer.q_proj", KV_HEADS * 16, WIDTH)
+                | linear("indexer.k_proj", 16, WIDTH)
+                | norms("indexer.q_norm", "indexer.k_norm", size=16),
+                layers=2,
+            )
+            for kind, count in (("all", 100), ("few", 3))
+        },
+    }
+
+
 def _stack(name: str, inner: int, count: int) -> Shapes:
     parts = (("gate", inner, WIDTH), ("up", inner, WIDTH), ("down", WIDTH, inner))
     return {f"ffn_{part}_{name}.weight": (count, rows, cols) for part, rows, cols in parts}
@@ -137,9 +248,7 @@ def _recurrent() -> dict[str, Recipe]:
     )
     return {
         "minimax-01": Recipe(
-            RMS
-            | MIXTURE
-            | {"residual_scale": real(3.5), "rope.dimension_count": 8, "full_attention_interval": 2},
+            RMS | MIXTURE | {"residual_scale": real(3.5), "rope.dimension_count": 8, "full_attention_interval": 2},
             norms("attn_norm", "ffn_norm")
             | linear("attn_qkv", 3 * size, WIDTH)
             | norms("attn_norm_2", size=size)

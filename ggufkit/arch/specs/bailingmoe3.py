@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import (
     OPTIONAL,
     VOCAB_SIZE,
@@ -96,6 +97,7 @@ def _rates(tensor: Tensor, config: Config) -> Tensor:
 def _ling(name: str, *more: Row, drops: str) -> Architecture:
     return Architecture(
         name="bailingmoe3",
+        graph=Graph(router_normalized=False),
         models={name: {}},
         traits=Traits(stacks_are_experts=False),  # its MLA projections are stacks, too
         metadata=(

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import Row, flags, integers, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.deepseek2 import INDEXER, absorbed, mla_keys
@@ -124,6 +125,7 @@ _CLASSES = ("Dots3NoteForCausalLM", "Dots3NoteForConditionalGeneration", "Dots3N
 SPECS = (
     Architecture(
         name="dots3note",
+        graph=Graph(router="sigmoid", router_normalized=False, index_rope="neox", window_period=1),
         models={name: {"rms_norm_eps": 1e-6} for name in _CLASSES},
         metadata=(
             _known,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import Row, flags, real, reals, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.deepseek2 import INDEXER, MLA_DEFAULTS, absorbed, mla_keys
@@ -100,6 +101,13 @@ _DEFAULTS = {
 SPECS = (
     Architecture(
         name="hy_v4",
+        graph=Graph(
+            router_normalized=False,
+            clamp_first=True,
+            index_rope="norm",
+            index_epsilon=0.0,
+            index_turned_last=True,
+        ),
         models={"HYV4ForCausalLM": MLA_DEFAULTS | _DEFAULTS},
         metadata=(
             *(_REPLACED.get(getattr(row, "key", ""), row) for row in mla_keys()),

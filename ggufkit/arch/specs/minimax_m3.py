@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, flag, real, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.moe import w123_experts
@@ -25,6 +26,7 @@ def _dense(config: Config) -> int:
 SPECS = (
     Architecture(
         name="minimax-m3",
+        graph=Graph(rope="neox", router="sigmoid", router_normalized=False, activation="swiglu_oai"),
         models={"MiniMaxM3SparseForCausalLM": {}, "MiniMaxM3SparseForConditionalGeneration": {}},
         metadata=(
             *BASE,

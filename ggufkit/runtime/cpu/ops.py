@@ -12,7 +12,7 @@ from ggufkit.errors import ArchitectureError
 from ggufkit.kernels.heap import keep_arrays
 from ggufkit.kernels.threads import thread_count
 from ggufkit.runtime import relative
-from ggufkit.runtime.chosen import attend, scores
+from ggufkit.runtime.chosen import attend, blocks, scores
 from ggufkit.runtime.cpu import activations, gelus, norms, recurrence
 from ggufkit.runtime.cpu.attention import ROWS, Pass
 from ggufkit.runtime.cpu.cache import LayerCache
@@ -304,10 +304,22 @@ class CpuOps:
     def best(self, q: np.ndarray, keys: np.ndarray, weights: np.ndarray, start: int, count: int) -> np.ndarray | None:
         return best_of(scores(np, q, keys, weights, start), count) if len(keys) > count else None
 
+    def best_blocks(
+        self, q: np.ndarray, keys: np.ndarray, start: int, block: int, count: int, near: int
+    ) -> np.ndarray | None:
+        return blocks(q, keys, start, block, count, near)
+
     def attend(
-        self, q: np.ndarray, keys: np.ndarray, values: np.ndarray, seen: np.ndarray | None, start: int, scale: float
+        self,
+        q: np.ndarray,
+        keys: np.ndarray,
+        values: np.ndarray,
+        seen: np.ndarray | None,
+        start: int,
+        scale: float,
+        sinks: np.ndarray | None = None,
     ) -> np.ndarray:
-        result: np.ndarray = attend(np, q, keys, values, seen, start, scale)
+        result: np.ndarray = attend(np, q, keys, values, seen, start, scale, sinks)
         return result
 
     def soft_cap(self, x: Any, cap: float) -> Any:

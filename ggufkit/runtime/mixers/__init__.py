@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from ggufkit.runtime.loader import Loader
 from ggufkit.runtime.mixers import (
     attention,
+    block_attention,
     delta_attention,
     delta_net,
     expanded_attention,
@@ -57,6 +58,7 @@ class Remembering(Mixer, Protocol):
 # Modules with `found(load, at)`, whether the tensors called `at` + … are of this kind, and `load(load, layer, slots)`.
 KINDS = (
     attention,
+    block_attention,
     latent_attention,
     expanded_attention,
     indexed_attention,

@@ -105,6 +105,18 @@ class Attention:
 
     def run(self, x: Array, step: Step) -> Array:
         ops, spec = step.ops, self.spec
+        q, k, v, gate = self.looked(x, step)
+        found = ops.attention(q, k, v, step.spans(self.slot), spec)  # (n, heads × head_v)
+        if self.sub_norm is not None:
+            found = ops.norm(found, self.sub_norm)
+        if gate is not None:
+            found = self._gated(ops, found, gate)
+        (y,) = ops.linear(found, self.out)
+        return y
+
+    def looked(self, x: Array, step: Step) -> tuple[Array, Array, Array, Array]:
+        """Queries, keys, values and gate, (n, heads × head_k) and so on; None of what there is not."""
+        ops, spec = step.ops, self.spec
         linears = [linear for linear in (self.q, self.k, self.v, self.gate) if linear is not None]
         parts = list(ops.linear(x, *linears))  # (n, heads × head_k), (n, kv_heads × head_k), (n, kv_heads × head_v)
         q, gate = parts.pop(0), parts.pop() if self.gate is not None else None
@@ -115,20 +127,14 @@ class Attention:
         k, v = parts if len(parts) == 2 else (parts[0], ops.copy(parts[0])) if parts else (None, None)
         if self.clamp:
             q, k, v = (ops.clamp(part, -self.clamp, self.clamp) for part in (q, k, v))
-        q, k = self._placed(q, spec.heads, self.q_norm, step), self._placed(k, spec.kv_heads, self.k_norm, step)
+        q, k = self.placed(q, spec.heads, self.q_norm, step), self.placed(k, spec.kv_heads, self.k_norm, step)
         if self.temperature is not None:
             q = q * ops.vector(self.temperature.factors(step.positions))
         if v is not None and self.v_norm is not None:
             v = ops.norm(v, self.v_norm)
         if v is not None and self.value_scale != 1:
             v = ops.scale(v, self.value_scale)
-        found = ops.attention(q, k, v, step.spans(self.slot), spec)  # (n, heads × head_v)
-        if self.sub_norm is not None:
-            found = ops.norm(found, self.sub_norm)
-        if gate is not None:
-            found = self._gated(ops, found, gate)
-        (y,) = ops.linear(found, self.out)
-        return y
+        return q, k, v, gate
 
     def _gated(self, ops: Ops, found: Array, gate: Array) -> Array:
         if self.gate_kind == "sigmoid":
@@ -138,7 +144,7 @@ class Attention:
         n, heads = len(found), self.spec.heads
         return (found.reshape(n, heads, -1) * factors.reshape(n, heads, -1)).reshape(n, -1)
 
-    def _placed(self, x: Array, heads: int, norm: Norm | None, step: Step) -> Array:
+    def placed(self, x: Array, heads: int, norm: Norm | None, step: Step) -> Array:
         """Queries or keys, normalised and turned."""
         if x is None:
             return None
@@ -151,7 +157,7 @@ class Attention:
 
 def found(load: Loader, at: str) -> bool:
     """Whether a block has attention of this kind."""
-    others = "attn_kv_a_mqa", "ssm_conv1d_q", "attn_o"
+    others = "attn_kv_a_mqa", "ssm_conv1d_q", "attn_o", "indexer.q_proj"
     if any(load.has(f"{at}{name}.weight") for name in others):
         return False
     if load.has(f"{at}attn_q.weight"):

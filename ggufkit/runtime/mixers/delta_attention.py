@@ -1,9 +1,10 @@
 """Kimi delta attention: a gated delta net whose decay is another one for each number of a key.
 
     q, k, v = silu(conv(W x)) each        decay = a · softplus(W₂ W₁ x + bias)        beta = sigmoid(W′ x)
+                                          or bound · sigmoid(a · (W x + bias))
     y = norm(delta(q / |q| / √d, k / |k|, v, decay, beta)) · sigmoid(G₂ G₁ x)        out y
 
-Source: src/models/kimi-linear.cpp of llama.cpp; Kimi Team, "Kimi Linear", 2025.
+Source: src/models/kimi-linear.cpp and bailingmoe3.cpp of llama.cpp; Kimi Team, "Kimi Linear", 2025.
 """
 
 from __future__ import annotations
@@ -33,20 +34,21 @@ class DeltaAttention:
     ----------
     heads, head : sizes, of queries, keys and values alike.
     qkv : three matrices.
-    decay, gate : of two matrices each, one after the other.
+    decay, gate : of two matrices each, one after the other, or of one.
     beta, out : matrices.
     convolution : of all three side by side.
     a : array of shape (heads, 1); bias : (heads × head,).
     unit : makes queries and keys as long as 1.
     norm : of what is found, each head.
+    bound : of the decay, below 0; or 0 where it has none.
     """
 
     slot: int
     heads: int
     head: int
     qkv: tuple[Linear, ...]
-    decay: tuple[Linear, Linear]
-    gate: tuple[Linear, Linear]
+    decay: tuple[Linear, ...]
+    gate: tuple[Linear, ...]
     beta: Linear
     out: Linear
     convolution: Convolution
@@ -54,6 +56,7 @@ class DeltaAttention:
     bias: Array
     unit: Norm
     norm: Norm
+    bound: float
 
     def memory(self, ops: Ops, types: CacheSpec, length: int) -> State:
         return State(ops, self.convolution.shape, (self.heads, self.head, self.head))
@@ -65,13 +68,25 @@ class DeltaAttention:
         q, k, v = ops.split(mixed, [inner] * 3)
         q = ops.scale(ops.norm(q, self.unit), 1 / math.sqrt(self.head)).reshape(n, self.heads, -1)
         k, v = ops.norm(k, self.unit).reshape(n, self.heads, -1), v.reshape(n, self.heads, -1)
-        (decay,) = ops.linear(short, self.decay[1])
-        decay = ops.activate(None, decay + self.bias, "softplus").reshape(n, self.heads, -1) * self.a
+        decay = self._decay(ops, _through(ops, short, self.decay[1:]) + self.bias)
         y = ops.delta(q, k, v, decay, ops.activate(None, beta, "sigmoid"), spans)
-        (gate,) = ops.linear(gate, self.gate[1])
+        gate = _through(ops, gate, self.gate[1:])
         y = ops.gated(ops.norm(y.reshape(n, -1), self.norm), gate)
         (y,) = ops.linear(y, self.out)
         return y
+
+    def _decay(self, ops: Ops, x: Array) -> Array:
+        """The logarithm of what states decay by, (n, heads, head)."""
+        if self.bound:
+            x = x.reshape(len(x), self.heads, -1) * self.a
+            return ops.activate(None, x, "sigmoid") * self.bound
+        return ops.activate(None, x, "softplus").reshape(len(x), self.heads, -1) * self.a
+
+
+def _through(ops: Ops, x: Array, linears: tuple[Linear, ...]) -> Array:
+    for linear in linears:
+        (x,) = ops.linear(x, linear)
+    return x
 
 
 def found(load: Loader, at: str) -> bool:
@@ -85,7 +100,9 @@ def load(load: Loader, layer: int, slots: list[Any]) -> DeltaAttention:
     heads, head, taps = load.hyper.heads[layer], keys.count("kda.head_dim"), keys.count("ssm.conv_kernel", most=64)
     inner = heads * head
 
-    def through(name: str) -> tuple[Linear, Linear]:
+    def through(name: str) -> tuple[Linear, ...]:
+        if not load.has(f"{at}ssm_{name}_b.weight"):
+            return (load.linear(f"{at}ssm_{name}_a", inner, width),)
         first = load.linear(f"{at}ssm_{name}_a", -1, width)
         return first, load.linear(f"{at}ssm_{name}_b", inner, first.rows)
 
@@ -108,6 +125,7 @@ def load(load: Loader, layer: int, slots: list[Any]) -> DeltaAttention:
         bias=ops.vector(load.vector(f"{at}ssm_dt.bias", inner)),
         unit=load.plain_norm(head, "l2"),
         norm=norm,
+        bound=keys.between("kda.gate_lower_bound", -1e6, 0, 0.0),
     )
     slots.append(loaded)
     return loaded

@@ -4,7 +4,7 @@
 
 The best of each query are seen. A layer without an index sees what the last one before it chose.
 
-Source: src/models/deepseek32.cpp and src/models/glm-dsa.cpp of llama.cpp.
+Source: src/models/deepseek32.cpp, glm-dsa.cpp, dots3note.cpp and hy-v4.cpp of llama.cpp.
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ from ggufkit.runtime.step import Step
 
 __all__ = ["Index", "IndexedAttention", "found", "load"]
 
-_EPSILON = 1e-6  # of the norm of an index's keys
-
 
 @dataclass(frozen=True)
 class Index:
@@ -37,6 +35,7 @@ class Index:
     k_norm : with mean.
     heads, size : of its queries.
     rope : or None.
+    last : what turns is the end of a query or key, not its beginning.
     """
 
     q: Linear
@@ -46,6 +45,18 @@ class Index:
     heads: int
     size: int
     rope: Rope | None
+    last: bool
+
+    def turned(self, x: Array, heads: int, step: Step) -> Array:
+        """Queries or keys (n, heads × size), turned."""
+        if self.rope is None:
+            return x
+        if not self.last:
+            return step.turned(x, heads, self.rope)
+        sizes = [self.size - self.rope.dimensions, self.rope.dimensions]
+        first, end = step.ops.split(x.reshape(len(x), heads, -1), sizes)
+        end = step.turned(end.reshape(len(x), -1), heads, self.rope)
+        return step.ops.joined([first, end.reshape(len(x), heads, -1)]).reshape(len(x), -1)
 
 
 @dataclass(frozen=True)
@@ -81,8 +92,9 @@ class IndexedAttention:
                 index_keys = memory.put(1, asked[1][rows], span.start)
                 step.chosen[number] = ops.best(asked[0][rows], index_keys, asked[2][rows], span.start, self.count)
             seen = step.chosen[number]
-            found.append(ops.attend(q[rows], kept, kept[:, : spec.head_v], seen, span.start, spec.scale))
-        return self.inner.out_of(ops.concatenate(found), step)
+            values = kept[:, : spec.head_v]
+            found.append(ops.attend(q[rows], kept, values, seen, span.start, spec.scale, spec.sinks))
+        return self.inner.out_of(ops.concatenate(found), x, step)
 
     def _asked(self, x: Array, short: Array, step: Step) -> tuple[Array, Array, Array]:
         """Queries (n, heads, size), keys (n, size) and weights (n, heads) of the index."""
@@ -91,8 +103,7 @@ class IndexedAttention:
         (q,) = ops.linear(short, index.q)
         k, weights = ops.linear(x, index.k, index.weights)
         k = k if index.k_norm is None else ops.norm(k, index.k_norm)
-        if index.rope is not None:
-            q, k = step.turned(q, index.heads, index.rope), step.turned(k, 1, index.rope)
+        q, k = index.turned(q, index.heads, step), index.turned(k, 1, step)
         return q.reshape(n, index.heads, -1), k, weights * (1 / math.sqrt(index.heads * index.size))
 
 
@@ -101,9 +112,11 @@ def found(load: Loader, at: str) -> bool:
     return load.has(f"{at}attn_kv_a_mqa.weight") and load.graph.index_rope is not None
 
 
-def load(load: Loader, layer: int, slots: list[Any]) -> IndexedAttention:
-    """A layer's, its tensors checked and taken."""
+def load(load: Loader, layer: int, slots: list[Any]) -> IndexedAttention | LatentAttention:
+    """A layer's, its tensors checked and taken; layers with a window, and models without an index, choose no keys."""
     keys, width, at = load.hyper.keys, load.hyper.width, f"blk.{layer}.indexer."
+    if load.hyper.windows[layer] or not keys.count("attention.indexer.top_k", 0, least=0):
+        return latent_attention.load(load, layer, slots)
     own: list[Any] = []
     inner = latent_attention.load(load, layer, own)
     if inner.latents.short is None:
@@ -117,11 +130,12 @@ def load(load: Loader, layer: int, slots: list[Any]) -> IndexedAttention:
         index = Index(
             q=load.linear(f"{at}attn_q_b", heads * size, inner.latents.short.rows),
             k=load.linear(f"{at}attn_k", size, width),
-            k_norm=load.norm_of("layer", f"{at}k_norm", size, _EPSILON),
+            k_norm=load.norm_of("layer", f"{at}k_norm", size, load.graph.index_epsilon or load.hyper.epsilon),
             weights=load.linear(f"{at}proj", heads, width),
             heads=heads,
             size=size,
             rope=latents.yarn(load, rope)[0],
+            last=load.graph.index_turned_last,
         )
     elif not any(isinstance(mixer, IndexedAttention) and mixer.index is not None for mixer in slots):
         raise load.fail(f"block {layer} has no index, and there is none before it")

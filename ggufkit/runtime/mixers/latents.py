@@ -16,7 +16,7 @@ from ggufkit.runtime.ops import Array, Linear, Norm
 from ggufkit.runtime.rope import Rope
 from ggufkit.runtime.step import Step
 
-__all__ = ["Latents", "load_latents", "yarn"]
+__all__ = ["Latents", "load_latents", "of_window", "yarn"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Latents:
     nope, turned : numbers of a head's query that are not turned, and that are.
     rope : or None.
     scale : what scores are multiplied by.
+    k_norm : or None.
     """
 
     short: Linear | None
@@ -44,6 +45,7 @@ class Latents:
     turned: int
     rope: Rope | None
     scale: float
+    k_norm: Norm | None = None
 
     def of(self, x: Array, step: Step) -> tuple[Array, Array, Array, Array, Array | None]:
         """Of rows x: queries (n, heads, nope) and (n, heads, turned), c (n, rank), k (n, turned), the short vectors."""
@@ -55,6 +57,7 @@ class Latents:
             short = short if self.short_norm is None else ops.norm(short, self.short_norm)
             (q,) = ops.linear(short, self.q)
         c = c if self.latent_norm is None else ops.norm(c, self.latent_norm)
+        k = k if self.k_norm is None else ops.norm(k, self.k_norm)
         q_nope, q_rope = ops.split(q.reshape(n, heads, -1), [self.nope, self.turned])
         q_rope = q_rope.reshape(n, -1)
         if self.rope is not None:
@@ -65,7 +68,10 @@ class Latents:
 def load_latents(load: Loader, layer: int, head: int, key: str) -> Latents:
     """A layer's, its tensors checked and taken; `head` numbers of a query, as metadata's `key` has them."""
     hyper, at, width = load.hyper, f"blk.{layer}.", load.hyper.width
-    heads, rank, turned = hyper.heads[layer], hyper.keys.count("attention.kv_lora_rank"), hyper.rope_dimensions
+    heads, rank = hyper.heads[layer], of_window(load, layer, "attention.kv_lora_rank")
+    turned = hyper.rope_dimensions
+    if not heads:
+        raise hyper.keys.fail("attention.head_count", f"is 0 in layer {layer}, which has attention")
     if turned >= head:
         raise hyper.keys.fail(key, f"must be more than the {turned} numbers that turn, not {head}")
     short = load.linear(f"{at}attn_q_a", -1, width) if load.has(f"{at}attn_q_a.weight") else None
@@ -83,7 +89,15 @@ def load_latents(load: Loader, layer: int, head: int, key: str) -> Latents:
         turned=turned,
         rope=rope,
         scale=scale * scale / math.sqrt(head),
+        k_norm=load.norm(f"{at}attn_k_norm", turned),
     )
+
+
+def of_window(load: Loader, layer: int, key: str) -> int:
+    """A count of metadata; of layers with a window another, if there is one."""
+    keys = load.hyper.keys
+    windowed = load.hyper.windows[layer] > 0 and keys.get(f"{key}_swa") is not None
+    return keys.count(f"{key}_swa" if windowed else key)
 
 
 def yarn(load: Loader, rope: Rope | None) -> tuple[Rope | None, float]:

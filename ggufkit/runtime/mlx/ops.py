@@ -15,7 +15,7 @@ import numpy as np
 
 from ggufkit.errors import ArchitectureError
 from ggufkit.runtime import relative
-from ggufkit.runtime.chosen import attend, scores
+from ggufkit.runtime.chosen import attend, blocks, scores
 from ggufkit.runtime.cpu.choosing import best_of
 from ggufkit.runtime.mlx import recurrence
 from ggufkit.runtime.mlx.cache import LayerCache, Stored
@@ -204,10 +204,23 @@ class MlxOps:
         # Equal scores are many, and MLX does not say which it would choose.
         return mx.array(best_of(np.array(scores(mx, q, keys, weights, start)), count))
 
+    def best_blocks(
+        self, q: mx.array, keys: mx.array, start: int, block: int, count: int, near: int
+    ) -> mx.array | None:
+        seen = blocks(np.array(q), np.array(keys), start, block, count, near)
+        return None if seen is None else mx.array(seen)
+
     def attend(
-        self, q: mx.array, keys: mx.array, values: mx.array, seen: mx.array | None, start: int, scale: float
+        self,
+        q: mx.array,
+        keys: mx.array,
+        values: mx.array,
+        seen: mx.array | None,
+        start: int,
+        scale: float,
+        sinks: mx.array | None = None,
     ) -> mx.array:
-        result: mx.array = attend(mx, q, keys, values, seen, start, scale)
+        result: mx.array = attend(mx, q, keys, values, seen, start, scale, sinks)
         return result
 
     def soft_cap(self, x: mx.array, cap: float) -> mx.array:
