@@ -23,17 +23,24 @@ from dataclasses import dataclass
 
 __all__ = [
     "Activate",
+    "Around",
+    "Columns",
     "Ear",
     "Gated",
     "Grid",
+    "Halves",
     "Join",
+    "Longest",
     "Matrix",
     "Normalize",
     "Patches",
+    "RowEnds",
     "Scale",
+    "Shapes",
     "Slices",
     "Square",
     "Standardize",
+    "Stretch",
     "Tiles",
     "Tower",
 ]
@@ -44,17 +51,30 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Square:
-    """One picture of `image_size`, black where the image is narrower."""
+    """One picture of `image_size`, of this colour where the image is narrower."""
 
     method: str
+    colour: tuple[int, int, int] = (0, 0, 0)
 
 
 @dataclass(frozen=True)
 class Patches:
-    """One picture as large as the image, within the fewest and most tokens, which the file may say otherwise."""
+    """One picture as large as the image, within the fewest and most tokens.
+
+    Attributes
+    ----------
+    tokens : where the file does not say how many pixels that are; of None it must.
+    """
 
     method: str
-    tokens: tuple[int, int]
+    tokens: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Longest:
+    """One picture whose longer side has `preproc_image_size` pixels, or `image_size` where the file does not say."""
+
+    method: str
 
 
 @dataclass(frozen=True)
@@ -99,6 +119,36 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class Shapes:
+    """Of an image larger than `image_size`, tiles of this size, in that of several shapes which shows most of it, black
+    where it is narrower; and then, stretched, the whole image as large as one of them.
+
+    Attributes
+    ----------
+    side : there are shapes of up to so many tiles in each direction; or
+    tiles : of so many tiles at least and at most, where the file does not say.
+    """
+
+    method: str
+    side: int = 0
+    tiles: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """The image stretched to tiles of `image_size`, at most `preproc_max_tiles`, in the shape for which it grows least,
+    or else shrinks least; and then the whole image as large as one of them.
+
+    Attributes
+    ----------
+    end : the text behind each picture.
+    """
+
+    method: str
+    end: str
+
+
+@dataclass(frozen=True)
 class Slices:
     """The image about as large as `image_size`, and of a larger one then its slices, each of about that size.
 
@@ -116,7 +166,7 @@ class Slices:
     row_end: str
 
 
-Fit = Square | Patches | Tiles | Grid | Slices
+Fit = Square | Patches | Longest | Tiles | Grid | Shapes | Stretch | Slices
 
 
 # ---- from the tower's rows to the language model's: steps, one after the other ----------------------------------
@@ -124,8 +174,9 @@ Fit = Square | Patches | Tiles | Grid | Slices
 
 @dataclass(frozen=True)
 class Join:
-    """Each square of neighbours becomes one row: their ``"mean"``; or their numbers, those of one after those of
-    another (``"rows"``), or each number's of all beside each other (``"channels"``, as a convolution has them)."""
+    """Each square of neighbours, or of sound so many rows one behind the other, becomes one row: their ``"mean"``; or
+    their numbers, those of one after those of another (``"rows"``), or each number's of all beside each other
+    (``"channels"``, as a convolution has them)."""
 
     how: str
 
@@ -155,18 +206,24 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Activate:
-    """An activation."""
+    """An activation; ``"blocks"`` is that of the blocks."""
 
     kind: str
 
 
 @dataclass(frozen=True)
 class Gated:
-    """down(activation(gate x) × up x), with the activation of the blocks."""
+    """down(activation(gate x) × up x), with the activation of the blocks where none is given."""
 
     gate: str
     up: str
     down: str
+    activation: str = ""
+
+
+@dataclass(frozen=True)
+class Halves:
+    """The first half of a row × SiLU of the second."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +239,27 @@ class Standardize:
     scale: str
 
 
-Step = Join | Normalize | Matrix | Activate | Gated | Scale | Standardize
+@dataclass(frozen=True)
+class Columns:
+    """Rows of the picture, which lie one after the other, become columns."""
+
+
+@dataclass(frozen=True)
+class RowEnds:
+    """A vector stands behind each row of the picture but the last, if the file has it."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Around:
+    """A vector stands in front of all rows, and one behind them."""
+
+    first: str
+    last: str
+
+
+Step = Join | Normalize | Matrix | Activate | Gated | Halves | Scale | Standardize | Columns | RowEnds | Around
 
 
 @dataclass(frozen=True)
@@ -193,8 +270,9 @@ class Tower:
     ----------
     fit : how an image becomes pictures.
     project : from the tower's rows to the language model's.
-    norm : of the blocks: ``"layer"`` or ``"rms"``.
+    norm : of the blocks: ``"layer"`` or ``"rms"``, or ``"either"``: those without biases are ``"rms"``.
     activation : of the blocks, where the file says neither GELU nor SiLU.
+    extra_row : behind the patches the blocks have one more row, which the file has, and which is then left out.
     positions : what is added to patches, where the file has a table: ``"table"``: a row each; ``"smoothed"``,
         ``"corners"``, ``"cubic"``: rows of the table brought to the picture's size, by PyTorch's bilinear way with
         antialiasing, with corners on corners, or its bicubic way; ``"axes"``: a row of the table's first part by the
@@ -202,18 +280,18 @@ class Tower:
         picture's is stretched; ``""``: nothing.
     rope : how queries and keys turn by row and column: ``"halves"``: the first half of the pairs by the row, the second
         by the column, as Qwen's; ``"neighbours"``: numbers side by side turn together, the first half of a head by the
-        row, the other by the column with frequencies in between, as Pixtral's; ``"quarters"``: each half of a head
-        as a head of its own, the first by the column, the second by the row, as Gemma 4's; ``""``: not at all.
-    rope_base : of the frequencies.
+        row, the other by the column with frequencies in between, as Pixtral's; ``"beside"``: as these, the first by the
+        column, the other by the row, with the same frequencies, as Llama 4's and Kimi's; ``"quarters"``: each half of a
+        head as a head of its own, the first by the column, the second by the row, as Gemma 4's; ``""``: not at all.
+    rope_base, rope_first : of the frequencies, and the number of the first row and column.
     merge : how many patches in each direction become one row, where the file does not say.
-    merge_key : where it does.
+    merge_key : where it does, or "".
     middle : what the names of a network begin with that makes one row of four patches behind one of the blocks; or "".
     windows : where the file has a period, only every so many layers see the whole picture, the others windows of so
         many pixels; 0 for no such thing.
     contrast : pixels are multiplied by 2, and 1 is taken off.
     plain_scores : queries are not divided by the root of their size; values are normalised, without weights.
     deep : outputs of some blocks also go to the language model's first blocks.
-    row_end : the tensor that stands behind each row of patches but the last; or "".
     begin, end : the text around an image.
     whole : whether the rows of an image see each other in the language model, of its width.
     """
@@ -222,9 +300,11 @@ class Tower:
     project: tuple[Step, ...]
     norm: str = "layer"
     activation: str = "gelu_quick"
+    extra_row: bool = False
     positions: str = ""
     rope: str = ""
     rope_base: float = 10000.0
+    rope_first: int = 0
     merge: int = 1
     merge_key: str = "projector.scale_factor"
     middle: str = ""
@@ -232,7 +312,6 @@ class Tower:
     contrast: bool = False
     plain_scores: bool = False
     deep: bool = False
-    row_end: str = ""
     begin: str = ""
     end: str = ""
     whole: Callable[[int], bool] = lambda width: False

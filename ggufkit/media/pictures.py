@@ -79,12 +79,16 @@ def resized(pixels: np.ndarray, size: tuple[int, int], method: str) -> np.ndarra
     if (pixels.shape[1], pixels.shape[0]) == size:
         return pixels
     module = _pillow()
-    found: np.ndarray = np.asarray(module.fromarray(pixels).resize(size, module.Resampling[method.upper()]))
+    how, across = module.Resampling[method.upper()], (size[0], pixels.shape[0])
+    # Each pass rounds: across, then down, where Pillow by itself takes the cheaper one first.
+    found: np.ndarray = np.asarray(module.fromarray(pixels).resize(across, how).resize(size, how))
     return found
 
 
-def fitted(pixels: np.ndarray, size: tuple[int, int], method: str) -> np.ndarray:
-    """As large as fits into `size`, (width, height), with its shape kept, in the middle of a black image."""
+def fitted(
+    pixels: np.ndarray, size: tuple[int, int], method: str, colour: tuple[int, int, int] = (0, 0, 0)
+) -> np.ndarray:
+    """As large as fits into `size`, (width, height), with its shape kept, in the middle of an image of one colour."""
     import numpy as np
 
     height, width = pixels.shape[:2]
@@ -92,7 +96,8 @@ def fitted(pixels: np.ndarray, size: tuple[int, int], method: str) -> np.ndarray
         return pixels
     scale = min(np.float32(size[0]) / np.float32(width), np.float32(size[1]) / np.float32(height))
     inner = [min(math.ceil(np.float32(n) * scale), most) for n, most in zip((width, height), size, strict=True)]
-    out = np.zeros((size[1], size[0], 3), np.uint8)
+    out = np.empty((size[1], size[0], 3), np.uint8)
+    out[:] = colour
     x, y = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
     out[y : y + inner[1], x : x + inner[0]] = resized(pixels, (inner[0], inner[1]), method)
     return out

@@ -43,6 +43,7 @@ class Block:
     output_scale : multiplies x at the end.
     beside : experts that read what comes into the block; what they give is added at its end; or None.
     stream_scale : what mixers and FFN are added to is their normalised input, multiplied by this; None for x itself.
+    mixer_gain, ffn_gain : arrays of shape (1, width) that the results are multiplied with, or None.
     """
 
     mixers: tuple[Mixer, ...]
@@ -61,6 +62,8 @@ class Block:
     output_scale: float = 1.0
     beside: Beside | None = None
     stream_scale: float | None = None
+    mixer_gain: Array | None = None
+    ffn_gain: Array | None = None
 
     def run(self, x: Array, step: Step) -> Array:
         """(n, width) → (n, width); `x` itself may be used up."""
@@ -95,6 +98,8 @@ class Block:
         mixed = self.mixers[0].run(x, step)
         for mixer in self.mixers[1:]:
             mixed = step.ops.add(mixed, mixer.run(x, step))
+        if self.mixer_gain is not None:
+            mixed = mixed * self.mixer_gain
         return self._scaled(step.ops, _normed(step.ops, mixed, self.mixer_post_norm))
 
     def fed(self, x: Array, step: Step, scores: Array | None = None) -> Array:
@@ -107,6 +112,8 @@ class Block:
             fed = self.ffn.run(ops, x, scores)
         else:
             fed = self.ffn.run(ops, x)
+        if self.ffn_gain is not None:
+            fed = fed * self.ffn_gain
         return self._scaled(ops, _normed(ops, fed, self.ffn_post_norm))
 
     def _scaled(self, ops: Ops, x: Array) -> Array:

@@ -19,7 +19,7 @@ from ggufkit.formats.table import FORMATS
 from ggufkit.gguf.header import Value, ValueType
 from ggufkit.gguf.writer import Writer
 
-__all__ = ["EARS", "PROJECTORS", "write_mmproj", "write_reader"]
+__all__ = ["EARS", "PROJECTORS", "some_mel", "write_mmproj", "write_reader"]
 
 INNER, HEADS, FFN, LAYERS, PATCH, SIZE = 32, 2, 48, 2, 8, 64
 SIDE = SIZE // PATCH
@@ -175,8 +175,132 @@ PROJECTORS: dict[str, tuple[dict[str, Any], Shapes, Shapes, str]] = {
         "llama",
     ),
 }
+EXTRA: Shapes = {"v.class_embd": (INNER,), "v.position_embd.weight": (SIDE * SIDE + 1, INNER)}
+PIXELS = {"vision.image_min_pixels": 4 * 16 * 16, "vision.image_max_pixels": 64 * 16 * 16}
+PROJECTORS |= {
+    "llama4": (
+        {"use_gelu": True, "vision.projector.scale_factor": 2},
+        block(),
+        {"v.patch_embd.weight": (INNER, 3 * PATCH * PATCH)}
+        | EXTRA
+        | norms("v.pre_ln", "v.post_ln", bias=True, size=INNER)
+        | linear("mm.model.mlp.1", FFN, 4 * INNER)
+        | linear("mm.model.mlp.2", FFN, FFN)
+        | linear("mm.model.fc", WIDTH, FFN),
+        "llama",
+    ),
+    "internvl": (
+        {"use_gelu": True, "vision.projector.scale_factor": 2},
+        block() | {"ls1.weight": (INNER,), "ls2.weight": (INNER,)},
+        PATCHES
+        | BIAS
+        | EXTRA
+        | norms("mm.model.mlp.0", bias=True, size=4 * INNER)
+        | linear("mm.model.mlp.1", WIDTH, 4 * INNER, True)
+        | linear("mm.model.mlp.3", WIDTH, WIDTH, True),
+        "llama",
+    ),
+    "kimivl": (
+        {"use_gelu": True, "vision.projector.scale_factor": 2},
+        block(),
+        PATCHES
+        | BIAS
+        | TABLE
+        | norms("v.post_ln", "mm.input_norm", bias=True, size=INNER)
+        | linear("mm.1", FFN, 4 * INNER, True)
+        | linear("mm.2", WIDTH, FFN, True),
+        "llama",
+    ),
+    "dots_ocr": (
+        {"use_silu": True, "vision.projector.scale_factor": 2, "vision.image_size": 0, **PIXELS},
+        block(norm_bias=False, fused=True, gate=True, bias=False),
+        PATCHES
+        | BIAS
+        | norms("v.pre_ln", "mm.post_norm", size=INNER)
+        | norms("mm.input_norm", bias=True, size=INNER)
+        | linear("mm.0", FFN, 4 * INNER, True)
+        | linear("mm.2", WIDTH, FFN, True),
+        "llama",
+    ),
+    "paddleocr": (
+        {"use_gelu": True, **PIXELS},
+        block(),
+        PATCHES
+        | BIAS
+        | TABLE
+        | norms("v.post_ln", "mm.input_norm", bias=True, size=INNER)
+        | linear("mm.1", FFN, 4 * INNER, True)
+        | linear("mm.2", WIDTH, FFN, True),
+        "qwen2vl",
+    ),
+    "lightonocr": (
+        {"use_silu": True, "vision.spatial_merge_size": 2},
+        block(norm_bias=False, gate=True, bias=False),
+        PATCHES
+        | norms("v.pre_ln", size=INNER)
+        | norms("mm.input_norm", size=INNER)
+        | linear("mm.patch_merger", INNER, 4 * INNER)
+        | linear("mm.1", WIDTH, INNER)
+        | linear("mm.2", WIDTH, WIDTH),
+        "llama",
+    ),
+    "janus_pro": (
+        {"use_gelu": True},
+        block(),
+        PATCHES
+        | BIAS
+        | TABLE
+        | norms("v.post_ln", bias=True, size=INNER)
+        | linear("mm.0", WIDTH, INNER, True)
+        | linear("mm.1", WIDTH, WIDTH, True),
+        "llama",
+    ),
+    "phi4": (
+        {"use_gelu": True, **PIXELS},
+        block(),
+        PATCHES | BIAS | TABLE | linear("mm.0", WIDTH, INNER, True) | linear("mm.2", WIDTH, WIDTH, True),
+        "llama",
+    ),
+    "cohere2v": (
+        {"use_gelu": True, "vision.projector.scale_factor": 2, "vision.preproc_max_tiles": 6},
+        block(),
+        PATCHES
+        | BIAS
+        | TABLE
+        | norms("v.post_ln", bias=True, size=INNER)
+        | linear("mm.1", 2 * FFN, 4 * INNER, True)
+        | linear("mm.2", WIDTH, FFN, True),
+        "llama",
+    ),
+}
+NETWORK = linear("mm.a.mlp.1", FFN, INNER, True) | linear("mm.a.mlp.2", WIDTH, FFN, True)
+STACK = {"audio.projector.stack_factor": 4}
 EARS: dict[str, tuple[dict[str, Any], Shapes]] = {
     "qwen2a": ({}, linear("mm.a.fc", WIDTH, INNER, True)),
+    "voxtral": (STACK, linear("mm.a.mlp.1", FFN, 4 * INNER) | linear("mm.a.mlp.2", WIDTH, FFN)),
+    "musicflamingo": ({}, NETWORK),
+    "ultravox": (
+        STACK,
+        linear("mm.a.mlp.1", 2 * FFN, 4 * INNER)
+        | linear("mm.a.mlp.2", WIDTH, FFN)
+        | norms("mm.a.norm_pre", size=4 * INNER)
+        | norms("mm.a.norm_mid", size=FFN),
+    ),
+    "glma": (
+        STACK,
+        linear("mm.a.mlp.1", FFN, 4 * INNER, True)
+        | linear("mm.a.mlp.2", WIDTH, FFN, True)
+        | norms("mm.a.norm_pre", bias=True, size=INNER)
+        | {"v.boi": (WIDTH,), "v.eoi": (WIDTH,)},
+    ),
+    "meralion": (
+        {"audio.projector.stack_factor": 15},
+        norms("mm.a.norm_pre", bias=True, size=15 * INNER)
+        | linear("mm.a.mlp.0", FFN, 15 * INNER, True)
+        | linear("mm.a.mlp.1", FFN, FFN, True)
+        | linear("mm.a.mlp.2", FFN, FFN, True)
+        | linear("mm.a.mlp.3", WIDTH, FFN, True),
+    ),
 }
 MEL = 80
 HEARD: Shapes = {
@@ -190,6 +314,11 @@ HEARD: Shapes = {
 for _kind, (_keys, _shapes) in EARS.items():
     _block = {name: shape for name, shape in block().items() if name != "attn_k.bias"}
     PROJECTORS[_kind] = _keys, _block, HEARD | _shapes, "llama"
+
+
+def some_mel() -> np.ndarray:
+    """Half a minute's spectrogram of nothing: (MEL, 3000) float32."""
+    return np.random.default_rng(0).standard_normal((MEL, 3000)).astype(np.float32) / 2
 
 
 def write_mmproj(
@@ -238,12 +367,24 @@ def write_mmproj(
 _SPECIALS = ["<unk>", "<s>", "</s>", "\n", "\n\n", "<fake_token_around_image>", "<global-img>", "<|img_thumbnail|>"]
 _SPECIALS += ["<image>", "</image>", "<slice>", "</slice>"]
 _LEFT_OUT = "$%&*ABCFHJKLOPQRTUVXYZ"  # so that the others fit
+# What some put around images and sound, as one token, instead of those of others.
+_OWN_SPECIALS = {
+    "voxtral": ["[BEGIN_AUDIO]"],
+    "paddleocr": ["<|IMAGE_START|>", "<|IMAGE_END|>"],
+    "cohere2v": ["<|START_OF_IMG|>", "<|END_OF_IMG|>", "<|IMG_LINE_BREAK|>"],
+}
 
 
 def write_reader(path: str | os.PathLike[str], kind: str, template: str | None = None) -> None:
     """Write the language model that goes with a projector, with a chat template or none."""
     architecture = PROJECTORS[kind][3]
-    tokens = [*_SPECIALS, "▁", *(chr(c) for c in range(33, 127) if chr(c) not in _LEFT_OUT)]
+    own = _OWN_SPECIALS.get(kind, [])
+    tokens = [
+        *_SPECIALS[: len(_SPECIALS) - len(own)],
+        *own,
+        "▁",
+        *(chr(c) for c in range(33, 127) if chr(c) not in _LEFT_OUT),
+    ]
     tokens += [f"<{i}>" for i in range(len(tokens), VOCAB)]
     types = [2, 3, 3, *[4] * (len(_SPECIALS) - 3), *[1] * (len(tokens) - len(_SPECIALS))]
     more = {"qwen3vl.n_deepstack_layers": 1} if architecture == "qwen3vl" else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ggufkit.arch.metadata import real, uint
 from ggufkit.arch.projector import USES_GELU, Projector, of_vision, projector, vision_keys
+from ggufkit.arch.tower import Activate, Columns, Join, Matrix, Shapes, Tower
 from ggufkit.arch.transforms import rename
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError
@@ -38,3 +39,24 @@ PROJECTORS = (
         ),
     ),
 )
+
+TOWERS = {
+    "llama4": Tower(
+        fit=Shapes("bicubic", side=3),
+        extra_row=True,
+        positions="table",
+        rope="beside",
+        rope_first=1,
+        project=(
+            Join("rows"),
+            Columns(),  # which transformers does not do
+            Matrix("mm.model.mlp.1"),
+            Activate("gelu"),
+            Matrix("mm.model.mlp.2"),
+            Activate("gelu"),
+            Matrix("mm.model.fc"),
+        ),
+        begin="<|image_start|>",
+        end="<|image_end|>",
+    ),
+}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from ggufkit.arch.metadata import Row, real, uint
 from ggufkit.arch.projector import USES_GELU, USES_SILU, Projector, of_vision, projector, vision_keys
-from ggufkit.arch.tower import Activate, Join, Matrix, Normalize, Patches, Tower
+from ggufkit.arch.tower import Activate, Join, Longest, Matrix, Normalize, Patches, RowEnds, Tower
 from ggufkit.arch.transforms import permute_rope
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError, CheckpointError, printable
@@ -97,8 +98,15 @@ TOWERS = {
             Matrix("mm.1"),
             Activate("gelu"),
             Matrix("mm.2"),
+            RowEnds("v.token_embd.img_break"),
         ),
-        row_end="v.token_embd.img_break",
         end="[IMG_END]",
     ),
 }
+TOWERS["lightonocr"] = replace(
+    TOWERS["pixtral"],
+    fit=Longest("bicubic"),
+    project=TOWERS["pixtral"].project[:-1],
+    begin="<|im_start|>",
+    end="<|im_end|>",
+)

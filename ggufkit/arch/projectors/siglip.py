@@ -18,6 +18,7 @@ from ggufkit.arch.projector import (
 from ggufkit.arch.tower import (
     Activate,
     Grid,
+    Halves,
     Join,
     Matrix,
     Normalize,
@@ -26,6 +27,7 @@ from ggufkit.arch.tower import (
     Slices,
     Square,
     Standardize,
+    Stretch,
     Tiles,
     Tower,
 )
@@ -261,5 +263,23 @@ TOWERS = {
         begin="<|image>",
         end="<image|>",
         whole=lambda width: width not in (1536, 2560),  # of E2B and E4B the rows see only those before them
+    ),
+    "janus_pro": Tower(
+        fit=Square("bicubic", colour=(127, 127, 127)),
+        positions="table",
+        project=(Matrix("mm.0"), Activate("blocks"), Matrix("mm.1")),
+    ),
+    "phi4": Tower(
+        fit=Patches("bilinear", tokens=None),
+        positions="smoothed",
+        merge_key="",
+        project=(Matrix("mm.0"), Activate("gelu"), Matrix("mm.2")),
+    ),
+    "cohere2v": Tower(
+        fit=Stretch("bicubic", end="<|IMG_LINE_BREAK|>"),
+        positions="table",
+        project=(Join("rows"), Matrix("mm.1"), Halves(), Matrix("mm.2")),
+        begin="<|START_OF_IMG|>",
+        end="<|END_OF_IMG|>",
     ),
 }

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ggufkit.arch.metadata import Row, real, uint
 from ggufkit.arch.projector import BLOCKS, CONVOLUTIONS, Projector, audio_keys, projector
-from ggufkit.arch.tower import Ear, Matrix
+from ggufkit.arch.tower import Activate, Around, Ear, Gated, Halves, Join, Matrix, Normalize
 from ggufkit.arch.transforms import drop, rename, reshape
 
 _WHISPER: tuple[Row, ...] = (
@@ -39,6 +39,32 @@ PROJECTORS = (
     replace(_FLAMINGO, types={**_FLAMINGO.types, _CONVOLUTION: "F32"}),  # trained in BF16
 )
 
+_NETWORK = Matrix("mm.a.mlp.1"), Activate("gelu_erf"), Matrix("mm.a.mlp.2")
+
 EARS = {
     "qwen2a": Ear(project=(Matrix("mm.a.fc"),), pooled=True, begin="<|audio_bos|>", end="<|audio_eos|>"),
+    "voxtral": Ear(project=(Join("rows"), *_NETWORK), begin="[BEGIN_AUDIO]"),
+    "musicflamingo": Ear(project=_NETWORK, pooled=True, begin="<sound>"),
+    "ultravox": Ear(
+        project=(
+            Join("rows"),
+            Normalize("mm.a.norm_pre", "rms", 1e-6),
+            Matrix("mm.a.mlp.1"),
+            Halves(),
+            Normalize("mm.a.norm_mid", "rms", 1e-6),
+            Matrix("mm.a.mlp.2"),
+        ),
+    ),
+    "glma": Ear(
+        project=(Normalize("mm.a.norm_pre", "layer"), Join("rows"), *_NETWORK, Around("v.boi", "v.eoi")),
+    ),
+    "meralion": Ear(
+        project=(
+            Join("rows"),
+            Normalize("mm.a.norm_pre", "layer"),
+            Matrix("mm.a.mlp.0"),
+            Activate("silu"),
+            Gated("mm.a.mlp.1", "mm.a.mlp.2", "mm.a.mlp.3", "silu"),
+        ),
+    ),
 }

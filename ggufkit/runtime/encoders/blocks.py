@@ -147,6 +147,8 @@ def load_encoder_block(
         parallel=False,
         scale=1.0,
         output_scale=_scalar(load, f"{at}out_scale.weight"),
+        mixer_gain=_gain(load, f"{at}ls1.weight", width),
+        ffn_gain=_gain(load, f"{at}ls2.weight", width),
     )
 
 
@@ -212,6 +214,10 @@ def in_quarters(load: Tensors, sizes: Sizes) -> None:
 
 def _scalar(load: Tensors, name: str) -> float:
     return float(load.vector(name, 1)[0]) if load.has(name) else 1.0
+
+
+def _gain(load: Tensors, name: str, width: int) -> Array | None:
+    return load.ops.vector(load.vector(name, width).reshape(1, width)) if load.has(name) else None
 
 
 def _plain_norm(ops: Ops, sizes: Sizes) -> Norm:

@@ -45,13 +45,13 @@ def by_window(rows: int, columns: int, side: int) -> tuple[np.ndarray, list[int]
     return np.concatenate(windows), [len(window) for window in windows]
 
 
-def turns(kind: str, rows: int, columns: int, head: int, base: float) -> tuple[np.ndarray, np.ndarray]:
+def turns(kind: str, rows: int, columns: int, head: int, base: float, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Cosines and sines of all patches, row by row: (rows × columns, head / 2) each; see `Tower.rope`."""
     quarter = head // 4
     frequencies = np.float32(base) ** (-np.arange(quarter, dtype=np.float32) * np.float32(4 / head))
     between = np.float32(base ** (-2 / head)) if kind == "neighbours" else np.float32(1)
-    y, x = (axis.reshape(-1, 1).astype(np.float32) for axis in np.indices((rows, columns)))
-    if kind == "quarters":
+    y, x = ((axis.reshape(-1, 1) + first).astype(np.float32) for axis in np.indices((rows, columns)))
+    if kind in ("quarters", "beside"):
         y, x = x, y
     angles = np.concatenate([y * frequencies, x * frequencies * between], axis=1)
     return np.cos(angles), np.sin(angles)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ggufkit.arch.hyperparameters import Keys
-from ggufkit.arch.tower import Grid, Patches, Slices, Square, Tiles, Tower
+from ggufkit.arch.tower import Grid, Longest, Patches, Shapes, Slices, Square, Stretch, Tiles, Tower
 from ggufkit.errors import UsageError
 from ggufkit.media.pictures import aligned_size, fitted, resized
 
@@ -30,6 +30,7 @@ class OneToken(str):
 Layout = Callable[[np.ndarray], list[str | np.ndarray]]
 
 _MOST_TILES = 256
+_MOST_PIXELS = 1 << 28  # of all tiles of an image
 
 
 def layout_of(tower: Tower, keys: Keys, patch: int, merge: int) -> Layout:
@@ -56,18 +57,32 @@ def _pictures(fit: Any, keys: Keys, patch: int, merge: int) -> Layout:
 @_pictures.register
 def _square(fit: Square, keys: Keys, patch: int, merge: int) -> Layout:
     size = keys.count("image_size", most=1 << 14)
-    return lambda pixels: [fitted(pixels, (size, size), fit.method)]
+    return lambda pixels: [fitted(pixels, (size, size), fit.method, fit.colour)]
 
 
 @_pictures.register
 def _patches(fit: Patches, keys: Keys, patch: int, merge: int) -> Layout:
     area = (patch * merge) ** 2
     least, most = (
-        keys.count(f"image_{name}_pixels", tokens * area)
-        for name, tokens in zip(("min", "max"), fit.tokens, strict=True)
+        keys.count(f"image_{name}_pixels", None if fit.tokens is None else fit.tokens[i] * area)
+        for i, name in enumerate(("min", "max"))
     )
 
     return lambda pixels: [fitted(pixels, _aligned_size(pixels, patch * merge, least, most), fit.method)]
+
+
+@_pictures.register
+def _longest(fit: Longest, keys: Keys, patch: int, merge: int) -> Layout:
+    edge, step = keys.count("preproc_image_size", 0, least=0, most=1 << 14), patch * merge
+    side = np.float32(edge or keys.count("image_size", most=1 << 14))
+
+    def pictures(pixels: np.ndarray) -> list[str | np.ndarray]:
+        height, width = pixels.shape[:2]
+        scale = min(side / np.float32(width), side / np.float32(height))
+        across, down = (math.ceil(np.float32(n) * scale / np.float32(step)) * step for n in (width, height))
+        return [fitted(pixels, (across, down), fit.method)]
+
+    return pictures
 
 
 def _aligned_size(pixels: np.ndarray, step: int, least: int, most: int) -> tuple[int, int]:
@@ -141,6 +156,80 @@ def _grid(fit: Grid, keys: Keys, patch: int, merge: int) -> Layout:
         return [*found, OneToken(fit.overview), whole]
 
     return pictures
+
+
+@_pictures.register
+def _best_shown(fit: Shapes, keys: Keys, patch: int, merge: int) -> Layout:
+    size = keys.count("image_size", most=1 << 14)
+    if fit.side:
+        most = fit.side**2
+        shapes = [(x, y) for x in range(1, fit.side + 1) for y in range(1, fit.side + 1)][1:]
+    else:
+        least = keys.count("preproc_min_tiles", fit.tiles[0])
+        most = keys.count("preproc_max_tiles", fit.tiles[1], least=least, most=_MOST_TILES)
+        shapes = [(x, y) for x in range(least, most + 1) for y in range(max(least, -(-least // x)), most // x + 1)]
+    _require_room(keys, size, most)
+
+    def pictures(pixels: np.ndarray) -> list[str | np.ndarray]:
+        whole = resized(pixels, (size, size), fit.method)
+        height, width = pixels.shape[:2]
+        if max(width, height) <= size or not shapes:
+            return [whole]
+        columns, rows = _most_shown(width, height, size, shapes)
+        return [*_cut(fitted(pixels, (columns * size, rows * size), fit.method), columns, rows), whole]
+
+    return pictures
+
+
+def _require_room(keys: Keys, size: int, tiles: int) -> None:
+    if size**2 * tiles > _MOST_PIXELS:
+        raise keys.fail("image_size", f"of {size} makes more than {_MOST_PIXELS} pixels of {tiles} tiles")
+
+
+def _most_shown(width: int, height: int, tile: int, shapes: list[tuple[int, int]]) -> tuple[int, int]:
+    """The first grid in which the image has the most pixels, and of equal ones the smallest."""
+    f, best, most, wasted = np.float32, (1, 1), 0, math.inf
+    for columns, rows in shapes:
+        scale = min(f(columns * tile) / f(width), f(rows * tile) / f(height))
+        shown = min(int(f(width) * scale) * int(f(height) * scale), width * height)
+        rest = columns * rows * tile * tile - shown
+        if shown > most or (shown == most and rest < wasted):
+            best, most, wasted = (columns, rows), shown, rest
+    return best
+
+
+def _cut(pixels: np.ndarray, columns: int, rows: int) -> list[np.ndarray]:
+    """Equal tiles, row by row."""
+    height, width = pixels.shape[0] // rows, pixels.shape[1] // columns
+    return [
+        pixels[y * height : (y + 1) * height, x * width : (x + 1) * width] for y in range(rows) for x in range(columns)
+    ]
+
+
+@_pictures.register
+def _stretch(fit: Stretch, keys: Keys, patch: int, merge: int) -> Layout:
+    size, most = keys.count("image_size", most=1 << 14), keys.count("preproc_max_tiles", most=_MOST_TILES)
+    _require_room(keys, size, most)
+
+    def pictures(pixels: np.ndarray) -> list[str | np.ndarray]:
+        columns, rows = _least_grown(pixels.shape[1], pixels.shape[0], size, most)
+        tiles = []
+        if columns * rows > 1:
+            tiles = _cut(resized(pixels, (columns * size, rows * size), fit.method), columns, rows)
+        tiles.append(resized(pixels, (size, size), fit.method))
+        return [part for tile in tiles for part in (tile, OneToken(fit.end))]
+
+    return pictures
+
+
+def _least_grown(width: int, height: int, tile: int, most: int) -> tuple[int, int]:
+    """The grid of up to `most` tiles for which an image grows least; if it is larger than all, shrinks least."""
+
+    def badness(grid: tuple[int, int]) -> tuple[bool, float]:
+        scale = min(grid[0] * tile / width, grid[1] * tile / height)
+        return scale < 1, scale if scale >= 1 else -scale
+
+    return min(((x, n // x) for n in range(1, most + 1) for x in range(1, n + 1) if n % x == 0), key=badness)
 
 
 def _shapes(least: int, most: int) -> list[tuple[int, int]]:

@@ -54,5 +54,5 @@ def load_middle(load: Tensors, at: str, sizes: Sizes, spec: AttentionSpec) -> Mi
         Activate("gelu"),
         Matrix(f"{at}ds_ffn_down"),
     )
-    steps = load_steps(load, parts, sizes.width, sizes.width, sizes.epsilon, 2)
+    steps = load_steps(load, parts, sizes.width, sizes.width, sizes.epsilon, 4)
     return Middle(norm, load_attention(load, at, sizes, "layer", None, spec), steps)

@@ -36,7 +36,7 @@ from ggufkit.tensors.views import matrix, reshaped
 
 __all__ = ["PictureEncoder"]
 
-_STYLES = {"halves": "neox", "neighbours": "norm", "quarters": "neox"}  # of Tower.rope
+_STYLES = {"halves": "neox", "neighbours": "norm", "beside": "norm", "quarters": "neox"}  # of Tower.rope
 
 
 class PictureEncoder:
@@ -62,9 +62,12 @@ class PictureEncoder:
         load.ops = with_limits(load)
         self.ops, self.tower = load.ops, tower
         self.sizes = sizes = read_sizes(keys, tower.activation)
+        self._norm = norm = tower.norm
+        if norm == "either":
+            self._norm = norm = "layer" if load.has("v.blk.0.ln1.bias") else "rms"
         self.width = sizes.out
         self.patch = keys.count("patch_size", most=1 << 10)
-        self.merge = keys.count(tower.merge_key, tower.merge, most=64)
+        self.merge = keys.count(tower.merge_key, tower.merge, most=64) if tower.merge_key else tower.merge
         self.layout = layout_of(tower, keys, self.patch, self.merge)
         self.mean, self.std = (_three(keys, name) for name in ("image_mean", "image_std"))
         self._patches = self._patch_matrix(load)
@@ -72,9 +75,9 @@ class PictureEncoder:
         if tower.positions and load.has("v.position_embd.weight"):
             parts = (2,) if tower.positions == "axes" else ()
             self._positions = load.numbers("v.position_embd.weight", *parts, -1, sizes.width)
+        self._extra = self._extra_row(load) if tower.extra_row else None
         self._patch_norm, self._first_norm, self._last_norm = (
-            load.norm_of(tower.norm, f"v.{name}", sizes.width, sizes.epsilon)
-            for name in ("norm_embd", "pre_ln", "post_ln")
+            load.norm_of(norm, f"v.{name}", sizes.width, sizes.epsilon) for name in ("norm_embd", "pre_ln", "post_ln")
         )
         self._period = keys.count("n_wa_pattern", 0, least=0) if tower.windows else 0
         rope = None
@@ -85,7 +88,7 @@ class PictureEncoder:
             in_quarters(load, sizes)
         self._spec = attention_spec(sizes, 1.0 if tower.plain_scores else 0.0)
         self._blocks = [
-            load_encoder_block(load, f"v.blk.{i}.", sizes, tower.norm, rope, self._spec, tower.plain_scores)
+            load_encoder_block(load, f"v.blk.{i}.", sizes, norm, rope, self._spec, tower.plain_scores)
             for i in range(sizes.layers)
         ]
         self._deep = self._deep_steps(load, keys) if tower.deep else {}
@@ -93,10 +96,9 @@ class PictureEncoder:
         if tower.middle and load.has(f"{tower.middle}ln1.weight"):
             self._middle, side = load_middle(load, tower.middle, sizes, self._spec), self.merge // 2
             self._middle_layer = _layer(keys, "wa_layer_indexes", sizes.layers)
-        self._project = load_steps(load, tower.project, sizes.width, sizes.out, sizes.epsilon, side, sizes.activation)
-        self._row_end = None
-        if tower.row_end and load.has(tower.row_end):
-            self._row_end = load.ops.vector(load.vector(tower.row_end, sizes.out).reshape(1, -1))
+        self._project = load_steps(
+            load, tower.project, sizes.width, sizes.out, sizes.epsilon, side**2, sizes.activation
+        )
 
     def encode(self, pixels: np.ndarray) -> Seen:
         """What the language model gets of a picture, (height, width, 3) uint8.
@@ -126,15 +128,15 @@ class PictureEncoder:
             x = ops.norm(x, self._patch_norm)
         if self._positions is not None:
             x = ops.add(x, ops.vector(self._table(rows, columns)[order]))
+        if self._extra is not None:
+            x, windows = ops.concatenate([x, self._extra]), [len(order) + 1]
         if self._first_norm is not None:
             x = ops.norm(x, self._first_norm)
         x, deep = self._through_blocks(x, self._turns(rows, columns, order), windows)
-        x = through(self._project, x)
+        grid = rows // merge, columns // merge
+        x = through(self._project, x if self._extra is None else x[:-1], grid)
         if back is not None:
             x = ops.pick(x, back)
-        grid = rows // merge, columns // merge
-        if self._row_end is not None:
-            x = self._with_row_ends(x, *grid)
         return Seen(ops.numpy(x), deep, grid, self.tower.whole(self.width))
 
     def _through_blocks(self, x: Array, angles: Turns | None, windows: list[int]) -> tuple[Array, list[np.ndarray]]:
@@ -157,8 +159,11 @@ class PictureEncoder:
         if not self.tower.rope:
             return None
         head = self.sizes.width // self.sizes.heads
-        cos, sin = turns(self.tower.rope, rows, columns, head, self.tower.rope_base)
-        return cos[order], sin[order]
+        cos, sin = turns(self.tower.rope, rows, columns, head, self.tower.rope_base, self.tower.rope_first)
+        cos, sin = cos[order], sin[order]
+        if self._extra is not None:  # is not turned
+            cos, sin = np.pad(cos, ((0, 1), (0, 0)), constant_values=1), np.pad(sin, ((0, 1), (0, 0)))
+        return cos, sin
 
     def _table(self, rows: int, columns: int) -> np.ndarray:
         """What is added to the patches for where they are: (rows × columns, width)."""
@@ -180,22 +185,25 @@ class PictureEncoder:
             raise UsageError(f"the encoder has {len(self._positions)} positions, the picture {rows * columns} patches")
         return self._positions
 
-    def _with_row_ends(self, x: Array, rows: int, columns: int) -> Array:
-        ops = self.ops
-        parts = [part for row in range(rows) for part in (x[row * columns : (row + 1) * columns], self._row_end)]
-        return ops.concatenate(parts[:-1])
-
     # -- tensors ----------------------------------------------------------------------------------------------
 
     def _patch_matrix(self, load: Tensors) -> Linear:
         """A convolution over patches as a matrix: (width, 3 · patch · patch). Of two frames it is the sum."""
         name, n, width = "v.patch_embd.weight", self.patch, self.sizes.width
-        tensor = reshaped(load.tensor(name, width, 3, n, n), (width, 3 * n * n))
+        flat = load.has(name) and len(load.tensors[name].shape) == 2
+        tensor = load.tensor(name, width, 3 * n * n) if flat else load.tensor(name, width, 3, n, n)
+        tensor = reshaped(tensor, (width, 3 * n * n))
         if load.has(f"{name}.1"):  # a picture is two equal frames
             other = load.tensor(f"{name}.1", width, 3, n, n).floats().reshape(tensor.shape)
             tensor = matrix(name, tensor.floats().reshape(tensor.shape) + other)
         bias = load.ops.vector(load.vector("v.patch_embd.bias", width)) if load.has("v.patch_embd.bias") else None
         return Linear(load.ops.weight(tensor), name, width, 3 * n * n, bias)
+
+    def _extra_row(self, load: Tensors) -> Array:
+        """What stands behind the patches: (1, width), with its position, which is the table's last."""
+        assert self._positions is not None
+        last, self._positions = self._positions[-1:], self._positions[:-1]
+        return load.ops.vector(load.vector("v.class_embd", self.sizes.width).reshape(1, -1) + last)
 
     def _deep_steps(self, load: Tensors, keys: Keys) -> dict[int, list[Step]]:
         """Of the chosen blocks what brings their outputs to the language model's width."""
@@ -203,9 +211,9 @@ class PictureEncoder:
         found = {}
         for layer in [i for i, yes in enumerate(chosen[: self.sizes.layers]) if yes is True]:
             at = f"v.deepstack.{layer}."
-            parts = Join("rows"), Normalize(f"{at}norm", self.tower.norm), Matrix(f"{at}fc1"), Activate("gelu")
+            parts = Join("rows"), Normalize(f"{at}norm", self._norm), Matrix(f"{at}fc1"), Activate("gelu")
             sizes, all_parts = self.sizes, (*parts, Matrix(f"{at}fc2"))
-            found[layer] = load_steps(load, all_parts, sizes.width, sizes.out, sizes.epsilon, self.merge)
+            found[layer] = load_steps(load, all_parts, sizes.width, sizes.out, sizes.epsilon, self.merge**2)
         return found
 
 

@@ -56,7 +56,8 @@ class SoundEncoder:
         self._blocks = [
             load_encoder_block(load, f"a.blk.{i}.", sizes, "layer", None, self._spec) for i in range(sizes.layers)
         ]
-        self._project = load_steps(load, ear.project, sizes.width, sizes.out, sizes.epsilon)
+        together = keys.count("projector.stack_factor", 1, most=64)
+        self._project = load_steps(load, ear.project, sizes.width, sizes.out, sizes.epsilon, together)
 
     def encode(self, mel: np.ndarray) -> Seen:
         """What the language model gets of half a minute's spectrogram, (bins, frames) float32.

@@ -8,7 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from ggufkit.arch.tower import Activate, Gated, Join, Matrix, Normalize, Scale, Standardize
+from ggufkit.arch.tower import (
+    Activate,
+    Around,
+    Columns,
+    Gated,
+    Halves,
+    Join,
+    Matrix,
+    Normalize,
+    RowEnds,
+    Scale,
+    Standardize,
+)
 from ggufkit.runtime.feed_forward import FeedForward
 from ggufkit.runtime.loader import Tensors
 from ggufkit.runtime.ops import Array, Linear, Norm, Ops
@@ -16,7 +28,8 @@ from ggufkit.tensors.views import matrix, reshaped
 
 __all__ = ["Step", "load_steps", "through"]
 
-Step = Callable[[Array], Array]  # rows to rows
+Shape = tuple[int, int]  # of a picture: rows and columns of squares, which are or become rows here
+Step = Callable[[Array, Shape], Array]  # rows to rows
 
 
 def load_steps(
@@ -25,7 +38,7 @@ def load_steps(
     width: int,
     out: int,
     epsilon: float,
-    side: int = 1,
+    together: int = 1,
     activation: str = "",
 ) -> list[Step]:
     """Functions of rows, with their tensors checked and taken.
@@ -35,8 +48,8 @@ def load_steps(
     parts : of `arch.tower`.
     width, out : numbers of a row at the beginning and at the end.
     epsilon : of norms that have none of their own.
-    activation : of gated networks.
-    side : `Join` makes one row of so many in each direction, which lie beside each other.
+    together : `Join` makes one row of so many, which lie beside each other.
+    activation : of the encoder's blocks.
 
     Raises
     ------
@@ -46,20 +59,31 @@ def load_steps(
     first = width
     for part in parts:
         if isinstance(part, Join):
-            found.append(_joining(part.how, side))
-            width *= 1 if part.how == "mean" else side**2
+            found.append(_joining(load.ops, part.how, together))
+            width *= 1 if part.how == "mean" else together
+        elif isinstance(part, Halves):
+            found.append(_halving(load.ops))
+            width //= 2
+        elif isinstance(part, Columns):
+            found.append(_turning(load.ops))
+        elif isinstance(part, RowEnds):
+            if load.has(part.name):
+                found.append(_ending(load.ops, _vector(load, part.name, width)))
+        elif isinstance(part, Around):
+            found.append(_framing(load.ops, *(_vector(load, name, width) for name in (part.first, part.last))))
         elif isinstance(part, Activate):
-            found.append(_activating(load.ops, part.kind))
+            found.append(_activating(load.ops, activation if part.kind == "blocks" else part.kind))
         elif isinstance(part, Scale):
             found.append(_scaling(load.ops, math.sqrt(first)))
         elif isinstance(part, Standardize):
             if load.has(part.bias) and load.has(part.scale):
-                vectors = (load.vector(name, width).reshape(1, -1) for name in (part.bias, part.scale))
-                found.append(_standardizing(*(load.ops.vector(v) for v in vectors)))
+                found.append(_standardizing(*(_vector(load, name, width) for name in (part.bias, part.scale))))
         elif isinstance(part, Normalize) and not part.name:
             found.append(_norming(load.ops, _plain_norm(load.ops, part, width, epsilon)))
         elif isinstance(part, Gated):
-            found.append(_feeding(load, part, width, activation))
+            network = _network(load, part, width, activation)
+            found.append(_feeding(load.ops, network))
+            width = network.down.rows
         elif part.optional and not load.has(f"{part.name}.weight"):
             continue
         elif isinstance(part, Normalize):
@@ -76,11 +100,15 @@ def load_steps(
     return found
 
 
-def through(steps: Sequence[Step], x: Array) -> Array:
-    """What the steps make of rows."""
+def through(steps: Sequence[Step], x: Array, shape: Shape = (1, 1)) -> Array:
+    """What the steps make of the rows of a picture of this shape."""
     for step in steps:
-        x = step(x)
+        x = step(x, shape)
     return x
+
+
+def _vector(load: Tensors, name: str, width: int) -> Array:
+    return load.ops.vector(load.vector(name, width).reshape(1, -1))
 
 
 def _matrix(load: Tensors, part: Matrix, width: int) -> Linear:
@@ -100,16 +128,21 @@ def _plain_norm(ops: Ops, part: Normalize, width: int, epsilon: float) -> Norm:
     return Norm(part.kind, own, width, ops.vector(np.ones((1, width), np.float32)))
 
 
-def _feeding(load: Tensors, part: Gated, width: int, activation: str) -> Step:
+def _network(load: Tensors, part: Gated, width: int, activation: str) -> FeedForward:
     gate = load.linear(part.gate, -1, width)
     up = load.linear(part.up, gate.rows, width)
-    network = FeedForward(gate, up, load.linear(part.down, width, gate.rows), activation)
-    return lambda x: network.run(load.ops, x)
+    return FeedForward(gate, up, load.linear(part.down, -1, gate.rows), part.activation or activation)
 
 
-def _joining(how: str, side: int) -> Step:
-    def join(x: Array) -> Array:
-        squares = x.reshape(len(x) // side**2, side**2, -1)
+def _feeding(ops: Ops, network: FeedForward) -> Step:
+    return lambda x, shape: network.run(ops, x)
+
+
+def _joining(ops: Ops, how: str, together: int) -> Step:
+    def join(x: Array, shape: Shape) -> Array:
+        if missing := -len(x) % together:  # at the end of sound
+            x = ops.concatenate([x, ops.zeros(missing, x.shape[1])])
+        squares = x.reshape(len(x) // together, together, -1)
         if how == "mean":
             return squares.mean(axis=1)
         return (squares.transpose(0, 2, 1) if how == "channels" else squares).reshape(len(squares), -1)
@@ -118,21 +151,46 @@ def _joining(how: str, side: int) -> Step:
 
 
 def _activating(ops: Ops, kind: str) -> Step:
-    return lambda x: ops.activate(None, x, kind)
+    return lambda x, shape: ops.activate(None, x, kind)
+
+
+def _halving(ops: Ops) -> Step:
+    def halve(x: Array, shape: Shape) -> Array:
+        first, second = ops.halves(x, 1)
+        return ops.activate(second, first, "silu")
+
+    return halve
 
 
 def _norming(ops: Ops, norm: Norm | None) -> Step:
     assert norm is not None
-    return lambda x: ops.norm(x, norm)
+    return lambda x, shape: ops.norm(x, norm)
 
 
 def _multiplying(ops: Ops, linear: Linear) -> Step:
-    return lambda x: ops.linear(x, linear)[0]
+    return lambda x, shape: ops.linear(x, linear)[0]
 
 
 def _scaling(ops: Ops, factor: float) -> Step:
-    return lambda x: ops.scale(x, factor)
+    return lambda x, shape: ops.scale(x, factor)
 
 
 def _standardizing(bias: Array, scale: Array) -> Step:
-    return lambda x: (x - bias) * scale
+    return lambda x, shape: (x - bias) * scale
+
+
+def _turning(ops: Ops) -> Step:
+    return lambda x, shape: ops.pick(x, np.arange(len(x)).reshape(shape).T.reshape(-1))
+
+
+def _ending(ops: Ops, end: Array) -> Step:
+    def put(x: Array, shape: Shape) -> Array:
+        columns = shape[1]
+        parts = [part for lo in range(0, len(x), columns) for part in (x[lo : lo + columns], end)]
+        return ops.concatenate(parts[:-1])
+
+    return put
+
+
+def _framing(ops: Ops, first: Array, last: Array) -> Step:
+    return lambda x, shape: ops.concatenate([first, x, last])
