@@ -27,9 +27,8 @@ from ggufkit.runtime.ops import StateSpace
 
 __all__ = ["delta", "scan", "wkv"]
 
-# Tokens of a chunk: where all numbers of a key decay alike, pairs of tokens are one product of matrices; where each
-# decays by itself, all of (tokens, tokens, numbers), which are kept few, and so are the chunks done at once.
-_ALIKE, _EACH, _AT_ONCE = 64, 16, 128
+# Tokens of a chunk: as few as pay where there is no Metal; of state spaces, which have chunks there, too, more.
+_CHUNK, _SPACE_CHUNK = 16, 64
 _FEW = 4  # tokens that take fewer operations one after the other
 _LEAST = 1e-37  # decays below are this one: its logarithm is finite
 
@@ -39,7 +38,7 @@ def scan(
 ) -> tuple[mx.array, mx.array]:
     """What `Ops.scan` gives for the rows of one conversation, and its new state."""
     n, alike = len(x), space.a.shape[1] == 1
-    if scans.takes_space(space) and (n < _ALIKE or not alike):
+    if scans.takes_space(space) and (n < _SPACE_CHUNK or not alike):
         return scans.space(x, b, c, dt, space, state)
     x = x.reshape(n, space.heads, space.size)
     b, c = (part.reshape(n, space.groups, space.states) for part in (b, c))
@@ -59,20 +58,15 @@ def delta(
     q: mx.array, k: mx.array, v: mx.array, decay: mx.array, beta: mx.array, state: mx.array
 ) -> tuple[mx.array, mx.array]:
     """What `Ops.delta` gives for the rows of one conversation, and its new state."""
-    n, step = len(q), len(q) if decay.shape[2] == 1 else _AT_ONCE
     if scans.takes(state):
         return scans.delta(q, k, v, decay, beta, state)
+    if len(q) > _FEW:
+        return _delta_chunks(q, k, v, decay, beta, state)
     rows = []
-    if n <= _FEW:
-        for t in range(n):
-            y, state = _delta_one(q[t], k[t], v[t], decay[t], beta[t], state)
-            rows.append(y)
-        return mx.stack(rows), state
-    for lo in range(0, n, step):
-        at = slice(lo, lo + step)
-        y, state = _delta_chunks(q[at], k[at], v[at], decay[at], beta[at], state)
+    for t in range(len(q)):
+        y, state = _delta_one(q[t], k[t], v[t], decay[t], beta[t], state)
         rows.append(y)
-    return mx.concatenate(rows), state
+    return mx.stack(rows), state
 
 
 def wkv(
@@ -86,16 +80,16 @@ def wkv(
     state: mx.array,
 ) -> tuple[mx.array, mx.array]:
     """What `Ops.wkv` gives for the rows of one conversation, and its new state."""
-    n, rows = len(r), []
     if scans.takes(state):
         return scans.wkv(r, w, k, v, a, b, bonus, state)
-    step, some = (1, _wkv_one) if n <= _FEW else (_AT_ONCE, _wkv_chunks)
-    for lo in range(0, n, step):
-        at = slice(lo, lo + step)
-        a_, b_ = (None if part is None else part[at] for part in (a, b))
-        y, state = some(r[at], w[at], k[at], v[at], a_, b_, bonus, state)
+    if len(r) > _FEW:
+        return _wkv_chunks(r, w, k, v, a, b, bonus, state)
+    rows = []
+    for t in range(len(r)):
+        a_, b_ = (None if part is None else part[t] for part in (a, b))
+        y, state = _wkv_one(r[t], w[t], k[t], v[t], a_, b_, bonus, state)
         rows.append(y)
-    return mx.concatenate(rows), state
+    return mx.stack(rows), state
 
 
 # -- one token --------------------------------------------------------------------------------------------
@@ -132,14 +126,14 @@ def _wkv_one(
     bonus: mx.array | None,
     state: mx.array,
 ) -> tuple[mx.array, mx.array]:
-    """All but the bonus, (heads, size), of shape (1, heads, size); state (heads, size, size)."""
-    after = state * w[0, ..., None] + k[0, ..., None] * v[0, :, None]
+    """All (heads, size), a, b and the bonus perhaps None; state (heads, size, size)."""
+    after = state * w[..., None] + k[..., None] * v[:, None]
     if a is not None and b is not None:
-        after = after + b[0, ..., None] * mx.sum(state * a[0, ..., None], axis=1)[:, None]
+        after = after + b[..., None] * mx.sum(state * a[..., None], axis=1)[:, None]
     if bonus is None:
-        return mx.sum(after * r[0, ..., None], axis=1)[None], after
+        return mx.sum(after * r[..., None], axis=1), after
     own = mx.sum(r * bonus * k, axis=-1, keepdims=True)
-    return mx.sum(state * r[0, ..., None], axis=1)[None] + own * v, after
+    return mx.sum(state * r[..., None], axis=1) + own * v, after
 
 
 # -- chunks -----------------------------------------------------------------------------------------------
@@ -149,7 +143,7 @@ def _scan_chunks(
     x: mx.array, b: mx.array, c: mx.array, dt: mx.array, space: StateSpace, state: mx.array
 ) -> tuple[mx.array, mx.array]:
     """x (n, heads, size), b, c (n, groups, states), dt (n, heads): all but what D lets through."""
-    n, length, groups = len(x), min(len(x), _ALIKE), space.groups
+    n, length, groups = len(x), _length(len(x), _SPACE_CHUNK), space.groups
     x = _by_group(_chunks(x * dt[..., None], length), groups)  # (chunks, groups, heads of one, length, size)
     b, c = (_by_group(_chunks(part, length), groups) for part in (b, c))  # (chunks, groups, 1, length, states)
     left = _by_group(mx.cumsum(_chunks(dt[..., None] * space.a, length), axis=-2), groups)
@@ -160,7 +154,7 @@ def _scan_chunks(
     for old, new in zip(kept, learned, strict=True):
         states.append(state)
         state = state * old + new
-    found = _weakened(c @ mx.swapaxes(b, -1, -2), left, left, _earlier(length, 0)) @ x
+    found = _weakened(c @ mx.swapaxes(b, -1, -2), left, left, mx.tri(length, length, dtype=mx.bool_)) @ x
     found = found + mx.exp(left) * (c @ mx.swapaxes(mx.stack(states), -1, -2))
     found = found.reshape(len(found), -1, *found.shape[-2:])
     return _rows(found, n), state.reshape(-1, space.size, space.states)
@@ -169,11 +163,12 @@ def _scan_chunks(
 def _delta_chunks(
     q: mx.array, k: mx.array, v: mx.array, decay: mx.array, beta: mx.array, state: mx.array
 ) -> tuple[mx.array, mx.array]:
-    n, length = len(q), min(len(q), _ALIKE if decay.shape[2] == 1 else _EACH)
+    n, length = len(q), _length(len(q))
     q, k, v, decay, beta = (_chunks(part, length) for part in (q, k, v, decay, beta[..., None]))
     left = mx.cumsum(decay, axis=2)  # (chunks, heads, length, 1 or dk)
     last, learned = left[:, :, -1:], k * beta
-    unlearned = _inverse(_products(k, left, learned, left, _earlier(length, 1)))  # (chunks, heads, length, length)
+    near, known = _products([(q, left, 0), (k, left, 1)], [learned], left)  # (chunks, heads, length, length) each
+    unlearned = _inverse(known)
     news, known = unlearned @ v, unlearned @ (k * mx.exp(left))  # (chunks, heads, length, dv) and (…, dk)
     taught = mx.swapaxes(learned * mx.exp(last - left), -1, -2)  # (chunks, heads, dk, length)
     states, differences = [], []
@@ -182,7 +177,6 @@ def _delta_chunks(
         states.append(state)
         differences.append(difference)
         state = state * old + keys @ difference
-    near = _products(q, left, learned, left, _earlier(length, 0))
     return _rows((q * mx.exp(left)) @ mx.stack(states) + near @ mx.stack(differences), n), state
 
 
@@ -196,36 +190,42 @@ def _wkv_chunks(
     bonus: mx.array | None,
     state: mx.array,
 ) -> tuple[mx.array, mx.array]:
-    n, length = len(r), min(len(r), _EACH)
+    n, length = len(r), _length(len(r))
     own = None if bonus is None else mx.sum(r * bonus * k, axis=-1, keepdims=True) * v
     r, k, v = (_chunks(part, length) for part in (r, k, v))
     decay = _chunks(mx.log(mx.maximum(w, _LEAST)), length)
-    after = mx.cumsum(decay, axis=2)  # (chunks, heads, length, size)
-    before = after - decay
-    read, first = (after, 0) if bonus is None else (before, 1)
-    last = after[:, :, -1:]
-    kept, rest = mx.exp(mx.swapaxes(last, -1, -2)), mx.exp(last - after)
+    left = mx.cumsum(decay, axis=2)  # (chunks, heads, length, size)
+    before = left - decay
+    read, by = (left, 0) if bonus is None else (before, 1)
+    last = left[:, :, -1:]
+    kept, rest = mx.exp(mx.swapaxes(last, -1, -2)), mx.exp(last - left)
     learned = mx.swapaxes(k * rest, -1, -2) @ v  # (chunks, heads, size, size)
-    found = _products(r, read, k, after, _earlier(length, first)) @ v
     states, changes = [], []
     if a is None or b is None:
+        (near,) = _products([(r, read, by)], [k], left)
         for old, new in zip(kept, learned, strict=True):
             states.append(state)
             state = state * old + new
+        found = near @ v
     else:
         a, b = _chunks(a, length), _chunks(b, length)
-        strictly = _earlier(length, 1)
-        unlearned = _inverse(-_products(a, before, b, after, strictly))
-        news = unlearned @ (_products(a, before, k, after, strictly) @ v)
-        known, taught = unlearned @ (a * mx.exp(before)), mx.swapaxes(b * rest, -1, -2)
+        near, nearby, seen, known = _products([(r, read, by), (a, before, 1)], [k, b], left)
+        unlearned = _inverse(-known)
+        news, known = unlearned @ (seen @ v), unlearned @ (a * mx.exp(before))
+        taught = mx.swapaxes(b * rest, -1, -2)
         for old, new, change, seen, keys in zip(kept, learned, news, known, taught, strict=True):
             change = change + seen @ state  # noqa: PLW2901
             states.append(state)
             changes.append(change)
             state = state * old + (new + keys @ change)
-        found = found + _products(r, read, b, after, _earlier(length, first)) @ mx.stack(changes)
+        found = near @ v + nearby @ mx.stack(changes)
     y = _rows(found + (r * mx.exp(read)) @ mx.stack(states), n)
     return y if own is None else y + own, state
+
+
+def _length(n: int, most: int = _CHUNK) -> int:
+    """Tokens of a chunk: a power of two, not much more than there are."""
+    return min(most, 1 << (n - 1).bit_length())
 
 
 def _chunks(x: mx.array, length: int) -> mx.array:
@@ -245,16 +245,35 @@ def _by_group(x: mx.array, groups: int) -> mx.array:
     return x.reshape(len(x), groups, -1, *x.shape[2:])
 
 
-def _earlier(length: int, by: int) -> mx.array:
-    """Which tokens s come at least so many before t: (t, s) bool."""
-    return mx.tri(length, length, -by, dtype=mx.bool_)
+def _products(reads: list[tuple[mx.array, mx.array, int]], keys: list[mx.array], left: mx.array) -> list[mx.array]:
+    """x_t · e^(x_left_t − left_s) y_s for each x of `reads` and then each y of `keys`: (…, length, length) each.
 
-
-def _products(x: mx.array, x_left: mx.array, y: mx.array, y_left: mx.array, seen: mx.array) -> mx.array:
-    """x_t · e^(x_left_t − y_left_s) y_s of the pairs that are seen, and 0 of others: (…, length, length)."""
-    if x_left.shape[-1] == 1:
-        return _weakened(x @ mx.swapaxes(y, -1, -2), x_left, y_left, seen)
-    return mx.where(seen, mx.sum(_each_weakened(x, x_left, y, y_left), axis=-1), 0)
+    Parameters
+    ----------
+    reads : x (…, length, size); logarithms of what is left of a state where it reads; and by how many tokens those come
+        earlier that it sees, 0 or 1.
+    keys : (…, length, size).
+    left : of the state after each token, (…, length, 1 or size).
+    """
+    if left.shape[-1] == 1:
+        length = left.shape[-2]
+        seen = [mx.tri(length, length, -by, dtype=mx.bool_) for _, _, by in reads]
+        return [
+            _weakened(x @ mx.swapaxes(y, -1, -2), x_left, left, earlier)
+            for (x, x_left, _), earlier in zip(reads, seen, strict=True)
+            for y in keys
+        ]
+    own = [mx.zeros(x.shape[:-1]) if by else mx.sum(x * y, axis=-1) for x, _, by in reads for y in keys]
+    # Of two halves of a chunk the later one reads what is left of the earlier one's end, the end what is left of its
+    # tokens: two exponents that are not positive. The halves are chunks again; from the shortest on.
+    blocks = mx.stack(own)[..., None, None]  # (products, …, blocks, size of one, size of one)
+    while (size := blocks.shape[-1]) < left.shape[-2]:
+        early, end = _half(left, size, 0), _half(left, size, 0)[..., -1:, :]
+        late = [_half(x, size, 1) * mx.exp(_half(x_left, size, 1) - end) for x, x_left, _ in reads]
+        taught = [_half(y, size, 0) * mx.exp(end - early) for y in keys]
+        between = mx.stack([x @ mx.swapaxes(y, -1, -2) for x in late for y in taught])
+        blocks = _joined(blocks, between)
+    return [block[..., 0, :, :] for block in blocks]
 
 
 @partial(mx.compile, shapeless=True)
@@ -264,12 +283,16 @@ def _weakened(products: mx.array, x_left: mx.array, y_left: mx.array, seen: mx.a
     return mx.where(seen, products * left, 0)
 
 
-@partial(mx.compile, shapeless=True)
-def _each_weakened(x: mx.array, x_left: mx.array, y: mx.array, y_left: mx.array) -> mx.array:
-    """The same for numbers that decay each by itself: (…, t, s, size), to be added up."""
-    x, x_left = mx.expand_dims(x, -2), mx.expand_dims(x_left, -2)
-    y, y_left = mx.expand_dims(y, -3), mx.expand_dims(y_left, -3)
-    return x * y * mx.exp(mx.minimum(x_left - y_left, 0))
+def _half(x: mx.array, size: int, which: int) -> mx.array:
+    """Of each pair of runs of `size` tokens one: (…, length, m) → (…, pairs, size, m)."""
+    return x.reshape(*x.shape[:-2], -1, 2, size, x.shape[-1])[..., which, :, :]
+
+
+def _joined(blocks: mx.array, between: mx.array) -> mx.array:
+    """Blocks (…, 2 n, m, m) on a diagonal, and those below each pair (…, n, m, m) → (…, n, 2 m, 2 m)."""
+    pairs = blocks.reshape(*between.shape[:-2], 2, *between.shape[-2:])
+    upper = mx.concatenate([pairs[..., 0, :, :], mx.zeros_like(between)], axis=-1)
+    return mx.concatenate([upper, mx.concatenate([between, pairs[..., 1, :, :]], axis=-1)], axis=-2)
 
 
 def _inverse(below: mx.array) -> mx.array:
@@ -279,12 +302,10 @@ def _inverse(below: mx.array) -> mx.array:
     there: so blocks of 1, 2, 4 … become one, for all at once. No powers of the matrix, which grow beyond float32.
     """
     n = below.shape[-1]
-    at = mx.arange(n)
-    inverse, size = mx.eye(n), 1
-    while size < n:
-        block = at // size
-        between = (block[:, None] == block[None] + 1) & (block[:, None] % 2 == 1)
-        joint = mx.where(between, below, 0)
-        inverse = inverse - (joint if size == 1 else inverse @ joint @ inverse)
-        size *= 2
-    return mx.broadcast_to(inverse, below.shape)
+    blocks = mx.ones((*below.shape[:-1], 1, 1))  # (…, blocks, size of one, size of one)
+    while (size := blocks.shape[-1]) < n:
+        pairs = below.reshape(*below.shape[:-2], n // (2 * size), 2 * size, n // (2 * size), 2 * size)
+        joint = mx.moveaxis(mx.diagonal(pairs, 0, -4, -2), -1, -3)[..., size:, :size]
+        inverses = blocks.reshape(*joint.shape[:-2], 2, size, size)
+        blocks = _joined(blocks, -(inverses[..., 1, :, :] @ joint @ inverses[..., 0, :, :]))
+    return blocks[..., 0, :, :]
