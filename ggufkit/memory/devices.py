@@ -67,92 +67,96 @@ def _mac_share(memory: int) -> int:
     return memory * 3 // 4 if memory >= 36 * _GIB else memory * 2 // 3
 
 
-def _mac(chip: str, bandwidth: int, *sizes: int) -> Iterator[Device]:
-    for gib in sizes:
-        memory = gib * _GIB
-        yield Device(f"{chip}-{gib}", "unified", memory, _mac_share(memory), bandwidth * 1e9, "mlx")
+# name: (GB/s, GiB, …), a device for each size
+_MACS = {
+    "m1": (68, 8, 16),
+    "m1-pro": (200, 16, 32),
+    "m1-max": (400, 32, 64),
+    "m1-ultra": (800, 64, 128),
+    "m2": (100, 8, 16, 24),
+    "m2-pro": (200, 16, 32),
+    "m2-max": (400, 32, 64, 96),
+    "m2-ultra": (800, 64, 128, 192),
+    "m3": (100, 8, 16, 24),
+    "m3-pro": (150, 18, 36),
+    "m3-max": (400, 36, 48, 64, 96, 128),
+    "m3-ultra": (819, 96, 256, 512),
+    "m4": (120, 16, 24, 32),
+    "m4-pro": (273, 24, 48, 64),
+    "m4-max": (546, 36, 48, 64, 128),
+    "m5": (153, 16, 24, 32),
+    "m5-pro": (307, 24, 48, 64),
+    "m5-max": (614, 36, 48, 64, 128),
+}
+
+_CARDS = {
+    "rtx-2060": (336, 6),
+    "rtx-2080-ti": (616, 11),
+    "rtx-3060": (360, 12),
+    "rtx-3070": (448, 8),
+    "rtx-3080": (760, 10),
+    "rtx-3090": (936, 24),
+    "rtx-4060": (272, 8),
+    "rtx-4060-ti": (288, 8, 16),
+    "rtx-4070": (504, 12),
+    "rtx-4070-ti-super": (672, 16),
+    "rtx-4080": (717, 16),
+    "rtx-4090": (1008, 24),
+    "rtx-5060-ti": (448, 8, 16),
+    "rtx-5070": (672, 12),
+    "rtx-5070-ti": (896, 16),
+    "rtx-5080": (960, 16),
+    "rtx-5090": (1792, 32),
+    "rtx-a4000": (448, 16),
+    "rtx-a5000": (768, 24),
+    "rtx-a6000": (768, 48),
+    "rtx-6000-ada": (960, 48),
+    "rtx-pro-6000": (1792, 96),
+    "t4": (320, 16),
+    "l4": (300, 24),
+    "l40s": (864, 48),
+    "a10": (600, 24),
+    "v100": (900, 16, 32),
+    "a100": (1555, 40),
+    "a100-80": (2039, 80),
+    "h100": (3350, 80),
+    "h200": (4800, 141),
+    "b200": (8000, 180),
+    "rx-6800-xt": (512, 16),
+    "rx-7600": (288, 8),
+    "rx-7800-xt": (624, 16),
+    "rx-7900-xt": (800, 20),
+    "rx-7900-xtx": (960, 24),
+    "rx-9070-xt": (640, 16),
+    "mi300x": (5300, 192),
+    "arc-a770": (560, 16),
+    "arc-b580": (456, 12),
+}
+
+_SHARED = {
+    "ryzen-ai-max": (256, 64, 128),
+    "dgx-spark": (273, 128),
+    "jetson-orin": (204, 32, 64),
+}
 
 
-def _sized(name: str, sizes: tuple[int, ...]) -> Iterator[tuple[str, int]]:
-    """(name, bytes) of each size; the name says it where there are several."""
-    for gib in sizes:
-        yield f"{name}-{gib}" if len(sizes) > 1 else name, gib * _GIB
+def _rows(table: dict[str, tuple[int, ...]]) -> Iterator[tuple[str, bool, int, float]]:
+    """(name, whether there are several sizes, bytes, bytes per second) of each device of a table."""
+    for name, (bandwidth, *sizes) in table.items():
+        for gib in sizes:
+            yield name, len(sizes) > 1, gib * _GIB, bandwidth * 1e9
 
 
-def _card(name: str, bandwidth: int, *sizes: int) -> Iterator[Device]:
-    for full, memory in _sized(name, sizes):
-        yield Device(full, "card", memory, memory - _MARGIN, bandwidth * 1e9)
+def _devices() -> Iterator[Device]:
+    for name, _, memory, speed in _rows(_MACS):
+        yield Device(f"{name}-{memory // _GIB}", "unified", memory, _mac_share(memory), speed, "mlx")
+    for name, several, memory, speed in _rows(_CARDS):
+        yield Device(f"{name}-{memory // _GIB}" if several else name, "card", memory, memory - _MARGIN, speed)
+    for name, several, memory, speed in _rows(_SHARED):
+        yield Device(f"{name}-{memory // _GIB}" if several else name, "unified", memory, memory * 3 // 4, speed)
 
 
-def _shared(name: str, bandwidth: int, *sizes: int) -> Iterator[Device]:
-    for full, memory in _sized(name, sizes):
-        yield Device(full, "unified", memory, memory * 3 // 4, bandwidth * 1e9)
-
-
-def _rows() -> Iterator[Device]:
-    yield from _mac("m1", 68, 8, 16)
-    yield from _mac("m1-pro", 200, 16, 32)
-    yield from _mac("m1-max", 400, 32, 64)
-    yield from _mac("m1-ultra", 800, 64, 128)
-    yield from _mac("m2", 100, 8, 16, 24)
-    yield from _mac("m2-pro", 200, 16, 32)
-    yield from _mac("m2-max", 400, 32, 64, 96)
-    yield from _mac("m2-ultra", 800, 64, 128, 192)
-    yield from _mac("m3", 100, 8, 16, 24)
-    yield from _mac("m3-pro", 150, 18, 36)
-    yield from _mac("m3-max", 400, 36, 48, 64, 96, 128)
-    yield from _mac("m3-ultra", 819, 96, 256, 512)
-    yield from _mac("m4", 120, 16, 24, 32)
-    yield from _mac("m4-pro", 273, 24, 48, 64)
-    yield from _mac("m4-max", 546, 36, 48, 64, 128)
-    yield from _mac("m5", 153, 16, 24, 32)
-    yield from _card("rtx-2060", 336, 6)
-    yield from _card("rtx-2080-ti", 616, 11)
-    yield from _card("rtx-3060", 360, 12)
-    yield from _card("rtx-3070", 448, 8)
-    yield from _card("rtx-3080", 760, 10)
-    yield from _card("rtx-3090", 936, 24)
-    yield from _card("rtx-4060", 272, 8)
-    yield from _card("rtx-4060-ti", 288, 8, 16)
-    yield from _card("rtx-4070", 504, 12)
-    yield from _card("rtx-4070-ti-super", 672, 16)
-    yield from _card("rtx-4080", 717, 16)
-    yield from _card("rtx-4090", 1008, 24)
-    yield from _card("rtx-5060-ti", 448, 8, 16)
-    yield from _card("rtx-5070", 672, 12)
-    yield from _card("rtx-5070-ti", 896, 16)
-    yield from _card("rtx-5080", 960, 16)
-    yield from _card("rtx-5090", 1792, 32)
-    yield from _card("rtx-a4000", 448, 16)
-    yield from _card("rtx-a5000", 768, 24)
-    yield from _card("rtx-a6000", 768, 48)
-    yield from _card("rtx-6000-ada", 960, 48)
-    yield from _card("rtx-pro-6000", 1792, 96)
-    yield from _card("t4", 320, 16)
-    yield from _card("l4", 300, 24)
-    yield from _card("l40s", 864, 48)
-    yield from _card("a10", 600, 24)
-    yield from _card("v100", 900, 16, 32)
-    yield from _card("a100", 1555, 40)
-    yield from _card("a100-80", 2039, 80)
-    yield from _card("h100", 3350, 80)
-    yield from _card("h200", 4800, 141)
-    yield from _card("b200", 8000, 180)
-    yield from _card("rx-6800-xt", 512, 16)
-    yield from _card("rx-7600", 288, 8)
-    yield from _card("rx-7800-xt", 624, 16)
-    yield from _card("rx-7900-xt", 800, 20)
-    yield from _card("rx-7900-xtx", 960, 24)
-    yield from _card("rx-9070-xt", 640, 16)
-    yield from _card("mi300x", 5300, 192)
-    yield from _card("arc-a770", 560, 16)
-    yield from _card("arc-b580", 456, 12)
-    yield from _shared("ryzen-ai-max", 256, 64, 128)
-    yield from _shared("dgx-spark", 273, 128)
-    yield from _shared("jetson-orin", 204, 32, 64)
-
-
-DEVICES = {row.name: row for row in _rows()}
+DEVICES = {row.name: row for row in _devices()}
 
 _BYTES = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s*([KMGT])(i?)B?", re.IGNORECASE)
 
