@@ -25,7 +25,7 @@ HOST = (device("cpu-64G"),)
 
 # One of each kind of memory: full layers, windows, latent attention, states beside attention, states alone.
 SHAPES = ("llama+experts", "gemma3", "deepseek2", "granitehybrid", "mamba2")
-CHOSEN = ("dots3note", "hy_v4+index", "minimax-m3+few")
+CHOSEN = ("dots3note", "hy_v4+index", "minimax-m3+few", "qwen4exp")
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,7 @@ MODELS = {
     "nemotron_h_moe": ("nemotronh-moe", 1e-6),
     "qwen35moe": ("qwen35moe-vl", 1e-6),
     "qwen3next": ("qwen3next", 1e-6),
+    "qwen4exp": ("qwen4exp", 1e-6),
 }
 # Verified by the tools alone: verify_logits, verify_variants.
 OTHERS = {
@@ -38,7 +39,7 @@ OTHERS = {
     "hunyuan-dense", "hy_v3", "jais2", "laguna", "lfm2", "mellum", "mimo2", "minimax-m2", "nemotron_h", "olmo",
     "orion", "pangu-embedded", "qwen2vl", "qwen35", "qwen3vl", "seed_oss", "xverse",
 }  # fmt: skip
-RECURRENT = ("qwen35moe", "granitehybrid", "lfm2moe", "falcon-h1")
+RECURRENT = ("qwen4exp", "qwen35moe", "granitehybrid", "lfm2moe", "falcon-h1")
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,8 @@ from ggufkit.runtime.kv.state import State
 from ggufkit.runtime.speculate import Ahead
 
 RECURRENT = [
-    "arwkv7", "bailingmoe3", "granitehybrid", "mamba", "mamba2", "minimax-01", "plamo2", "rwkv6", "rwkv6qwen2", "rwkv7",
+    "arwkv7", "bailingmoe3", "granitehybrid", "mamba", "mamba2", "minimax-01", "plamo2", "qwen4exp", "rwkv6", "rwkv7",
+    "rwkv6qwen2",
 ]  # fmt: skip
 CONVERTED = ["lfm2", "jamba", "kimi_linear"]
 

@@ -87,6 +87,7 @@ class Graph:
     head_softmax : what comes out of it goes through a softmax.
     silent : tokens that are never given, as (first, behind the last).
     normed_stream : the normalised x is what mixers and FFN are added to, multiplied by `residual_scale`.
+    delta_gate : what multiplies what a delta net finds: ``"silu"`` or ``"sigmoid"``.
     wide_heads : heads of a Mamba are of several numbers each, and have one dt.
     lightning : blocks with two norms of attention have lightning attention.
     unread : beginnings of the names, in a block, of tensors that texts do not go through.
@@ -149,6 +150,7 @@ class Graph:
     head_softmax: bool = False
     silent: tuple[int, int] = (0, 0)
     normed_stream: bool = False
+    delta_gate: str = "silu"
     wide_heads: bool = False
     lightning: bool = False
     unread: tuple[str, ...] = ()

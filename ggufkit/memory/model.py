@@ -246,7 +246,10 @@ def _layer(hyper: Hyperparameters, shapes: Mapping[str, tuple[int, ...]], number
     if latent and not hyper.windows[number] and keys.count("attention.indexer.top_k", 0, least=0):
         chosen = head_k + indexer
     elif kind and rows("indexer.k_proj"):
-        chosen = kv_heads * (head_k + head_v) + indexer
+        pooled = _pooled(keys, number)
+        dense = not pooled and keys.get("attention.compress_ratios") is not None
+        # Where keys are pooled, a token's place on three axes is kept, too.
+        chosen = 0 if dense else kv_heads * (head_k + head_v) + indexer + 3 * pooled
     return Layer(
         kind=kind,
         heads=hyper.heads[number] if kind else 0,
@@ -270,9 +273,12 @@ def _layer(hyper: Hyperparameters, shapes: Mapping[str, tuple[int, ...]], number
 
 def _indexer(keys: Keys, number: int) -> int:
     """Numbers of a layer's keys to choose by; where they are pooled, the pooled ones lie beside them."""
+    return keys.count("attention.indexer.key_length") * (2 if _pooled(keys, number) else 1)
+
+
+def _pooled(keys: Keys, number: int) -> bool:
     ratios = keys.get("attention.compress_ratios")
-    pooled = isinstance(ratios, list) and number < len(ratios) and bool(ratios[number])
-    return keys.count("attention.indexer.key_length") * (2 if pooled else 1)
+    return isinstance(ratios, list) and number < len(ratios) and bool(ratios[number])
 
 
 def _columns(shapes: Mapping[str, tuple[int, ...]], name: str) -> int:
@@ -313,8 +319,10 @@ def _states(hyper: Hyperparameters, shapes: Mapping[str, tuple[int, ...]], at: s
     if (taps := _columns(shapes, f"{at}shortconv.conv.weight")) > 0:
         return shapes[f"{at}shortconv.conv.weight"][0] * (taps - 1), 0
     if (taps := _columns(shapes, f"{at}ssm_conv1d.weight")) > 0:
-        state = keys.count("ssm.inner_size") * keys.count("ssm.state_size")
-        return shapes[f"{at}ssm_conv1d.weight"][0] * (taps - 1), state
+        state, more = keys.count("ssm.inner_size") * keys.count("ssm.state_size"), 0
+        if (apart := _columns(shapes, f"{at}ple_conv1d.weight")) > 0:
+            more = shapes[f"{at}ple_conv1d.weight"][0] * (apart - 1) * keys.count("ple.ngram_size")
+        return shapes[f"{at}ssm_conv1d.weight"][0] * (taps - 1) + more, state
     if f"{at}ssm_conv1d_q.weight" in shapes:
         inner, taps = _kda(keys, hyper.heads), keys.count("ssm.conv_kernel", most=64)
         return 3 * (taps - 1) * inner, keys.count("kda.head_dim") * inner

@@ -12,7 +12,7 @@ import numpy as np
 
 from ggufkit.runtime.ops import Array
 
-__all__ = ["attend", "blocks", "scores"]
+__all__ = ["attend", "blocks", "pool_scores", "scores", "seen_of_pools"]
 
 
 def scores(xp: Any, q: Array, keys: Array, weights: Array, start: int) -> Array:
@@ -60,6 +60,31 @@ def blocks(q: np.ndarray, keys: np.ndarray, start: int, block: int, count: int, 
     seen = np.zeros((heads, n, total), bool)
     np.put_along_axis(seen, order, True, axis=-1)
     result: np.ndarray = seen.repeat(block, axis=-1)[..., :tokens]
+    return result
+
+
+def pool_scores(xp: Any, q: Array, keys: Array, start: int, size: int) -> Array:
+    """What an index thinks of pools of `size` tokens each, (n, pools): Σ relu(q · key); −∞ where one is not complete.
+
+    Parameters
+    ----------
+    q : (n, heads, width), at positions `start …`.
+    keys : (pools, width).
+    """
+    n, heads, width = q.shape
+    pools = len(keys)
+    each = xp.maximum(xp.matmul(q.reshape(n * heads, width), keys.T), 0).reshape(n, heads, pools)
+    complete = (xp.arange(start, start + n)[:, None] + 1) // size  # pools of each query
+    return xp.where(xp.arange(pools)[None] < complete, xp.sum(each, axis=1), -math.inf)
+
+
+def seen_of_pools(chosen: np.ndarray, start: int, size: int, tokens: int) -> np.ndarray:
+    """Which tokens queries see, (n, tokens): those of pools `chosen` (n, pools), and those that make no whole pool."""
+    n, pools = chosen.shape
+    seen = np.zeros((n, tokens), bool)
+    seen[:, : pools * size] = chosen.repeat(size, axis=1)
+    complete = (np.arange(start, start + n)[:, None] + 1) // size * size
+    result: np.ndarray = seen | (np.arange(tokens) >= complete)
     return result
 
 

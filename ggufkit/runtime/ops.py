@@ -397,6 +397,12 @@ class Ops(Protocol):
         Of equal ones those that llama.cpp chooses. See `runtime.chosen.scores`.
         """
 
+    def best_pools(self, q: Array, keys: Array, start: int, size: int, count: int, tokens: int) -> Array | None:
+        """Which keys queries see whose index chooses pools of them, (n, tokens) bool; None for all before them.
+
+        See `runtime.chosen.pool_scores`.
+        """
+
     def best_blocks(self, q: Array, keys: Array, start: int, block: int, count: int, near: int) -> Array | None:
         """Which keys queries see whose index chooses blocks, (heads, n, tokens) bool: see `runtime.chosen.blocks`."""
 

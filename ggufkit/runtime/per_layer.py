@@ -80,7 +80,7 @@ class Embedding:
 
 def load_per_layer_table(load: Loader) -> PerLayerTable | None:
     """The table, or None where the model has none."""
-    if not load.has("per_layer_token_embd.weight"):
+    if not load.has("per_layer_model_proj.weight"):
         return None
     hyper = load.hyper
     size = hyper.keys.count("embedding_length_per_layer_input")

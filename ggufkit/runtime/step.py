@@ -144,6 +144,22 @@ class Step:
             return False
         return self._shown.find(int(tokens[0]))[0].whole
 
+    def histories(self, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Of each conversation the last `count` tokens before its rows, and those of its rows."""
+        return [(np.array(cache.tokens[-count:], np.int64), tokens) for cache, tokens in self._runs]
+
+    def places(self, run: int) -> np.ndarray:
+        """Positions of a conversation's rows on each axis: (n, 3)."""
+        if run in self._axes:
+            return self._axes[run]
+        end, n = self._ends[run], len(self._runs[run][1])
+        return np.repeat(self.positions[end - n : end, None], 3, axis=1)
+
+    def turned_at(self, x: Array, heads: int, rope: Rope, run: int, places: np.ndarray) -> Array:
+        """Heads of `x` (m, heads × size) turned by other positions, (m, 3), of a conversation."""
+        cos, sin = map(np.ascontiguousarray, self._tables.at(rope, self._runs[run][0].length, places))
+        return self.ops.rope(x, heads, rope.style, (cos, sin))
+
     def turned(self, x: Array, heads: int, rope: Rope) -> Array:
         """Heads of `x` (n, heads × size) turned by their positions. `x` itself may be used up."""
         if rope not in self._angles:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ggufkit.runtime.block import Block
 from ggufkit.runtime.loader import Loader
@@ -47,7 +48,7 @@ class Streams:
             total = total + _as_long(others[:, i], x)
         return total * (1 / self.count)
 
-    def block(self, load: Loader, block: Block, layer: int) -> StreamBlock:
+    def block(self, load: Loader, block: Block, layer: int, slots: list[Any]) -> StreamBlock:
         """A layer, from what it does by itself."""
         return _stream_block(load, block, layer, self)
 

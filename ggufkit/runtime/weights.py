@@ -129,7 +129,7 @@ def load_weights(
             loaded[layer] = load_block(load, layer, slots)
             blocks.append(loaded[layer])
     if (streams := load_streams(load) or load_connections(load)) is not None:
-        blocks = [streams.block(load, block, layer) for layer, block in enumerate(blocks)]
+        blocks = [streams.block(load, block, layer, slots) for layer, block in enumerate(blocks)]
     weights = Weights(
         embedding=matrix,
         vocabulary=vocabulary,

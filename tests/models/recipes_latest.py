@@ -27,6 +27,8 @@ from recipe_parts import (
     real,
 )
 
+from ggufkit.gguf.header import Value, ValueType
+
 __all__ = ["latest"]
 
 _BOTH = norms("attn_norm", "ffn_norm") | attention()
@@ -40,7 +42,7 @@ def _layers(*blocks: Shapes) -> Shapes:
 
 
 def latest() -> dict[str, Recipe]:
-    return _blocks() | _recurrent() | _sparse()
+    return _blocks() | _recurrent() | _sparse() | _ngrams()
 
 
 def _blocks() -> dict[str, Recipe]:
@@ -223,6 +225,52 @@ def _sparse() -> dict[str, Recipe]:
             for kind, count in (("all", 100), ("few", 3))
         },
     }
+
+
+def _ngrams() -> dict[str, Recipe]:
+    """Delta nets, attention to pools of keys, gated connections of streams, vectors of n-grams in the first layer."""
+    streams, low, heads, size = 3, 8, 4, WIDTH // 4
+    connected: Shapes = {}
+    for half in ("attn", "ffn"):
+        connected |= norms(f"hc_{half}_norm", size=streams * WIDTH) | linear(f"hc_{half}_down", low, streams * WIDTH)
+        connected |= linear(f"hc_{half}_up", streams * WIDTH, low) | linear(
+            f"hc_{half}_inject", streams, streams * WIDTH
+        )
+    ends = norms("output_hc_norm", size=streams * WIDTH) | linear("output_hc_down", low, streams * WIDTH)
+    ends |= linear("output_hc_up", streams * WIDTH, low) | {"per_layer_token_embd.weight": (100, size)}
+    mixed = experts() | gated(suffix="_shexp") | {"ffn_gate_inp_shexp.weight": (WIDTH,)}
+    delta = linear("attn_qkv", 2 * 32 + 64, WIDTH) | linear("attn_gate", 64, WIDTH) | linear("ssm_out", WIDTH, 64)
+    delta |= {"ssm_conv1d.weight": (128, 4), "ssm_dt.bias": (4,), "ssm_a": (4,), "ssm_norm.weight": (16,)}
+    delta |= linear("ssm_beta", 4, WIDTH) | linear("ssm_alpha", 4, WIDTH)
+    full = {name: shape for name, shape in attention().items() if "attn_q" not in name}
+    full |= linear("attn_q", 2 * HEADS * HEAD, WIDTH) | _PER_HEAD
+    full |= linear("indexer.q_proj", 3 * 16, WIDTH) | linear("indexer.k_proj", 16, WIDTH)
+    full |= norms("indexer.q_norm", "indexer.k_norm", size=16)
+    added = linear("ple_key", streams * WIDTH, heads * size) | linear("ple_value", WIDTH, heads * size)
+    added |= norms("ple_norm_key", "ple_norm_query", "ple_norm_conv", size=streams * WIDTH)
+    added |= {"ple_conv1d.weight": (streams * WIDTH, 3)}
+    keys: dict[str, Any] = {"ssm.conv_kernel": 4, "ssm.inner_size": 64, "ssm.state_size": 16, "ssm.time_step_rank": 4}
+    keys |= {"ssm.group_count": 2, "hyper_connection.count": streams, "hyper_connection.low_rank": low}
+    keys |= {"attention.indexer.head_count": 3, "attention.indexer.key_length": 16, "attention.indexer.top_k": 8}
+    keys |= {"attention.compress_ratios": [0, 4], "full_attention_interval": 2, "ple.layers": [0]}
+    keys |= {"ple.ngram_size": 3, "ple.heads_per_ngram": 2, "ple.conv_kernel": 3, "ple.eos_token_id": 20}
+    keys |= {"embedding_length_per_layer_input": size}
+    keys |= {"ple.layer_multipliers": _longs(12345678901, 987654321987, 555555555557)}
+    keys |= {"ple.head_offsets": _longs(0, 20, 43, 60), "ple.head_vocab_sizes": _longs(20, 23, 17, 31)}
+    keys |= {"rope.dimension_sections": [3, 3, 2, 0], "expert_shared_feed_forward_length": FFN}
+    return {
+        "qwen4exp": Recipe(
+            RMS | MIXTURE | _SMALL | keys,
+            connected | delta | mixed,
+            OUTPUT | ends | _layers(added),
+            odd=connected | full | mixed,
+            layers=2,
+        )
+    }
+
+
+def _longs(*values: int) -> Value:
+    return Value(ValueType.ARRAY, list(values), ValueType.UINT64)
 
 
 def _stack(name: str, inner: int, count: int) -> Shapes:

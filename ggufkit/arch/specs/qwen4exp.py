@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 
+from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, integers, longs, uint
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.qwen2 import EXPERTS
@@ -104,6 +105,7 @@ def _split_index(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
 SPECS = (
     Architecture(
         name="qwen4exp",
+        graph=Graph(rope="neox", mixed_sections=True, delta_gate="sigmoid"),
         models={"Qwen4ExpForCausalLM": {}, "Qwen4ExpForConditionalGeneration": {}},
         metadata=(
             *BASE,

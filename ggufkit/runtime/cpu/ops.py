@@ -12,7 +12,7 @@ from ggufkit.errors import ArchitectureError
 from ggufkit.kernels.heap import keep_arrays
 from ggufkit.kernels.threads import thread_count
 from ggufkit.runtime import relative
-from ggufkit.runtime.chosen import attend, blocks, scores
+from ggufkit.runtime.chosen import attend, blocks, pool_scores, scores, seen_of_pools
 from ggufkit.runtime.cpu import activations, gelus, norms, recurrence
 from ggufkit.runtime.cpu.attention import ROWS, Pass
 from ggufkit.runtime.cpu.cache import LayerCache
@@ -303,6 +303,14 @@ class CpuOps:
 
     def best(self, q: np.ndarray, keys: np.ndarray, weights: np.ndarray, start: int, count: int) -> np.ndarray | None:
         return best_of(scores(np, q, keys, weights, start), count) if len(keys) > count else None
+
+    def best_pools(
+        self, q: np.ndarray, keys: np.ndarray, start: int, size: int, count: int, tokens: int
+    ) -> np.ndarray | None:
+        if len(keys) <= count:
+            return None
+        found = pool_scores(np, q, keys, start, size)
+        return seen_of_pools(best_of(found, count) & np.isfinite(found), start, size, tokens)
 
     def best_blocks(
         self, q: np.ndarray, keys: np.ndarray, start: int, block: int, count: int, near: int

@@ -106,7 +106,10 @@ class Attention:
     def run(self, x: Array, step: Step) -> Array:
         ops, spec = step.ops, self.spec
         q, k, v, gate = self.looked(x, step)
-        found = ops.attention(q, k, v, step.spans(self.slot), spec)  # (n, heads × head_v)
+        return self.out_of(ops, ops.attention(q, k, v, step.spans(self.slot), spec), gate)
+
+    def out_of(self, ops: Ops, found: Array, gate: Array) -> Array:
+        """What attention found, (n, heads × head_v), as the layer's result."""
         if self.sub_norm is not None:
             found = ops.norm(found, self.sub_norm)
         if gate is not None:

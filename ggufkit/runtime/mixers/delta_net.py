@@ -36,6 +36,7 @@ class DeltaNet:
     a, bias : arrays of shape (value_heads,).
     unit : makes queries and keys as long as 1.
     norm : of what is found, each head.
+    gate : what of z multiplies it: ``"silu"`` or ``"sigmoid"``.
     """
 
     slot: int
@@ -52,6 +53,7 @@ class DeltaNet:
     bias: Array
     unit: Norm
     norm: Norm
+    gate: str
 
     def memory(self, ops: Ops, types: CacheSpec, length: int) -> State:
         return State(ops, self.convolution.shape, (self.value_heads, self.head_k, self.head_v))
@@ -71,7 +73,8 @@ class DeltaNet:
         k = self._spread(ops, ops.norm(k, self.unit))
         v = v.reshape(n, self.value_heads, self.head_v)
         y = ops.delta(q, k, v, decay.reshape(n, self.value_heads, 1), beta, spans)
-        y = ops.activate(z, ops.norm(y.reshape(n, -1), self.norm), "silu")
+        y = ops.norm(y.reshape(n, -1), self.norm)
+        y = ops.gated(y, z) if self.gate == "sigmoid" else ops.activate(z, y, self.gate)
         (y,) = ops.linear(y, self.out)
         return y
 
@@ -120,6 +123,7 @@ def load(load: Loader, layer: int, slots: list[Any]) -> DeltaNet:
         bias=ops.vector(load.vector(f"{at}ssm_dt.bias", value_heads)),
         unit=load.plain_norm(head_k, "l2"),
         norm=norm,
+        gate=load.graph.delta_gate,
     )
     slots.append(loaded)
     return loaded

@@ -15,7 +15,7 @@ import numpy as np
 
 from ggufkit.errors import ArchitectureError
 from ggufkit.runtime import relative
-from ggufkit.runtime.chosen import attend, blocks, scores
+from ggufkit.runtime.chosen import attend, blocks, pool_scores, scores, seen_of_pools
 from ggufkit.runtime.cpu.choosing import best_of
 from ggufkit.runtime.mlx import recurrence
 from ggufkit.runtime.mlx.cache import LayerCache, Stored
@@ -203,6 +203,14 @@ class MlxOps:
             return None
         # Equal scores are many, and MLX does not say which it would choose.
         return mx.array(best_of(np.array(scores(mx, q, keys, weights, start)), count))
+
+    def best_pools(
+        self, q: mx.array, keys: mx.array, start: int, size: int, count: int, tokens: int
+    ) -> mx.array | None:
+        if len(keys) <= count:
+            return None
+        found = np.array(pool_scores(mx, q, keys, start, size))
+        return mx.array(seen_of_pools(best_of(found, count) & np.isfinite(found), start, size, tokens))
 
     def best_blocks(
         self, q: mx.array, keys: mx.array, start: int, block: int, count: int, near: int
