@@ -8,15 +8,19 @@ from functools import partial
 
 import numpy as np
 import pytest
+import tiny_models
 from drills.soak_serve import soak
+from recipes_late import encoders
 
 import ggufkit
 from ggufkit.errors import GgufkitError, UsageError
+from ggufkit.gguf.header import Value, ValueType
 from ggufkit.jobs.convert import convert
 from ggufkit.runtime.sampling import Sampling
 from ggufkit.serve.engine import ContextTooLong, Engine, EngineClosed, Finished, QueueFull, Request
 from ggufkit.serve.engine.schedule import Pace, shares
 
+RECIPES = encoders()
 GREEDY = Sampling(temperature=0)
 RNG = np.random.default_rng(11)
 PROMPT = RNG.integers(3, 4000, 60).tolist()
@@ -282,3 +286,55 @@ def test_short_prompts_come_first_and_long_ones_not_last_for_ever():
 
 def test_soak_for_a_moment(path):
     assert soak(path, requests=60, seconds=6, clients=8) == []
+
+
+def write_t5(path):
+    tokens = ["<unk>", "<s>", "</s>", "▁", *(chr(c) for c in range(33, 125))]
+    kinds = Value(ValueType.ARRAY, [2, 3, 3, *[1] * (len(tokens) - 3)], ValueType.INT32)
+    scores = Value(ValueType.ARRAY, [0.0] * len(tokens), ValueType.FLOAT32)
+    vocabulary = {"model": "llama", "tokens": Value(ValueType.ARRAY, tokens, ValueType.STRING), "token_type": kinds}
+    keys = {f"tokenizer.ggml.{key}": value for key, value in {**vocabulary, "scores": scores}.items()}
+    tiny_models.write_tiny(path, "t5+gated", metadata={**keys, "tokenizer.ggml.eos_token_id": 2})
+
+
+@pytest.fixture
+def reader(tmp_path, monkeypatch):
+    """A model whose encoder reads the prompt."""
+    monkeypatch.setattr(tiny_models, "RECIPES", tiny_models.RECIPES | RECIPES)
+    write_t5(tmp_path / "t5.gguf")
+    engine = start(tmp_path / "t5.gguf", slots=4, context=48)
+    yield engine
+    engine.close()
+
+
+def test_answers_to_what_an_encoder_read_are_those_of_each_alone(reader):
+    """Together, and again: nothing of one's text is in another's answer, though all begin with the same token."""
+    prompts = [RNG.integers(3, reader.model.vocabulary, n).tolist() for n in (5, 20, 48, 9)]
+    with ggufkit.load(reader.model.gguf.path, backend="cpu") as model:
+        expected = []
+        for prompt in prompts:
+            generation = model.generate(prompt, max_tokens=10, temperature=0, ignore_ends=True)
+            list(generation)
+            expected.append(generation.tokens)
+    assert len({tuple(tokens) for tokens in expected}) == 4
+    requests = [Request(prompt, max_tokens=10, sampling=GREEDY, ignore_ends=True) for prompt in prompts]
+    for _ in range(2):
+        streams = [reader.submit(request) for request in requests]
+        for stream, prompt, tokens in zip(streams, prompts, expected, strict=True):
+            found, finished = ids(stream)
+            assert found == tokens
+            usage = finished.usage
+            assert (usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens) == (len(prompt), 0, 10)
+    found, finished = ids(reader.submit(Request(prompts[0], sampling=GREEDY, ignore_ends=True)))
+    assert (len(found), finished.reason) == (48, "length")  # prompt and answer have a context each
+    with pytest.raises(ContextTooLong):
+        reader.submit(Request([5] * 49))
+    with pytest.raises(UsageError, match="have no probabilities"):
+        reader.submit(Request([5], prompt_logprobs=1))
+
+
+def test_nothing_guesses_for_an_encoder(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiny_models, "RECIPES", tiny_models.RECIPES | RECIPES)
+    write_t5(tmp_path / "t5.gguf")
+    with pytest.raises(UsageError, match="nothing guesses ahead"):
+        start(tmp_path / "t5.gguf", lookup=True)

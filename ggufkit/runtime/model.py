@@ -220,6 +220,13 @@ class Model:
             raise UsageError(f"{printable(self.gguf.path)} has no encoder that could read for it")
         read(self, tokens, cache)
 
+    def answered(self, tokens: Sequence[int], cache: Cache) -> list[int]:
+        """What an answer follows: the tokens themselves, or, once an encoder has read them, its first token."""
+        if self.weights.encoder is None:
+            return list(tokens)
+        self.read(tokens, cache)
+        return [self.weights.encoder.start]
+
     def step(self, pieces: Sequence[Piece]) -> list[np.ndarray]:
         """Run tokens of several conversations in one pass over the weights: see `runtime.batch.step`."""
         self._require_output()
@@ -336,8 +343,7 @@ class Model:
             more = CONTEXT // 4 if max_tokens is None else max_tokens
             cache = self.new_cache(self.context(context, len(tokens) + more), *types)
         if self.weights.encoder is not None:
-            self.read(tokens, cache)
-            tokens = [self.weights.encoder.start]
+            tokens = self.answered(tokens, cache)
         return Generation(
             self,
             self.tokenizer,

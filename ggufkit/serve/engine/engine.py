@@ -23,11 +23,12 @@ import numpy as np
 
 from ggufkit.errors import Hint, UsageError
 from ggufkit.runtime.batch import LIMIT, Piece
-from ggufkit.runtime.kv.size import cache_sizes
+from ggufkit.runtime.kv.size import cache_sizes, request_sizes
 from ggufkit.runtime.speculate import Ahead, Draft, FirstToKnow, Guesser, Lookup, require_same_vocabulary
+from ggufkit.serve.engine.checks import require_possible
 from ggufkit.serve.engine.metrics import Metrics, Slot
 from ggufkit.serve.engine.prefixes import Prefixes, common
-from ggufkit.serve.engine.request import ContextTooLong, EngineClosed, Finished, QueueFull, Request, Usage, as_error
+from ggufkit.serve.engine.request import EngineClosed, Finished, QueueFull, Request, Usage, as_error
 from ggufkit.serve.engine.running import Running, clock
 from ggufkit.serve.engine.schedule import Pace, shares
 from ggufkit.serve.engine.stream import Stream, settle, wake
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine"]
 
-_SHARED = 64  # tokens of a common beginning that are worth waiting for until another request has read them
+_SHARED = 64  # tokens of a common beginning that are worth waiting for until another has read them
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Engine:
     load : gives the model, e.g. ``partial(ggufkit.load, path)``. Called in the engine's thread: arrays of MLX belong to
         the thread that made them.
     context : tokens of a request, prompt and answer; by default the model's own, up to 4096. Never cut, never divided.
+        Of a model whose encoder reads the prompt so many tokens each.
     slots : requests that are worked on at the same time.
     queue : requests that wait at most; one more is refused.
     types : of keys and values in caches.
@@ -147,10 +149,11 @@ class Engine:
         self.generates = self.model.weights.output is not None
         self._context = self.model.context(context)
         self._size = cache_sizes(self.model, self._types)
-        full = self._size(self._context)
+        self._grows = request_sizes(self.model, self._size, self._context)
+        full = self._grows(self._context, None)
         self._limit = self.slots * full if cache_bytes is None else cache_bytes
-        if self.model.weights.encoder is not None:
-            raise UsageError("the model has an encoder that reads for it; such models are run, not served")
+        if self.model.weights.encoder is not None and (self._draft is not None or self._lookup):
+            raise UsageError("nothing guesses ahead for a model whose encoder reads for it")
         if self._limit < full:  # who asked for it would wait for ever
             raise UsageError(
                 f"a context of {self._context} tokens takes {full} bytes of cache, more than the {self._limit} for all",
@@ -179,16 +182,7 @@ class Engine:
         """
         if not self.generates:
             raise UsageError("this model makes embeddings and no text")
-        self.model.checked(request.tokens)
-        if len(request.tokens) > self._context - (request.max_tokens != 0):
-            raise ContextTooLong(len(request.tokens), self._context)
-        if request.max_tokens is not None and request.max_tokens < 0:
-            raise UsageError(f"cannot generate {request.max_tokens} tokens; give 0 or more")
-        if any(not text for text in request.stop):
-            raise UsageError("a stop string is empty; it would stop before the first character")
-        if any(not 0 <= (n or 0) <= self.model.vocabulary for n in (request.logprobs, request.prompt_logprobs)):
-            raise UsageError(f"logprobs are given of 0 to {self.model.vocabulary} tokens")
-        self.model.scales(request.adapters)
+        require_possible(request, self.model, self._context)
         with self._changed:
             self._require_open()
             free = max(0, self.slots - len(self._running))
@@ -228,9 +222,7 @@ class Engine:
         """The requests that are worked on."""
         now = clock()
         return [
-            Slot(
-                len(one.request.tokens), len(one.request.tokens) - one.left, one.written, one.context, now - one.started
-            )
+            Slot(len(one.prompt), len(one.prompt) - one.left, one.written, one.context, now - one.started)
             for one in list(self._running)
         ]
 
@@ -333,7 +325,7 @@ class Engine:
         for one in ended:
             assert one.finished is not None
             self._duration += 0.2 * (clock() - one.started - self._duration)
-            if one.finished.reason != "error":
+            if one.finished.reason != "error" and not self._reads:
                 self._prefixes.put(one.cache)
             self._count(one.finished, one.stream)
 
@@ -359,33 +351,44 @@ class Engine:
             if len(self._running) >= self.slots:
                 return
             running = Running(one.stream, self.model.tokenizer, self._context, one.submitted)
-            if sum(map(self._need, self._running)) + self._need(running) > self._limit:
+            if sum(map(self._need, [*self._running, running])) > self._limit:
                 return
             if self._read_by_another(one.stream.request):
                 continue
             with self._changed:
                 self._waiting.remove(one)
             try:
-                running.begin(self._cache_for(one.stream.request))
-                running.ahead = self._ahead_of(one.stream.request)
+                self._begin(running)
             except Exception as e:
                 self._count(running.finish("error", error=as_error(e)), one.stream)
                 continue
             with self._changed:
                 self._running.append(running)
 
+    def _begin(self, one: Running) -> None:
+        """Give a request its cache. Where an encoder reads the prompt, it does so now, and all of it at once."""
+        cache = self._cache_for(one.request)
+        self.model.adapt(one.request.adapters)
+        one.begin(cache, self.model.answered(one.request.tokens, cache))
+        one.ahead = self._ahead_of(one.request)
+
+    @property
+    def _reads(self) -> bool:
+        """Whether an encoder reads prompts: what caches hold is an answer to one prompt alone."""
+        return self.model.weights.encoder is not None
+
+    def _reuses(self, request: Request) -> bool:
+        return request.reuses and not self._reads
+
     def _need(self, one: Running) -> int:
-        """Bytes that the cache of a request may grow to."""
-        most = one.request.max_tokens
-        tokens = self._context if most is None else min(self._context, len(one.request.tokens) + most)
-        return self._size(tokens)
+        return self._grows(len(one.request.tokens), one.request.max_tokens)
 
     def _read_by_another(self, request: Request) -> bool:
         """Whether a running request is reading what this one begins with, too."""
-        if not request.reuses:
+        if not self._reuses(request):
             return False
-        kind, wanted = self._kind(request), request.tokens[:-1]
-        _, have = self._prefixes.best(kind, wanted, [one.cache for one in self._running])
+        wanted, caches = request.tokens[:-1], [one.cache for one in self._running]
+        _, have = self._prefixes.best(self._kind(request), wanted, caches)
         return any(
             one.left
             and one.finished is None
@@ -395,9 +398,8 @@ class Engine:
 
     def _cache_for(self, request: Request) -> Cache:
         """A cache that begins like the prompt, or an empty one."""
-        found = None
-        if request.reuses:
-            found = self._prefixes.take(self._kind(request), request.tokens, [one.cache for one in self._running])
+        others = [one.cache for one in self._running]
+        found = self._prefixes.take(self._kind(request), request.tokens, others) if self._reuses(request) else None
         return self._new_cache(request.adapters) if found is None else found
 
     def _ahead_of(self, request: Request) -> Ahead | None:

@@ -37,6 +37,7 @@ class Running:
 
     Attributes
     ----------
+    prompt : the request's tokens; where an encoder has read them, the token that an answer begins with.
     tokens : the prompt, then what was chosen. The cache holds a part of them, at most all but the last.
     cached : tokens of the prompt that it held at the beginning.
     served : when something was last done for it.
@@ -46,6 +47,7 @@ class Running:
     def __init__(self, stream: Stream, tokenizer: Tokenizer, context: int, submitted: float):
         request = stream.request
         self.stream, self.request, self._tokenizer = stream, request, tokenizer
+        self.prompt = request.tokens
         self.tokens = list(request.tokens)
         self.context = context
         self.cached = 0
@@ -63,10 +65,11 @@ class Running:
         self.started = self.served = clock()
         self._first = 0.0
 
-    def begin(self, cache: Cache) -> None:
+    def begin(self, cache: Cache, prompt: list[int]) -> None:
         """Start with a cache that holds a part of the prompt, if any."""
         self._cache, self.cached = cache, len(cache)
-        self._sampler.accept([token for token in self.request.tokens if token >= 0])
+        self.prompt, self.tokens = prompt, list(prompt)
+        self._sampler.accept([token for token in self.prompt if token >= 0])
         if self.request.prompt_logprobs is not None:
             self._add_prompt(self.request.tokens[0])
 
@@ -78,11 +81,11 @@ class Running:
     @property
     def left(self) -> int:
         """Tokens of the prompt that are still to be read."""
-        return max(0, len(self.request.tokens) - len(self.cache))
+        return max(0, len(self.prompt) - len(self.cache))
 
     @property
     def written(self) -> int:
-        return len(self.tokens) - len(self.request.tokens)
+        return len(self.tokens) - len(self.prompt)
 
     def reading(self, n: int, now: float) -> Piece:
         """The next `n` tokens of the prompt, to be run; the last one's logits."""
