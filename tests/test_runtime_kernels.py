@@ -16,11 +16,13 @@ from ggufkit.formats.table import FORMATS
 from ggufkit.kernels.jit import kernel
 from ggufkit.kernels.lane_math import exp, tanh
 from ggufkit.kernels.lanes import load, store
-from ggufkit.runtime.cpu import activations
+from ggufkit.kernels.recording import Recording
+from ggufkit.runtime.cpu import activations, functions
 from ggufkit.runtime.cpu.cache import LayerCache, Turn
+from ggufkit.runtime.cpu.calls import Recorded
 from ggufkit.runtime.cpu.ops import CpuOps
 from ggufkit.runtime.kv.types import TYPES, Rotation, cache_type
-from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Norm, Span
+from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Norm, NotRecorded, Span
 
 RNG = np.random.default_rng(0)
 OPS = CpuOps(threads=2)
@@ -51,6 +53,71 @@ def test_exp_is_within_two_units():
     all_exp(x[:16000], out)
     exact = np.exp(x[:16000].astype(np.float64))
     assert np.abs(out / exact - 1).max() < 2.5e-7
+
+
+@pytest.mark.parametrize("name", ["exp", "sigmoid", "softplus", "tanh"])
+def test_functions_are_near_and_the_same_wherever_a_number_stands(name):
+    x = np.concatenate([np.linspace(-80, 80, 4000), np.linspace(-1, 1, 999)]).astype(np.float32)
+    exact = {
+        "exp": np.exp,
+        "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+        "softplus": lambda x: np.logaddexp(0, x),
+        "tanh": np.tanh,
+    }[name](x.astype(np.float64))
+    out = np.empty_like(x)
+    getattr(functions, name)(x, out)
+    assert np.abs(out - exact).max() < 1e-6 if name == "tanh" else np.abs(out / exact - 1).max() < 6e-7
+    for lo, hi in ((1, 14), (5, 4999), (4990, 4999)):
+        part = np.empty(hi - lo, np.float32)
+        getattr(functions, name)(x[lo:hi], part)
+        assert np.array_equal(part, out[lo:hi])
+
+
+@given(st.data())
+def test_recorded_arithmetic_is_numpys(data):
+    """Shapes that broadcast, parts of arrays that do not lie side by side, numbers; each operand first or second."""
+    shape = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=4))
+    recording = Recording(1)
+    calls = Recorded(recording, ())
+    given, operands = [], []
+    for _ in range(2):
+        own = [data.draw(st.sampled_from([1, size])) for size in shape]
+        whole = normal(*own[:-1], own[-1] + 2)
+        array, later = whole[..., 1 : own[-1] + 1], calls.zeros(*whole.shape)
+        later.array[...] = whole
+        given.append(array)
+        operands.append(later[..., 1 : own[-1] + 1])
+    if data.draw(st.booleans()):
+        which = data.draw(st.integers(0, 1))
+        given[which] = operands[which] = data.draw(st.sampled_from([2, -0.3, given[which]]))
+    found = {
+        "+": (given[0] + given[1], operands[0] + operands[1]),
+        "-": (given[0] - given[1], operands[0] - operands[1]),
+        "*": (given[0] * given[1], operands[0] * operands[1]),
+    }
+    if not isinstance(given[0], (int, float)):
+        found["/"] = given[0] / given[1], operands[0] / operands[1]
+    recording.finish()
+    recording.play()
+    for expected, later in found.values():
+        assert expected.shape == later.shape
+        assert np.array_equal(expected, later.array)
+
+
+def test_what_is_no_arithmetic_of_float32_is_not_recorded():
+    x = Recorded(Recording(1), ()).zeros(2, 3)
+    for function in (
+        lambda: x + np.ones(3),
+        lambda: x * np.arange(3),
+        lambda: np.exp(x),
+        lambda: np.sum(x),
+        lambda: x**2,
+        lambda: np.concatenate([x, x]),
+        lambda: x[[1, 0]],
+        lambda: OPS.recorder([]).ops.vector(np.ones(3)),
+    ):
+        with pytest.raises(NotRecorded):
+            function()
 
 
 def test_exp_stays_finite_beyond_its_range():

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 from ggufkit.errors import ArchitectureError
+from ggufkit.runtime.before import convolved
+from ggufkit.runtime.ops import Ops, Span
 
 __all__ = ["Opaque", "OpaqueOps", "no_gradient"]
 
@@ -32,6 +35,12 @@ class Opaque:
 
 class OpaqueOps:
     """Operations of which those that a subclass does not define are refused."""
+
+    def convolve(self, x: Any, weights: Any, bias: Any | None, spans: Sequence[Span], apart: int = 1) -> Any:
+        return convolved(cast(Ops, self), x, weights, bias, spans, apart)
+
+    def replaced(self, x: Any, y: Any) -> Any:
+        return y
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):

@@ -270,7 +270,8 @@ class Streams(OpaqueOps):
     def scan(self, x: Pair, b: Pair, c: Pair, dt: Pair, spans: Sequence[Span], space: StateSpace) -> Pair:
         def found(which: str) -> np.ndarray:
             x_, b_, c_, dt_ = (getattr(part, which) for part in (x, b, c, dt))
-            return self.cpu.scan(x_, b_, c_, dt_, fresh(spans), space)
+            result: np.ndarray = self.cpu.scan(x_, b_, c_, dt_, fresh(spans), space)
+            return result
 
         first = found("quantized")
         return Pair(first, found("original") if self.two else first)
@@ -278,7 +279,8 @@ class Streams(OpaqueOps):
     def delta(self, q: Pair, k: Pair, v: Pair, decay: Pair, beta: Pair, spans: Sequence[Span]) -> Pair:
         def found(which: str) -> np.ndarray:
             q_, k_, v_, decay_, beta_ = (getattr(part, which) for part in (q, k, v, decay, beta))
-            return self.cpu.delta(q_, k_, v_, decay_, beta_, fresh(spans))
+            result: np.ndarray = self.cpu.delta(q_, k_, v_, decay_, beta_, fresh(spans))
+            return result
 
         first = found("quantized")
         return Pair(first, found("original") if self.two else first)

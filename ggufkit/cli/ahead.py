@@ -113,7 +113,7 @@ def _everything() -> None:
                 steps.append(partial(_write, {(single, format, weighted)}))
             steps.append(partial(_write, {(format, format_by_name("F16"), False)}))
         steps += [partial(_products, format, n) for n in (1, 3, 9)]
-    for step in (*steps, _operations, _caches):
+    for step in (*steps, _operations, _states, _arithmetic, _caches):
         with suppress(Exception):  # a format without importance, or without products
             step()
 
@@ -143,7 +143,7 @@ def _operations() -> None:
     ops = CpuOps(1)
     x = np.zeros((2, 64), np.float32)
     weight = ops.vector(np.ones((1, 64), np.float32))
-    for kind in ("rms", "layer"):
+    for kind in ("rms", "layer", "l2"):
         ops.norm(x, Norm(kind, 1e-5, 64, weight, None))
     for name in sorted(ACTIVATIONS):
         ops.activate(x, x, name)
@@ -153,6 +153,44 @@ def _operations() -> None:
     ops.scale(x, 1.0)
     ops.soft_cap(x, 1.0)
     ops.mix(np.zeros((2, 2, 64), np.float32), np.zeros((2, 2), np.float32))
+    ops.copy(x)
+    ops.clamp(x, 0.0, 1.0)
+
+
+def _states() -> None:
+    """What recurrent layers do."""
+    import numpy as np
+
+    from ggufkit.runtime.cpu.ops import CpuOps
+    from ggufkit.runtime.kv.state import State
+    from ggufkit.runtime.ops import Span, StateSpace
+
+    ops = CpuOps(1)
+    spans = [Span(0, 2, 0, State(ops, (1, 64), (4, 16, 16)))]
+    x, heads = np.zeros((2, 64), np.float32), np.zeros((2, 4, 16), np.float32)
+    vector = ops.vector(np.zeros(64))
+    ops.convolve(x, ops.vector(np.zeros((2, 64))), vector, spans)
+    ops.shifted(x, spans)
+    ops.inner(x, x)
+    ops.scan(
+        x, x[:, :16].copy(), x[:, :16].copy(), heads[..., 0].copy(), spans, StateSpace(4, 16, 1, 16, *[vector] * 2)
+    )
+    ops.delta(heads, heads, heads, heads, heads[..., 0].copy(), spans)
+    ops.wkv(heads, heads, heads, heads, heads, heads, vector.reshape(4, 16), spans)
+
+
+def _arithmetic() -> None:
+    """What adds, subtracts … in passes that are recorded."""
+    import numpy as np
+
+    from ggufkit.kernels.recording import Recording
+    from ggufkit.runtime.cpu.arithmetic import KERNELS
+    from ggufkit.runtime.cpu.calls import Recorded
+
+    calls = Recorded(Recording(1), ())
+    x = calls.zeros(2, 64)
+    for name in KERNELS:
+        calls.combined(name, x, np.ones(64, np.float32))
 
 
 def _caches() -> None:

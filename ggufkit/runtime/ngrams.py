@@ -75,7 +75,7 @@ class Ngrams:
     table : (rows, numbers of a head).
     key, value : all heads' → all streams, one stream.
     key_norm, query_norm, late_norm : of each stream.
-    taps : of the convolution, one array of shape (all streams,) each.
+    taps : of the convolution over tokens as far apart as an n-gram is long: (taps, all streams).
     """
 
     slot: int
@@ -86,7 +86,7 @@ class Ngrams:
     key_norm: Norm
     query_norm: Norm
     late_norm: Norm
-    taps: tuple[Array, ...]
+    taps: Array
 
     def memory(self, ops: Ops, types: CacheSpec, length: int) -> State:
         return State(ops, ((len(self.taps) - 1) * self.hashes.most, self.key.rows))
@@ -103,21 +103,10 @@ class Ngrams:
         root = ops.clamp(abs(alike), _LEAST, math.inf) ** 0.5
         gate = ops.activate(None, ops.clamp(alike * 1e30, -1.0, 1.0) * root, "sigmoid")
         given = [value * gate[:, i : i + 1] for i in range(len(streams))]
-        late = self._convolved(ops, ops.norm(ops.joined(given), self.late_norm), step)
+        late = ops.norm(ops.joined(given), self.late_norm)
+        late = ops.convolve(late, self.taps, None, step.spans(self.slot), self.hashes.most)
         parts = ops.split(ops.activate(None, late, "silu"), [width] * len(streams))
         return [x + (y + z) for x, y, z in zip(streams, given, parts, strict=True)]
-
-    def _convolved(self, ops: Ops, x: Array, step: Step) -> Array:
-        parts, apart = [], self.hashes.most
-        for span in step.spans(self.slot):
-            n, arrays = span.hi - span.lo, span.cache.arrays
-            seen = ops.concatenate([arrays[0], x[span.lo : span.hi]])
-            y = seen[:n] * self.taps[0]
-            for i, tap in enumerate(self.taps[1:], 1):
-                y = y + seen[i * apart : i * apart + n] * tap
-            parts.append(y)
-            arrays[0] = ops.copy(seen[n:])
-        return ops.concatenate(parts)
 
 
 def load_ngrams(load: Loader, layer: int, streams: int, slots: list[Any]) -> Ngrams | None:
@@ -144,7 +133,7 @@ def load_ngrams(load: Loader, layer: int, streams: int, slots: list[Any]) -> Ngr
         key_norm=norms[0],  # type: ignore[arg-type]
         query_norm=norms[1],  # type: ignore[arg-type]
         late_norm=norms[2],  # type: ignore[arg-type]
-        taps=tuple(load.ops.vector(np.ascontiguousarray(tap)) for tap in taps),
+        taps=load.ops.vector(np.ascontiguousarray(taps)),
     )
     slots.append(loaded)
     return loaded

@@ -6,6 +6,7 @@ float32 of shape (tokens, width); heads lie side by side in a row.
     weight vector numpy        a tensor of the file, a small array; an array back as NumPy's
     embed linear norm rope attention activate                what models are made of
     choose each mix                                          experts
+    convolve shifted scan delta wkv                          what changes states
     add scale gated soft_cap pick                            glue
 """
 
@@ -349,6 +350,22 @@ class Ops(Protocol):
     def zeros(self, *shape: int) -> Array:
         """Zeros."""
 
+    def replaced(self, x: Array, y: Array) -> Array:
+        """The numbers of `y`, in the memory of `x` where arrays can be changed."""
+
+    def convolve(self, x: Array, weights: Array, bias: Array | None, spans: Sequence[Span], apart: int = 1) -> Array:
+        """y[t] = Σ weights[i] · x[t − (taps − 1 − i) · apart] + bias, each channel by itself: (n, channels) → the same.
+
+        Parameters
+        ----------
+        weights : (taps, channels), the oldest token's first.
+        bias : (channels,), or None.
+        spans : the first array of their `State`, ((taps − 1) · apart, channels), has the inputs before, then the last.
+        """
+
+    def shifted(self, x: Array, spans: Sequence[Span]) -> Array:
+        """Each row's predecessor in its conversation; the first array of a span's `State`, (1, width), has the last."""
+
     def scan(self, x: Array, b: Array, c: Array, dt: Array, spans: Sequence[Span], space: StateSpace) -> Array:
         """A state space: x (n, heads × size), b, c (n, groups × states), dt (n, heads) → (n, heads × size).
 
@@ -371,6 +388,9 @@ class Ops(Protocol):
 
     def exp(self, x: Array) -> Array:
         """e^x."""
+
+    def inner(self, x: Array, y: Array) -> Array:
+        """Σ x y over the last dimension, which becomes 1."""
 
     def wkv(
         self,

@@ -6,7 +6,7 @@ and on the sizes of their caches. So `forward` runs once with operations that wr
 `Recorder`'s; what changes from pass to pass is written to where the calls read it:
 
     tokens, positions, angles of rope     to the arrays of the `Step` that was written down
-    where a conversation stands           to the calls themselves, as the place of its cache
+    where a conversation stands           to the calls themselves, as the places of its keys, values and states
 
 What a backend cannot write down is done as any other pass.
 """

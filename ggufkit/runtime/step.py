@@ -8,7 +8,7 @@ from itertools import accumulate
 import numpy as np
 
 from ggufkit.runtime.kv.cache import Cache
-from ggufkit.runtime.ops import Array, Ops, Span
+from ggufkit.runtime.ops import Array, NotRecorded, Ops, Span
 from ggufkit.runtime.rope import Rope, RopeTables
 from ggufkit.runtime.seen import Seen, Shown
 
@@ -23,7 +23,8 @@ class Step:
     ops : what computes.
     tables : of rope.
     runs : of each conversation its cache, and the tokens that follow those in it, (n,) int32.
-    start : makes the number that spans have of a conversation's number and its first position (see `Recorder`).
+    start : of a step that is written down, makes the number that spans have of a conversation's number and its first
+        position (see `Recorder`).
     shown : what ids below 0 stand for.
 
     Attributes
@@ -42,10 +43,12 @@ class Step:
         ops: Ops,
         tables: RopeTables,
         runs: Sequence[tuple[Cache, np.ndarray]],
-        start: Callable[[int, int], int] = lambda run, start: start,
+        start: Callable[[int, int], int] | None = None,
         shown: Shown | None = None,
     ):
-        self.ops, self._tables, self._start, self._shown = ops, tables, start, shown
+        self.ops, self._tables, self._shown = ops, tables, shown
+        self._start = start or (lambda run, start: start)
+        self._recorded = start is not None
         n = sum(len(tokens) for _, tokens in runs)
         self.tokens, self.positions = np.empty(n, np.int32), np.empty(n, np.int32)
         self.per_layer: Sequence[Array] = ()
@@ -146,10 +149,12 @@ class Step:
 
     def histories(self, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """Of each conversation the last `count` tokens before its rows, and those of its rows."""
+        self._require_now()
         return [(np.array(cache.tokens[-count:], np.int64), tokens) for cache, tokens in self._runs]
 
     def places(self, run: int) -> np.ndarray:
         """Positions of a conversation's rows on each axis: (n, 3)."""
+        self._require_now()
         if run in self._axes:
             return self._axes[run]
         end, n = self._ends[run], len(self._runs[run][1])
@@ -157,8 +162,14 @@ class Step:
 
     def turned_at(self, x: Array, heads: int, rope: Rope, run: int, places: np.ndarray) -> Array:
         """Heads of `x` (m, heads × size) turned by other positions, (m, 3), of a conversation."""
+        self._require_now()
         cos, sin = map(np.ascontiguousarray, self._tables.at(rope, self._runs[run][0].length, places))
         return self.ops.rope(x, heads, rope.style, (cos, sin))
+
+    def _require_now(self) -> None:
+        """What follows is of this pass only: other tokens, other numbers."""
+        if self._recorded:
+            raise NotRecorded("numbers that are known only now")
 
     def turned(self, x: Array, heads: int, rope: Rope) -> Array:
         """Heads of `x` (n, heads × size) turned by their positions. `x` itself may be used up."""

@@ -5,10 +5,11 @@
     calls.call(rms_norm, x, weight, …)    one kernel
     calls.shared(jobs)                    kernels whose rows threads share
     calls.ranged(parts, work)             kernels whose items threads share
+    calls.combine("multiply", x, y, out)  arithmetic, by NumPy's name
     calls.between(function, out)          what is done in Python
 
-Operations that do all their work so can be recorded. One that computes with arrays itself cannot: instead of arrays a
-recording hands out `Later`, which have a shape and can be cut, but no numbers yet.
+Operations that do all their work so can be recorded. Instead of arrays a recording hands out `Later`, which have a
+shape and can be cut, added, multiplied …, but no numbers yet: what computes with them otherwise cannot be recorded.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy as np
 from ggufkit.formats.codec import frozen
 from ggufkit.kernels.recording import COUNTER, Call, Recording
 from ggufkit.kernels.threads import SHARES, for_ranges, in_all_threads
+from ggufkit.runtime.cpu.arithmetic import KERNELS, lay_out
 from ggufkit.runtime.ops import NotRecorded
 
 __all__ = ["NOW", "Calls", "Job", "Later", "Now", "Recorded"]
@@ -96,6 +98,10 @@ class Now:
             # Several ranges a thread: later rows of a prompt see more tokens than earlier ones.
             for_ranges(function, items, -(-items // (4 * threads)), threads)
 
+    def combine(self, how: str, x: Any, y: Any, out: Any) -> None:
+        """add, subtract, multiply or divide; `out` may be `x` if it has the shape of both."""
+        getattr(np, how)(x, y, out=out)
+
     def between(self, function: Callable[..., object], *arrays: Any) -> None:
         function(*arrays)
 
@@ -118,17 +124,17 @@ class Recorded:
         self._kept: list[Any] = []  # what the calls read that is no `Later`
 
     def empty(self, *shape: int, dtype: Any = np.float32) -> Later:
-        return Later(self._memory.array(shape, np.dtype(dtype)))
+        return Later(self._memory.array(shape, np.dtype(dtype)), self)
 
     def zeros(self, *shape: int, dtype: Any = np.float32) -> Later:
         array = np.zeros(shape, dtype)
         self._kept.append(array)
-        return Later(array)
+        return Later(array, self)
 
     def frozen(self, x: Later) -> Later:
         array = x.array[:]
         array.flags.writeable = False
-        return Later(array)
+        return Later(array, self)
 
     def call(self, kernel: Callable[..., object], *arguments: Any) -> None:
         self._stage([Call(kernel, arguments)], shared=False)
@@ -143,10 +149,35 @@ class Recorded:
     def _stage(self, calls: Sequence[Call], shared: bool = True) -> None:
         if any(not hasattr(call.kernel, "py_func") for call in calls):
             raise NotRecorded("a function of Python's")
-        self.recording.stage([call._replace(arguments=self._arrays(call.arguments)) for call in calls], shared)
+        calls = [call._replace(arguments=self._arrays(call.arguments)) for call in calls]
+        if any(isinstance(x, np.ndarray) and not x.flags.c_contiguous for call in calls for x in call.arguments):
+            raise NotRecorded("a part of an array whose numbers do not lie side by side")
+        self.recording.stage(calls, shared)
 
     def ranges(self, function: Callable[[int, int], None], items: int, work: int, threads: int) -> None:
         function(0, items)
+
+    def combine(self, how: str, x: Any, y: Any, out: Later) -> None:
+        numbers = [self._operand(part) for part in (x, y)]
+        if (layout := lay_out(*numbers)) is None:
+            raise NotRecorded("arithmetic of arrays that lie unevenly")
+        self._kept += [part for part, given in zip(numbers, (x, y), strict=True) if not isinstance(given, Later)]
+        first, steps, second, others, shape = layout
+        arguments = Later(first, self), steps, Later(second, self), others, shape, out.reshape(-1)
+        self.call(KERNELS[how], *arguments)
+
+    def combined(self, how: str, x: Any, y: Any) -> Later:
+        """What arithmetic gives, an array of its own."""
+        out = self.empty(*np.broadcast_shapes(*(np.shape(self._operand(part)) for part in (x, y))))
+        self.combine(how, x, y, out)
+        return out
+
+    def _operand(self, x: Any) -> np.ndarray:
+        """An array that takes part in arithmetic, or a number of Python's."""
+        array = x.array if isinstance(x, Later) else np.float32(x) if isinstance(x, (int, float)) else x
+        if getattr(array, "dtype", None) != np.float32:
+            raise NotRecorded("arithmetic with other numbers than float32")
+        return np.asarray(array)
 
     def between(self, function: Callable[..., object], *arrays: Any) -> None:
         if any(self._in_cache(array) for array in arrays):
@@ -167,15 +198,15 @@ Calls = Now | Recorded
 
 
 class Later:
-    """An array that has no numbers before the recording is played.
+    """An array that has no numbers before the recording is played. Arithmetic with it is recorded.
 
     Attributes
     ----------
     array : its memory.
     """
 
-    def __init__(self, array: np.ndarray):
-        self.array = array
+    def __init__(self, array: np.ndarray, calls: Recorded):
+        self.array, self._calls = array, calls
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -196,16 +227,42 @@ class Later:
         return self._part(self.array[where])
 
     def _part(self, array: np.ndarray) -> Later:
-        if not (np.may_share_memory(array, self.array) and array.flags.c_contiguous) and array.size:
+        if not np.may_share_memory(array, self.array) and array.size:
             raise NotRecorded("a part of an array that would be a copy")
-        return Later(array)
+        return Later(array, self._calls)
+
+    def __add__(self, other: Any) -> Later:
+        return self._calls.combined("add", self, other)
+
+    def __sub__(self, other: Any) -> Later:
+        return self._calls.combined("subtract", self, other)
+
+    def __mul__(self, other: Any) -> Later:
+        return self._calls.combined("multiply", self, other)
+
+    def __truediv__(self, other: Any) -> Later:
+        return self._calls.combined("divide", self, other)
+
+    def __radd__(self, other: Any) -> Later:
+        return self._calls.combined("add", other, self)
+
+    def __rsub__(self, other: Any) -> Later:
+        return self._calls.combined("subtract", other, self)
+
+    def __rmul__(self, other: Any) -> Later:
+        return self._calls.combined("multiply", other, self)
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **more: Any) -> Later:
+        """Arithmetic whose first operand is NumPy's."""
+        if method != "__call__" or more or ufunc.__name__ not in KERNELS:
+            raise NotRecorded("a function of NumPy's")
+        return self._calls.combined(ufunc.__name__, *inputs)
 
     def _unknown(self, *arguments: Any, **more: Any) -> NoReturn:
         raise NotRecorded("arithmetic outside of kernels")
 
-    __array__ = __array_ufunc__ = __array_function__ = __setitem__ = __getattr__ = _unknown
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __pow__ = __neg__ = _unknown
-    __iadd__ = __imul__ = __bool__ = __iter__ = _unknown
+    __array__ = __array_function__ = __setitem__ = __getattr__ = __rtruediv__ = __pow__ = __neg__ = _unknown
+    __iadd__ = __isub__ = __imul__ = __itruediv__ = __bool__ = __iter__ = _unknown
 
 
 class _Memory:

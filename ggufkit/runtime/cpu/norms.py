@@ -10,7 +10,7 @@ import numpy as np
 from ggufkit.kernels.jit import kernel
 from ggufkit.kernels.lanes import load, multiply_add, splat, store, swap_neighbours
 
-__all__ = ["layer_norm", "rms_norm", "rope_neox", "rope_norm"]
+__all__ = ["layer_norm", "rms_norm", "rope_neox", "rope_norm", "unit_length"]
 
 ZERO, ONE = np.float32(0), np.float32(1)
 
@@ -55,6 +55,19 @@ def layer_norm(x, weight, bias, epsilon, out):
         for i in range(size):
             v = out[row, i] * factor * weight[row % heads, i]
             out[row, i] = v + bias[row % shifts, i] if shifts else v
+
+
+@kernel
+def unit_length(x, least, out):
+    """x / max(√Σ x², least); x and out (rows, size)."""
+    rows, size = x.shape
+    for row in range(rows):
+        square = 0.0  # as in GGML: float32 squares, a float64 sum
+        for i in range(size):
+            square += x[row, i] * x[row, i]
+        factor = ONE / max(np.float32(np.sqrt(square)), least)
+        for i in range(size):
+            out[row, i] = x[row, i] * factor
 
 
 @kernel

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,24 @@ from ggufkit.kernels.heap import keep_arrays
 from ggufkit.kernels.threads import thread_count
 from ggufkit.runtime import relative
 from ggufkit.runtime.chosen import attend, blocks, pool_scores, scores, seen_of_pools
-from ggufkit.runtime.cpu import activations, gelus, norms, recurrence
+from ggufkit.runtime.cpu import activations, arithmetic, functions, gelus, norms, recurrence
 from ggufkit.runtime.cpu.attention import ROWS, Pass
 from ggufkit.runtime.cpu.cache import LayerCache
 from ggufkit.runtime.cpu.calls import NOW, Calls
 from ggufkit.runtime.cpu.choosing import best_of
 from ggufkit.runtime.cpu.products import rounded
-from ggufkit.runtime.cpu.weight import Activations, Weight, multiply_all
-from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Choice, Linear, Norm, Recorder, Span, StateSpace
+from ggufkit.runtime.cpu.weight import Activations, Weight, multiply_all, multiply_known
+from ggufkit.runtime.ops import (
+    AttentionSpec,
+    CacheSpec,
+    Choice,
+    Linear,
+    Norm,
+    NotRecorded,
+    Recorder,
+    Span,
+    StateSpace,
+)
 from ggufkit.runtime.router import choose
 from ggufkit.tensors.tensor import Tensor
 
@@ -63,6 +74,8 @@ class CpuOps:
         return Weight(tensor, self.threads, rounded.PRODUCTS.get(tensor.format.name) if fits else None)
 
     def vector(self, values: np.ndarray) -> np.ndarray:
+        if self.calls is not NOW:
+            raise NotRecorded("numbers that are known only now")
         return _frozen(values)
 
     def numpy(self, x: np.ndarray) -> np.ndarray:
@@ -98,7 +111,7 @@ class CpuOps:
                 if norm.bias is not None:
                     self.calls.call(activations.add, out.reshape(-1), norm.bias.reshape(-1), out.reshape(-1))
             elif norm.kind == "l2":
-                self.calls.between(partial(_unit_length, epsilon), rows, out)
+                self.calls.call(norms.unit_length, rows, epsilon, out)
             else:
                 self.calls.call(norms.layer_norm, rows, norm.weight, bias, epsilon, out)
 
@@ -140,20 +153,18 @@ class CpuOps:
         return out
 
     def activate(self, gate: Any | None, up: Any, activation: str) -> Any:
+        if activation not in ACTIVATIONS:
+            raise ArchitectureError(f"the activation {activation} is not known")
+        if activation in _PLAIN:
+            return self._of_each(_PLAIN[activation], up)
         out = self.calls.empty(*up.shape)
         first, second, result = _NONE if gate is None else gate.reshape(-1), up.reshape(-1), out.reshape(-1)
+        kernel, constants = _KERNELS[activation]()
 
         def function(lo: int, hi: int) -> None:
             # Of no gate any part is none, too.
-            parts = first[lo:hi], second[lo:hi]
-            if activation in _KERNELS:
-                kernel, constants = _KERNELS[activation]()
-                self.calls.call(kernel, *parts, *constants, result[lo:hi])
-            else:
-                self.calls.between(_OTHERS[activation], parts[1], result[lo:hi])
+            self.calls.call(kernel, first[lo:hi], second[lo:hi], *constants, result[lo:hi])
 
-        if activation not in ACTIVATIONS:
-            raise ArchitectureError(f"the activation {activation} is not known")
         self.calls.ranges(function, up.size, up.size * 4, self.threads)
         return out
 
@@ -164,9 +175,19 @@ class CpuOps:
         return chosen, weights
 
     def each(self, x: Any, chosen: Any, *linears: Linear) -> list[Any]:
-        n, used = chosen.shape
-        results = [self.calls.empty(n, used, linear.rows) for linear in linears]
+        if self.calls is not NOW and isinstance(chosen, np.ndarray):  # of `indices`
+            return self._each_known(x, chosen, linears)
+        results = [self.calls.empty(*chosen.shape, linear.rows) for linear in linears]
         self.calls.between(partial(_each, linears), x, chosen, *results)
+        return results
+
+    def _each_known(self, x: Any, chosen: np.ndarray, linears: Sequence[Linear]) -> list[Any]:
+        results = multiply_known([linear.weight for linear in linears], x, chosen, self.calls)
+        for result, linear in zip(results, linears, strict=True):
+            if linear.factor is not None:
+                self.calls.combine("multiply", result, linear.factor[chosen], result)
+            if linear.bias is not None:
+                self.calls.combine("add", result, linear.bias[chosen], result)
         return results
 
     def mix(self, x: Any, weights: Any) -> Any:
@@ -184,12 +205,14 @@ class CpuOps:
         return x
 
     def gated(self, x: Any, score: Any) -> Any:
-        self.calls.between(_gated, x, score)
+        parts = x.reshape(*score.shape, -1)
+        share = self.activate(None, score, "sigmoid").reshape(*score.shape, 1)
+        self.calls.combine("multiply", parts, share, parts)
         return x
 
     def clamp(self, x: Any, low: float, high: float) -> Any:
         out = self.calls.empty(*x.shape)
-        self.calls.between(lambda x, out: np.clip(x, np.float32(low), np.float32(high), out=out), x, out)
+        self.calls.call(functions.clamp, x.reshape(-1), np.float32(low), np.float32(high), out.reshape(-1))
         return out
 
     def xielu(self, x: Any, alpha_n: float, alpha_p: float, beta: float, epsilon: float) -> Any:
@@ -204,15 +227,22 @@ class CpuOps:
 
     def split(self, x: Any, sizes: Sequence[int]) -> list[Any]:
         parts = [self.calls.empty(*x.shape[:-1], size) for size in sizes]
-        self.calls.between(_split, x, *parts)
+        for part, start in zip(parts, accumulate(sizes, initial=0), strict=False):
+            self._copy_columns(x, start, part, 0, part.shape[-1])
         return parts
+
+    def _copy_columns(self, x: Any, start: int, out: Any, out_start: int, columns: int) -> None:
+        widths = x.shape[-1], out.shape[-1]
+        arguments = x.reshape(-1), widths[0], start, out.reshape(-1), widths[1], out_start, columns
+        self.calls.call(arithmetic.copy_columns, *arguments)
 
     def concatenate(self, parts: Sequence[np.ndarray]) -> np.ndarray:
         return np.concatenate(parts)
 
     def joined(self, parts: Sequence[Any]) -> Any:
         out = self.calls.empty(*parts[0].shape[:-1], sum(part.shape[-1] for part in parts))
-        self.calls.between(lambda out, *parts: np.concatenate(parts, axis=-1, out=out), out, *parts)
+        for part, start in zip(parts, accumulate(part.shape[-1] for part in parts), strict=True):
+            self._copy_columns(part, 0, out, start - part.shape[-1], part.shape[-1])
         return out
 
     def indices(self, n: int, count: int) -> np.ndarray:
@@ -220,85 +250,93 @@ class CpuOps:
 
     def copy(self, x: Any) -> Any:
         out = self.calls.empty(*x.shape)
-        self.calls.between(np.copyto, out, x)
+        self._copy_columns(x, 0, out, 0, x.shape[-1])
         return out
 
     def zeros(self, *shape: int) -> np.ndarray:
         return np.zeros(shape, np.float32)
 
-    def scan(
-        self,
-        x: np.ndarray,
-        b: np.ndarray,
-        c: np.ndarray,
-        dt: np.ndarray,
-        spans: Sequence[Span],
-        space: StateSpace,
-    ) -> np.ndarray:
-        out = np.empty_like(x)
+    def replaced(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        x[...] = y
+        return x
+
+    def convolve(
+        self, x: Any, weights: np.ndarray, bias: np.ndarray | None, spans: Sequence[Span], apart: int = 1
+    ) -> Any:
+        out = self.calls.empty(*x.shape)
+        shift = _NONE if bias is None else bias
+        parts = []
         for span in spans:
             rows = slice(span.lo, span.hi)
-            parts = (
-                x[rows],
-                b[rows],
-                c[rows],
-                dt[rows],
-                space.a,
-                space.d,
-                span.cache.arrays[-1],
-                space.groups,
-                out[rows],
-            )
-            work = (span.hi - span.lo) * x.shape[1] * space.states * 4
-            self.calls.ranged([(recurrence.scan, parts, space.heads)], work, self.threads)
+            arguments = x[rows], weights, shift, span.cache.arrays[0], apart, out[rows]
+            parts.append((recurrence.convolve, arguments, x.shape[1]))
+        self.calls.ranged(parts, x.size * len(weights), self.threads)
         return out
 
-    def delta(
-        self,
-        q: np.ndarray,
-        k: np.ndarray,
-        v: np.ndarray,
-        decay: np.ndarray,
-        beta: np.ndarray,
-        spans: Sequence[Span],
-    ) -> np.ndarray:
-        out, factors = np.empty_like(v), np.exp(decay)
+    def shifted(self, x: Any, spans: Sequence[Span]) -> Any:
+        out = self.calls.empty(*x.shape)
         for span in spans:
             rows = slice(span.lo, span.hi)
-            parts = q[rows], k[rows], v[rows], factors[rows], beta[rows], span.cache.arrays[-1], out[rows]
-            work = (span.hi - span.lo) * v.shape[1] * q.shape[2] * v.shape[2] * 4
-            self.calls.ranged([(recurrence.delta, parts, v.shape[1])], work, self.threads)
+            self.calls.call(recurrence.shift, x[rows], span.cache.arrays[0], out[rows])
+        return out
+
+    def scan(self, x: Any, b: Any, c: Any, dt: Any, spans: Sequence[Span], space: StateSpace) -> Any:
+        out = self.calls.empty(*x.shape)
+        parts = []
+        for span in spans:
+            rows = slice(span.lo, span.hi)
+            state = span.cache.arrays[-1]
+            arguments = x[rows], b[rows], c[rows], dt[rows], space.a, space.d, state, space.groups, out[rows]
+            parts.append((recurrence.scan, arguments, space.heads))
+        self.calls.ranged(parts, x.size * space.states * 4, self.threads)
+        return out
+
+    def delta(self, q: Any, k: Any, v: Any, decay: Any, beta: Any, spans: Sequence[Span]) -> Any:
+        out, factors = self.calls.empty(*v.shape), self.exp(decay)
+        parts = []
+        for span in spans:
+            rows = slice(span.lo, span.hi)
+            arguments = q[rows], k[rows], v[rows], factors[rows], beta[rows], span.cache.arrays[-1], out[rows]
+            parts.append((recurrence.delta, arguments, v.shape[1]))
+        self.calls.ranged(parts, q.size * v.shape[2] * 4, self.threads)
         return out
 
     def related(self, q: np.ndarray, keys: np.ndarray, values: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
         result: np.ndarray = relative.attend(np, q, keys, values, bias)
         return result
 
-    def exp(self, x: np.ndarray) -> np.ndarray:
-        return np.exp(x)
+    def exp(self, x: Any) -> Any:
+        return self._of_each(functions.exp, x)
+
+    def _of_each(self, kernel: Any, x: Any) -> Any:
+        """A function of each number."""
+        out = self.calls.empty(*x.shape)
+        flat, result = x.reshape(-1), out.reshape(-1)
+
+        def function(lo: int, hi: int) -> None:
+            self.calls.call(kernel, flat[lo:hi], result[lo:hi])
+
+        self.calls.ranges(function, x.size, x.size * 4, self.threads)
+        return out
+
+    def inner(self, x: Any, y: Any) -> Any:
+        out = self.calls.empty(*x.shape[:-1], 1)
+        self.calls.call(arithmetic.inner, x.reshape(-1), y.reshape(-1), x.shape[-1], out.reshape(-1))
+        return out
 
     def wkv(
-        self,
-        r: np.ndarray,
-        w: np.ndarray,
-        k: np.ndarray,
-        v: np.ndarray,
-        a: np.ndarray | None,
-        b: np.ndarray | None,
-        bonus: np.ndarray | None,
-        spans: Sequence[Span],
-    ) -> np.ndarray:
+        self, r: Any, w: Any, k: Any, v: Any, a: Any | None, b: Any | None, bonus: Any | None, spans: Sequence[Span]
+    ) -> Any:
         n, heads, size = v.shape
-        out = np.empty((n, heads, size), np.float32)
-        given = [r, w, k, v, r[:0] if a is None else a, r[:0] if b is None else b]
-        given = [np.ascontiguousarray(part, np.float32) for part in given]
+        out = self.calls.empty(n, heads, size)
+        given = [self.calls.frozen(part) for part in (r, w, k, v, r[:0] if a is None else a, r[:0] if b is None else b)]
         bonus = _NO_BIAS if bonus is None else bonus
+        parts = []
         for span in spans:
             rows = slice(span.lo, span.hi)
-            parts = (*(part[rows] for part in given), bonus, span.cache.arrays[-1], out[rows])
-            self.calls.ranged(
-                [(recurrence.wkv, parts, heads)], (span.hi - span.lo) * heads * size * size * 4, self.threads
-            )
+            arguments = (*(part[rows] for part in given), bonus, span.cache.arrays[-1], out[rows])
+            parts.append((recurrence.wkv, arguments, heads))
+        self.calls.ranged(parts, n * heads * size * size * 4, self.threads)
         return out
 
     def best(self, q: np.ndarray, keys: np.ndarray, weights: np.ndarray, start: int, count: int) -> np.ndarray | None:
@@ -359,11 +397,6 @@ def _pass(spec: AttentionSpec, cache: LayerCache, start: int, seen: int, causal:
     )
 
 
-def _unit_length(least: np.float32, rows: np.ndarray, out: np.ndarray) -> None:
-    length = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
-    np.divide(rows, np.maximum(length, least), out=out)
-
-
 def _choose(choice: Choice, scores: np.ndarray, chosen: np.ndarray, weights: np.ndarray) -> None:
     chosen[...], weights[...] = choose(np, scores, choice)
 
@@ -381,23 +414,10 @@ def _each(linears: Sequence[Linear], x: np.ndarray, chosen: np.ndarray, *results
             result += linear.bias[experts]
 
 
-def _gated(x: np.ndarray, score: np.ndarray) -> None:
-    parts = x.reshape(*score.shape, -1)
-    with np.errstate(over="ignore"):
-        parts *= (1 / (1 + np.exp(-score)))[..., None]
-
-
 def _xielu(numbers: Sequence[float], x: np.ndarray, out: np.ndarray) -> None:
     alpha_n, alpha_p, beta, epsilon = np.array(numbers, np.float32)
     below = np.expm1(np.minimum(x, epsilon)) - x
     out[...] = np.where(x > 0, x * x * alpha_p, below * alpha_n) + x * beta
-
-
-def _split(x: np.ndarray, *parts: np.ndarray) -> None:
-    lo = 0
-    for part in parts:
-        part[...] = x[..., lo : lo + part.shape[-1]]
-        lo += part.shape[-1]
 
 
 # Of activations that are kernels: the kernel, and what it takes before the output.
@@ -411,10 +431,11 @@ _KERNELS: dict[str, Callable[[], tuple[Any, tuple[Any, ...]]]] = {
     "relu_squared": lambda: (activations.relu, (True,)),
 }
 
-_OTHERS: dict[str, Callable[[np.ndarray, np.ndarray], object]] = {
-    "tanh": lambda up, out: np.tanh(up, out=out),
-    "sigmoid": lambda up, out: np.copyto(out, 1 / (1 + np.exp(-up))),
-    "softplus": lambda up, out: np.copyto(out, np.log1p(np.exp(-np.abs(up))) + np.maximum(up, 0)),
+# Of those that no gate multiplies.
+_PLAIN: dict[str, Any] = {
+    "tanh": functions.tanh,
+    "sigmoid": functions.sigmoid,
+    "softplus": functions.softplus,
 }
 
-ACTIVATIONS = frozenset((*_KERNELS, *_OTHERS))
+ACTIVATIONS = frozenset((*_KERNELS, *_PLAIN))

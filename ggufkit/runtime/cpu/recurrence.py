@@ -1,7 +1,7 @@
-"""State spaces, delta nets, RWKV: what every token changes and then reads, a head after the other.
+"""Convolutions, state spaces, delta nets, RWKV: what every token changes and then reads.
 
-Heads do not depend on each other, so threads share them; a head's state stays in the core's cache while all tokens
-pass.
+Heads do not depend on each other, nor do a convolution's channels, so threads share them; a head's state stays in the
+core's cache while all tokens pass.
 """
 
 from __future__ import annotations
@@ -12,9 +12,48 @@ from ggufkit.kernels.jit import kernel
 from ggufkit.kernels.lane_math import exp
 from ggufkit.kernels.lanes import load, multiply_add, splat, store, sum_lanes
 
-__all__ = ["delta", "scan", "wkv"]
+__all__ = ["convolve", "delta", "scan", "shift", "wkv"]
 
 ZERO = np.float32(0)
+
+
+@kernel
+def convolve(x, weights, bias, state, apart, out, lo, hi):
+    """Channels `lo:hi` of a causal convolution (see `Ops.convolve`).
+
+    Parameters
+    ----------
+    x, out : (n, channels) float32.
+    weights : (taps, channels).
+    bias : (channels,), or of length 0 for none.
+    state : ((taps − 1) · apart, channels), changed.
+    """
+    n, taps, before = x.shape[0], weights.shape[0], state.shape[0]
+    for t in range(n):
+        for tap in range(taps):
+            at = t + tap * apart - before
+            for c in range(lo, hi):
+                part = (x[at, c] if at >= 0 else state[at + before, c]) * weights[tap, c]
+                out[t, c] = out[t, c] + part if tap else part
+        if bias.shape[0]:
+            for c in range(lo, hi):
+                out[t, c] += bias[c]
+    for row in range(before):
+        at = n + row - before
+        for c in range(lo, hi):
+            state[row, c] = x[at, c] if at >= 0 else state[at + before, c]
+
+
+@kernel
+def shift(x, state, out):
+    """Each row's predecessor: x, out (n, width); state (1, width), changed."""
+    n, width = x.shape
+    for c in range(width):
+        out[0, c] = state[0, c]
+        state[0, c] = x[n - 1, c]
+    for t in range(1, n):
+        for c in range(width):
+            out[t, c] = x[t - 1, c]
 
 
 @kernel
@@ -67,13 +106,46 @@ def delta(q, k, v, decay, beta, state, out, lo, hi):
     """
     n, heads, dk = q.shape
     dv, alike = v.shape[2], decay.shape[2] == 1
-    whole = dv // 16 * 16
+    fours, whole = dv // 64 * 64, dv // 16 * 16
     flat, flat_v, flat_out = state.reshape(-1), v.reshape(-1), out.reshape(-1)
     for head in range(lo, hi):
         base = head * dk * dv
         for t in range(n):
             row, amount = (t * heads + head) * dv, splat(beta[t, head])
-            for j in range(0, whole, 16):
+            for j in range(0, fours, 64):
+                # Four sums at a time: each waits for its own last addition only.
+                first, second, third, fourth = splat(ZERO), splat(ZERO), splat(ZERO), splat(ZERO)
+                for i in range(dk):
+                    at, key = base + i * dv + j, splat(k[t, head, i])
+                    kept = splat(decay[t, head, 0 if alike else i])
+                    s0, s1 = load(flat, at) * kept, load(flat, at + 16) * kept
+                    s2, s3 = load(flat, at + 32) * kept, load(flat, at + 48) * kept
+                    first, second = multiply_add(s0, key, first), multiply_add(s1, key, second)
+                    third, fourth = multiply_add(s2, key, third), multiply_add(s3, key, fourth)
+                new0, new1 = (load(flat_v, row + j) - first) * amount, (load(flat_v, row + j + 16) - second) * amount
+                new2, new3 = (
+                    (load(flat_v, row + j + 32) - third) * amount,
+                    (load(flat_v, row + j + 48) - fourth) * amount,
+                )
+                first, second, third, fourth = splat(ZERO), splat(ZERO), splat(ZERO), splat(ZERO)
+                for i in range(dk):
+                    at, key, query = base + i * dv + j, splat(k[t, head, i]), splat(q[t, head, i])
+                    kept = splat(decay[t, head, 0 if alike else i])
+                    s0, s1 = load(flat, at) * kept, load(flat, at + 16) * kept
+                    s2, s3 = load(flat, at + 32) * kept, load(flat, at + 48) * kept
+                    s0, s1 = multiply_add(new0, key, s0), multiply_add(new1, key, s1)
+                    s2, s3 = multiply_add(new2, key, s2), multiply_add(new3, key, s3)
+                    store(flat, at, s0)
+                    store(flat, at + 16, s1)
+                    store(flat, at + 32, s2)
+                    store(flat, at + 48, s3)
+                    first, second = multiply_add(s0, query, first), multiply_add(s1, query, second)
+                    third, fourth = multiply_add(s2, query, third), multiply_add(s3, query, fourth)
+                store(flat_out, row + j, first)
+                store(flat_out, row + j + 16, second)
+                store(flat_out, row + j + 32, third)
+                store(flat_out, row + j + 48, fourth)
+            for j in range(fours, whole, 16):
                 known = splat(ZERO)
                 for i in range(dk):
                     at = base + i * dv + j

@@ -25,7 +25,7 @@ from ggufkit.runtime.cpu.forms import Activations
 from ggufkit.runtime.cpu.products import FEW, Product, floats, product_of
 from ggufkit.tensors.tensor import Tensor
 
-__all__ = ["Activations", "Weight", "multiply_all"]
+__all__ = ["Activations", "Weight", "multiply_all", "multiply_known"]
 
 _TILE = 1 << 17  # weights decoded at once: they stay in a core's cache
 
@@ -136,6 +136,23 @@ def multiply_all(weights: Sequence[Weight], x: Any, calls: Calls = NOW) -> list[
     x = x if isinstance(x, Activations) else Activations(x, calls)
     outs = [calls.empty(x.shape[0], weight._rows) for weight in weights]
     jobs = [weight._job(x, out) for weight, out in zip(weights, outs, strict=True)]
+    calls.shared(jobs, weights[0].threads if weights else 1)
+    return outs
+
+
+def multiply_known(weights: Sequence[Weight], x: Any, experts: np.ndarray, calls: Calls) -> list[Any]:
+    """Row i of x (n, 1 or used, cols) with the matrix `experts[i]` of each stack: a list of arrays (n, used, rows).
+
+    For experts that are known before x is: their products can be recorded.
+    """
+    n, used = experts.shape
+    outs = [calls.empty(n, used, weight._rows) for weight in weights]
+    jobs = []
+    for row in range(n):
+        forms = [Activations(x[row, i : i + 1], calls) for i in range(x.shape[1])]
+        for i, expert in enumerate(experts[row].tolist()):
+            form = forms[i % len(forms)]
+            jobs += [weight._job(form, out[row, i : i + 1], expert) for weight, out in zip(weights, outs, strict=True)]
     calls.shared(jobs, weights[0].threads if weights else 1)
     return outs
 

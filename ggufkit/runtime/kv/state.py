@@ -6,10 +6,11 @@ Tokens cannot be taken out of it again, so caches keep copies of it at some posi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 
-from ggufkit.runtime.ops import Array, NotRecorded, Ops
+from ggufkit.runtime.ops import Array, Ops
 
 __all__ = ["State"]
 
@@ -19,17 +20,17 @@ class State:
 
     Attributes
     ----------
-    arrays : of the shapes given, float32.
+    arrays : of the shapes given, float32; always the same ones where arrays can be changed.
     """
 
     def __init__(self, ops: Ops, *shapes: tuple[int, ...]):
         self._ops, self._shapes = ops, shapes
         self.arrays: list[Array] = [ops.zeros(*shape) for shape in shapes]
 
-    @property
+    @cached_property
     def addresses(self) -> tuple[int, ...]:
-        """None that last: they are other arrays after each token."""
-        raise NotRecorded("states are other arrays after each token")
+        """Of the arrays, for backends that record passes: they change them in their place."""
+        return tuple(array.ctypes.data for array in self.arrays)
 
     @property
     def nbytes(self) -> int:
@@ -41,10 +42,7 @@ class State:
 
     def reset(self, arrays: Sequence[Array] | None = None) -> None:
         """Be as when `snapshot` gave these arrays; without any, as at first."""
-        if arrays is None:
-            self.arrays = [self._ops.zeros(*shape) for shape in self._shapes]
-        else:
-            self.arrays = [self._ops.copy(array) for array in arrays]
+        self._hold([self._ops.zeros(*shape) for shape in self._shapes] if arrays is None else arrays)
 
     def prefix(self, n: int) -> list[np.ndarray]:
         """What it holds now, whatever `n`."""
@@ -54,4 +52,7 @@ class State:
         """Hold what `prefix` gave."""
         if [tuple(array.shape) for array in arrays] != [tuple(shape) for shape in self._shapes]:
             raise ValueError("another state's")
-        self.arrays = [self._ops.copy(self._ops.vector(array)) for array in arrays]
+        self._hold([self._ops.vector(np.array(array, np.float32)) for array in arrays])
+
+    def _hold(self, arrays: Sequence[Array]) -> None:
+        self.arrays = [self._ops.replaced(old, new) for old, new in zip(self.arrays, arrays, strict=True)]

@@ -20,13 +20,13 @@ class Convolution:
     Attributes
     ----------
     channels, taps : its sizes.
-    weights : an array of shape (channels,) for each tap, the oldest token's first.
-    bias : the same shape, or None.
+    weights : array of shape (taps, channels), the oldest token's first.
+    bias : array of shape (channels,), or None.
     """
 
     channels: int
     taps: int
-    weights: tuple[Array, ...]
+    weights: Array
     bias: Array | None
 
     @property
@@ -36,21 +36,11 @@ class Convolution:
 
     def run(self, ops: Ops, x: Array, spans: Sequence[Span]) -> Array:
         """(n, channels) → (n, channels); remembers the last inputs of each conversation."""
-        parts = []
-        for span in spans:
-            n, arrays = span.hi - span.lo, span.cache.arrays
-            seen = ops.concatenate([arrays[0], x[span.lo : span.hi]])  # (taps − 1 + n, channels)
-            y = seen[:n] * self.weights[0]
-            for i, weight in enumerate(self.weights[1:], 1):
-                y = y + seen[i : i + n] * weight
-            parts.append(y if self.bias is None else y + self.bias)
-            arrays[0] = ops.copy(seen[n:])
-        return parts[0] if len(parts) == 1 else ops.concatenate(parts)
+        return ops.convolve(x, self.weights, self.bias, spans)
 
 
 def load_convolution(load: Loader, name: str, channels: int, taps: int) -> Convolution:
     """The convolution of this name."""
     numbers = load.numbers(f"{name}.weight", channels, taps)
     bias = load.ops.vector(load.vector(f"{name}.bias", channels)) if load.has(f"{name}.bias") else None
-    weights = tuple(load.ops.vector(np.ascontiguousarray(column)) for column in numbers.T)
-    return Convolution(channels, taps, weights, bias)
+    return Convolution(channels, taps, load.ops.vector(np.ascontiguousarray(numbers.T)), bias)

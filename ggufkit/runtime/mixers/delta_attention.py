@@ -107,7 +107,7 @@ def load(load: Loader, layer: int, slots: list[Any]) -> DeltaAttention:
         return first, load.linear(f"{at}ssm_{name}_b", inner, first.rows)
 
     columns = [load.numbers(f"{at}ssm_conv1d_{part}.weight", inner, 1, taps).reshape(inner, taps) for part in _PARTS]
-    weights = tuple(ops.vector(np.ascontiguousarray(column)) for column in np.concatenate(columns).T)
+    weights = ops.vector(np.ascontiguousarray(np.concatenate(columns).T))
     norm = load.norm(f"{at}ssm_norm", head)
     if norm is None:
         raise load.fail(f"the tensor {at}ssm_norm.weight is missing; the model cannot be run without it")

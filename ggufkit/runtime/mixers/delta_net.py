@@ -81,6 +81,8 @@ class DeltaNet:
     def _spread(self, ops: Ops, x: Array) -> Array:
         """(n, key_heads × head_k) → (n, value_heads, head_k)."""
         n, each = len(x), self.value_heads // self.key_heads
+        if each == 1:
+            return x.reshape(n, self.value_heads, self.head_k)
         if len(self.gates) == 1:
             x = x.reshape(n, self.key_heads, 1, self.head_k) + ops.zeros(1, 1, each, 1)
         else:

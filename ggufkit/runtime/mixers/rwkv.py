@@ -30,17 +30,6 @@ _LEAST_LENGTH = 1e-12
 _SLOWEST = -0.606531  # −e^−½: the logarithm of the fastest decay of RWKV 7
 
 
-def _shifted(x: Array, step: Step, slot: int) -> Array:
-    """Each row's predecessor in its conversation; remembers the last row of each, in the first array of a `State`."""
-    ops, parts = step.ops, []
-    for span in step.spans(slot):
-        n, arrays = span.hi - span.lo, span.cache.arrays
-        seen = ops.concatenate([arrays[0], x[span.lo : span.hi]])  # (1 + n, width)
-        parts.append(seen[:n])
-        arrays[0] = ops.copy(seen[n:])
-    return parts[0] if len(parts) == 1 else ops.concatenate(parts)
-
-
 @dataclass(frozen=True)
 class _Rank:
     """base + W₂ f(W₁ x), f being an activation or nothing."""
@@ -115,7 +104,7 @@ class TimeMix6(_TimeMix):
 
     def run(self, x: Array, step: Step) -> Array:
         ops, n = step.ops, len(x)
-        news = _shifted(x, step, self.slot) - x
+        news = step.ops.shifted(x, step.spans(self.slot)) - x
         (ranks,) = ops.linear(x + news * self.before, self.mixed)
         ranks = ops.activate(None, ranks, "tanh").reshape(n, 5, -1)
         (corrections,) = ops.each(ranks, ops.indices(n, 5), self.mixed_back)  # (n, 5, width)
@@ -165,7 +154,7 @@ class TimeMix7(_TimeMix):
 
     def run(self, x: Array, step: Step) -> Array:
         ops, n = step.ops, len(x)
-        news = _shifted(x, step, self.slot) - x
+        news = step.ops.shifted(x, step.spans(self.slot)) - x
         uses = [ops.copy(x + news * lerp) for lerp in self.lerp]
         r, w, k, v, a = uses[:5]
         r, k = self._one(ops, r, self.receptance), self._one(ops, k, self.key)
@@ -181,7 +170,7 @@ class TimeMix7(_TimeMix):
         k = k + (a - 1) * (k * self.key_rate)
         r, w, k, v, known, a = (self._by_head(part) for part in (r, w, k, value, known, a))
         y = self._normed(ops, ops.wkv(r, w, k, v, known * -1, known * a, None, step.spans(self.slot)))
-        y = y + (v * (k * r * self.bonus).sum(axis=-1, keepdims=True)).reshape(n, -1)
+        y = y + (v * ops.inner(k * self.bonus, r)).reshape(n, -1)
         if self.gate is not None:
             y = y * self.gate.run(ops, uses[5], "sigmoid")
         return self._one(ops, y, self.out)
@@ -209,7 +198,7 @@ class ChannelMix:
 
     def run(self, x: Array, step: Step) -> Array:
         ops = step.ops
-        news = _shifted(x, step, self.slot) - x
+        news = step.ops.shifted(x, step.spans(self.slot)) - x
         (k,) = ops.linear(ops.copy(x + news * self.lerp[0]), self.key)
         (y,) = ops.linear(ops.activate(None, k, "relu_squared"), self.value)
         if self.receptance is None:

@@ -14,7 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from ggufkit.errors import ArchitectureError
-from ggufkit.runtime import relative
+from ggufkit.runtime import before, relative
 from ggufkit.runtime.chosen import attend, blocks, pool_scores, scores, seen_of_pools
 from ggufkit.runtime.cpu.choosing import best_of
 from ggufkit.runtime.mlx import recurrence
@@ -152,6 +152,17 @@ class MlxOps:
     def zeros(self, *shape: int) -> mx.array:
         return mx.zeros(shape)
 
+    def replaced(self, x: mx.array, y: mx.array) -> mx.array:
+        return y  # nothing changes an array
+
+    def convolve(
+        self, x: mx.array, weights: mx.array, bias: mx.array | None, spans: Sequence[Span], apart: int = 1
+    ) -> mx.array:
+        return before.convolved(self, x, weights, bias, spans, apart)
+
+    def shifted(self, x: mx.array, spans: Sequence[Span]) -> mx.array:
+        return before.shifted(self, x, spans)
+
     def scan(
         self, x: mx.array, b: mx.array, c: mx.array, dt: mx.array, spans: Sequence[Span], space: StateSpace
     ) -> mx.array:
@@ -178,6 +189,9 @@ class MlxOps:
 
     def exp(self, x: mx.array) -> mx.array:
         return mx.exp(x)
+
+    def inner(self, x: mx.array, y: mx.array) -> mx.array:
+        return mx.sum(x * y, axis=-1, keepdims=True)
 
     def wkv(
         self,
