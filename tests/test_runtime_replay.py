@@ -20,6 +20,8 @@ from ggufkit.runtime.batch import Piece
 from ggufkit.runtime.observe import observed
 
 IDS = np.random.default_rng(1).integers(3, 96, 24).tolist()
+# What indexes of keys remember grows, and is in another place then.
+CHOOSING = {"dots3note", "hy_v4+index", "minimax-m3+all", "minimax-m3+few", "qwen4exp"}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,7 @@ def test_every_architecture_plays_what_it_computes(tmp_path, name):
         for n in (1, 3):
             assert_plays(model, n)
         found = [replay is not None for _, replay in model.replays._found.values()]
-        assert found == [True] * 2
+        assert found == [name not in CHOOSING] * 2
 
 
 @pytest.mark.parametrize("type", ["F16", "Q8_0", "IQ4_NL", "tq4"])
