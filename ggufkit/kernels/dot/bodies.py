@@ -46,6 +46,8 @@ class _Running:
     `start` gives what the sums begin with; it is called when that is needed, so that it holds no register before.
     """
 
+    by_lane = False  # whether an instruction takes x from one lane of a vector
+
     def __init__(self, b: ir.IRBuilder, count: int, top: int, start: Start):
         self.b, self.top, self.start = b, top, start
         self.kind = vector(I32, count)
@@ -86,6 +88,8 @@ class _Vnni(_Running):
 
 
 class _Sdot(_Running):
+    by_lane = True
+
     def add(self, w: ir.Value, x: ir.Value) -> None:
         if self.sums is None:
             self.sums = self.begin()

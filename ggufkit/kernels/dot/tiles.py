@@ -163,7 +163,7 @@ def _paired_sums(
     for step in range(0, group // 4, 2):
         rows = [read(b, w.pointer(0, step * LANES + 4 * k, vector(I8, 16))) for k in range(LANES // 2)]
         for t, sums_of in enumerate(sums):
-            pair = b.bitcast(joined(b, *(_eight(b, x, 2 * t + k, step) for k in range(2))), vector(I8, 16))
+            pair = _two_tokens(b, x, 2 * t, step)
             for k, row in enumerate(rows):
                 sums_of[k] = call(b, "llvm.aarch64.neon.smmla.v4i32.v16i8", four, [sums_of[k], row, pair])
     totals = []
@@ -174,14 +174,25 @@ def _paired_sums(
     return [b.add(total, one) for total, one in zip(totals, start, strict=True)] if start else totals
 
 
-def _eight(b: ir.IRBuilder, x: Operand, token: int, step: int) -> ir.Value:
-    """Columns of two steps of a token, four to an int32."""
+def _two_tokens(b: ir.IRBuilder, x: Operand, token: int, step: int) -> ir.Value:
+    """Eight columns, those of two steps, of a token and of the next."""
+    four = vector(I32, 4)
     if x.each == 1:
-        return read(b, x.pointer(token, step, vector(I32, 2)))
-    two = ir.Constant(vector(I32, 2), ir.Undefined)
-    for k in range(2):
-        two = b.insert_element(two, read(b, x.pointer(token, step + k, I32)), ir.Constant(I32, k))
-    return two
+        first, second = (read(b, x.pointer(t, step - step % 4, four)) for t in (token, token + 1))
+        order = [step % 4, step % 4 + 1, step % 4 + 4, step % 4 + 5]
+    else:
+        first, second = (read(b, x.pointer(0, k, four)) for k in (step, step + 1))
+        order = [token, token + 4, token + 1, token + 5]
+    return b.bitcast(shuffle(b, first, second, order), vector(I8, 16))
+
+
+def _in_all_lanes(b: ir.IRBuilder, x: Operand, token: int, step: int) -> ir.Value:
+    """Four columns of a token. An instruction that takes them from any lane of a vector saves three reads of four."""
+    if not DOT.running.by_lane:
+        return x.splat(token, step, I32)
+    which, first, lane = (token, step - step % 4, step % 4) if x.each == 1 else (0, step, token)
+    fours = read(b, x.pointer(which, first, vector(I32, 4)))
+    return shuffle(b, fours, fours, [lane] * LANES)
 
 
 def _looped_sums(b: ir.IRBuilder, w: Operand, x: Operand, group: int, top: int, begin: list[Any]) -> list[ir.Value]:
@@ -271,7 +282,7 @@ def dot_tile(group: int, top: int, starts: bool, tokens: int = TOKENS, panels: i
             for step in range(group // 4):
                 levels = [w.vector(p, step, i32x16) for p in range(panels)]
                 for t in range(tokens):
-                    four = x.splat(t, step, I32)
+                    four = _in_all_lanes(b, x, t, step)
                     for p in range(panels):
                         sums[t][p].add(levels[p], four)
             return as_tile(b, tile, [sums[t][p].total() for t in range(tokens) for p in range(panels)])

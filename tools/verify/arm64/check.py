@@ -3,12 +3,13 @@
 
     apt-get install qemu-user-static debootstrap
     python tools/verify/arm64/check.py make MACHINE                     # as root; some 600 MB
-    python tools/verify/arm64/check.py run MACHINE                      # all jobs: hours
+    python tools/verify/arm64/check.py run MACHINE                      # all jobs: some minutes
     python tools/verify/arm64/check.py run MACHINE products run:Q8_0 --body i8mm --body dotprod --body plain
-    python tools/verify/arm64/check.py run MACHINE encode:Q4_K --mac    # as a Mac sees itself
+    python tools/verify/arm64/check.py run MACHINE encode:Q4_K --cpu apple-m1
     python tools/verify/arm64/check.py shell MACHINE -m ggufkit doctor
 
-QEMU is 20 to 50 times slower than the machine; kernels that were compiled are kept in the folder. Timings say nothing.
+QEMU is 20 to 50 times slower than the machine. So kernels are compiled here, for the emulated CPU (see `cross.py`); they
+are kept in the folder. What `shell` runs asks the machine for its CPU, and compiles there. Timings say nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -68,33 +70,50 @@ def make(machine: Path) -> None:
             file.extractall(machine / "site")
 
 
-def python(machine: Path, arguments: list[str], settings: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run the machine's Python on this checkout."""
+FEATURES = "+neon,+fp-armv8,+fullfp16,+dotprod,+i8mm,+bf16"  # of those that QEMU has, what kernels may ask for
+
+
+def renew(machine: Path) -> None:
+    """Put this checkout into the machine."""
+    shutil.rmtree(machine / "project", ignore_errors=True)
     for part in ("ggufkit", "tests", "tools", "fixtures"):
-        shutil.copytree(ROOT / part, machine / "project" / part, dirs_exist_ok=True)
-    settings = {"PYTHONPATH": "/site:/project", "HOME": "/root", "NUMBA_CACHE_DIR": "", **settings}
-    inside = [word for name, value in settings.items() for word in ("-E", f"{name}={value}")]
-    command = ["chroot", machine, QEMU, "-cpu", "max", *inside, "/usr/bin/python3", *arguments]
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        shutil.copytree(ROOT / part, machine / "project" / part, ignore=shutil.ignore_patterns("__pycache__"))
 
 
-def compare(machine: Path, jobs: list[str], bodies: list[str], mac: bool) -> int:
-    script = "tools/verify/arm64/jobs.py"
+def python(machine: Path, arguments: list[str], settings: dict[str, str]) -> subprocess.Popen[str]:
+    """The machine's Python; QEMU hands on the settings of its own process."""
+    settings = {"PATH": "/usr/bin:/bin", "PYTHONPATH": "/site:/project", "HOME": "/root", **settings}
+    command = [shutil.which("chroot") or "chroot", machine, QEMU, "-cpu", "max", "/usr/bin/python3", *arguments]
+    return subprocess.Popen(command, env=settings, stdout=subprocess.PIPE, text=True)
+
+
+def target(cpu: str) -> dict[str, str]:
+    """A CPU by its name; what the machine would find out itself is not asked, as kernels are compiled here."""
+    return {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": FEATURES if cpu == "generic" else ""}
+
+
+def compare(machine: Path, jobs: list[str], bodies: list[str], cpu: str, kernels: Path) -> int:
+    """Do the jobs here and there; gives how many differ."""
+    here, there = ROOT / "tools/verify/arm64", "/project/tools/verify/arm64/jobs.py"
     if not jobs:
-        jobs = subprocess.run([sys.executable, ROOT / script, "list"], capture_output=True, text=True, check=True)
+        jobs = subprocess.run([sys.executable, here / "jobs.py", "list"], capture_output=True, text=True, check=True)
         jobs = jobs.stdout.split()
+    note = [sys.executable, here / "cross.py", "note", kernels, *jobs]
+    expected = subprocess.run(note, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
     wrong = 0
-    for job in jobs:
-        here = [sys.executable, ROOT / script, job]
-        expected = subprocess.run(here, stdout=subprocess.PIPE, text=True, check=True).stdout
-        for body in bodies or [""]:
-            settings = {"GGUFKIT_BODIES": f"dot={body}"} if body else {}
-            if mac:
-                settings |= {"NUMBA_CPU_NAME": "apple-m1", "NUMBA_CPU_FEATURES": ""}
-            found = python(machine, [f"/project/{script}", job], settings).stdout
-            wrong += found != expected
-            verdict = "the same" if found == expected else f"DIFFERS: {found.strip()!r}"
-            print(f"{expected.strip()}  {body}  {verdict}", flush=True)
+    for body in bodies or [""]:
+        settings = target(cpu) | ({"GGUFKIT_BODIES": f"dot={body}"} if body else {})
+        crossing = [sys.executable, here / "cross.py", "compile", kernels, *jobs]
+        cache = {"XDG_CACHE_HOME": str(machine / "root/.cache"), "NUMBA_DISABLE_INTEL_SVML": "1"}
+        subprocess.run(crossing, env=dict(os.environ) | settings | cache, check=True)
+        process = python(machine, [there, *jobs], settings)
+        for line in expected:
+            found = (process.stdout.readline() if process.stdout else "").rstrip("\n")
+            wrong += found != line
+            verdict = "the same" if found == line else f"DIFFERS: {found!r}"
+            print(f"{cpu} {body}  {line}  {verdict}", flush=True)
+        process.wait()
+    print(f"{wrong} of {len(expected) * len(bodies or [''])} differ")
     return wrong
 
 
@@ -103,14 +122,18 @@ def main() -> None:
     parser.add_argument("what", choices=["make", "run", "shell"])
     parser.add_argument("machine", type=Path)
     parser.add_argument("--body", action="append", default=[], help="force this body of products")
-    parser.add_argument("--mac", action="store_true", help="with an M1's name and no features from LLVM")
+    parser.add_argument("--cpu", default="generic", help="compile for this one, whose instructions QEMU must have")
     options, rest = parser.parse_known_args()
     if options.what == "make":
         make(options.machine)
-    elif options.what == "shell":
-        print(python(options.machine, rest, {}).stdout, end="")
-    else:
-        sys.exit(1 if compare(options.machine, rest, options.body, options.mac) else 0)
+        return
+    renew(options.machine)
+    if options.what == "shell":
+        process = python(options.machine, rest, {})
+        print(process.communicate()[0], end="")
+        sys.exit(process.returncode)
+    with tempfile.TemporaryDirectory() as folder:
+        sys.exit(1 if compare(options.machine, rest, options.body, options.cpu, Path(folder) / "kernels") else 0)
 
 
 if __name__ == "__main__":

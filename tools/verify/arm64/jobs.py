@@ -8,6 +8,8 @@ python tools/verify/arm64/jobs.py encode:Q4_K weighted:Q4_K decode:Q4_K products
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -38,7 +40,7 @@ def encode(name: str, weighted: bool = False):
     from ggufkit.formats.codec import encode as encode_rows
 
     importance = (np.random.default_rng(1).integers(1, 1000, 512) / 256).astype(np.float32) if weighted else None
-    return encode_rows(values(18, 512), name, importance)
+    return encode_rows(values(50, 512), name, importance)
 
 
 def decode(name: str) -> str:
@@ -50,7 +52,7 @@ def decode(name: str) -> str:
 
     format = format_by_name(name)
     size = 512 // format.block_size * format.type_size
-    blocks = np.random.default_rng(2).integers(0, 256, (18, size), np.uint8) & 0xBF
+    blocks = np.random.default_rng(2).integers(0, 256, (50, size), np.uint8) & 0xBF
     blocks.flags.writeable = False
     floats = decode_rows(blocks, name)
     floats[np.isnan(floats)] = np.nan
@@ -81,25 +83,31 @@ def convert(type_: str, folder: Path) -> Path:
 
 
 def run(type_: str, folder: Path) -> str:
-    """Forty greedy tokens."""
+    """Forty greedy tokens after a prompt and a few tokens at once, and the bits of all scores."""
+    import numpy as np
+
     from ggufkit.runtime.model import load
 
     with load(convert(type_, folder), backend="cpu", threads=1) as model:
-        cache, tokens = model.new_cache(64), [1, 20, 300]
-        scores, made = model.forward(tokens, cache), []
+        cache, made = model.new_cache(128), []
+        scores = [model.forward([1, *range(20, 4000, 120)], cache), model.forward([300, 5, 77], cache)]
         for _ in range(40):
-            made.append(int(scores.reshape(-1, scores.shape[-1])[-1].argmax()))
-            scores = model.forward([made[-1]], cache)
-    return " ".join(map(str, made))
+            made.append(int(scores[-1].reshape(-1, scores[-1].shape[-1])[-1].argmax()))
+            scores.append(model.forward([made[-1]], cache))
+    return f"{sha(np.concatenate([x.reshape(-1) for x in scores]))} {' '.join(map(str, made))}"
 
 
 def gptq(type_: str, folder: Path) -> str:
-    """Statistics of the bundled model from a few lines of text, and the blocks that GPTQ makes with them."""
+    """Statistics of the bundled model from a few lines of text, and the file that GPTQ makes with them.
+
+    It is made by one, two and three threads, and by one that was killed and one that continued.
+    """
     from dataclasses import replace
 
     import numpy as np
 
     import ggufkit
+    from ggufkit.calibrate import streams
     from ggufkit.calibrate.fisher import collect
     from ggufkit.calibrate.job import with_gptq
     from ggufkit.calibrate.tape import Tape
@@ -113,19 +121,56 @@ def gptq(type_: str, folder: Path) -> str:
         found = collect(model, np.array(tokens[:64], np.int32).reshape(2, 32))
     sums = [block for name in sorted(found.moments) for block in found.moments[name]]
     sums += [found.fisher[name] for name in sorted(found.fisher)]
+    recipe = replace(recipe_of(type_), imatrix=found.imatrix("text"))
+    rounds, made = streams.rounded, [0]
+
+    def killed(*arguments):
+        made[0] += 1
+        if made[0] == 9:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return rounds(*arguments)
+
     with ggufkit.open(source) as model:
-        recipe = replace(recipe_of(type_), imatrix=found.imatrix("text"))
-        job = quantization(model, folder / "small.gguf", recipe)
-        made = with_gptq(job, model, found, sweeps=1).write(threads=1)[0]
-    return f"{sha(np.concatenate([x.reshape(-1).astype(np.float64) for x in sums]))} {sha(made.read_bytes())}"
+
+        def write(name: str, threads: int) -> str:
+            job = with_gptq(quantization(model, folder / name, recipe), model, found, sweeps=1)
+            return sha(job.write(threads=threads)[0].read_bytes())
+
+        if (child := os.fork()) == 0:
+            streams.rounded = killed
+            write("killed.gguf", 1)
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL
+        files = {write("killed.gguf", 1)} | {write(f"{threads}.gguf", threads) for threads in (1, 2, 3)}
+    return f"{sha(np.concatenate([x.reshape(-1).astype(np.float64) for x in sums]))} {' '.join(sorted(files))}"
 
 
 def all_jobs() -> list[str]:
     from ggufkit.formats.table import FORMATS
 
     kinds = ("encode", "weighted", "decode")
-    jobs = ["products", "convert:Q8_0", "run:Q8_0", "run:Q4_K_M", "gptq:Q4_0", "gptq:Q4_K_M", "gptq:IQ3_XXS"]
-    return jobs + [f"{kind}:{name}" for name, f in FORMATS.items() for kind in kinds if f.block_size > 1]
+    jobs = ["products", *(f"convert:{name}" for name in ("Q8_0", "Q4_K_M"))]
+    jobs += [f"run:{name}" for name in ("Q8_0", "Q4_K_M", "Q6_K", "IQ4_NL", "F16", "BF16")]
+    jobs += [f"gptq:{name}" for name in ("Q4_0", "Q4_K_M", "IQ4_XS", "IQ3_XXS", "IQ2_XXS")]
+    pairs = [(kind, name) for name, f in FORMATS.items() for kind in kinds if f.encodable or kind == "decode"]
+    return jobs + [f"{kind}:{name}" for kind, name in pairs]
+
+
+def result_of(job: str) -> str:
+    from ggufkit.errors import CodecError
+
+    kind, _, name = job.partition(":")
+    with tempfile.TemporaryDirectory() as folder:
+        if kind in ("encode", "weighted"):
+            try:
+                return sha(encode(name, kind == "weighted"))
+            except CodecError:  # a type without importance, or not without it
+                return "refused"
+        if kind == "convert":
+            return hashlib.sha256(convert(name, Path(folder)).read_bytes()).hexdigest()[:16]
+        if kind in ("run", "gptq"):
+            return {"run": run, "gptq": gptq}[kind](name, Path(folder))
+        return {"decode": decode, "products": products}[kind](name)
 
 
 def main() -> None:
@@ -133,17 +178,7 @@ def main() -> None:
         print(*all_jobs(), sep="\n")
         return
     for job in sys.argv[1:]:
-        kind, _, name = job.partition(":")
-        with tempfile.TemporaryDirectory() as folder:
-            if kind in ("encode", "weighted"):
-                result = sha(encode(name, kind == "weighted"))
-            elif kind == "convert":
-                result = hashlib.sha256(convert(name, Path(folder)).read_bytes()).hexdigest()[:16]
-            elif kind in ("run", "gptq"):
-                result = {"run": run, "gptq": gptq}[kind](name, Path(folder))
-            else:
-                result = {"decode": decode, "products": products}[kind](name)
-        print(job, result, flush=True)
+        print(job, result_of(job), flush=True)
 
 
 if __name__ == "__main__":
