@@ -46,7 +46,7 @@ def test_dry_run_finds_kernels_and_calls_none():
     encode(np.zeros((1, 256), np.float32), "Q6_K")  # one that this process has compiled is noted, too
     read, write = os.pipe()
     if (child := os.fork()) == 0:  # as `compile_ahead` does: a dry run spoils the process that it runs in
-        found = ahead._recorded(lambda: _write({(*before, False)}))
+        found = ahead.recorded(lambda: _write({(*before, False)}))
         os.write(write, " ".join(sorted({kernel.py_func.__name__ for kernel, _ in found})).encode())
         os._exit(0)
     os.close(write)

@@ -36,7 +36,7 @@ from numba.core import event
 import ggufkit
 from ggufkit.kernels import addresses, jit, threads
 
-__all__ = ["Report", "compile_ahead", "compile_seconds", "prune"]
+__all__ = ["Report", "compile_ahead", "compile_seconds", "is_kept", "prune", "recorded", "size_of"]
 
 # Called with the number of kernels, gives a context manager whose value takes the name of each that is compiled.
 Report = Callable[[int], AbstractContextManager[Callable[[str], object]]]
@@ -133,8 +133,8 @@ def _compile(dry_run: Callable[[], object], said: int, workers: int, mark: Path)
     """What the child does: find the kernels, have them compiled, tell `said`."""
     os.setpgid(0, 0)  # so that the workers end with it
     _silence()
-    needed = [found for found in _recorded(dry_run) if not _is_kept(*found)]
-    needed.sort(key=_size, reverse=True)  # large ones first: none is left to one worker at the end
+    needed = [found for found in recorded(dry_run) if not is_kept(*found)]
+    needed.sort(key=size_of, reverse=True)  # large ones first: none is left to one worker at the end
     os.write(said, f"{len(needed)}\n".encode())
     queue, numbers = os.pipe()
     os.write(numbers, b"".join(map(_INDEX.pack, range(len(needed)))))
@@ -147,7 +147,7 @@ def _compile(dry_run: Callable[[], object], said: int, workers: int, mark: Path)
     for child in children:
         os.waitpid(child, 0)
     mark.parent.mkdir(parents=True, exist_ok=True)
-    if all(_is_kept(*found) for found in needed):
+    if all(is_kept(*found) for found in needed):
         mark.touch()
     prune()
 
@@ -168,7 +168,7 @@ def _silence() -> None:
             break
 
 
-def _recorded(dry_run: Callable[[], object]) -> list[tuple[Any, tuple[Any, ...]]]:
+def recorded(dry_run: Callable[[], object]) -> list[tuple[Any, tuple[Any, ...]]]:
     """(kernel, types of its arguments) of all that are called, in this process only."""
     found: dict[tuple[int, Any], tuple[Any, tuple[Any, ...]]] = {}
 
@@ -221,7 +221,7 @@ def _team() -> None:
     wait_for_end(state, 0, 0, 1)
 
 
-def _size(found: tuple[Any, tuple[Any, ...]]) -> int:
+def size_of(found: tuple[Any, tuple[Any, ...]]) -> int:
     """About how long a kernel takes to compile: the length of its code and of the helpers that it names."""
     function = found[0].py_func
     names = function.__code__.co_names
@@ -229,7 +229,7 @@ def _size(found: tuple[Any, tuple[Any, ...]]) -> int:
     return len(function.__code__.co_code) + sum(len(h.__code__.co_code) for h in helpers if h is not None)
 
 
-def _is_kept(kernel: Any, signature: tuple[Any, ...]) -> bool:
+def is_kept(kernel: Any, signature: tuple[Any, ...]) -> bool:
     """Whether the cache on the disk has the kernel for these types."""
     try:
         index = kernel._cache._cache_file._load_index()

@@ -31,7 +31,7 @@ from llvmlite import ir
 
 from ggufkit.kernels.cpu import Body, choose
 from ggufkit.kernels.jit import CPU_FEATURES
-from ggufkit.kernels.lanes.emit import I1, I8, I16, I32, LANES, call, halves, joined, same, shuffle, vector
+from ggufkit.kernels.lanes.emit import I1, I8, I16, I32, LANES, call, halves, same, shuffle, vector, whole
 
 __all__ = ["DOT", "MIDDLE", "WIDE", "Dots", "Words", "columns_of_step"]
 
@@ -223,12 +223,6 @@ def _parts(b: ir.IRBuilder, value: ir.Value, count: int) -> list[ir.Value]:
     return [part for half in halves(b, value) for part in _parts(b, half, count)]
 
 
-def _whole(b: ir.IRBuilder, parts: list[ir.Value]) -> ir.Value:
-    while len(parts) > 1:
-        parts = [joined(b, *parts[i : i + 2]) for i in range(0, len(parts), 2)]
-    return parts[0]
-
-
 def columns_of_step(top: int) -> int:
     """Columns in an int32 of a tile's weights and activations: four bytes, or two words."""
     return 2 if DOT.rolled and top == WIDE else 4
@@ -252,4 +246,4 @@ class Dots:
             running.add(*operands)
 
     def total(self) -> ir.Value:
-        return _whole(self.b, [running.total() for running in self.parts])
+        return whole(self.b, [running.total() for running in self.parts])

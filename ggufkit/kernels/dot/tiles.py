@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 from llvmlite import ir
@@ -126,19 +127,26 @@ def pack_steps(group: int, top: int) -> Any:
         def emit(ctx, b, sig, args):
             source = Operand(ctx, b, sig.args[0], *args[:3])
             target = Operand(ctx, b, sig.args[3], *args[3:6])
-            steps = transposed(b, [source.vector(k, 0, i32x16) for k in range(LANES)])
-            if DOT.paired:
-                pairs = zip(steps[::2], steps[1::2], strict=True)
-                steps = [half for x, y in pairs for half in halves(b, shuffle(b, x, y, _ZIPPED))]
-            if columns_of_step(top) == 2:
-                steps = [words for four in steps for words in _as_words(b, four)]
-            for step, rows in enumerate(steps):
+            columns = transposed(b, I32, lambda k, first, count: read(b, source.pointer(k, first, vector(I32, count))))
+            for step, rows in enumerate(_steps(b, columns, top)):
                 write(b, rows, target.pointer(step // run, step % run * LANES, i32x16.llvm))
             return ctx.get_dummy_value()
 
         return types.void(levels, i, i, weights, i, i), emit
 
     return function
+
+
+def _steps(b: ir.IRBuilder, columns: Iterator[ir.Value], top: int) -> Iterator[ir.Value]:
+    """Four columns of sixteen rows each, as a tile has its steps."""
+    if DOT.paired:
+        for x, y in zip(columns, columns, strict=True):
+            yield from halves(b, shuffle(b, x, y, _ZIPPED))
+    elif columns_of_step(top) == 2:
+        for four in columns:
+            yield from _as_words(b, four)
+    else:
+        yield from columns
 
 
 def _as_words(b: ir.IRBuilder, four: ir.Value) -> list[ir.Value]:

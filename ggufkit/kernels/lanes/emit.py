@@ -32,6 +32,7 @@ __all__ = [
     "same",
     "shuffle",
     "vector",
+    "whole",
     "write",
 ]
 
@@ -78,6 +79,13 @@ def quarters(b: ir.IRBuilder, value: ir.Value) -> list[ir.Value]:
 
 def joined(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
     return shuffle(b, x, y, list(range(2 * x.type.count)))
+
+
+def whole(b: ir.IRBuilder, parts: list[ir.Value]) -> ir.Value:
+    """A vector of so many parts, one, two, four …"""
+    while len(parts) > 1:
+        parts = [joined(b, *parts[i : i + 2]) for i in range(0, len(parts), 2)]
+    return parts[0]
 
 
 def call(b: ir.IRBuilder, name: str, result: ir.Type, args: Sequence[ir.Value]) -> ir.Value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from llvmlite import ir
@@ -21,11 +22,10 @@ from ggufkit.kernels.lanes.emit import (
     LANES,
     address,
     call,
-    halves,
-    joined,
     read,
     shuffle,
     vector,
+    whole,
     write,
 )
 from ggufkit.kernels.lanes.types import f32x16, i32x16, mask16
@@ -173,28 +173,36 @@ def gather(typingctx, array, indices):
     return result(array, i32x16), emit
 
 
-_LOW = [half + LANES * which for half in range(LANES // 2) for which in (0, 1)]
-_HIGH = [LANES // 2 + position for position in _LOW]
+# Lanes of 32 bits in a register.
+_REGISTER = LANES if "avx512f" in CPU_FEATURES else 8 if HALF_WIDE else 4
 
 
-def transposed(b: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
-    """Each round rotates the 8-bit position (row, column) of an element by one bit; four rounds swap the halves."""
-    if HALF_WIDE and rows[0].type.element in (F32, I32):
-        return _transposed_eights(b, rows)
-    for _ in range(4):
-        pairs = [(rows[k], rows[k + LANES // 2]) for k in range(LANES // 2)]
-        rows = [shuffle(b, x, y, order) for x, y in pairs for order in (_LOW, _HIGH)]
+def transposed(b: ir.IRBuilder, element: ir.Type, part: Callable[[int, int, int], ir.Value]) -> Iterator[ir.Value]:
+    """The columns of sixteen rows, one after the other. So many are read at once as registers hold elements.
+
+    `part(k, first, count)` reads `count` elements of row k.
+    """
+    count = _REGISTER if element in (F32, I32) else LANES
+    for first in range(0, LANES, count):
+        rows = [part(k, first, count) for k in range(LANES)]
+        turn = _turned_eight if count == 8 else _turned
+        blocks = [turn(b, rows[k : k + count]) for k in range(0, LANES, count)]
+        for column in zip(*blocks, strict=True):
+            yield whole(b, list(column))
+
+
+def _turned(b: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
+    """Each round rotates the position (row, column) of an element by one bit; as many as half of them swap the two."""
+    n = len(rows)
+    low = [half + n * which for half in range(n // 2) for which in (0, 1)]
+    for _ in range(n.bit_length() - 1):
+        pairs = [(rows[k], rows[k + n // 2]) for k in range(n // 2)]
+        rows = [shuffle(b, x, y, [k + more for k in low]) for x, y in pairs for more in (0, n // 2)]
     return rows
 
 
-def _transposed_eights(b: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
-    """The same by tiles of 8 × 8, in shuffles that are one instruction of AVX: of pairs, fours, and halves."""
-    parts = [halves(b, row) for row in rows]
-    left, right = ([_transposed_eight(b, [part[side] for part in parts[k : k + 8]]) for k in (0, 8)] for side in (0, 1))
-    return [joined(b, *pair) for tiles in (left, right) for pair in zip(*tiles, strict=True)]
-
-
-def _transposed_eight(b: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
+def _turned_eight(b: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
+    """Of eight rows in shuffles that are one instruction of AVX: of pairs, fours, and halves."""
     for pairs, orders in (
         (((0, 1), (2, 3), (4, 5), (6, 7)), ([0, 8, 1, 9, 4, 12, 5, 13], [2, 10, 3, 11, 6, 14, 7, 15])),
         (((0, 2), (1, 3), (4, 6), (5, 7)), ([0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15])),
@@ -204,26 +212,32 @@ def _transposed_eight(b: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
     return [shuffle(b, rows[k], rows[k + 4], order) for order in (low, high) for k in range(4)]
 
 
+def _narrower(x: ir.Type, y: ir.Type) -> ir.Type:
+    return min(x, y, key=lambda kind: getattr(kind, "width", 32))
+
+
 @intrinsic
 def transpose(typingctx, source, source_index, stride, target, target_index):
     """Transpose a 16 × 16 tile: `target[target_index + 16 i + k] = source[source_index + stride k + i]`.
 
-    Row k of the tile (16 consecutive elements) becomes lane k. Element types may differ: integers widen to int32.
+    Row k of the tile (16 consecutive elements) becomes lane k. Element types may differ: integers widen to int32, or
+    keep their low bits. Both are apart from each other in memory.
     """
     element, result, widen = _ELEMENTS[source.dtype]
-    target_element, expected, narrow = _ELEMENTS[target.dtype]
+    target_element, expected, _ = _ELEMENTS[target.dtype]
     if result != expected:
         return None
+    moved = _narrower(element, target_element)
 
     def emit(ctx, b, sig, args):
-        rows = []
-        for k in range(LANES):
-            index = b.add(args[1], b.mul(args[2], ir.Constant(args[2].type, k)))
-            row = read(b, address(ctx, b, sig.args[0], args[0], index, vector(element)))
-            rows.append(getattr(b, widen)(row, result.llvm) if widen else row)
-        for k, row in enumerate(transposed(b, rows)):
-            index = b.add(args[4], ir.Constant(args[4].type, LANES * k))
-            lanes = b.trunc(row, vector(target_element)) if narrow else row
+        def part(k, first, count):
+            index = b.add(args[1], b.add(b.mul(args[2], ir.Constant(I64, k)), ir.Constant(I64, first)))
+            row = read(b, address(ctx, b, sig.args[0], args[0], index, vector(element, count)))
+            return b.trunc(row, vector(moved, count)) if moved != element else row
+
+        for i, column in enumerate(transposed(b, moved, part)):
+            index = b.add(args[4], ir.Constant(I64, LANES * i))
+            lanes = getattr(b, widen)(column, vector(target_element)) if moved != target_element else column
             write(b, lanes, address(ctx, b, sig.args[3], args[3], index, vector(target_element)))
         return ctx.get_dummy_value()
 
@@ -238,18 +252,16 @@ def untranspose(typingctx, source, source_index, target, target_index, stride):
     """
     if source.dtype != target.dtype:
         return None
-    kind = vector(_ELEMENTS[source.dtype][0])
+    element = _ELEMENTS[source.dtype][0]
 
     def emit(ctx, b, sig, args):
-        def row(array, start, step, k):
-            index = b.add(args[start], b.mul(step, ir.Constant(step.type, k)))
-            return address(ctx, b, sig.args[array], args[array], index, kind)
+        def part(i, first, count):
+            index = b.add(args[1], ir.Constant(I64, LANES * i + first))
+            return read(b, address(ctx, b, sig.args[0], args[0], index, vector(element, count)))
 
-        rows = []
-        for i in range(LANES):
-            rows.append(read(b, row(0, 1, ir.Constant(args[1].type, LANES), i)))
-        for k, value in enumerate(transposed(b, rows)):
-            write(b, value, row(2, 3, args[4], k))
+        for k, row in enumerate(transposed(b, element, part)):
+            index = b.add(args[3], b.mul(args[4], ir.Constant(I64, k)))
+            write(b, row, address(ctx, b, sig.args[2], args[2], index, vector(element)))
         return ctx.get_dummy_value()
 
     return types.void(source, types.intp, target, types.intp, types.intp), emit

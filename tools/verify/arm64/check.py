@@ -8,8 +8,8 @@
     python tools/verify/arm64/check.py run MACHINE encode:Q4_K --cpu apple-m1
     python tools/verify/arm64/check.py shell MACHINE -m ggufkit doctor
 
-QEMU is 20 to 50 times slower than the machine. So kernels are compiled here, for the emulated CPU (see `cross.py`); they
-are kept in the folder. What `shell` runs asks the machine for its CPU, and compiles there. Timings say nothing.
+QEMU is 20 to 50 times slower than the machine. So kernels are compiled here, for the emulated CPU (see `cross.py`);
+they are kept in the folder. What `shell` runs asks the machine for its CPU, and compiles there. Timings say nothing.
 """
 
 from __future__ import annotations

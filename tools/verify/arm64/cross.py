@@ -17,7 +17,6 @@ import os
 import pickle
 import platform
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -87,15 +86,15 @@ def compile_here(file: Path, names: list[str]) -> None:
             with contextlib.suppress(Exception):
                 jobs.result_of(name)
 
-    kernels = ahead._recorded(dry_run)
+    kernels = ahead.recorded(dry_run)
     known = {(id(kernel), tuple(types)) for kernel, types in kernels}
     by_name = {name_of(kernel): kernel for kernel in dispatchers()}
     for name, types in pickle.loads(file.read_bytes()):
         kernel = by_name.get(name)
         if kernel is not None and (id(kernel), types) not in known:
             kernels.append((kernel, types))
-    needed = [found for found in kernels if hasattr(found[0]._cache, "_cache_file") and not ahead._is_kept(*found)]
-    needed.sort(key=ahead._size, reverse=True)
+    needed = [found for found in kernels if hasattr(found[0]._cache, "_cache_file") and not ahead.is_kept(*found)]
+    needed.sort(key=ahead.size_of, reverse=True)
     children = []
     for part in range(2):
         if (child := os.fork()) == 0:

@@ -76,10 +76,15 @@ def products(_: str = "") -> str:
     return hashlib.sha256(out.getvalue().encode()).hexdigest()[:16]
 
 
-def convert(type_: str, folder: Path) -> Path:
-    from ggufkit.jobs.convert import convert as convert_checkpoint
+def convert(type_: str, folder: Path, without: tuple[int, ...] = ()) -> Path:
+    """The bundled model, `without` some of its four layers."""
+    from dataclasses import replace
 
-    return convert_checkpoint(ROOT / "fixtures" / "pylib-llama", folder / "model.gguf", type_)
+    from ggufkit.jobs.convert import convert as convert_checkpoint
+    from ggufkit.policy.recipe import recipe_of
+
+    recipe = replace(recipe_of(type_), prune_layers=without)
+    return convert_checkpoint(ROOT / "fixtures" / "pylib-llama", folder / "model.gguf", recipe)
 
 
 def run(type_: str, folder: Path) -> str:
@@ -98,9 +103,9 @@ def run(type_: str, folder: Path) -> str:
 
 
 def gptq(type_: str, folder: Path) -> str:
-    """Statistics of the bundled model from a few lines of text, and the file that GPTQ makes with them.
+    """Statistics of a layer of the bundled model from a few lines of text, and the file that GPTQ makes with them.
 
-    It is made by one, two and three threads, and by one that was killed and one that continued.
+    It is made by one, two and three threads, and by a process that was killed and one that continued.
     """
     from dataclasses import replace
 
@@ -111,22 +116,24 @@ def gptq(type_: str, folder: Path) -> str:
     from ggufkit.calibrate.fisher import collect
     from ggufkit.calibrate.job import with_gptq
     from ggufkit.calibrate.tape import Tape
+    from ggufkit.formats.table import format_by_name
     from ggufkit.jobs.quantize import quantization
     from ggufkit.policy.recipe import recipe_of
     from ggufkit.runtime.model import load
 
-    source = convert("F16", folder)
+    source = convert("F16", folder, without=(1, 2, 3))
     with load(source, backend=Tape(threads=1)) as model:
         tokens = model.tokenizer.encode("def walk(path):\n    for name in os.listdir(path):\n        yield path\n" * 10)
         found = collect(model, np.array(tokens[:64], np.int32).reshape(2, 32))
     sums = [block for name in sorted(found.moments) for block in found.moments[name]]
     sums += [found.fisher[name] for name in sorted(found.fisher)]
-    recipe = replace(recipe_of(type_), imatrix=found.imatrix("text"))
+    half = format_by_name("F16")
+    recipe = replace(recipe_of(type_), imatrix=found.imatrix("text"), leave_output=True, token_embd=half)
     rounds, made = streams.rounded, [0]
 
     def killed(*arguments):
         made[0] += 1
-        if made[0] == 9:
+        if made[0] == 5:
             os.kill(os.getpid(), signal.SIGKILL)
         return rounds(*arguments)
 
