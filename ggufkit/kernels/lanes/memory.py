@@ -237,7 +237,7 @@ def transpose(typingctx, source, source_index, stride, target, target_index):
 
         for i, column in enumerate(transposed(b, moved, part)):
             index = b.add(args[4], ir.Constant(I64, LANES * i))
-            lanes = getattr(b, widen)(column, vector(target_element)) if moved != target_element else column
+            lanes = getattr(b, widen)(column, vector(target_element)) if widen and moved != target_element else column
             write(b, lanes, address(ctx, b, sig.args[3], args[3], index, vector(target_element)))
         return ctx.get_dummy_value()
 
