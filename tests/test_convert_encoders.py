@@ -12,7 +12,7 @@ from tiny_checkpoints import write
 from tiny_encoders import ENCODERS, digest
 
 from ggufkit.errors import GgufkitError
-from ggufkit.jobs.convert import convert
+from ggufkit.jobs.convert import conversion, convert
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -22,14 +22,20 @@ def test_encoders_equal_the_references(fixtures: Path, tmp_path: Path, name: str
     assert digest(convert(folder, tmp_path / "mmproj.gguf", "F16", mmproj=True)) == expected[name]
 
 
-@pytest.mark.parametrize("name", ["llama4", "voxtral"])
+@pytest.mark.parametrize("name", ["llama4", "voxtral", "internvl", "janus", "phi4v", "paddleocr", "meralion"])
 def test_configs_without_sense_get_one_line(tmp_path: Path, name: str):
     tiny = ENCODERS[name]()
     folder = write(tiny, tmp_path / "hf")
-    part = next(key for key in ("vision_config", "audio_config") if key in tiny.config)
-    for key in [*tiny.config[part], "spatial_merge_size", "depth"]:
-        for odd in (None, -1, 10**30, "many"):
-            values: dict[str, Any] = {**tiny.config, part: {**tiny.config[part], key: odd}}
-            (folder / "config.json").write_text(json.dumps(values))
+    part = next(key for key in ("vision_config", "audio_config", "speech_config") if key in tiny.config)
+    settings = {"config.json": tiny.config, "preprocessor_config.json": tiny.files["preprocessor_config.json"]}
+    changes = [("config.json", part, key) for key in [*tiny.config[part], "spatial_merge_size", "depth"]]
+    changes += [("config.json", "", key) for key in tiny.config if key != part]
+    changes += [("preprocessor_config.json", "", key) for key in settings["preprocessor_config.json"]]
+    for file, inside, key in changes:
+        for odd in (None, -1, 10**30, []):
+            values: dict[str, Any] = dict(settings[file])
+            values |= {inside: {**values[inside], key: odd}} if inside else {key: odd}
+            (folder / file).write_text(json.dumps(values))
             with contextlib.suppress(GgufkitError):
-                convert(folder, tmp_path / "mmproj.gguf", "F16", mmproj=True, force=True)
+                conversion(folder, tmp_path / "mmproj.gguf", "F16", mmproj=True)
+        (folder / file).write_text(json.dumps(settings[file]))

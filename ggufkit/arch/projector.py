@@ -23,6 +23,7 @@ from ggufkit.arch.names import name_map
 from ggufkit.arch.spec import Transform
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError, CheckpointError, printable
+from ggufkit.gguf.header import Value
 from ggufkit.policy.outtype import F16_OR_F32
 from ggufkit.tensors.tensor import Tensor
 from ggufkit.tensors.views import take_columns, take_rows
@@ -38,6 +39,7 @@ __all__ = [
     "channels_first",
     "fixed",
     "image_epsilon",
+    "named_activation",
     "of_vision",
     "projector",
     "two_frames",
@@ -209,6 +211,22 @@ def fixed(row: Callable[..., Hyperparameter], key: str, value: Any) -> Hyperpara
 
 USES_GELU = flag("/clip.use_gelu", True)
 USES_SILU = flag("/clip.use_silu", True)
+
+
+def named_activation(whose: str = "") -> Row:
+    """GELU or SiLU, as `hidden_act` says; others are refused where it is said `whose` they would be."""
+
+    def row(name: str, config: Config) -> Iterable[tuple[str, Value]]:
+        kind = str(config.vision.get("hidden_act", default="")).lower()
+        if kind == "gelu":
+            return USES_GELU(name, config)
+        if kind == "silu":
+            return USES_SILU(name, config)
+        if whose:
+            raise ArchitectureError(f"config.json: {whose}'s 'hidden_act' is silu or gelu, not {printable(repr(kind))}")
+        return ()
+
+    return row
 
 
 # ---- tensors ----------------------------------------------------------------------------------------------------

@@ -171,16 +171,22 @@ class Config:
 
     @property
     def vision(self) -> Config:
-        return self.part("vision_config")
+        return self.thinker.part("vision_config")
 
     @property
     def audio(self) -> Config:
-        return self.part("whisper_config" if "whisper_config" in self else "audio_config")
+        names = ("whisper_config", "speech_config")
+        return self.thinker.part(next((name for name in names if name in self), "audio_config"))
+
+    @property
+    def thinker(self) -> Config:
+        """The part of a model that reads, where another one speaks; otherwise the config itself."""
+        return self.part("thinker_config") if "thinker_config" in self else self
 
     @property
     def text_part(self) -> Config:
         """The config with the language model's settings on top."""
-        return Config({**self._values, **self.part("text_config")._values}, None, self.text, self.tensors, self.mtp)
+        return Config(text_model(self._values), None, self.text, self.tensors, self.mtp)
 
     @property
     def processor(self) -> Config:

@@ -8,29 +8,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from tiny_checkpoints import Shapes, Tiny, linear, norm
+from tiny_towers import INNER, PATCH, SIDE, TEXT, TOWERS, WIDTH, tiny
 
 __all__ = ["ENCODERS", "digest"]
 
-WIDTH, INNER, LAYERS, PATCH, SIDE = 32, 48, 3, 4, 4
-
-_TEXT = {
-    "hidden_size": WIDTH,
-    "intermediate_size": INNER,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 260,
-    "pad_token_id": 0,
-}
-_PICTURES = {"image_mean": [0.5, 0.25, 0.125], "image_std": [0.5, 0.5, 0.25], "size": {"height": 16, "width": 16}}
-
-
-def _tiny(class_name: str, model_type: str, part: dict[str, Any], shapes: Shapes, **more: Any) -> Tiny:
-    values = {"architectures": [class_name], "model_type": model_type, **part, **more}
-    return Tiny(values, dict(shapes).items(), files={"preprocessor_config.json": _PICTURES})
+LAYERS = 3
 
 
 def glm4v(class_name: str, model_type: str, ocr: bool = False) -> Tiny:
@@ -72,8 +56,8 @@ def glm4v(class_name: str, model_type: str, ocr: bool = False) -> Tiny:
         "hidden_act": "silu",
         "rms_norm_eps": 1e-5,
     }
-    text = {"model_type": f"{model_type}_text", **_TEXT}
-    return _tiny(class_name, model_type, {"vision_config": vision, "text_config": text}, shapes())
+    text = {"model_type": f"{model_type}_text", **TEXT}
+    return tiny(class_name, model_type, {"vision_config": vision, "text_config": text}, shapes())
 
 
 def llama4() -> Tiny:
@@ -110,8 +94,8 @@ def llama4() -> Tiny:
         "norm_eps": 1e-5,
         "hidden_act": "gelu",
     }
-    text = {"model_type": "llama4_text", **_TEXT}
-    return _tiny("Llama4ForConditionalGeneration", "llama4", {"vision_config": vision, "text_config": text}, shapes())
+    text = {"model_type": "llama4_text", **TEXT}
+    return tiny("Llama4ForConditionalGeneration", "llama4", {"vision_config": vision, "text_config": text}, shapes())
 
 
 def whisper(class_name: str, model_type: str, text: str, stack: int, bias: bool) -> Tiny:
@@ -144,8 +128,8 @@ def whisper(class_name: str, model_type: str, text: str, stack: int, bias: bool)
         "num_mel_bins": 8,
         "max_source_positions": 16,
     }
-    parts = {"audio_config": audio, "text_config": {"model_type": text, **_TEXT}}
-    return _tiny(class_name, model_type, parts, shapes())
+    parts = {"audio_config": audio, "text_config": {"model_type": text, **TEXT}}
+    return tiny(class_name, model_type, parts, shapes())
 
 
 ENCODERS: dict[str, Callable[[], Tiny]] = {
@@ -155,6 +139,7 @@ ENCODERS: dict[str, Callable[[], Tiny]] = {
     "llama4": llama4,
     "voxtral": lambda: whisper("VoxtralForConditionalGeneration", "voxtral", "llama", 4, False),
     "audioflamingo3": lambda: whisper("AudioFlamingo3ForConditionalGeneration", "audioflamingo3", "qwen2", 1, True),
+    **TOWERS,
 }
 
 

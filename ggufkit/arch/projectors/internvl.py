@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
 
-from ggufkit.arch.metadata import Row, uint
-from ggufkit.arch.projector import (
-    CONVOLUTIONS,
-    USES_GELU,
-    USES_SILU,
-    Projector,
-    image_epsilon,
-    projector,
-    vision_keys,
-)
+from ggufkit.arch.metadata import uint
+from ggufkit.arch.projector import CONVOLUTIONS, Projector, image_epsilon, named_activation, projector, vision_keys
 from ggufkit.arch.tower import Activate, Join, Matrix, Normalize, Shapes, Tower
 from ggufkit.arch.transforms import rename, split_rows
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError, printable
-from ggufkit.gguf.header import Value
 
 
 def _side(name: str) -> Callable[[Config], int]:
@@ -34,14 +24,6 @@ def _side(name: str) -> Callable[[Config], int]:
         return value
 
     return find
-
-
-def _activation(name: str, config: Config) -> Iterable[tuple[str, Value]]:
-    kind = config.vision.get("hidden_act")
-    rows: dict[Any, Row] = {"silu": USES_SILU, "gelu": USES_GELU}
-    if kind not in rows:
-        raise ArchitectureError(f"config.json: InternVL's 'hidden_act' is silu or gelu, not {printable(repr(kind))}")
-    return rows[kind](name, config)
 
 
 def _scale(config: Config) -> int:
@@ -67,7 +49,7 @@ PROJECTORS = (
             *vision_keys(image_size=_side("image_size"), patch_size=_side("patch_size")),
             projector("internvl"),
             image_epsilon("layer_norm_eps"),
-            _activation,
+            named_activation("InternVL"),
             uint("/clip.vision.projector.scale_factor", _scale),
             uint("/clip.vision.preproc_min_tiles", _tiles("min_dynamic_patch")),
             uint("/clip.vision.preproc_max_tiles", _tiles("max_dynamic_patch")),

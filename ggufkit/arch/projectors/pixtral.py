@@ -7,13 +7,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from ggufkit.arch.metadata import Row, real, uint
-from ggufkit.arch.projector import USES_GELU, USES_SILU, Projector, of_vision, projector, vision_keys
+from ggufkit.arch.metadata import real, uint
+from ggufkit.arch.projector import Projector, named_activation, of_vision, projector, vision_keys
 from ggufkit.arch.tower import Activate, Join, Longest, Matrix, Normalize, Patches, RowEnds, Tower
-from ggufkit.arch.transforms import permute_rope
+from ggufkit.arch.transforms import permute_rope, rename
 from ggufkit.checkpoint.config import Config
-from ggufkit.errors import ArchitectureError, CheckpointError, printable
-from ggufkit.gguf.header import Value
+from ggufkit.errors import CheckpointError, printable
 from ggufkit.tensors.tensor import Tensor
 from ggufkit.tensors.views import take_rows
 
@@ -56,32 +55,41 @@ def _embedding_of_row_end(tensors: Iterable[Tensor], config: Config) -> Iterator
             yield take_rows(tensor, np.array([token]), (tensor.cols,)).renamed("v.token_embd.img_break")
 
 
-def _activation(name: str, config: Config) -> Iterable[tuple[str, Value]]:
-    kind = config.vision.get("hidden_act")
-    rows: dict[Any, Row] = {"silu": USES_SILU, "gelu": USES_GELU}
-    if kind not in rows:
-        raise ArchitectureError(f"config.json: Pixtral's 'hidden_act' is silu or gelu, not {printable(repr(kind))}")
-    return rows[kind](name, config)
+_KIND, _LIGHT_ON = projector("pixtral"), projector("lightonocr")
 
+_PIXTRAL = Projector(
+    models=("LlavaForConditionalGeneration", "Mistral3ForConditionalGeneration"),
+    keys=(
+        *vision_keys(),
+        _KIND,
+        real("/clip.vision.attention.layer_norm_epsilon", of_vision("layer_norm_eps", default=1e-5)),
+        named_activation("Pixtral"),
+        uint("/clip.vision.spatial_merge_size", lambda config: config.get("spatial_merge_size")),
+    ),
+    kept=r"^(multi_modal_projector|vision_tower|vision_encoder|vision_language_adapter|patch_merger)\."
+    r"|^pre_mm_projector_norm|embed_tokens\.weight",
+    transforms=(
+        permute_rope("q_proj", lambda config: config.vision.integer("num_attention_heads")),
+        permute_rope("k_proj", lambda config: config.vision.integer("num_attention_heads")),
+        _embedding_of_row_end,
+    ),
+    when=lambda config: config.vision.get("model_type") == "pixtral",
+)
 
 PROJECTORS = (
-    Projector(
-        models=("LlavaForConditionalGeneration", "Mistral3ForConditionalGeneration"),
-        keys=(
-            *vision_keys(),
-            projector("pixtral"),
-            real("/clip.vision.attention.layer_norm_epsilon", of_vision("layer_norm_eps", default=1e-5)),
-            _activation,
-            uint("/clip.vision.spatial_merge_size", lambda config: config.get("spatial_merge_size")),
-        ),
-        kept=r"^(multi_modal_projector|vision_tower|vision_encoder|vision_language_adapter|patch_merger)\."
-        r"|^pre_mm_projector_norm|embed_tokens\.weight",
+    _PIXTRAL,
+    replace(
+        _PIXTRAL,
+        models=("LightOnOCRForConditionalGeneration",),
+        keys=tuple(_LIGHT_ON if key is _KIND else key for key in _PIXTRAL.keys),
+        kept=r"^(model\.)?(multi_modal_projector|vision_tower|vision_encoder|vision_projection)\.",
         transforms=(
-            permute_rope("q_proj", lambda config: config.vision.integer("num_attention_heads")),
-            permute_rope("k_proj", lambda config: config.vision.integer("num_attention_heads")),
-            _embedding_of_row_end,
+            rename(
+                (r"^model\.vision_encoder\.", "vision_tower."),
+                (r"^model\.vision_projection\.", "multi_modal_projector."),
+            ),
+            *_PIXTRAL.transforms[:-1],  # there are no row ends
         ),
-        when=lambda config: config.vision.get("model_type") == "pixtral",
     ),
 )
 

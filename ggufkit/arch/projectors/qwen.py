@@ -11,6 +11,7 @@ from ggufkit.arch.projector import (
     USES_GELU,
     USES_SILU,
     Projector,
+    named_activation,
     of_vision,
     projector,
     two_frames,
@@ -20,7 +21,6 @@ from ggufkit.arch.tower import Activate, Gated, Join, Matrix, Normalize, Patches
 from ggufkit.arch.transforms import drop, rename, split_rows
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError, CheckpointError, printable
-from ggufkit.gguf.header import Value
 from ggufkit.tensors.tensor import Tensor
 
 # ---- Qwen2-VL, Qwen2.5-VL ---------------------------------------------------------------------------------------
@@ -144,11 +144,6 @@ QWEN3_VL = Projector(
 # ---- GLM-4.1V, GLM-4.5V, GLM-OCR --------------------------------------------------------------------------------
 
 
-def _glm_activation(name: str, config: Config) -> Iterable[tuple[str, Value]]:
-    kind = str(config.vision.get("hidden_act", default="")).lower()
-    return USES_GELU(name, config) if kind == "gelu" else USES_SILU(name, config) if kind == "silu" else ()
-
-
 GLM4V = Projector(
     models=(
         "Glm4vForConditionalGeneration",
@@ -158,7 +153,7 @@ GLM4V = Projector(
     keys=(
         *vision_keys(image_size=_image_size),
         projector("glm4v"),
-        _glm_activation,
+        named_activation(),
         real("/clip.vision.attention.layer_norm_epsilon", of_vision("rms_norm_eps", default=1e-5)),
     ),
     kept=r"^(model\.)?visual\.",

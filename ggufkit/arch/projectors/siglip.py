@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator
 
 from ggufkit.arch.metadata import integers, uint
 from ggufkit.arch.projector import (
@@ -12,6 +14,7 @@ from ggufkit.arch.projector import (
     Projector,
     channels_first,
     image_epsilon,
+    named_activation,
     projector,
     vision_keys,
 )
@@ -33,7 +36,8 @@ from ggufkit.arch.tower import (
 )
 from ggufkit.arch.transforms import drop, norm_plus_one, rename
 from ggufkit.checkpoint.config import Config
-from ggufkit.errors import ArchitectureError
+from ggufkit.errors import ArchitectureError, CheckpointError
+from ggufkit.tensors.tensor import Tensor
 
 
 def _gemma3_scale(config: Config) -> int | None:
@@ -177,7 +181,105 @@ GEMMA4 = Projector(
     when=lambda config: not config.get("audio_config"),
 )
 
-PROJECTORS = (GEMMA3, SMOLVLM, LFM2_VL, MINICPM_V, GEMMA4)
+
+def _janus_inner(config: Config) -> int:
+    if "intermediate_size" in config.vision:
+        return config.vision.integer("intermediate_size")
+    return round(config.vision.integer("hidden_size") * config.vision.number("mlp_ratio"))
+
+
+def _aligner(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
+    """Of ``aligner`` the first matrix, and those that follow it."""
+    matcher = re.compile(r"^(?:model\.)?aligner\.(?:fc1|hidden_layers\.(\d{1,4}))\.(.+)$")
+    for tensor in tensors:
+        if found := matcher.search(tensor.name):
+            yield tensor.renamed(f"mm.{int(found[1]) + 1 if found[1] else 0}.{found[2]}")
+        else:
+            yield tensor
+
+
+JANUS = Projector(
+    models=("JanusForConditionalGeneration",),
+    keys=(
+        *vision_keys(feed_forward=_janus_inner),
+        projector("janus_pro"),
+        image_epsilon("layer_norm_eps", default=1e-6),
+        named_activation(),
+    ),
+    kept=r"^(model\.)?(aligner|vision_model)\.",
+    transforms=(_aligner,),
+)
+
+
+def _phi4_blocks(config: Config) -> int:
+    """Without the last, behind whose input the projector is."""
+    layers = config.vision.integer(*BLOCKS)
+    if layers < 2:
+        raise ArchitectureError(f"config.json: {layers} layers of the encoder are too few, its last is left out")
+    return layers - 1
+
+
+def _phi4_patch(config: Config) -> int:
+    return config.processor.integer("patch_size")
+
+
+def _phi4_pixels(name: str) -> Callable[[Config], int]:
+    def find(config: Config) -> int:
+        count = config.processor.get(name)
+        return (config.integer(name) if count is None else int(count)) * _phi4_patch(config) ** 2
+
+    return find
+
+
+def _phi4_size(config: Config) -> int:
+    """Of a picture that has as many patches as there are positions."""
+    end = "vision_model.embeddings.position_embedding.weight"
+    table = next((tensor for name, tensor in config.tensors.items() if name.endswith(end)), None)
+    side = math.isqrt(table.rows) if table is not None else 0
+    if table is None or side * side != table.rows:
+        raise CheckpointError("the checkpoint has no position_embedding.weight of a square grid, which Phi-4 has")
+    return side * _phi4_patch(config)
+
+
+def _phi4_last(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
+    return drop(rf"\.vision_model\.encoder\.layers\.{_phi4_blocks(config)}\.")(tensors, config)
+
+
+PHI4 = Projector(
+    models=("Phi4ForCausalLMV",),
+    keys=(
+        *vision_keys(image_size=_phi4_size, patch_size=_phi4_patch, blocks=_phi4_blocks),
+        projector("phi4"),
+        uint("/clip.vision.image_min_pixels", _phi4_pixels("min_num_patches")),
+        uint("/clip.vision.image_max_pixels", _phi4_pixels("max_num_patches")),
+        USES_GELU,
+        image_epsilon("layer_norm_eps", default=1e-6),
+    ),
+    kept=r"^(model\.)?(vision_tower|mm_projector)\.",
+    transforms=(
+        drop(r"\.vision_model\.(head|post_layernorm)\."),
+        _phi4_last,
+        rename((r"^model\.vision_tower\.vision_tower\.", "vision_tower."), (r"^(model\.)?mm_projector\.", "mm.")),
+        channels_first(r"patch_embedding\.weight"),
+    ),
+    blocks=_phi4_blocks,
+)
+
+COHERE2_VISION = Projector(
+    models=("Cohere2VisionForConditionalGeneration",),
+    keys=(
+        *vision_keys(),
+        projector("cohere2v"),
+        image_epsilon("layer_norm_eps"),
+        uint("/clip.vision.projector.scale_factor", lambda config: config.integer("downsample_factor")),
+        uint("/clip.vision.preproc_max_tiles", lambda config: config.processor.integer("max_patches")),
+        USES_GELU,
+    ),
+    kept=r"^model\.(vision_tower|multi_modal_projector)\.",
+    types={r"^v\.(patch|position)_embd": "F32", **CONVOLUTIONS},
+)
+
+PROJECTORS = (GEMMA3, SMOLVLM, LFM2_VL, MINICPM_V, GEMMA4, JANUS, PHI4, COHERE2_VISION)
 
 TOWERS = {
     "gemma3": Tower(
