@@ -106,6 +106,12 @@ def test_sound_is_what_the_reference_hears(files, kind):
     compare(files, kind, data, open_sound(data))
 
 
+@pytest.mark.parametrize("seconds", [0.004, 31.0])
+def test_sound_of_any_length_is_heard(files, seconds):
+    data = sound(seconds)
+    compare(files, "gemma4a", data, open_sound(data), read=False)
+
+
 def test_sound_that_the_reference_refuses_is_what_transformers_hears(files, fixtures):
     expected = np.array(json.loads((fixtures / "heard.json").read_text())["voxtral"], np.float32)
     with ggufkit.load(files / "voxtral.gguf", mmproj=files / "mmproj-voxtral.gguf", backend="cpu") as model:
@@ -315,7 +321,10 @@ def test_damaged_sound_is_one_line(files, data):
 
 def test_encoders_run_on_mlx_as_on_the_cpu(files):
     pytest.importorskip("mlx.core")
-    for kind, data in (("qwen2.5vl_merger", picture(90, 70)), ("gemma4v", picture(60, 90)), ("qwen2a", sound(0.5))):
+    pictures = {"qwen2.5vl_merger": (90, 70), "gemma4v": (60, 90), "llama4": (60, 50), "internvl": (60, 50)}
+    media = {kind: picture(*size) for kind, size in pictures.items()}
+    media |= dict.fromkeys(("qwen2a", "voxtral", "glma", "gemma4a"), sound(0.5))
+    for kind, data in media.items():
         rows = []
         for backend in ("cpu", "mlx"):
             paths = files / f"{kind}.gguf", files / f"mmproj-{kind}.gguf"

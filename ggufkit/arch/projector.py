@@ -175,17 +175,18 @@ def vision_keys(**sources: Callable[[Config], Any]) -> tuple[Row, ...]:
     )
 
 
-def audio_keys() -> tuple[Row, ...]:
-    """What every encoder of sound has."""
+def audio_keys(**sources: Callable[[Config], Any]) -> tuple[Row, ...]:
+    """What every encoder of sound has; `sources` win: feed_forward."""
+    find: dict[str, Callable[[Config], Any]] = {
+        "feed_forward": lambda config: config.audio.integer("intermediate_size", "encoder_ffn_dim"),
+        **sources,
+    }
     return (
         FILE_TYPE,
         flag("/clip.has_audio_encoder", True),
         uint("/clip.audio.projection_dim", _text_width),
         uint("/clip.audio.embedding_length", lambda config: config.audio.integer("hidden_size", "d_model")),
-        uint(
-            "/clip.audio.feed_forward_length",
-            lambda config: config.audio.integer("intermediate_size", "encoder_ffn_dim"),
-        ),
+        uint("/clip.audio.feed_forward_length", find["feed_forward"]),
         uint("/clip.audio.block_count", lambda config: config.audio.integer(*BLOCKS)),
         uint(
             "/clip.audio.attention.head_count",

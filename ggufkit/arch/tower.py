@@ -25,6 +25,7 @@ __all__ = [
     "Activate",
     "Around",
     "Columns",
+    "Conformer",
     "Ear",
     "Gated",
     "Grid",
@@ -330,5 +331,24 @@ class Ear:
 
     project: tuple[Step, ...]
     pooled: bool = False
+    begin: str = ""
+    end: str = ""
+
+
+@dataclass(frozen=True)
+class Conformer:
+    """An encoder of sound that looks back a little: feed-forward, attention, a convolution over time, feed-forward.
+
+    Attributes
+    ----------
+    project : from its rows to the language model's.
+    seen : how many rows a row sees, itself the last of them.
+    cap : soft cap of the scores of attention.
+    begin, end : the text around sound.
+    """
+
+    project: tuple[Step, ...]
+    seen: int
+    cap: float
     begin: str = ""
     end: str = ""

@@ -18,7 +18,7 @@ from ggufkit.errors import UsageError, printable
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["RATE", "is_sound", "log_mel", "open_sound"]
+__all__ = ["RATE", "is_sound", "log_mel", "open_sound", "short_log_mel"]
 
 RATE = 16_000
 _LONGEST = 3600  # seconds
@@ -105,7 +105,7 @@ def log_mel(samples: np.ndarray, bins: int) -> Iterator[np.ndarray]:
     )
     frames = (len(padded) - _WINDOW) // _HOP + 1
     window = 0.5 * (1 - np.cos(2 * np.pi * np.arange(_WINDOW) / _WINDOW))
-    filters = _filters(bins)
+    filters = _slaney(bins)
     found = np.empty((frames, bins), np.float32)
     for lo in range(0, frames, _PIECE):
         hi = min(frames, lo + _PIECE)
@@ -117,7 +117,33 @@ def log_mel(samples: np.ndarray, bins: int) -> Iterator[np.ndarray]:
         yield np.ascontiguousarray(found[lo : lo + _PIECE].T)
 
 
-def _filters(bins: int) -> np.ndarray:
+_SHORT, _LONG, _LEAST = 320, 512, 1e-3  # samples of a frame, with zeros behind it; of what a logarithm is taken
+
+
+def short_log_mel(samples: np.ndarray, bins: int) -> Iterator[np.ndarray]:
+    """Gemma 4's spectrograms of up to half a minute each, of magnitudes, with frames of 20 ms.
+
+    Yields
+    ------
+    arrays of shape (bins, frames), float32.
+    """
+    import numpy as np
+
+    window = np.zeros(_LONG)
+    window[:_SHORT] = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(_SHORT) / _SHORT)
+    top = 2595 * np.log10(1 + RATE / 2 / 700)
+    edges = 700 * (10 ** (np.linspace(0, top, bins + 2) / 2595) - 1)
+    filters = _triangles(edges, _LONG)
+    for lo in range(0, len(samples), 30 * RATE):
+        part = samples[lo : lo + 30 * RATE]
+        frames = max(0, len(part) - _SHORT // 2 - 1) // _HOP + 1
+        padded = np.pad(part, (_SHORT // 2, max(0, (frames - 1) * _HOP + _LONG - len(part) - _SHORT // 2)))
+        seen = np.lib.stride_tricks.sliding_window_view(padded, _LONG)[: (frames - 1) * _HOP + 1 : _HOP]
+        magnitudes = np.abs(np.fft.rfft(seen * window))  # (frames, bins of the transform)
+        yield np.ascontiguousarray(np.log(np.maximum(magnitudes @ filters.T, _LEAST)).T.astype(np.float32))
+
+
+def _slaney(bins: int) -> np.ndarray:
     """Triangles that are as wide as Slaney's mel scale says, each of area 1: (bins, 201)."""
     import numpy as np
 
@@ -125,8 +151,16 @@ def _filters(bins: int) -> np.ndarray:
     top = start / linear + np.log(RATE / 2 / start) / step
     mels = np.linspace(0, top, bins + 2)
     edges = np.where(mels < start / linear, mels * linear, start * np.exp((mels - start / linear) * step))
-    hertz = np.arange(_WINDOW // 2 + 1) * (RATE / _WINDOW)
+    found: np.ndarray = _triangles(edges, _WINDOW) * 2 / (edges[2:, None] - edges[:-2, None])
+    return found
+
+
+def _triangles(edges: np.ndarray, window: int) -> np.ndarray:
+    """From each edge to the one after the next, in hertz, with height 1 between: (edges − 2, window / 2 + 1)."""
+    import numpy as np
+
+    hertz = np.arange(window // 2 + 1) * (RATE / window)
     left, centre, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     rising, falling = (hertz - left) / (centre - left), (right - hertz) / (right - centre)
-    triangles: np.ndarray = np.maximum(0, np.minimum(rising, falling)) * 2 / (right - left)
-    return triangles
+    found: np.ndarray = np.maximum(0, np.minimum(rising, falling))
+    return found

@@ -314,6 +314,34 @@ HEARD: Shapes = {
 for _kind, (_keys, _shapes) in EARS.items():
     _block = {name: shape for name, shape in block().items() if name != "attn_k.bias"}
     PROJECTORS[_kind] = _keys, _block, HEARD | _shapes, "llama"
+CONFORMER: Shapes = {
+    **norms(
+        "ffn_norm", "ffn_post_norm", "ffn_norm_1", "ffn_post_norm_1", "attn_pre_norm", "attn_post_norm", size=INNER
+    ),
+    **norms("conv_norm", "norm_conv", "ln2", size=INNER),
+    **linear("ffn_up", FFN, INNER),
+    **linear("ffn_down", INNER, FFN),
+    **linear("ffn_up_1", FFN, INNER),
+    **linear("ffn_down_1", INNER, FFN),
+    **{f"attn_{name}.weight": (INNER, INNER) for name in ("q", "k", "v", "out", "k_rel")},
+    "per_dim_scale.weight": (INNER // HEADS,),
+    "conv_pw1.weight": (2 * INNER, INNER),
+    "conv_pw2.weight": (INNER, INNER),
+    "conv_dw.weight": (INNER, 5),
+    **{f"{name}.{limit}": (1,) for name in ("attn_q", "ffn_down_1", "conv_pw1") for limit in LIMITS},
+}
+EARS["gemma4a"] = {}, {}
+PROJECTORS["gemma4a"] = (
+    {},
+    CONFORMER,
+    {"a.conv1d.0.weight": (12, 1, 3, 3), "a.conv1d.1.weight": (6, 12, 3, 3)}
+    | norms("a.conv1d.0.norm", size=12)
+    | norms("a.conv1d.1.norm", size=6)
+    | linear("a.input_projection", INNER, MEL // 4 * 6)
+    | linear("a.pre_encode.out", FFN, INNER, True)
+    | linear("mm.a.input_projection", WIDTH, FFN),
+    "llama",
+)
 
 
 def some_mel() -> np.ndarray:
@@ -352,7 +380,7 @@ def write_mmproj(
 
     def format_of(name: str) -> str:
         matrix = len(shapes[name]) > 1 and "embd" not in name and "norm" not in name and "bias" not in name
-        return "F16" if "conv1d" in name and matrix else format if matrix else "F32"
+        return "F16" if "conv1d" in name and matrix and kind != "gemma4a" else format if matrix else "F32"
 
     infos = [(name, shape, FORMATS[format_of(name)]) for name, shape in shapes.items()]
     with Writer(path, {k: v for k, v in pairs.items() if v is not None}, infos, force=True) as writer:

@@ -323,6 +323,62 @@ def meralion() -> Tiny:
     return tiny("MERaLiON2ForConditionalGeneration", "meralion2", parts, shapes(), speech_mlp_scale_factor=15)
 
 
+def _clipped(name: str, rows: int, columns: int) -> Shapes:
+    """A matrix with limits."""
+    yield f"{name}.linear.weight", (rows, columns)
+    for limit in ("input_min", "input_max", "output_min", "output_max"):
+        yield f"{name}.{limit}", ()
+
+
+def gemma4() -> Tiny:
+    """Of E2B and E4B, which see and hear."""
+
+    def shapes() -> Shapes:
+        at = "model.vision_tower"
+        yield f"{at}.patch_embedder.input_proj.weight", (WIDTH, PATCH * PATCH * 3)
+        yield f"{at}.patch_embedder.position_embedding_table", (2, 16, WIDTH)
+        for i in range(LAYERS):
+            block = f"{at}.encoder.layers.{i}"
+            for part in "qkvo":
+                yield from _clipped(f"{block}.self_attn.{part}_proj", WIDTH, WIDTH)
+            for part in ("q_norm", "k_norm"):
+                yield from norm(f"{block}.self_attn.{part}", WIDTH // 2)
+            for part in ("input", "post_attention", "pre_feedforward", "post_feedforward"):
+                yield from norm(f"{block}.{part}_layernorm")
+            for part, rows, columns in (("gate", INNER, WIDTH), ("up", INNER, WIDTH), ("down", WIDTH, INNER)):
+                yield from _clipped(f"{block}.mlp.{part}_proj", rows, columns)
+        yield from linear("model.embed_vision.embedding_projection", WIDTH, WIDTH)
+        at = "model.audio_tower"
+        for i, (rows, channels) in enumerate(((12, 1), (6, 12))):
+            yield f"{at}.subsample_conv_projection.layer{i}.conv.weight", (rows, channels, 3, 3)
+            yield from norm(f"{at}.subsample_conv_projection.layer{i}.norm", rows)
+        yield from linear(f"{at}.subsample_conv_projection.input_proj_linear", WIDTH, 2 * 6)
+        for i in range(LAYERS):
+            block = f"{at}.layers.{i}"
+            for part in ("feed_forward1", "feed_forward2"):
+                yield from _clipped(f"{block}.{part}.ffw_layer_1", 4 * WIDTH, WIDTH)
+                yield from _clipped(f"{block}.{part}.ffw_layer_2", WIDTH, 4 * WIDTH)
+                yield from norm(f"{block}.{part}.pre_layer_norm")
+                yield from norm(f"{block}.{part}.post_layer_norm")
+            yield f"{block}.self_attn.per_dim_scale", (WIDTH // 2,)
+            for part in ("q_proj", "k_proj", "v_proj", "post"):
+                yield from _clipped(f"{block}.self_attn.{part}", WIDTH, WIDTH)
+            yield from linear(f"{block}.self_attn.relative_k_proj", WIDTH, WIDTH)
+            yield from _clipped(f"{block}.lconv1d.linear_start", 2 * WIDTH, WIDTH)
+            yield from _clipped(f"{block}.lconv1d.linear_end", WIDTH, WIDTH)
+            yield f"{block}.lconv1d.depthwise_conv1d.weight", (WIDTH, 1, 5)
+            for part in ("lconv1d.pre_layer_norm", "lconv1d.conv_norm", "norm_pre_attn", "norm_post_attn", "norm_out"):
+                yield from norm(f"{block}.{part}")
+        yield from linear(f"{at}.output_proj", INNER, WIDTH, True)
+        yield from linear("model.embed_audio.embedding_projection", WIDTH, INNER)
+
+    sizes = {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": 2}
+    vision = {**sizes, "intermediate_size": INNER, "patch_size": PATCH, "rms_norm_eps": 1e-6}
+    audio = {**sizes, "rms_norm_eps": 1e-6, "input_feat_size": 8}
+    parts = {"vision_config": vision, "audio_config": audio, "text_config": TEXT}
+    return tiny("Gemma4ForConditionalGeneration", "gemma4_e", parts, shapes())
+
+
 TOWERS: dict[str, Callable[[], Tiny]] = {
     "internvl": lambda: internvl(False),
     "interns1": lambda: internvl(True),
@@ -336,4 +392,5 @@ TOWERS: dict[str, Callable[[], Tiny]] = {
     "ultravox": ultravox,
     "glmasr": glm_asr,
     "meralion": meralion,
+    "gemma4": gemma4,
 }

@@ -1,4 +1,4 @@
-"""SigLIP's vision tower, in Gemma 3, SmolVLM, LFM2-VL, MiniCPM-V 4.6; and Gemma 4's."""
+"""SigLIP's vision tower, in Gemma 3, SmolVLM, LFM2-VL, MiniCPM-V 4.6, Janus, Phi-4 and Aya Vision."""
 
 from __future__ import annotations
 
@@ -26,10 +26,8 @@ from ggufkit.arch.tower import (
     Matrix,
     Normalize,
     Patches,
-    Scale,
     Slices,
     Square,
-    Standardize,
     Stretch,
     Tiles,
     Tower,
@@ -161,26 +159,6 @@ MINICPM_V = Projector(
     ),
 )
 
-GEMMA4 = Projector(
-    models=("Gemma4ForConditionalGeneration",),
-    keys=(
-        *vision_keys(image_size=lambda config: 224),  # unused
-        projector("gemma4v", "clip.vision.projector_type"),
-        image_epsilon("layer_norm_eps", default=1e-6),
-    ),
-    transforms=(
-        rename(
-            (r"model\.vision_tower\.encoder\.", "vision_model.model."),
-            (r"\.linear\.weight", ".weight"),
-            (r"(layer_scalar|position_embedding_table)$", r"\1.weight"),
-        ),
-        channels_first(r"patch_embedder\.input_proj\.weight$"),
-    ),
-    types={r"^v\.position_embd": "F32", **CONVOLUTIONS},
-    blocks=lambda config: 128,
-    when=lambda config: not config.get("audio_config"),
-)
-
 
 def _janus_inner(config: Config) -> int:
     if "intermediate_size" in config.vision:
@@ -279,7 +257,7 @@ COHERE2_VISION = Projector(
     types={r"^v\.(patch|position)_embd": "F32", **CONVOLUTIONS},
 )
 
-PROJECTORS = (GEMMA3, SMOLVLM, LFM2_VL, MINICPM_V, GEMMA4, JANUS, PHI4, COHERE2_VISION)
+PROJECTORS = (GEMMA3, SMOLVLM, LFM2_VL, MINICPM_V, JANUS, PHI4, COHERE2_VISION)
 
 TOWERS = {
     "gemma3": Tower(
@@ -345,26 +323,6 @@ TOWERS = {
             Activate("gelu_erf"),
             Matrix("mm.down"),
         ),
-    ),
-    "gemma4v": Tower(
-        fit=Patches("bicubic", tokens=(70, 1120)),
-        norm="rms",
-        positions="axes",
-        rope="quarters",
-        rope_base=100.0,
-        merge=3,
-        contrast=True,
-        plain_scores=True,
-        project=(
-            Join("mean"),
-            Scale(),
-            Standardize("v.std_bias", "v.std_scale"),
-            Normalize("", "rms"),
-            Matrix("mm.input_projection"),
-        ),
-        begin="<|image>",
-        end="<image|>",
-        whole=lambda width: width not in (1536, 2560),  # of E2B and E4B the rows see only those before them
     ),
     "janus_pro": Tower(
         fit=Square("bicubic", colour=(127, 127, 127)),

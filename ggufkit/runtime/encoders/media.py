@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 
 from ggufkit.arch.hyperparameters import Keys
 from ggufkit.arch.projectors import ear_of, tower_of
+from ggufkit.arch.tower import Ear
 from ggufkit.errors import ArchitectureError, GGUFError, UsageError, printable
 from ggufkit.gguf.reader import GGUF
 from ggufkit.gguf.reader import open as open_gguf
 from ggufkit.media.pictures import open_picture
-from ggufkit.media.sounds import is_sound, log_mel, open_sound
+from ggufkit.media.sounds import is_sound, open_sound
+from ggufkit.runtime.encoders.conformer import ConformerEncoder
 from ggufkit.runtime.encoders.layout import OneToken
 from ggufkit.runtime.encoders.picture import PictureEncoder
 from ggufkit.runtime.encoders.sound import SoundEncoder
@@ -115,8 +117,8 @@ class Media:
         if is_sound(data):
             if self.sounds is None:
                 raise UsageError(f"there is no encoder of sound in {where}")
-            ear, bins = self.sounds.ear, self.sounds.bins
-            parts: list[str | np.ndarray] = [ear.begin, *log_mel(open_sound(data), bins), ear.end]
+            ear = self.sounds.ear
+            parts: list[str | np.ndarray] = [ear.begin, *self.sounds.pieces(open_sound(data)), ear.end]
             encode: Callable[[np.ndarray], Seen] = self.sounds.encode
         else:
             if self.pictures is None:
@@ -161,13 +163,13 @@ def _pictures(load: Tensors, gguf: GGUF) -> PictureEncoder | None:
     return PictureEncoder(load, keys, tower)
 
 
-def _sounds(load: Tensors, gguf: GGUF) -> SoundEncoder | None:
+def _sounds(load: Tensors, gguf: GGUF) -> SoundEncoder | ConformerEncoder | None:
     keys = Keys(gguf, "clip.audio")
     if not Keys(gguf, "clip").flag("has_audio_encoder", False):
         return None
     if (ear := ear_of(kind := _kind(keys, gguf))) is None:
         raise load.fail(f"an encoder of sound with the projector {printable(kind)} cannot be run")
-    return SoundEncoder(load, keys, ear)
+    return SoundEncoder(load, keys, ear) if isinstance(ear, Ear) else ConformerEncoder(load, keys, ear)
 
 
 def load_media(path: str | os.PathLike[str], tokenizer: Tokenizer, ops: Ops, shown: Shown, width: int) -> Media:

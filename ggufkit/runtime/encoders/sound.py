@@ -7,11 +7,14 @@ Source: tools/mtmd/models/whisper-enc.cpp of llama.cpp.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from ggufkit.arch.hyperparameters import Keys
 from ggufkit.arch.tower import Ear
 from ggufkit.errors import ArchitectureError
+from ggufkit.media.sounds import log_mel
 from ggufkit.runtime.encoders.blocks import Whole, attention_spec, load_encoder_block, read_sizes
 from ggufkit.runtime.encoders.steps import load_steps, through
 from ggufkit.runtime.loader import Tensors
@@ -35,7 +38,6 @@ class SoundEncoder:
 
     Attributes
     ----------
-    bins : of the spectrograms that it takes.
     width : numbers of a row for the language model.
 
     Raises
@@ -47,8 +49,8 @@ class SoundEncoder:
         self.ops, self.ear = load.ops, ear
         self.sizes = sizes = read_sizes(keys, "gelu_erf", named=False)
         self.width = sizes.out
-        self.bins = keys.count("num_mel_bins", most=1 << 10)
-        self._first = _convolution(load, "a.conv1d.1", sizes.width, self.bins)
+        self._bins = keys.count("num_mel_bins", most=1 << 10)
+        self._first = _convolution(load, "a.conv1d.1", sizes.width, self._bins)
         self._second = _convolution(load, "a.conv1d.2", sizes.width, sizes.width)
         self._positions = load.numbers("a.position_embd.weight", -1, sizes.width)
         self._last_norm = load.norm_of("layer", "a.post_ln", sizes.width, sizes.epsilon)
@@ -58,6 +60,10 @@ class SoundEncoder:
         ]
         together = keys.count("projector.stack_factor", 1, most=64)
         self._project = load_steps(load, ear.project, sizes.width, sizes.out, sizes.epsilon, together)
+
+    def pieces(self, samples: np.ndarray) -> Iterator[np.ndarray]:
+        """Spectrograms of half a minute each, (bins, 3000) float32."""
+        return log_mel(samples, self._bins)
 
     def encode(self, mel: np.ndarray) -> Seen:
         """What the language model gets of half a minute's spectrogram, (bins, frames) float32.

@@ -1,0 +1,115 @@
+"""Gemma 4's encoders, of images and sound."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ggufkit.arch.metadata import Row, real, uint
+from ggufkit.arch.projector import (
+    CONVOLUTIONS,
+    Projector,
+    audio_keys,
+    channels_first,
+    image_epsilon,
+    projector,
+    vision_keys,
+)
+from ggufkit.arch.tower import Conformer, Join, Matrix, Normalize, Patches, Scale, Standardize, Tower
+from ggufkit.arch.transforms import map_each, rename, squeezed
+from ggufkit.checkpoint.config import Config
+from ggufkit.gguf.header import Value
+from ggufkit.tensors.tensor import Tensor
+from ggufkit.tensors.views import computed
+
+
+def _if_it_hears(row: Row) -> Row:
+    """A key of checkpoints that have an encoder of sound, too."""
+
+    def found(name: str, config: Config) -> Iterable[tuple[str, Value]]:
+        return row(name, config) if config.get("audio_config") else ()
+
+    return found
+
+
+def _softplus(tensor: Tensor, config: Config) -> Tensor:
+    """ln(1 + eˣ), by which queries and keys are multiplied; the exponential is rounded to float32, as PyTorch's."""
+    import numpy as np
+
+    def softplus(x: np.ndarray) -> np.ndarray:
+        exponential = np.exp(x.astype(np.float64)).astype(np.float32)
+        return np.log1p(exponential.astype(np.float64)).astype(np.float32)
+
+    return computed(tensor, softplus)
+
+
+GEMMA4 = Projector(
+    models=("Gemma4ForConditionalGeneration",),
+    keys=(
+        *vision_keys(image_size=lambda config: 224),  # unused
+        *map(_if_it_hears, audio_keys(feed_forward=lambda config: 4 * config.audio.integer("hidden_size"))[1:]),
+        projector("gemma4v", "clip.vision.projector_type"),
+        image_epsilon("layer_norm_eps", default=1e-6),
+        _if_it_hears(projector("gemma4a", "clip.audio.projector_type")),
+        _if_it_hears(uint("/clip.audio.num_mel_bins", lambda config: config.audio.get("input_feat_size", default=128))),
+        _if_it_hears(
+            real(
+                "/clip.audio.attention.layer_norm_epsilon",
+                lambda config: config.audio.get("layer_norm_eps", default=1e-6),
+            )
+        ),
+    ),
+    transforms=(
+        rename(
+            (r"^model\.audio_tower\.", "conformer."),
+            (r"model\.vision_tower\.encoder\.", "vision_model.model."),
+            (r"^(conformer.*)\.linear\.", r"\1."),
+            (r"\.linear\.weight", ".weight"),
+            (r"(?<=\.per_dim)((?:_key)?_scale)$", r"\1.weight"),
+            (r"(layer_scalar|position_embedding_table)$", r"\1.weight"),
+        ),
+        channels_first(r"patch_embedder\.input_proj\.weight$"),
+        map_each(r"^conformer.*\.per_dim(_key)?_scale\.weight$", _softplus),
+        squeezed(r"^conformer.*depthwise_conv1d\.weight$"),
+    ),
+    types={r"^v\.position_embd|^a\.(conv1d|input_projection|blk\.\d+\.conv_dw)\b": "F32", **CONVOLUTIONS},
+    blocks=lambda config: 128,
+)
+
+PROJECTORS = (GEMMA4,)
+
+TOWERS = {
+    "gemma4v": Tower(
+        fit=Patches("bicubic", tokens=(70, 1120)),
+        norm="rms",
+        positions="axes",
+        rope="quarters",
+        rope_base=100.0,
+        merge=3,
+        contrast=True,
+        plain_scores=True,
+        project=(
+            Join("mean"),
+            Scale(),
+            Standardize("v.std_bias", "v.std_scale"),
+            Normalize("", "rms"),
+            Matrix("mm.input_projection"),
+        ),
+        begin="<|image>",
+        end="<image|>",
+        whole=lambda width: width not in (1536, 2560),  # of E2B and E4B the rows see only those before them
+    ),
+}
+
+EARS = {
+    "gemma4a": Conformer(
+        project=(
+            Matrix("a.pre_encode.out"),
+            Normalize("", "rms", 1e-6),
+            Matrix("mm.a.input_projection"),
+        ),
+        seen=12,
+        cap=50.0,
+        begin="<|audio>",
+        end="<audio|>",
+    ),
+}
