@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import threading
 import time
@@ -250,11 +251,48 @@ def test_threads_that_wait_for_a_matrix_read_parts_of_it():
         return numbers.view(np.uint8)[lo:hi]
 
     source = Source({}, {})
+    source._kept.limit = 32 << 20
     tensor = Tensor("m", numbers.shape, stored("m", numbers).format, read)
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda lo: source.columns(tensor, lo, lo + 64), (0, 64)))
     assert (len(seen), sum(seen.values())) == (2, len(numbers))
     np.testing.assert_array_equal(numbers[:, :128], np.concatenate(found, axis=1))
+
+
+def test_a_thread_has_a_matrix_of_its_own_while_there_is_room():
+    numbers = np.arange(1 << 16, dtype=np.int32).reshape(-1, 64)  # 256 KB
+    reads: list[str] = []
+
+    def matrix(name: str) -> Tensor:
+        def read(lo: int, hi: int) -> np.ndarray:
+            reads.append(name)
+            return numbers.view(np.uint8)[lo:hi]
+
+        return Tensor(name, numbers.shape, stored(name, numbers).format, read)
+
+    def rows(name: str) -> None:
+        for lo in range(0, 64, 16):
+            (begin, parts), *more = source.strips(matrix(name), lo, lo + 16, own=True)
+            assert not more
+            np.testing.assert_array_equal(numbers[:, lo : lo + 16], np.concatenate(parts)[:, lo - begin :][:, :16])
+
+    source = Source({}, {})
+    source._kept.limit = 5 * numbers.nbytes
+    met = threading.Barrier(4)
+
+    def work(number: int) -> None:
+        met.wait(10)
+        rows(f"{number}")
+        met.wait(10)
+        rows(f"{number} again")
+        met.wait(10)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+        assert sorted(reads) == sorted([*map(str, range(4)), *(f"{number} again" for number in range(4))])
+        assert 1 <= len(source._kept._lent) <= 3
+    gc.collect()
+    assert not source._kept._lent
 
 
 def test_a_matrix_that_cannot_be_read_fails_for_all_who_wait():

@@ -10,6 +10,7 @@ import pytest
 
 from ggufkit.errors import GGUFError
 from ggufkit.storage import once as streaming
+from ggufkit.storage.memory import Pool
 from ggufkit.storage.once import OnceReader, reserve, write_streamed
 from ggufkit.storage.source import FileSource
 
@@ -166,3 +167,35 @@ def test_write_streamed_passes_on_a_full_disk(pair, monkeypatch):
     monkeypatch.setattr(os, "pwritev", full, raising=False)
     with pytest.raises(OSError, match="no space left"):
         write_streamed(pair[1], memoryview(bytes(1_000_000)), 0)
+
+
+def test_memory_comes_back_when_nobody_looks_at_it_any_more():
+    pool = Pool(1 << 22)
+    first = pool.take(3 << 20)
+    at, view = first.ctypes.data, first[5:].view("i1").reshape(1, -1)
+    assert at % PAGESIZE == 0
+    first[:] = 7
+    del first
+    second = pool.take(3 << 20)
+    assert second.ctypes.data != at
+    assert (view == 7).all()
+    del view
+    assert pool.unused >= 3 << 20
+    assert pool.take((3 << 20) - 9).ctypes.data == at
+    assert pool.take(2 << 20).ctypes.data == at  # a little too large
+    assert pool.take(0).shape == (0,)
+
+
+def test_no_more_memory_lies_unused_than_allowed():
+    pool = Pool(1 << 22)
+    many = [pool.take(n << 16) for n in range(1, 40)]
+    del many
+    assert pool.unused <= 1 << 22
+    old = pool.take(1 << 21)
+    del old
+    new = pool.take(3 << 20)
+    del new  # which takes the place of the old
+    assert 3 << 20 <= pool.unused <= 1 << 22
+    large = pool.take(1 << 23)
+    del large
+    assert pool.unused <= 1 << 22

@@ -14,6 +14,9 @@ __all__ = ["LANES", "columns_to_blocks", "different_halves", "q4_0_blocks", "ran
 # Columns whose blocks are made in turn: as many as a few lines of the cache have of a row of words.
 _TILE = 4 * LANES
 
+# A one in each code of a word.
+_EACH = {4: 0x11111111, 8: 0x01010101}
+
 
 @kernel
 def unpack_stream(data, bits, out):
@@ -95,7 +98,7 @@ def columns_to_blocks(
     per_block = out.shape[1] // len(groups)
     bits = (per_block - 2) // 4
     added = added ^ 128 if bits == 8 else added  # Q8_0 has 0 for the middle
-    repeated = np.uint32(sum(added << at for at in range(0, 32, bits)))
+    repeated = np.uint32(added * _EACH[bits])
     data, halves, groups = frozen(words.view(np.uint8)), frozen(scales.view(np.uint8)), frozen(groups)
     if len(out) >= LANES:
         _columns_to_blocks(data, lo, halves, scales_lo, groups, block, repeated, out)
@@ -108,16 +111,22 @@ def columns_to_blocks(
 
 
 @kernel
-def _mark(halves, seen):
+def _collect(halves, seen, found):
+    """Each number once, as it comes; how many there are. seen: zeros, (65536,); found: (65536,) uint16."""
+    n = 0
     for i in range(halves.shape[0]):
-        seen[halves[i]] = 1
+        if not seen[halves[i]]:
+            seen[halves[i]] = 1
+            found[n] = halves[i]
+            n += 1
+    return n
 
 
 def different_halves(halves: np.ndarray) -> np.ndarray:
     """The different numbers among float16: array of shape (n,), float32."""
-    seen = np.zeros(1 << 16, np.uint8)
-    _mark(frozen(np.ascontiguousarray(halves).reshape(-1).view(np.uint16)), seen)
-    return np.flatnonzero(seen).astype(np.uint16).view(np.float16).astype(np.float32)
+    found = np.empty(1 << 16, np.uint16)
+    n = _collect(frozen(np.ascontiguousarray(halves).reshape(-1).view(np.uint16)), np.zeros(1 << 16, np.uint8), found)
+    return np.sort(found[:n]).view(np.float16).astype(np.float32)
 
 
 @kernel

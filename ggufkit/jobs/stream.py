@@ -32,7 +32,7 @@ from ggufkit.gguf.writer import Writer
 from ggufkit.jobs.plan import PlannedFile, PlannedTensor
 from ggufkit.jobs.resume import ResumeLog
 from ggufkit.kernels.heap import keep_arrays
-from ggufkit.kernels.threads import for_each, thread_count
+from ggufkit.kernels.threads import for_each_run, thread_count
 
 __all__ = [
     "MEMORY",
@@ -42,6 +42,7 @@ __all__ = [
     "Progress",
     "Reporter",
     "pieces_of",
+    "runs_of",
     "silent",
     "stream",
     "worker_count",
@@ -54,6 +55,10 @@ MEMORY = 512_000_000
 
 # Weights a piece: enough that the cost of handing it out vanishes.
 _PIECE = 1 << 20
+
+# Bytes that one worker copies of a tensor before it takes another: it finds what the pieces share, such as the matrix
+# that they are rows of once it is turned, and reads it while the others write.
+_RUN = 40 << 20
 
 # Workers that read or write while the others encode.
 _WAITING = 1
@@ -87,10 +92,18 @@ class Piece:
 
 def pieces_of(planned: Sequence[PlannedTensor]) -> Iterator[Piece]:
     """All rows of the tensors, in their order."""
+    for run in runs_of(planned):
+        yield from run
+
+
+def runs_of(planned: Sequence[PlannedTensor]) -> Iterator[Sequence[Piece]]:
+    """The same, in runs that one worker should do: of one tensor, and of one piece where that has to be encoded."""
     for p in planned:
         step = max(1, _PIECE // max(p.tensor.cols, 1))
-        for lo in range(0, p.tensor.rows, step):
-            yield Piece(p, lo, min(lo + step, p.tensor.rows))
+        run = step * max(1, _RUN // max(step * p.row_bytes, 1)) if p.copied else step
+        for lo in range(0, p.tensor.rows, run):
+            hi = min(lo + run, p.tensor.rows)
+            yield [Piece(p, at, min(at + step, hi)) for at in range(lo, hi, step)]
 
 
 def worker_count(planned: Sequence[PlannedTensor], threads: int, memory: int) -> int:
@@ -156,7 +169,7 @@ def stream(
             log.record(name, piece.lo, nbytes)
         return done(piece)
 
-    for_each(work, pieces_of(planned), worker_count(planned, encode_at_once, memory))
+    for_each_run(work, runs_of(planned), worker_count(planned, encode_at_once, memory))
 
 
 def write_model(

@@ -28,7 +28,7 @@ from ggufkit.errors import UsageError
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["SHARES", "for_each", "for_ranges", "in_all_threads", "thread_count", "unshared"]
+__all__ = ["SHARES", "for_each", "for_each_run", "for_ranges", "in_all_threads", "thread_count", "unshared"]
 
 T = TypeVar("T")
 
@@ -214,7 +214,12 @@ def for_each(function: Callable[[T], None], items: Iterable[T], workers: int) ->
     For items that read and write files, and for more items than a list should hold. The first exception (in the
     order of the items) is raised again once the running calls have ended; so is Ctrl-C. No further item is started.
     """
-    numbered = enumerate(items)
+    for_each_run(function, ((item,) for item in items), workers)
+
+
+def for_each_run(function: Callable[[T], None], runs: Iterable[Iterable[T]], workers: int) -> None:
+    """As `for_each`, for items in runs: one thread takes those of a run, one after the other."""
+    numbered = enumerate(runs)
     lock = threading.Lock()
     stop = threading.Event()
     failures: list[tuple[int, BaseException]] = []
@@ -222,11 +227,14 @@ def for_each(function: Callable[[T], None], items: Iterable[T], workers: int) ->
     def work() -> None:
         while not stop.is_set():
             with lock:
-                index, item = next(numbered, (-1, None))
+                index, run = next(numbered, (-1, ()))
             if index < 0:
                 return
             try:
-                function(item)  # type: ignore[arg-type]
+                for item in run:
+                    if stop.is_set():
+                        return
+                    function(item)
             except BaseException as e:
                 failures.append((index, e))
                 stop.set()

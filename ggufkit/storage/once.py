@@ -22,6 +22,8 @@ from functools import cache
 from mmap import PAGESIZE
 from typing import TYPE_CHECKING, Any
 
+from ggufkit.storage.memory import Pool
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -39,6 +41,9 @@ _LARGE = 1 << 17
 _STRIDE = 8 << 20
 # What addresses, places in the file and sizes must be multiples of to read past the cache; some devices want less.
 _ALIGNED = 4096
+
+# What was read into is read into again.
+_POOL = Pool(64 << 20)
 
 # RWF_DONTCACHE of Linux 6.14: written pages start on their way to the device and then leave the cache by themselves.
 _DONTCACHE = 0x80
@@ -75,12 +80,8 @@ class OnceReader:
         """Bytes from byte `offset` on: array of shape (n,), uint8, read-only. None where they must be read as usual."""
         if n < _LARGE or self._opened() < 0 or self._cached(offset, n):
             return None
-        import numpy as np
-
         start = offset % _ALIGNED
-        size = -(-(start + n) // _ALIGNED) * _ALIGNED
-        memory = np.empty(size + _ALIGNED, np.uint8)
-        memory = memory[-memory.ctypes.data % _ALIGNED :][:size]
+        memory = _POOL.take(-(-(start + n) // _ALIGNED) * _ALIGNED)
         try:
             found = os.preadv(self._opened(), [memory.data], offset - start)
         except OSError:  # as usual it may work, or fail for a better reason

@@ -134,6 +134,7 @@ def _direct(
     source: Source, qweight: Tensor, scales: Tensor, bits: int, groups: np.ndarray
 ) -> Callable[[int, int, int], np.ndarray | None]:
     """Blocks straight from words, see `Integers.direct`; groups: of each block of a row."""
+    groups = groups.copy()  # one after the other, as kernels want them
 
     def direct(lo: int, hi: int, added: int) -> np.ndarray | None:
         import numpy as np
@@ -142,7 +143,7 @@ def _direct(
 
         out = np.empty((hi - lo, len(groups) * (2 + 4 * bits)), np.uint8)
         halves = source.whole(scales)  # (groups, rows)
-        for begin, parts in source.strips(qweight, lo, hi):
+        for begin, parts in source.strips(qweight, lo, hi, own=True):
             end = begin + parts[0].shape[1]
             if end - begin < LANES:
                 return None

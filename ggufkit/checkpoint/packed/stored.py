@@ -11,12 +11,12 @@ the checkpoint, or what other layouts left of it, is not of its kind.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ggufkit.checkpoint.packed.matrix import Numbers
 from ggufkit.errors import CheckpointError, printable
@@ -34,6 +34,8 @@ _KEPT, _KEPT_SHARE = 160_000_000, 3
 _STRIP = 0.8
 # Bytes that one thread reads of them at a time: enough for the system to use large pages.
 _PART = 1 << 23
+# A matrix up to this share of it each thread keeps for itself.
+_OWN_SHARE = 5
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class Source:
             settings = json("quantize_config.json")
         self.settings: Mapping[str, Any] = settings if isinstance(settings, dict) else {}
         self._kept = _Kept()
+        self._last = threading.local()
 
     def within(self, memory: int) -> int:
         """Keep no more than is allowed; the bytes of `memory` that are left."""
@@ -120,7 +123,7 @@ class Source:
 
     def derived(self, name: str, make: Callable[[], np.ndarray], what: str = "derived") -> np.ndarray:
         """What `make` makes of a stored tensor, kept while it is used. what: tells several of one tensor apart."""
-        return self._kept.get((what, name), [make])[0]
+        return self._kept.get((what, name), 1, lambda _: make())[0]
 
     def columns(self, tensor: Tensor, lo: int, hi: int) -> np.ndarray:
         """Columns lo:hi of a matrix: array of shape (rows, hi - lo)."""
@@ -134,20 +137,46 @@ class Source:
             return pieces[0]
         return np.concatenate(pieces, axis=1) if pieces else _numbers(tensor, 0, 0)[:, :0]
 
-    def strips(self, tensor: Tensor, lo: int, hi: int) -> Iterator[tuple[int, list[np.ndarray]]]:
+    def strips(self, tensor: Tensor, lo: int, hi: int, own: bool = False) -> Iterator[tuple[int, Sequence[np.ndarray]]]:
         """The strips of a matrix that columns lo:hi lie in: the first column of each, and its rows in a few arrays.
 
         The matrix is one strip, or several where it is large, and stays in memory while it is used. All but the last
-        array have multiples of 64 rows. Threads that wait for a strip read parts of it.
+        array have multiples of 64 rows. Threads that wait for a strip read parts of it. With `own` a matrix that is not
+        large belongs to the thread, which keeps the last: for one that asks for most of its columns in their order.
         """
+        if own and (parts := self._own(tensor)):
+            yield 0, parts
+            return
         count = -(tensor.nbytes // -int(_STRIP * self._kept.limit)) or 1
         wide = -(tensor.cols // -count) or 1
+        rows = max(tensor.rows, 1)
         step = max(64, _PART // max(tensor.row_bytes, 1) // 64 * 64)
-        starts = range(0, max(tensor.rows, 1), step)
         for begin in range(lo // wide * wide, hi, wide):
             end = min(begin + wide, tensor.cols)
-            makers = [partial(_strip, tensor, at, min(at + step, tensor.rows), begin, end) for at in starts]
-            yield begin, self._kept.get((tensor, begin, end), makers)
+            part = partial(_strip, tensor, step, begin, end)
+            yield begin, self._kept.get((tensor.name, begin, end), -(rows // -step), part)
+
+    def _own(self, tensor: Tensor) -> Sequence[np.ndarray]:
+        """A whole matrix, the last that this thread has read; () where it, or what all threads have, is large."""
+        last: _Own | None = getattr(self._last, "own", None)
+        if last is None or last.name != tensor.name:
+            self._last.own = last = None  # memory that is read into again
+            if not self._kept.lend(tensor.nbytes):
+                return ()
+            self._last.own = last = _Own(tensor, self._kept)
+            last.parts = (_numbers(tensor, 0, tensor.rows),)
+        return last.parts
+
+
+class _Own:
+    """A matrix of one thread, until the thread lets go of it or ends."""
+
+    def __init__(self, tensor: Tensor, kept: _Kept):
+        self.name, self.parts = tensor.name, cast("Sequence[np.ndarray]", ())
+        self._nbytes, self._kept = tensor.nbytes, kept
+
+    def __del__(self) -> None:
+        self._kept.take_back(self._nbytes)
 
 
 class _Kept:
@@ -155,34 +184,50 @@ class _Kept:
 
     def __init__(self) -> None:
         self.limit = _KEPT
+        self._nbytes = 0  # of the entries that are whole
+        self._lent = deque[int]()
         self._entries: OrderedDict[Any, _Entry] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: Any, makers: Sequence[Callable[[], np.ndarray]]) -> list[np.ndarray]:
-        """What each of `makers` makes, once. Whoever asks meanwhile makes a part that nobody has begun, or waits."""
+    def get(self, key: Any, count: int, make: Callable[[int], np.ndarray]) -> list[np.ndarray]:
+        """What `make` makes of each number below `count`, once.
+
+        Whoever asks meanwhile makes a part that nobody has begun, or waits.
+        """
         with self._lock:
             if (entry := self._entries.get(key)) is None:
-                entry = self._entries[key] = _Entry(len(makers))
+                entry = self._entries[key] = _Entry(count)
             self._entries.move_to_end(key)
         try:
-            if entry.fill(makers):
-                self._evict(key)
+            if entry.fill(make):
+                self._keep(entry)
         except BaseException:
             with self._lock:
-                self._entries.pop(key, None)  # who asks later tries again
+                if self._entries.get(key) is entry:
+                    del self._entries[key]  # who asks later tries again
             raise
         return entry.parts
 
-    def _evict(self, newest: Any) -> None:
+    def lend(self, nbytes: int) -> bool:
+        """Leave a thread room for a matrix of its own, if that is not much and they have not much already."""
+        fits = nbytes <= self.limit // _OWN_SHARE and sum(self._lent) + nbytes <= self.limit * 3 // 5
+        if fits:
+            self._lent.append(nbytes)
+        return fits
+
+    def take_back(self, nbytes: int) -> None:
+        self._lent.remove(nbytes)  # and no lock, for Python may call this anywhere
+
+    def _keep(self, entry: _Entry) -> None:
+        """Count an entry that is whole now; forget older ones until all are below the limit."""
         with self._lock:
-            known = [(key, entry.nbytes) for key, entry in self._entries.items() if entry.whole.is_set()]
-            total = sum(size for _, size in known)
-            for key, size in known:
-                if total <= self.limit:
+            entry.counted = True
+            self._nbytes += entry.nbytes
+            while self._nbytes + sum(self._lent) > self.limit:
+                old = next((key for key, e in self._entries.items() if e.counted and e is not entry), None)
+                if old is None:
                     break
-                if key != newest:
-                    del self._entries[key]
-                    total -= size
+                self._nbytes -= self._entries.pop(old).nbytes
 
 
 class _Entry:
@@ -190,21 +235,22 @@ class _Entry:
 
     def __init__(self, count: int) -> None:
         self.parts: list[np.ndarray] = [None] * count  # type: ignore[list-item]
-        self.whole = threading.Event()
         self.nbytes = 0
+        self.counted = False
+        self._whole = threading.Event()
         self._left, self._next = count, iter(range(count))
         self._failure: BaseException | None = None
         self._lock = threading.Lock()
 
-    def fill(self, makers: Sequence[Callable[[], np.ndarray]]) -> bool:
+    def fill(self, make: Callable[[int], np.ndarray]) -> bool:
         """Make parts until all are there; whether this thread made the last."""
         last = False
-        while (part := self._taken()) is not None:
+        while not self._whole.is_set() and (part := self._taken()) is not None:
             try:
-                made = makers[part]()
+                made = make(part)
             except BaseException as e:
                 self._failure = e
-                self.whole.set()
+                self._whole.set()
                 raise
             with self._lock:
                 self.parts[part] = made
@@ -212,8 +258,8 @@ class _Entry:
                 self._left -= 1
                 last = not self._left
         if last:
-            self.whole.set()
-        self.whole.wait()
+            self._whole.set()
+        self._whole.wait()
         if self._failure is not None:
             raise self._failure
         return last
@@ -228,8 +274,9 @@ def _numbers(tensor: Tensor, lo: int, hi: int) -> np.ndarray:
     return tensor.read(lo, hi).view(tensor.format.dtype["x"])
 
 
-def _strip(tensor: Tensor, lo: int, hi: int, begin: int, end: int) -> np.ndarray:
-    """Columns begin:end of rows lo:hi."""
+def _strip(tensor: Tensor, step: int, begin: int, end: int, part: int) -> np.ndarray:
+    """Columns begin:end of the rows of a part, `step` each."""
+    lo, hi = part * step, min((part + 1) * step, tensor.rows)
     if (begin, end) == (0, tensor.cols):
         return _numbers(tensor, lo, hi)
     import numpy as np
