@@ -17,12 +17,13 @@ from ggufkit.kernels.jit import kernel
 from ggufkit.kernels.lane_math import exp, tanh
 from ggufkit.kernels.lanes import load, store
 from ggufkit.kernels.recording import Recording
-from ggufkit.runtime.cpu import activations, functions
+from ggufkit.runtime.cpu import activations, choosing, functions
 from ggufkit.runtime.cpu.cache import LayerCache, Turn
 from ggufkit.runtime.cpu.calls import Recorded
 from ggufkit.runtime.cpu.ops import CpuOps
 from ggufkit.runtime.kv.types import TYPES, Rotation, cache_type
-from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Norm, NotRecorded, Span
+from ggufkit.runtime.ops import AttentionSpec, CacheSpec, Choice, Norm, NotRecorded, Span
+from ggufkit.runtime.router import choose
 
 RNG = np.random.default_rng(0)
 OPS = CpuOps(threads=2)
@@ -102,6 +103,37 @@ def test_recorded_arithmetic_is_numpys(data):
     for expected, later in found.values():
         assert expected.shape == later.shape
         assert np.array_equal(expected, later.array)
+
+
+@given(st.data())
+def test_experts_are_chosen_as_by_the_router_of_all_backends(data):
+    """Equal scores among them, and groups; weights are the same numbers, computed in another order."""
+    groups = data.draw(st.sampled_from([1, 1, 2, 4]))
+    count = groups * data.draw(st.integers(2, 5))
+    used_groups = data.draw(st.integers(1, groups))
+    tied = data.draw(st.booleans())
+    scores, bias = 2 * normal(3, count), normal(count)
+    if tied:
+        scores, bias = np.round(scores, 1), np.round(bias, 1)
+    bias = bias if data.draw(st.booleans()) else None
+    choice = Choice(
+        router=None,
+        used=data.draw(st.integers(1, count)),
+        scores=data.draw(st.sampled_from(choosing.SCORES)),
+        normalized=data.draw(st.booleans()),
+        scale=2.5,
+        bias=bias,
+        groups=groups,
+        groups_used=used_groups,
+        stands_for=data.draw(st.sampled_from([1, 2])),
+    )
+    chosen, weights = OPS.choose(scores, choice)
+    expected, others = choose(np, scores, choice)
+    for row, other, weight, same in zip(chosen, expected, weights, others, strict=True):
+        # Sums in another order may make or break a tie.
+        assert np.array_equal(row, other) or (tied and choice.scores != "top")
+        if np.array_equal(row, other):
+            assert np.allclose(weight, same, rtol=1e-5, atol=1e-6)
 
 
 def test_what_is_no_arithmetic_of_float32_is_not_recorded():

@@ -13,7 +13,7 @@ from tiny_models import RECIPES, write_tiny
 import ggufkit
 from ggufkit.jobs.convert import convert
 from ggufkit.kernels.jit import kernel
-from ggufkit.kernels.recording import COUNTER, Call, Moving, Recording
+from ggufkit.kernels.recording import COUNTER, Call, Chosen, Moving, Recording
 from ggufkit.kernels.shares import take
 from ggufkit.runtime import replay
 from ggufkit.runtime.batch import Piece
@@ -60,6 +60,15 @@ def test_every_architecture_plays_what_it_computes(tmp_path, name):
             assert_plays(model, n)
         found = [replay is not None for _, replay in model.replays._found.values()]
         assert found == [name not in CHOOSING] * 2
+
+
+@pytest.mark.parametrize("name", ["llama", "mamba2", "qwen3moe"])
+def test_many_conversations_are_played(tmp_path, name):
+    write_tiny(tmp_path / "tiny.gguf", name)
+    with ggufkit.load(tmp_path / "tiny.gguf", backend="cpu", threads=2) as model:
+        assert_plays(model, 9)
+        assert_plays(model, replay.MOST)
+        assert [replay is not None for _, replay in model.replays._found.values()] == [True] * 2
 
 
 @pytest.mark.parametrize("type", ["F16", "Q8_0", "IQ4_NL", "tq4"])
@@ -124,6 +133,18 @@ def squares(counter, x, out):
 def add_number(x, number, out, lo, hi):
     for i in range(lo, hi):
         out[i] = x[i] + number
+
+
+def test_arrays_are_chosen_when_calls_are_made():
+    stack, numbers, out = np.arange(300.0).reshape(3, 100), np.zeros(2, np.int64), np.zeros((2, 100))
+    stack.flags.writeable = False
+    recording = Recording(2)
+    recording.stage([Call(squares, (COUNTER, Chosen(stack, numbers, i), out[i])) for i in range(2)])
+    recording.finish()
+    for chosen in ((0, 1), (2, 2), (1, 0)):
+        numbers[:] = chosen
+        recording.play()
+        assert np.array_equal(out, stack[list(chosen)] ** 2)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])

@@ -16,7 +16,7 @@ A thread that was held up therefore delays no one, and one that comes late finds
 
 A call is a few 64-bit words: how to enter the kernel, where its code is, and its arguments as the machine code takes
 them, arrays as addresses and sizes. So a later run with other numbers, or arrays in another place, is a matter of
-writing some words (`Moving`, `place`).
+writing some words (`Moving`, `place`), and which matrix of a stack a call reads a kernel before it writes (`Chosen`).
 """
 
 from __future__ import annotations
@@ -40,9 +40,11 @@ from ggufkit.kernels.jit import helper, kernel
 from ggufkit.kernels.shares import LINE, fence, now, pause, take, tell
 from ggufkit.kernels.threads import SHARES, in_all_threads
 
-__all__ = ["COUNTER", "Call", "Moving", "Recording"]
+__all__ = ["COUNTER", "Call", "Chosen", "Moving", "Recording"]
 
 COUNTER = np.zeros(2, np.int64)  # stands for the counter of rows that threads take from, see `kernels.threads`
+
+_WORDS = np.zeros(1, np.int64)  # stands for the words of all calls
 
 _CLOSED, _OVER = 0, -1
 _PATIENCE = 4000  # pauses before a thread that waits lets others have the CPU
@@ -66,6 +68,20 @@ class Moving(int):
 
     def __sub__(self, other: int) -> Moving:
         return self + -other
+
+
+class Chosen(NamedTuple):
+    """An array that is chosen when the call is made: `stack[numbers[place]]`.
+
+    Attributes
+    ----------
+    stack : C-contiguous array.
+    numbers : flat array of int64, within the stack.
+    """
+
+    stack: Any
+    numbers: Any
+    place: int
 
 
 class Call(NamedTuple):
@@ -99,8 +115,11 @@ class Recording:
         self._entries: list[tuple[tuple[Any, ...], bool]] = []  # of each call
         self._stages: list[tuple[int, int, int]] = []  # first call, one after the last, whether threads share them
         self._parts: list[tuple[int, int] | Callable[[], object]] = []  # stages, or what is done in Python between
+        self._kept: list[Any] = []  # what calls of its own read
         self._moving: dict[int, list[tuple[int, int]]] = {}  # source → (word, what is added)
         self._places: list[tuple[int, int]] = []  # (word, number of an array)
+        self._chosen: list[tuple[Chosen, int]] = []  # of the stage that is being written, and the word of its address
+        self._own: list[int] = []  # where the words themselves are meant
         self._counters = np.zeros(SHARES * LINE, np.int64)
         self._state = np.zeros((threads + 1) * LINE, np.int64)
 
@@ -111,12 +130,29 @@ class Recording:
         ----------
         shared : threads share those with counters or items; else one thread makes all.
         """
+        stages = []
         for lo in range(0, len(calls), SHARES):
             first = len(self._calls)
             for number, call in enumerate(calls[lo : lo + SHARES]):
                 self._add(call, number)
-            self._stages.append((first, len(self._calls), int(shared and self.threads > 1)))
-        self._parts.append((len(self._stages) - len(range(0, len(calls), SHARES)), len(self._stages)))
+            stages.append((first, len(self._calls), int(shared and self.threads > 1)))
+        first = len(self._calls)
+        for call in self._pointing():
+            self._add(call, 0)
+        if len(self._calls) > first:
+            stages.insert(0, (first, len(self._calls), 0))
+        self._stages += stages
+        self._parts.append((len(self._stages) - len(stages), len(self._stages)))
+
+    def _pointing(self) -> list[Call]:
+        """What writes the addresses of chosen arrays before a stage."""
+        found: dict[int, tuple[np.ndarray, list[tuple[int, ...]]]] = {}
+        for (stack, numbers, place), word in self._chosen:
+            row = word, stack.ctypes.data, stack.strides[0], place
+            found.setdefault(numbers.ctypes.data, (numbers, []))[1].append(row)
+        self._chosen = []
+        self._kept += (tables := [(numbers, np.array(rows, np.int64)) for numbers, rows in found.values()])
+        return [Call(point, (_WORDS, table, numbers)) for numbers, table in tables]
 
     def between(self, function: Callable[[], object]) -> None:
         """Add something that is done in Python."""
@@ -125,6 +161,12 @@ class Recording:
     def finish(self) -> None:
         """No more is added."""
         self._words_now = np.array(self._words, np.int64)
+        for at in self._own:  # an array, see `_write`
+            self._words_now[[at + 2, at + 4, at + 5]] = (
+                self._words_now.size,
+                self._words_now.ctypes.data,
+                self._words_now.size,
+            )
         self._calls_now = np.array(self._calls, np.int64).reshape(-1, 4)
         _make_entries(self._entries)
         self._calls_now[:, 0] = [_ENTRIES[key] for key in self._entries]
@@ -171,7 +213,7 @@ class Recording:
             raise MemoryError(f"a kernel failed with status {state[1]}")
 
     def _add(self, call: Call, number: int) -> None:
-        kinds = tuple(numba.typeof(argument) for argument in call.arguments)
+        kinds = tuple(numba.typeof(x.stack[0] if isinstance(x, Chosen) else x) for x in call.arguments)
         code = _code_of(call.kernel, kinds, call.items > 0)
         first = len(self._words)
         for argument, kind in zip(call.arguments, kinds, strict=True):
@@ -182,6 +224,11 @@ class Recording:
 
     def _write(self, value: Any, kind: Any) -> None:
         """An argument as machine code takes it; see Numba's data models."""
+        if isinstance(value, Chosen):
+            self._chosen.append((value, len(self._words) + 4))
+            value = value.stack[0]
+        if value is _WORDS:
+            self._own.append(len(self._words))
         if isinstance(kind, types.Array):
             address = value.ctypes.data
             if address in self._placed and value.size:
@@ -296,6 +343,13 @@ def play(turn, stages, calls, words, state, counters, idle):
         _lead(turn[1], stages, calls, words, state, counters, idle)
     else:
         _follow(number * LINE, stages, calls, words, state, counters, idle)
+
+
+@kernel
+def point(words, table, numbers):
+    """Write the addresses of chosen arrays: table (n, 4), each a word, the stack's address, its stride, a place."""
+    for i in range(table.shape[0]):
+        words[table[i, 0]] = table[i, 1] + numbers[table[i, 3]] * table[i, 2]
 
 
 @helper

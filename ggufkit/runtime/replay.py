@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST", "Replays"]
 
-MOST = 8  # conversations of a pass that is written down
+MOST = 16  # conversations of a pass that is written down
 _KEPT = 16  # passes that are kept
 
 Runs = Sequence[tuple[Cache, np.ndarray]]

@@ -11,9 +11,9 @@ from typing import Any
 
 from ggufkit.runtime.ops import Array, Choice
 
-__all__ = ["choose"]
+__all__ = ["LEAST_SUM", "choose"]
 
-_LEAST_SUM = 6.103515625e-5  # of weights: the smallest normal float16
+LEAST_SUM = 6.103515625e-5  # of weights: the smallest normal float16
 
 
 def choose(xp: Any, scores: Array, choice: Choice) -> tuple[Array, Array]:
@@ -33,7 +33,7 @@ def choose(xp: Any, scores: Array, choice: Choice) -> tuple[Array, Array]:
     if choice.scores == "top":
         found = _softmax(xp, found)
     elif choice.normalized:
-        found = found / xp.maximum(xp.sum(found, axis=-1, keepdims=True), _LEAST_SUM)
+        found = found / xp.maximum(xp.sum(found, axis=-1, keepdims=True), LEAST_SUM)
     return chosen, found * choice.scale
 
 

@@ -3,6 +3,8 @@
 
 python tests/models/random_hybrid.py qwen35 random-qwen35.gguf
 python tools/bench/bench_model.py random-qwen35.gguf          # against llama.cpp
+python tests/models/random_hybrid.py granitehybrid --narrow narrow.gguf --type F32
+python tools/bench/bench_step.py narrow.gguf                  # what a token costs besides arithmetic
 """
 
 from __future__ import annotations
@@ -19,17 +21,17 @@ from ggufkit.gguf.header import Value, ValueType
 from ggufkit.gguf.writer import Writer
 
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
-TOKENS = 65536
+TOKENS, FEW_TOKENS = 65536, 512
 
 
 def real(value: float) -> Value:
     return Value(ValueType.FLOAT32, value)
 
 
-def qwen35() -> tuple[dict[str, Any], list[tuple[str, tuple[int, ...]]]]:
-    width, inner, layers, heads, kv_heads, head = 1024, 3584, 24, 8, 2, 256
-    key_heads = value_heads = 16
-    size = 128
+def qwen35(narrow: bool) -> tuple[dict[str, Any], list[tuple[str, tuple[int, ...]]]]:
+    width, inner, layers, heads, kv_heads, head = (32, 64, 32, 2, 1, 16) if narrow else (1024, 3584, 24, 8, 2, 256)
+    key_heads = value_heads = 2 if narrow else 16
+    size = 16 if narrow else 128
     keys = {
         "block_count": layers,
         "context_length": 262144,
@@ -41,7 +43,7 @@ def qwen35() -> tuple[dict[str, Any], list[tuple[str, tuple[int, ...]]]]:
         "attention.value_length": head,
         "attention.layer_norm_rms_epsilon": real(1e-6),
         "rope.dimension_count": head // 4,
-        "rope.dimension_sections": [11, 11, 10, 0],
+        "rope.dimension_sections": [1, 1, 0, 0] if narrow else [11, 11, 10, 0],
         "rope.freq_base": real(1e7),
         "full_attention_interval": 4,
         "ssm.conv_kernel": 4,
@@ -52,7 +54,7 @@ def qwen35() -> tuple[dict[str, Any], list[tuple[str, tuple[int, ...]]]]:
     }
 
     def tensors() -> Shapes:
-        yield "token_embd.weight", (TOKENS, width)
+        yield "token_embd.weight", (FEW_TOKENS if narrow else TOKENS, width)
         yield "output_norm.weight", (width,)
         for i in range(layers):
             at = f"blk.{i}."
@@ -83,9 +85,9 @@ def qwen35() -> tuple[dict[str, Any], list[tuple[str, tuple[int, ...]]]]:
     return keys, list(tensors())
 
 
-def granitehybrid() -> tuple[dict[str, Any], list[tuple[str, tuple[int, ...]]]]:
-    width, inner, layers, heads, kv_heads, head = 1536, 4096, 40, 12, 4, 128
-    channels, states, groups, count = 3072, 128, 1, 48
+def granitehybrid(narrow: bool) -> tuple[dict[str, Any], list[tuple[str, tuple[int, ...]]]]:
+    width, inner, layers, heads, kv_heads, head = (32, 64, 30, 2, 1, 16) if narrow else (1536, 4096, 40, 12, 4, 128)
+    channels, states, groups, count = (64, 16, 1, 4) if narrow else (3072, 128, 1, 48)
     full = (5, 15, 25, 35)
     keys = {
         "block_count": layers,
@@ -109,7 +111,7 @@ def granitehybrid() -> tuple[dict[str, Any], list[tuple[str, tuple[int, ...]]]]:
     }
 
     def tensors() -> Shapes:
-        yield "token_embd.weight", (TOKENS, width)
+        yield "token_embd.weight", (FEW_TOKENS if narrow else TOKENS, width)
         yield "output_norm.weight", (width,)
         wide = channels + 2 * groups * states
         for i in range(layers):
@@ -145,22 +147,26 @@ def main() -> None:
     parser.add_argument("model", choices=MODELS)
     parser.add_argument("path")
     parser.add_argument("--type", default="Q8_0")
+    parser.add_argument(
+        "--narrow", action="store_true", help="some 30 layers of width 32: all that it takes is overhead"
+    )
     args = parser.parse_args()
-    keys, shapes = MODELS[args.model]()
+    keys, shapes = MODELS[args.model](args.narrow)
+    tokens = FEW_TOKENS if args.narrow else TOKENS
     rng = np.random.default_rng(0)
 
     def format_of(name: str, shape: tuple[int, ...]) -> Format:
-        matrix = len(shape) == 2 and shape[1] >= 256 and "norm" not in name
+        matrix = len(shape) == 2 and (shape[1] >= 256 or args.narrow) and "norm" not in name
         return FORMATS[args.type if matrix else "F32"]
 
     metadata: dict[str, Any] = {
         "general.architecture": args.model,
         **{f"{args.model}.{key}": value for key, value in keys.items()},
-        f"{args.model}.vocab_size": TOKENS,
+        f"{args.model}.vocab_size": tokens,
         "tokenizer.ggml.model": "llama",
-        "tokenizer.ggml.tokens": ["<unk>", "<s>", "</s>", *(f"{i}" for i in range(3, TOKENS))],
-        "tokenizer.ggml.scores": Value(ValueType.ARRAY, [0.0] * TOKENS, ValueType.FLOAT32),
-        "tokenizer.ggml.token_type": Value(ValueType.ARRAY, [2, 3, 3] + [1] * (TOKENS - 3), ValueType.INT32),
+        "tokenizer.ggml.tokens": ["<unk>", "<s>", "</s>", *(f"{i}" for i in range(3, tokens))],
+        "tokenizer.ggml.scores": Value(ValueType.ARRAY, [0.0] * tokens, ValueType.FLOAT32),
+        "tokenizer.ggml.token_type": Value(ValueType.ARRAY, [2, 3, 3] + [1] * (tokens - 3), ValueType.INT32),
         "tokenizer.ggml.bos_token_id": 1,
         "tokenizer.ggml.eos_token_id": 2,
     }

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from ggufkit.formats.codec import frozen
-from ggufkit.kernels.recording import COUNTER, Call, Recording
+from ggufkit.kernels.recording import COUNTER, Call, Chosen, Recording
 from ggufkit.kernels.threads import SHARES, for_ranges, in_all_threads
 from ggufkit.runtime.cpu.arithmetic import KERNELS, lay_out
 from ggufkit.runtime.ops import NotRecorded
@@ -188,10 +188,16 @@ class Recorded:
         self._kept += [
             argument for argument in arguments if not isinstance(argument, Later) and not self._in_cache(argument)
         ]
-        return tuple(argument.array if isinstance(argument, Later) else argument for argument in arguments)
+        return tuple(map(_array, arguments))
 
     def _in_cache(self, argument: Any) -> bool:
         return isinstance(argument, np.ndarray) and argument.ctypes.data in self._caches
+
+
+def _array(argument: Any) -> Any:
+    if isinstance(argument, Chosen):
+        return argument._replace(numbers=_array(argument.numbers))
+    return argument.array if isinstance(argument, Later) else argument
 
 
 Calls = Now | Recorded

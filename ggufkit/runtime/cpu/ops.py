@@ -14,13 +14,12 @@ from ggufkit.kernels.heap import keep_arrays
 from ggufkit.kernels.threads import thread_count
 from ggufkit.runtime import relative
 from ggufkit.runtime.chosen import attend, blocks, pool_scores, scores, seen_of_pools
-from ggufkit.runtime.cpu import activations, arithmetic, functions, gelus, norms, recurrence
+from ggufkit.runtime.cpu import activations, arithmetic, choosing, functions, gelus, norms, recurrence
 from ggufkit.runtime.cpu.attention import ROWS, Pass
 from ggufkit.runtime.cpu.cache import LayerCache
 from ggufkit.runtime.cpu.calls import NOW, Calls
-from ggufkit.runtime.cpu.choosing import best_of
 from ggufkit.runtime.cpu.products import rounded
-from ggufkit.runtime.cpu.weight import Activations, Weight, multiply_all, multiply_known
+from ggufkit.runtime.cpu.weight import Activations, Weight, multiply_all, multiply_chosen
 from ggufkit.runtime.ops import (
     AttentionSpec,
     CacheSpec,
@@ -32,7 +31,6 @@ from ggufkit.runtime.ops import (
     Span,
     StateSpace,
 )
-from ggufkit.runtime.router import choose
 from ggufkit.tensors.tensor import Tensor
 
 __all__ = ["ACTIVATIONS", "CpuOps"]
@@ -171,23 +169,29 @@ class CpuOps:
     def choose(self, scores: Any, choice: Choice) -> tuple[Any, Any]:
         chosen = self.calls.empty(len(scores), choice.used, dtype=np.int64)
         weights = self.calls.empty(len(scores), choice.used)
-        self.calls.between(partial(_choose, choice), scores, chosen, weights)
+        rooms = [self.calls.empty(2, scores.shape[1]), self.calls.empty(2, choice.groups)]
+        bias = _NONE if choice.bias is None else choice.bias
+        how = choosing.SCORES.index(choice.scores), choice.normalized, np.float32(choice.scale)
+        groups = choice.groups, choice.groups_used, choice.stands_for
+        self.calls.call(choosing.choose, self.calls.frozen(scores), bias, *how, *groups, *rooms, chosen, weights)
         return chosen, weights
 
     def each(self, x: Any, chosen: Any, *linears: Linear) -> list[Any]:
-        if self.calls is not NOW and isinstance(chosen, np.ndarray):  # of `indices`
-            return self._each_known(x, chosen, linears)
+        if self.calls is not NOW and (len(x) == 1 or isinstance(chosen, np.ndarray)):  # of `indices`
+            return self._each_row(x, chosen, linears)
         results = [self.calls.empty(*chosen.shape, linear.rows) for linear in linears]
         self.calls.between(partial(_each, linears), x, chosen, *results)
         return results
 
-    def _each_known(self, x: Any, chosen: np.ndarray, linears: Sequence[Linear]) -> list[Any]:
-        results = multiply_known([linear.weight for linear in linears], x, chosen, self.calls)
+    def _each_row(self, x: Any, chosen: Any, linears: Sequence[Linear]) -> list[Any]:
+        results = multiply_chosen([linear.weight for linear in linears], x, chosen, self.calls)
+        experts = np.ascontiguousarray(chosen) if isinstance(chosen, np.ndarray) else chosen
         for result, linear in zip(results, linears, strict=True):
+            rows = result.reshape(-1, linear.rows)
             if linear.factor is not None:
-                self.calls.combine("multiply", result, linear.factor[chosen], result)
+                self.calls.call(choosing.scale_rows, rows, linear.factor, experts.reshape(-1))
             if linear.bias is not None:
-                self.calls.combine("add", result, linear.bias[chosen], result)
+                self.calls.call(choosing.add_rows, rows, linear.bias, experts.reshape(-1))
         return results
 
     def mix(self, x: Any, weights: Any) -> Any:
@@ -340,7 +344,7 @@ class CpuOps:
         return out
 
     def best(self, q: np.ndarray, keys: np.ndarray, weights: np.ndarray, start: int, count: int) -> np.ndarray | None:
-        return best_of(scores(np, q, keys, weights, start), count) if len(keys) > count else None
+        return choosing.best_of(scores(np, q, keys, weights, start), count) if len(keys) > count else None
 
     def best_pools(
         self, q: np.ndarray, keys: np.ndarray, start: int, size: int, count: int, tokens: int
@@ -348,7 +352,7 @@ class CpuOps:
         if len(keys) <= count:
             return None
         found = pool_scores(np, q, keys, start, size)
-        return seen_of_pools(best_of(found, count) & np.isfinite(found), start, size, tokens)
+        return seen_of_pools(choosing.best_of(found, count) & np.isfinite(found), start, size, tokens)
 
     def best_blocks(
         self, q: np.ndarray, keys: np.ndarray, start: int, block: int, count: int, near: int
@@ -395,10 +399,6 @@ def _pass(spec: AttentionSpec, cache: LayerCache, start: int, seen: int, causal:
         np.float32(spec.scale),
         np.float32(spec.cap),
     )
-
-
-def _choose(choice: Choice, scores: np.ndarray, chosen: np.ndarray, weights: np.ndarray) -> None:
-    chosen[...], weights[...] = choose(np, scores, choice)
 
 
 def _each(linears: Sequence[Linear], x: np.ndarray, chosen: np.ndarray, *results: np.ndarray) -> None:

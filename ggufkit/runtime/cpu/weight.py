@@ -18,14 +18,16 @@ import numpy as np
 
 from ggufkit.errors import CodecError, printable
 from ggufkit.formats.codec import decode, decoder, frozen
+from ggufkit.kernels.recording import Chosen
 from ggufkit.kernels.shares import take_share
 from ggufkit.kernels.threads import unshared
 from ggufkit.runtime.cpu.calls import NOW, Calls, Job
 from ggufkit.runtime.cpu.forms import Activations
 from ggufkit.runtime.cpu.products import FEW, Product, floats, product_of
+from ggufkit.runtime.ops import NotRecorded
 from ggufkit.tensors.tensor import Tensor
 
-__all__ = ["Activations", "Weight", "multiply_all", "multiply_known"]
+__all__ = ["Activations", "Weight", "multiply_all", "multiply_chosen"]
 
 _TILE = 1 << 17  # weights decoded at once: they stay in a core's cache
 
@@ -78,19 +80,28 @@ class Weight:
         NOW.shared([self._job(x, out, expert)], self.threads)
         return out
 
-    def _job(self, x: Activations, out: Any, expert: int = 0) -> Job:
-        """The product as something that threads can share; what it needs from x is made now."""
+    def _job(self, x: Activations, out: Any, expert: int = 0, chosen: Any = None) -> Job:
+        """The product as something that threads can share; what it needs from x is made now.
+
+        With `chosen`, int64 that are known later, the matrix is number `chosen[expert]`.
+        """
         n, cols = x.shape
         if cols != self.shape[-1]:
             raise CodecError(f"{printable(self.name)}: {cols} activations cannot meet rows of {self.shape[-1]} weights")
-        blocks = self._blocks[expert * self._rows : (expert + 1) * self._rows]
+        first = expert * self._rows if chosen is None else 0
+        blocks = self._blocks[first : first + self._rows]
         if not blocks.size or not n:
             out[...] = 0
             return Job(lambda turn: None, (), 0)
         if self._product is None:
+            if chosen is not None:
+                raise NotRecorded("a matrix that is decoded and chosen later")
             return self._decoding_job(x, blocks, out)
         form = x.form(self._product)
-        return Job(_loop_for(n, self._product), (blocks.reshape(-1), self._rows, *form, out), n * self._rows * cols)
+        data: Any = blocks.reshape(-1)
+        if chosen is not None:
+            data = Chosen(self._blocks.reshape(-1, data.size), chosen, expert)
+        return Job(_loop_for(n, self._product), (data, self._rows, *form, out), n * self._rows * cols)
 
     def _decoding_job(self, x: Activations, blocks: np.ndarray, out: np.ndarray) -> Job:
         """Rows are decoded, a few at a time, and multiplied as F32."""
@@ -140,19 +151,22 @@ def multiply_all(weights: Sequence[Weight], x: Any, calls: Calls = NOW) -> list[
     return outs
 
 
-def multiply_known(weights: Sequence[Weight], x: Any, experts: np.ndarray, calls: Calls) -> list[Any]:
+def multiply_chosen(weights: Sequence[Weight], x: Any, experts: Any, calls: Calls) -> list[Any]:
     """Row i of x (n, 1 or used, cols) with the matrix `experts[i]` of each stack: a list of arrays (n, used, rows).
 
-    For experts that are known before x is: their products can be recorded.
+    Each row by itself, so that it can be recorded, whether experts are known yet or not.
     """
     n, used = experts.shape
+    later = None if isinstance(experts, np.ndarray) else experts.reshape(-1)
     outs = [calls.empty(n, used, weight._rows) for weight in weights]
     jobs = []
     for row in range(n):
         forms = [Activations(x[row, i : i + 1], calls) for i in range(x.shape[1])]
-        for i, expert in enumerate(experts[row].tolist()):
+        for i in range(used):
+            expert = int(experts[row, i]) if later is None else row * used + i
             form = forms[i % len(forms)]
-            jobs += [weight._job(form, out[row, i : i + 1], expert) for weight, out in zip(weights, outs, strict=True)]
+            for weight, out in zip(weights, outs, strict=True):
+                jobs.append(weight._job(form, out[row, i : i + 1], expert, later))
     calls.shared(jobs, weights[0].threads if weights else 1)
     return outs
 
