@@ -7,10 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny_checkpoints import write
-from tiny_encoders import ENCODERS, digest
+from tiny_encoders import ENCODERS, WAVES, WITH_WAVES, digest
 
+import ggufkit
 from ggufkit.errors import GgufkitError
 from ggufkit.jobs.convert import conversion, convert
 
@@ -19,7 +21,13 @@ from ggufkit.jobs.convert import conversion, convert
 def test_encoders_equal_the_references(fixtures: Path, tmp_path: Path, name: str):
     expected = json.loads((fixtures / "encoders.json").read_text())
     folder = write(ENCODERS[name](), tmp_path / "hf")
-    assert digest(convert(folder, tmp_path / "mmproj.gguf", "F16", mmproj=True)) == expected[name]
+    path = convert(folder, tmp_path / "mmproj.gguf", "F16", mmproj=True)
+    assert digest(path, name) == expected[name]
+    if name in WITH_WAVES:
+        with ggufkit.open(path) as gguf:
+            waves = gguf.tensors[WAVES].floats().reshape(1500, 2, -1)
+        angles = np.arange(1500)[:, None] * 10000 ** (-np.arange(waves.shape[2]) / (waves.shape[2] - 1))
+        np.testing.assert_allclose(waves, np.stack([np.sin(angles), np.cos(angles)], axis=1), atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["llama4", "voxtral", "internvl", "janus", "phi4v", "paddleocr", "meralion"])

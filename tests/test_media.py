@@ -106,10 +106,12 @@ def test_sound_is_what_the_reference_hears(files, kind):
     compare(files, kind, data, open_sound(data))
 
 
-@pytest.mark.parametrize("seconds", [0.004, 31.0])
-def test_sound_of_any_length_is_heard(files, seconds):
+@pytest.mark.parametrize(
+    ("kind", "seconds"), [("gemma4a", 0.004), ("gemma4a", 31.0), ("qwen3a", 0.004), ("qwen3a", 9.1)]
+)
+def test_sound_of_any_length_is_heard(files, kind, seconds):
     data = sound(seconds)
-    compare(files, "gemma4a", data, open_sound(data), read=False)
+    compare(files, kind, data, open_sound(data), read=False)
 
 
 def test_sound_that_the_reference_refuses_is_what_transformers_hears(files, fixtures):
@@ -323,7 +325,7 @@ def test_encoders_run_on_mlx_as_on_the_cpu(files):
     pytest.importorskip("mlx.core")
     pictures = {"qwen2.5vl_merger": (90, 70), "gemma4v": (60, 90), "llama4": (60, 50), "internvl": (60, 50)}
     media = {kind: picture(*size) for kind, size in pictures.items()}
-    media |= dict.fromkeys(("qwen2a", "voxtral", "glma", "gemma4a"), sound(0.5))
+    media |= dict.fromkeys(("qwen2a", "voxtral", "glma", "gemma4a", "qwen3a"), sound(0.5))
     for kind, data in media.items():
         rows = []
         for backend in ("cpu", "mlx"):

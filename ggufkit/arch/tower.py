@@ -24,6 +24,7 @@ from dataclasses import dataclass
 __all__ = [
     "Activate",
     "Around",
+    "Chunked",
     "Columns",
     "Conformer",
     "Ear",
@@ -331,6 +332,25 @@ class Ear:
 
     project: tuple[Step, ...]
     pooled: bool = False
+    begin: str = ""
+    end: str = ""
+
+
+@dataclass(frozen=True)
+class Chunked:
+    """An encoder of sound over windows of a few chunks, which three convolutions shorten in both directions, each chunk
+    with positions of its own.
+
+    Attributes
+    ----------
+    project : from its rows to the language model's.
+    chunk, chunks : frames of a chunk, and chunks of a window at most.
+    begin, end : the text around sound.
+    """
+
+    project: tuple[Step, ...]
+    chunk: int
+    chunks: int
     begin: str = ""
     end: str = ""
 

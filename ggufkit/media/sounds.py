@@ -18,7 +18,7 @@ from ggufkit.errors import UsageError, printable
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["RATE", "is_sound", "log_mel", "open_sound", "short_log_mel"]
+__all__ = ["RATE", "is_sound", "log_mel", "mirrored_log_mel", "open_sound", "short_log_mel"]
 
 RATE = 16_000
 _LONGEST = 3600  # seconds
@@ -103,6 +103,26 @@ def log_mel(samples: np.ndarray, bins: int) -> Iterator[np.ndarray]:
     padded = np.concatenate(
         [samples[half:0:-1], samples, np.zeros(30 * RATE + half, np.float32)]  # the beginning mirrored
     )
+    found = _whispered(padded, bins)
+    for lo in range(0, len(found) // _PIECE * _PIECE, _PIECE):
+        yield np.ascontiguousarray(found[lo : lo + _PIECE].T)
+
+
+def mirrored_log_mel(samples: np.ndarray, bins: int) -> np.ndarray:
+    """Whisper's spectrogram of a sound as long as it is, mirrored at both ends: (frames, bins) float32."""
+    import numpy as np
+
+    half, n = _WINDOW // 2, len(samples)
+    places = np.arange(-half, n + half)
+    places = np.where(places < 0, -places, np.where(places < n, places, 2 * n - 2 - places))
+    inside = (places >= 0) & (places < n)  # of what is shorter than a window
+    return _whispered(np.where(inside, samples[np.clip(places, 0, n - 1)], 0).astype(np.float32), bins)
+
+
+def _whispered(padded: np.ndarray, bins: int) -> np.ndarray:
+    """Logarithms of the power in each frame, within 8 of the greatest: (frames, bins) float32."""
+    import numpy as np
+
     frames = (len(padded) - _WINDOW) // _HOP + 1
     window = 0.5 * (1 - np.cos(2 * np.pi * np.arange(_WINDOW) / _WINDOW))
     filters = _slaney(bins)
@@ -112,9 +132,8 @@ def log_mel(samples: np.ndarray, bins: int) -> Iterator[np.ndarray]:
         part = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[lo * _HOP : (hi - 1) * _HOP + 1 : _HOP]
         power = np.abs(np.fft.rfft(part * window)) ** 2  # (frames, bins of the transform)
         found[lo:hi] = np.log10(np.maximum(power @ filters.T, _FLOOR))
-    found = (np.maximum(found, found.max() - 8) + 4) / 4
-    for lo in range(0, frames // _PIECE * _PIECE, _PIECE):
-        yield np.ascontiguousarray(found[lo : lo + _PIECE].T)
+    scaled: np.ndarray = (np.maximum(found, found.max() - 8) + 4) / 4
+    return scaled
 
 
 _SHORT, _LONG, _LEAST = 320, 512, 1e-3  # samples of a frame, with zeros behind it; of what a logarithm is taken

@@ -330,7 +330,18 @@ CONFORMER: Shapes = {
     "conv_dw.weight": (INNER, 5),
     **{f"{name}.{limit}": (1,) for name in ("attn_q", "ffn_down_1", "conv_pw1") for limit in LIMITS},
 }
-EARS["gemma4a"] = {}, {}
+EARS["gemma4a"] = EARS["qwen3a"] = {}, {}
+PROJECTORS["qwen3a"] = (
+    {},
+    block(),
+    {f"a.conv2d.{i}.weight": (6, 1 if i == 1 else 6, 3, 3) for i in (1, 2, 3)}
+    | {f"a.conv2d.{i}.bias": (6, 1, 1) for i in (1, 2, 3)}
+    | linear("a.conv_out", INNER, MEL // 8 * 6)
+    | {"a.position_embd.weight": (1500, INNER)}
+    | norms("a.post_ln", bias=True, size=INNER)
+    | NETWORK,
+    "llama",
+)
 PROJECTORS["gemma4a"] = (
     {},
     CONFORMER,

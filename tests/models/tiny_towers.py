@@ -323,6 +323,96 @@ def meralion() -> Tiny:
     return tiny("MERaLiON2ForConditionalGeneration", "meralion2", parts, shapes(), speech_mlp_scale_factor=15)
 
 
+def qwen25_omni() -> Tiny:
+    def shapes() -> Shapes:
+        at = "thinker.visual"
+        yield f"{at}.patch_embed.proj.weight", (WIDTH, 3, 2, PATCH, PATCH)
+        for i in range(LAYERS):
+            block = f"{at}.blocks.{i}"
+            for part in ("norm1", "norm2"):
+                yield from norm(f"{block}.{part}")
+            for part in "qkv":
+                yield from linear(f"{block}.attn.{part}", WIDTH, WIDTH, True)
+            yield from linear(f"{block}.attn.proj", WIDTH, WIDTH, True)
+            for part, rows, columns in (("gate", INNER, WIDTH), ("up", INNER, WIDTH), ("down", WIDTH, INNER)):
+                yield from linear(f"{block}.mlp.{part}_proj", rows, columns, True)
+        yield from norm(f"{at}.merger.ln_q")
+        yield from linear(f"{at}.merger.mlp.0", 4 * WIDTH, 4 * WIDTH, True)
+        yield from linear(f"{at}.merger.mlp.2", WIDTH, 4 * WIDTH, True)
+        at = "thinker.audio_tower"
+        yield from _whisper(at, positions=False)
+        yield from norm(f"{at}.ln_post", WIDTH, True)
+        yield from linear(f"{at}.proj", WIDTH, WIDTH, True)
+        yield f"{at}.audio_bos_eos_token.weight", (2, WIDTH)
+        yield "thinker.model.norm.weight", (WIDTH,)
+        yield "talker.model.norm.weight", (WIDTH,)
+
+    vision = {
+        "depth": LAYERS,
+        "hidden_size": WIDTH,
+        "intermediate_size": INNER,
+        "num_heads": 2,
+        "patch_size": PATCH,
+        "fullatt_block_indexes": [1, 3],
+    }
+    parts = {"thinker_config": {"vision_config": vision, "audio_config": _WHISPER, "text_config": TEXT}}
+    return tiny("Qwen2_5OmniModel", "qwen2_5_omni", parts, shapes())
+
+
+def _chunked(at: str) -> Shapes:
+    """What hears in Qwen3-ASR and Qwen3-Omni."""
+    for i in range(LAYERS):
+        yield from _layer(f"{at}.layers.{i}", _WHISPER_NAMES)
+    for i, channels in enumerate((1, 6, 6)):
+        yield f"{at}.conv2d{i + 1}.weight", (6, channels, 3, 3)
+        yield f"{at}.conv2d{i + 1}.bias", (6,)
+    yield from linear(f"{at}.conv_out", WIDTH, 6)
+    yield from norm(f"{at}.ln_post", WIDTH, True)
+    yield from linear(f"{at}.proj1", WIDTH, WIDTH, True)
+    yield from linear(f"{at}.proj2", WIDTH, WIDTH, True)
+
+
+def qwen3_asr() -> Tiny:
+    parts = {"thinker_config": {"audio_config": _WHISPER, "text_config": TEXT}}
+    name = "Qwen3ASRForConditionalGeneration"
+    return tiny(name, "qwen3_asr_thinker", parts, _chunked("thinker.audio_tower"))
+
+
+def qwen3_omni() -> Tiny:
+    def shapes() -> Shapes:
+        at = "thinker.visual"
+        yield f"{at}.patch_embed.proj.weight", (WIDTH, 3, 2, PATCH, PATCH)
+        yield f"{at}.patch_embed.proj.bias", (WIDTH,)
+        yield f"{at}.pos_embed.weight", (SIDE * SIDE, WIDTH)
+        for i in range(LAYERS):
+            block = f"{at}.blocks.{i}"
+            for part in ("norm1", "norm2"):
+                yield from norm(f"{block}.{part}", WIDTH, True)
+            yield from linear(f"{block}.attn.qkv", 3 * WIDTH, WIDTH, True)
+            yield from linear(f"{block}.attn.proj", WIDTH, WIDTH, True)
+            yield from linear(f"{block}.mlp.linear_fc1", INNER, WIDTH, True)
+            yield from linear(f"{block}.mlp.linear_fc2", WIDTH, INNER, True)
+        for part, size in (("merger", WIDTH), ("merger_list.0", 4 * WIDTH)):
+            yield from norm(f"{at}.{part}.ln_q", size, True)
+            yield from linear(f"{at}.{part}.mlp.0", 4 * WIDTH, 4 * WIDTH, True)
+            yield from linear(f"{at}.{part}.mlp.2", WIDTH, 4 * WIDTH, True)
+        yield from _chunked("thinker.audio_tower")
+        yield "talker.model.norm.weight", (WIDTH,)
+
+    vision = {
+        "depth": LAYERS,
+        "hidden_size": WIDTH,
+        "intermediate_size": INNER,
+        "num_heads": 2,
+        "num_position_embeddings": SIDE * SIDE,
+        "patch_size": PATCH,
+        "spatial_merge_size": 2,
+        "deepstack_visual_indexes": [1],
+    }
+    parts = {"thinker_config": {"vision_config": vision, "audio_config": _WHISPER, "text_config": TEXT}}
+    return tiny("Qwen3OmniMoeForConditionalGeneration", "qwen3_omni", parts, shapes())
+
+
 def _clipped(name: str, rows: int, columns: int) -> Shapes:
     """A matrix with limits."""
     yield f"{name}.linear.weight", (rows, columns)
@@ -393,4 +483,7 @@ TOWERS: dict[str, Callable[[], Tiny]] = {
     "glmasr": glm_asr,
     "meralion": meralion,
     "gemma4": gemma4,
+    "qwen25omni": qwen25_omni,
+    "qwen3asr": qwen3_asr,
+    "qwen3omni": qwen3_omni,
 }

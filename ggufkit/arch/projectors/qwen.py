@@ -5,39 +5,50 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from ggufkit.arch.metadata import flags, real, string, uint
+from ggufkit.arch.metadata import Row, flags, real, string, uint
 from ggufkit.arch.projector import (
+    BLOCKS,
     CONVOLUTIONS,
     USES_GELU,
     USES_SILU,
     Projector,
+    audio_keys,
     named_activation,
     of_vision,
     projector,
     two_frames,
     vision_keys,
 )
-from ggufkit.arch.tower import Activate, Gated, Join, Matrix, Normalize, Patches, Tower
-from ggufkit.arch.transforms import drop, rename, split_rows
+from ggufkit.arch.projectors.whisper import EARS as _WHISPER_EARS
+from ggufkit.arch.projectors.whisper import HEARD, with_waves
+from ggufkit.arch.spec import Transform
+from ggufkit.arch.tower import Activate, Chunked, Gated, Join, Matrix, Normalize, Patches, Tower
+from ggufkit.arch.transforms import drop, rename, reshape, split_rows
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError, CheckpointError, printable
 from ggufkit.tensors.tensor import Tensor
 
 # ---- Qwen2-VL, Qwen2.5-VL ---------------------------------------------------------------------------------------
 
-_QWEN2_KINDS = {"qwen2_vl": "qwen2vl_merger", "qwen2_5_vl": "qwen2.5vl_merger"}
+_QWEN2_KINDS = {
+    "qwen2_vl": "qwen2vl_merger",
+    "sarashina2_vision": "qwen2vl_merger",
+    "qwen2_5_vl": "qwen2.5vl_merger",
+    "qwen2_5_omni": "qwen2.5o",
+}
+_WITHOUT_WINDOWS = ("qwen2_vl", "sarashina2_vision")
 
 
 def _kind(config: Config) -> str:
-    kind: str = config.get("model_type")
-    if kind not in _QWEN2_KINDS:
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind not in _QWEN2_KINDS:
         raise ArchitectureError(f"config.json: {printable(repr(kind))} is no 'model_type' of a Qwen2-VL")
     return kind
 
 
 def _window_period(config: Config) -> int | None:
     """Of so many layers the last sees the whole image."""
-    if _kind(config) == "qwen2_vl":
+    if _kind(config) in _WITHOUT_WINDOWS:
         return None
     whole = config.vision.list("fullatt_block_indexes")
     period = whole[0] + 1 if whole and type(whole[0]) is int else 0
@@ -55,21 +66,41 @@ def _feed_forward(config: Config) -> int:
     return config.vision.integer("hidden_size" if "embed_dim" in config.vision else "intermediate_size")
 
 
+_QWEN2_SIZES = vision_keys(image_size=of_vision("image_size", default=560), width=_width, feed_forward=_feed_forward)
+_QWEN2_OPTIONS: tuple[Row, ...] = (
+    string("/clip.projector_type", lambda config: _QWEN2_KINDS[_kind(config)]),
+    lambda name, config: () if _kind(config) in _WITHOUT_WINDOWS else USES_SILU(name, config),
+    uint("/clip.vision.n_wa_pattern", _window_period),
+    real("/clip.vision.attention.layer_norm_epsilon", lambda config: config.get("rms_norm_eps", default=1e-6)),
+)
+_QWEN2_TRANSFORMS = split_rows(r"(?<=\.)qkv(?=\.)", "q", "k", "v"), two_frames(r"patch_embed\.proj\.weight")
+_QWEN2_TYPES = {r"\.position_embd\.": "F32", **CONVOLUTIONS}
+
 QWEN2_VL = Projector(
-    models=("Qwen2VLForConditionalGeneration", "Qwen2VLModel", "Qwen2_5_VLForConditionalGeneration"),
-    keys=(
-        *vision_keys(image_size=of_vision("image_size", default=560), width=_width, feed_forward=_feed_forward),
-        string("/clip.projector_type", lambda config: _QWEN2_KINDS[_kind(config)]),
-        lambda name, config: () if _kind(config) == "qwen2_vl" else USES_SILU(name, config),
-        uint("/clip.vision.n_wa_pattern", _window_period),
-        real("/clip.vision.attention.layer_norm_epsilon", lambda config: config.get("rms_norm_eps", default=1e-6)),
+    models=(
+        "Qwen2VLForConditionalGeneration",
+        "Qwen2VLModel",
+        "Qwen2_5_VLForConditionalGeneration",
+        "Sarashina2VisionForCausalLM",
     ),
+    keys=(*_QWEN2_SIZES, *_QWEN2_OPTIONS),
     kept=r"^visual\.",
+    transforms=_QWEN2_TRANSFORMS,
+    types=_QWEN2_TYPES,
+)
+
+QWEN25_OMNI = Projector(
+    models=("Qwen2_5OmniModel",),
+    keys=(*_QWEN2_SIZES, *audio_keys()[1:], *HEARD, *_QWEN2_OPTIONS),
+    kept=r"^(thinker\.)?(visual|audio_tower)\.(?!audio_bos_eos_token)",
     transforms=(
-        split_rows(r"(?<=\.)qkv(?=\.)", "q", "k", "v"),
-        two_frames(r"patch_embed\.proj\.weight"),
+        rename((r"^thinker\.", "")),
+        *_QWEN2_TRANSFORMS,
+        reshape(r"^audio_tower\.conv[12]\.bias", lambda tensor, config: (tensor.size, 1)),
+        with_waves,
     ),
-    types={r"\.position_embd\.": "F32", **CONVOLUTIONS},
+    types={**_QWEN2_TYPES, r"^a\.conv1d\.\d+\.weight": "F16"},
+    blocks=lambda config: 128,
 )
 
 # ---- Qwen3-VL, Qwen 3.5 -----------------------------------------------------------------------------------------
@@ -112,6 +143,22 @@ def _mergers(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
             yield tensor
 
 
+_QWEN3_OPTIONS: tuple[Row, ...] = (
+    USES_GELU,
+    uint("/clip.vision.spatial_merge_size", lambda config: config.vision.get("spatial_merge_size")),
+    real(
+        "/clip.vision.attention.layer_norm_epsilon",
+        lambda config: config.thinker.part("text_config").get("rms_norm_eps", default=1e-6),
+    ),
+    flags("/clip.vision.is_deepstack_layers", _deepstack),
+)
+_QWEN3_TRANSFORMS = (
+    rename((r"^model\.visual\.", "visual.")),
+    _mergers,
+    two_frames(r"^visual\.patch_embed\.proj\.weight$"),
+    rename((r"^visual\.patch_embed\.proj\.bias$", "v.patch_embd.bias")),
+)
+
 QWEN3_VL = Projector(
     models=(
         "Qwen3VLForConditionalGeneration",
@@ -120,25 +167,53 @@ QWEN3_VL = Projector(
         "Qwen3_5MoeForConditionalGeneration",
         "Qwen4ExpForConditionalGeneration",
     ),
+    keys=(*vision_keys(image_size=_image_size), projector("qwen3vl_merger"), *_QWEN3_OPTIONS),
+    kept=r"^(model\.)?visual\.",
+    transforms=(drop(r"^(lm_head|mtp)\."), *_QWEN3_TRANSFORMS),
+)
+
+# ---- Qwen3-ASR, Qwen3-Omni --------------------------------------------------------------------------------------
+
+_QWEN3_HEARS = projector("qwen3a", "clip.audio.projector_type")
+_QWEN3_SOUND: tuple[Transform, ...] = (
+    rename((r"^thinker\.", "")),
+    reshape(r"^audio_tower\.conv2d\d\.bias", lambda tensor, config: (tensor.size, 1, 1)),
+    with_waves,
+)
+_QWEN3_TYPES = {r"^a\.(conv2d\.\d+|conv_out)\.weight": "F16", **CONVOLUTIONS}
+
+QWEN3_ASR = Projector(
+    models=("Qwen3ASRForConditionalGeneration",),
+    keys=(*audio_keys(), *HEARD, _QWEN3_HEARS),
+    kept=r"^(thinker\.)?audio_tower\.",
+    transforms=_QWEN3_SOUND,
+    types=_QWEN3_TYPES,
+    blocks=lambda config: config.audio.integer(*BLOCKS),
+)
+
+QWEN3_OMNI = Projector(
+    models=("Qwen3OmniMoeForConditionalGeneration",),
     keys=(
         *vision_keys(image_size=_image_size),
-        projector("qwen3vl_merger"),
-        USES_GELU,
-        uint("/clip.vision.spatial_merge_size", lambda config: config.vision.get("spatial_merge_size")),
-        real(
-            "/clip.vision.attention.layer_norm_epsilon",
-            lambda config: config.part("text_config").get("rms_norm_eps", default=1e-6),
-        ),
-        flags("/clip.vision.is_deepstack_layers", _deepstack),
+        *audio_keys()[1:],
+        *HEARD,
+        *_QWEN3_OPTIONS,
+        projector("qwen3vl_merger", "clip.vision.projector_type"),
+        _QWEN3_HEARS,
     ),
-    kept=r"^(model\.)?visual\.",
+    kept=r"^(thinker\.|model\.)?(visual|audio_tower)\.",
     transforms=(
-        drop(r"^(lm_head|mtp)\."),
-        rename((r"^model\.visual\.", "visual.")),
-        _mergers,
-        two_frames(r"^visual\.patch_embed\.proj\.weight$"),
-        rename((r"^visual\.patch_embed\.proj\.bias$", "v.patch_embd.bias")),
+        *_QWEN3_SOUND,
+        rename(
+            (r"^visual\.merger_list\.", "visual.deepstack_merger_list."),
+            (r"^(visual\.(?:deepstack_merger_list|merger)\..*)\bln_q\.", r"\1norm."),
+            (r"^(visual\.(?:deepstack_merger_list|merger)\..*)\bmlp\.0\.", r"\1linear_fc1."),
+            (r"^(visual\.(?:deepstack_merger_list|merger)\..*)\bmlp\.2\.", r"\1linear_fc2."),
+        ),
+        *_QWEN3_TRANSFORMS,
     ),
+    types=_QWEN3_TYPES,
+    blocks=lambda config: 128,
 )
 
 # ---- GLM-4.1V, GLM-4.5V, GLM-OCR --------------------------------------------------------------------------------
@@ -164,7 +239,7 @@ GLM4V = Projector(
     ),
 )
 
-PROJECTORS = (QWEN2_VL, QWEN3_VL, GLM4V)
+PROJECTORS = (QWEN2_VL, QWEN25_OMNI, QWEN3_VL, QWEN3_ASR, QWEN3_OMNI, GLM4V)
 
 # ---- what they compute ------------------------------------------------------------------------------------------
 
@@ -178,9 +253,12 @@ _VL = Tower(
     end="<|vision_end|>",
 )
 
+_QWEN25 = replace(_VL, norm="rms", windows=112)
+
 TOWERS = {
     "qwen2vl_merger": _VL,
-    "qwen2.5vl_merger": replace(_VL, norm="rms", windows=112),
+    "qwen2.5vl_merger": _QWEN25,
+    "qwen2.5o": _QWEN25,
     "qwen3vl_merger": replace(_VL, positions="corners", deep=True),
     "glm4v": replace(
         _VL,
@@ -196,5 +274,16 @@ TOWERS = {
         ),
         begin="<|begin_of_image|>",
         end="<|end_of_image|>",
+    ),
+}
+
+EARS = {
+    "qwen2.5o": _WHISPER_EARS["qwen2a"],
+    "qwen3a": Chunked(
+        project=(Matrix("mm.a.mlp.1"), Activate("gelu_erf"), Matrix("mm.a.mlp.2")),
+        chunk=100,
+        chunks=8,
+        begin="<|audio_start|>",
+        end="<|audio_end|>",
     ),
 }

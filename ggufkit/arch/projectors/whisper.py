@@ -10,11 +10,11 @@ from ggufkit.arch.projector import BLOCKS, CONVOLUTIONS, Projector, audio_keys, 
 from ggufkit.arch.tower import Activate, Around, Ear, Gated, Halves, Join, Matrix, Normalize
 from ggufkit.arch.transforms import drop, rename, reshape
 from ggufkit.checkpoint.config import Config
-from ggufkit.errors import CheckpointError, printable
+from ggufkit.errors import ArchitectureError, CheckpointError, printable
 from ggufkit.tensors.tensor import Tensor
-from ggufkit.tensors.views import take_rows
+from ggufkit.tensors.views import matrix, take_rows
 
-_WHISPER: tuple[Row, ...] = (
+HEARD: tuple[Row, ...] = (
     uint("/clip.audio.num_mel_bins", lambda config: config.audio.integer("num_mel_bins")),
     real("/clip.audio.attention.layer_norm_epsilon", lambda config: config.audio.get("layer_norm_eps", default=1e-5)),
 )
@@ -23,7 +23,7 @@ _WHISPER: tuple[Row, ...] = (
 def _whisper(models: tuple[str, ...], kind: str, *more: Row) -> Projector:
     return Projector(
         models=models,
-        keys=(*audio_keys(), projector(kind), *_WHISPER, *more),
+        keys=(*audio_keys(), projector(kind), *HEARD, *more),
         transforms=(
             drop(r"^(lm_head|model)\."),
             rename((r"^(?=multi_modal_projector)", "audio.")),
@@ -53,6 +53,23 @@ def _begin_and_end(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor
                 yield take_rows(tensor, np.array([row]), (tensor.cols,)).renamed(name)
 
 
+def with_waves(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
+    """First the table of positions, which checkpoints leave out: sines and cosines.
+
+    They are correctly rounded, as PyTorch's, on which the reference's depend, are not everywhere.
+    """
+    import numpy as np
+
+    half = config.audio.integer("d_model") // 2
+    if half < 2 or half > 1 << 15:
+        raise ArchitectureError(f"config.json: 'd_model' of the encoder of sound cannot be {2 * half}")
+    step = np.float32(np.log(10000) / (half - 1))
+    rates = np.exp((-step * np.arange(half, dtype=np.float32)).astype(np.float64)).astype(np.float32)
+    angles = (np.arange(_POSITIONS, dtype=np.float32)[:, None] * rates).astype(np.float64)
+    yield matrix("a.position_embd.weight", np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32))
+    yield from tensors
+
+
 def _stacked(name: str, default: int | None = None) -> Row:
     return uint(
         "/clip.audio.projector.stack_factor",
@@ -60,6 +77,7 @@ def _stacked(name: str, default: int | None = None) -> Row:
     )
 
 
+_POSITIONS = 1500
 _CONVOLUTION = r"^a\.conv1d\.\d+\.weight"
 _STACK = uint("/clip.audio.projector.stack_factor", lambda config: 4)
 _FLAMINGO = _whisper(("AudioFlamingo3ForConditionalGeneration",), "musicflamingo")

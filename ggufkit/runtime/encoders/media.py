@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 from ggufkit.arch.hyperparameters import Keys
 from ggufkit.arch.projectors import ear_of, tower_of
-from ggufkit.arch.tower import Ear
+from ggufkit.arch.tower import Chunked, Ear
 from ggufkit.errors import ArchitectureError, GGUFError, UsageError, printable
 from ggufkit.gguf.reader import GGUF
 from ggufkit.gguf.reader import open as open_gguf
 from ggufkit.media.pictures import open_picture
 from ggufkit.media.sounds import is_sound, open_sound
+from ggufkit.runtime.encoders.chunked import ChunkedEncoder
 from ggufkit.runtime.encoders.conformer import ConformerEncoder
 from ggufkit.runtime.encoders.layout import OneToken
 from ggufkit.runtime.encoders.picture import PictureEncoder
@@ -163,13 +164,15 @@ def _pictures(load: Tensors, gguf: GGUF) -> PictureEncoder | None:
     return PictureEncoder(load, keys, tower)
 
 
-def _sounds(load: Tensors, gguf: GGUF) -> SoundEncoder | ConformerEncoder | None:
+def _sounds(load: Tensors, gguf: GGUF) -> SoundEncoder | ChunkedEncoder | ConformerEncoder | None:
     keys = Keys(gguf, "clip.audio")
     if not Keys(gguf, "clip").flag("has_audio_encoder", False):
         return None
     if (ear := ear_of(kind := _kind(keys, gguf))) is None:
         raise load.fail(f"an encoder of sound with the projector {printable(kind)} cannot be run")
-    return SoundEncoder(load, keys, ear) if isinstance(ear, Ear) else ConformerEncoder(load, keys, ear)
+    if isinstance(ear, Ear):
+        return SoundEncoder(load, keys, ear)
+    return ChunkedEncoder(load, keys, ear) if isinstance(ear, Chunked) else ConformerEncoder(load, keys, ear)
 
 
 def load_media(path: str | os.PathLike[str], tokenizer: Tokenizer, ops: Ops, shown: Shown, width: int) -> Media:
