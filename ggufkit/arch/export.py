@@ -12,6 +12,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ggufkit.arch.heads import qkv_rows, rope_order
+from ggufkit.arch.mlx import Mlx
 from ggufkit.arch.rope import llama3_divisors
 from ggufkit.errors import ArchitectureError, printable
 from ggufkit.formats.table import FORMATS
@@ -270,7 +271,7 @@ class Export:
     wide : activations are larger than float16 can be.
     packs : its matrices may stay quantized: compressed-tensors knows the class's layers.
     layout : the only one in which they may, "mxfp4".
-    mlx : mlx-lm, too, has arrays of these names.
+    mlx : what mlx-lm has otherwise, or None where it has no such models.
     """
 
     model_type: str
@@ -287,7 +288,7 @@ class Export:
     wide: bool = False
     packs: bool = True
     layout: str | None = None
-    mlx: bool = False
+    mlx: Mlx | None = None
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 
 from ggufkit.arch.export import Export
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import Metadata, Row
+from ggufkit.arch.mlx_checkpoint import from_mlx
 from ggufkit.arch.names import name_map
 from ggufkit.checkpoint.checkpoint import Checkpoint
 from ggufkit.checkpoint.config import Config, Default
@@ -85,13 +87,13 @@ class Architecture:
 
     def tensors(self, source: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
         """The checkpoint's tensors, transformed, with their GGUF names and in the checkpoint's order."""
-        stream: Iterable[Tensor] = _text_tensors(source)
+        layers = self.blocks(config)
+        stream, ready = from_mlx(self.exports, _text_tensors(source), layers)
         for transform in self.transforms:
             stream = transform(stream, config)
-        layers = self.blocks(config)
         rename = self._name_map(layers)
         seen: dict[str, str] = {}
-        for tensor in stream:
+        for tensor in chain(stream, ready):
             if tensor.name.endswith(self.skip):
                 continue
             name = rename(tensor.name)

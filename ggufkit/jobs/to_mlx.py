@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ggufkit.arch.export import Exported, Source, exported
+from ggufkit.arch.forwards import check_forwards
+from ggufkit.arch.mlx_checkpoint import exported_for_mlx
 from ggufkit.arch.registry import exports_of
 from ggufkit.checkpoint.packed.mlx import QUANTIZATION_KEY
 from ggufkit.errors import ArchitectureError, Hint, UsageError, printable
@@ -102,19 +104,25 @@ def export_mlx(
     with open_gguf(path) as model:
         model.read_once()
         name = model.get("general.architecture", str)
-        planned, config = _plan(model, _exported(Source(name, model.metadata, model.tensors)), kind)
+        seen, left = _exported(Source(name, model.metadata, model.tensors))
+        planned, config = _plan(model, seen, kind)
         files = {"config.json": as_json(config), **tokenizer_files(model)}
         write_folder(Path(folder), files, planned, kind="mlx", force=force, report=report, source=path)
-    return _notes(planned)
+    return [*left, *_notes(planned)]
 
 
-def _exported(source: Source) -> Exported:
-    exports = [export for export in exports_of(source.architecture) if export.mlx]
-    if source.get("expert_count"):
-        raise ArchitectureError("models with experts cannot be exported for MLX")
+def _exported(source: Source) -> tuple[Exported, list[str]]:
+    """The model as mlx-lm's checkpoint, and a note on what that does without."""
+    exports = [export for export in exports_of(source.architecture) if export.mlx is not None]
     if not exports:
         raise ArchitectureError(f"{printable(source.architecture)} models cannot be exported for MLX")
-    return exported(exports, source)
+    published = exported(exports, source)
+    check_forwards(published, source)
+    seen = exported_for_mlx(exports, source)
+    left = [name for name in published.tensors if seen.export.mlx is not None and seen.export.mlx.skip(source, name)]
+    if not left:
+        return seen, []
+    return seen, [f"{len(left)} tensors are left out, of which mlx-lm has none; the first is {printable(left[0])}"]
 
 
 # -- plan -------------------------------------------------------------------------------------------------

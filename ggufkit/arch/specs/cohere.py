@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from ggufkit.arch.export import Export, Setting, key
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, VOCAB_SIZE, base, real, string, uint
+from ggufkit.arch.mlx import PLAIN_MLX, Mlx
 from ggufkit.arch.spec import Architecture
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import CheckpointError, printable
@@ -49,6 +50,7 @@ _EXPORT = Export(
     "cohere",
     "CohereForCausalLM",
     config={**_EXPORTED, "use_qk_norm": lambda s: s.has("attn_q_norm.weight", "attn_k_norm.weight")},
+    mlx=PLAIN_MLX,
 )
 _EXPORT_2 = Export(
     "cohere2",
@@ -61,6 +63,7 @@ _EXPORT_2 = Export(
         ],
         "rotary_pct": lambda s: s.require("rope.dimension_count") / (s.width // s.heads),
     },
+    mlx=Mlx(config={"sliding_window_pattern": lambda s: 4}),
 )
 
 SPECS = (

@@ -36,6 +36,7 @@ from ggufkit.arch.metadata import (
     string,
     uint,
 )
+from ggufkit.arch.mlx import PLAIN_MLX, Mlx
 from ggufkit.arch.spec import Architecture, Transform
 from ggufkit.arch.transforms import drop, mlp_experts, rename, trunk, untied
 from ggufkit.checkpoint.checkpoint import Checkpoint
@@ -259,6 +260,12 @@ _MLA_NAMES = {
 }
 
 
+# What is multiplied into queries, and into what is found.
+_ABSORBED = {
+    "blk.{bid}.attn_k_b": "model.layers.{bid}.self_attn.embed_q",
+    "blk.{bid}.attn_v_b": "model.layers.{bid}.self_attn.unembed_out",
+}
+
 # V2's configs may leave them out; of V3's, eight are the default.
 _GROUPS: dict[str, Setting] = {
     "n_group": lambda s: s.get("expert_group_count"),
@@ -301,6 +308,7 @@ def _export(model_type: str, model_class: str, sigmoid: bool) -> Export:
         fused={"model.layers.{bid}.self_attn.kv_b_proj": ("blk.{bid}.attn_k_b", "blk.{bid}.attn_v_b")},
         undo={".attn_k_b": transposed_back, ".kv_b_proj": _heads_together},
         when=lambda s: (s.get("expert_gating_func") == 2) == sigmoid,
+        mlx=Mlx(names=_ABSORBED) if sigmoid else PLAIN_MLX,
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from ggufkit.arch.export import EXPERTS, Export, key, one_row
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, OPTIONAL, uint
+from ggufkit.arch.mlx import PLAIN_MLX
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import drop, mlp_experts, rename, split_rows
 from ggufkit.checkpoint.config import Config
@@ -56,6 +57,7 @@ _EXPORT = Export(
             *(f"ffn_{part}.bias" for part in ("gate", "up", "down")),
         ),
     },
+    mlx=PLAIN_MLX,
 )
 
 _EXPORT_MOE = Export(

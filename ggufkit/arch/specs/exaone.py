@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ggufkit.arch.export import POST_NORMS, Export, Source
+from ggufkit.arch.export import NULL, POST_NORMS, Export, Source, rope_scaling
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, OPTIONAL, VOCAB_SIZE, base, flags, mtp_layers, real, rope_parameters, uint
+from ggufkit.arch.mlx import Mlx
 from ggufkit.arch.rope_tensors import rope_freqs
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import mtp_blocks
@@ -51,6 +52,13 @@ _EXPORT_4 = Export(
         "layer_types": _types,
     },
     names=POST_NORMS,
+    mlx=Mlx(
+        config={
+            "rope_scaling": lambda s: rope_scaling(s) or NULL,
+            "sliding_window": lambda s: s.get("attention.sliding_window") or NULL,
+            "sliding_window_pattern": lambda s: "LLLG" if s.layers == 64 else NULL,
+        }
+    ),
 )
 
 SPECS = (

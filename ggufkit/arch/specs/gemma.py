@@ -18,6 +18,7 @@ from ggufkit.arch.metadata import (
     real,
     uint,
 )
+from ggufkit.arch.mlx import PLAIN_MLX
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import drop, norm_plus_one
 from ggufkit.tokenizer.from_checkpoint.variants import GEMMA, GEMMA2
@@ -62,13 +63,13 @@ _EXPORT_2 = Export(
     names=EXPORTED_NORMS,
     norm_offset=1.0,
     wide=True,
-    mlx=True,
+    mlx=PLAIN_MLX,
 )
 
 SPECS = (
     Architecture(
         name="gemma",
-        exports=(Export("gemma", "GemmaForCausalLM", config=EXPORTED, norm_offset=1.0, wide=True, mlx=True),),
+        exports=(Export("gemma", "GemmaForCausalLM", config=EXPORTED, norm_offset=1.0, wide=True, mlx=PLAIN_MLX),),
         models={"GemmaForCausalLM": _DEFAULTS},
         metadata=_KEYS,
         vocabulary=GEMMA,

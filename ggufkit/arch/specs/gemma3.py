@@ -5,6 +5,7 @@ from __future__ import annotations
 from ggufkit.arch.export import Export, key, rope_scaling
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, Row, pooling, real, uint
+from ggufkit.arch.mlx import PLAIN_MLX
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.gemma import EXPORTED, EXPORTED_NORMS, query_scale
 from ggufkit.arch.specs.qwen2 import BARE
@@ -54,7 +55,7 @@ _EXPORT = Export(
     names=EXPORTED_NORMS,
     norm_offset=1.0,
     wide=True,
-    mlx=True,
+    mlx=PLAIN_MLX,
 )
 
 SPECS = (

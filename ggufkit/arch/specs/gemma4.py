@@ -9,6 +9,7 @@ from typing import Any
 from ggufkit.arch.export import POST_NORMS, Export, Setting, Source, key
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import Row, flags, integers, reals, uint
+from ggufkit.arch.mlx import PLAIN_MLX, Mlx
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.gemma3 import KEYS, first_tokens
 from ggufkit.arch.transforms import rename, stack
@@ -144,6 +145,17 @@ _EXPORT3N = Export(
         **{f"blk.{{bid}}.{own}": f"model.layers.{{bid}}.{name}" for own, name in _ALTUP.items()},
     },
     wide=True,
+    mlx=Mlx(
+        "gemma3n",
+        config={
+            "rope_theta": key("rope.freq_base"),
+            "rope_local_base_freq": key("rope.freq_base_swa", 10000.0),
+            "altup_coef_clip": lambda s: 120.0,
+            "altup_correct_scale": lambda s: True,
+        },
+        nested=True,
+        called=lambda s, tensor: "model.language_model." + tensor.name.removeprefix("model."),
+    ),
 )
 
 GEMMA3N = Architecture(
@@ -327,6 +339,7 @@ _EXPORT4 = Export(
     names={**_EXPORTED_NAMES, "blk.{bid}.layer_output_scale.weight": "model.layers.{bid}.layer_scalar"},
     when=lambda s: s.get("expert_count") is None,
     wide=True,
+    mlx=PLAIN_MLX,
 )
 
 GEMMA4 = Architecture(

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from ggufkit.arch.export import Export
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, OPTIONAL, base, mtp_layers, partial_rotary, rope_parameters, uint
+from ggufkit.arch.mlx import PLAIN_MLX
 from ggufkit.arch.spec import Architecture
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import CheckpointError, printable
@@ -67,6 +68,7 @@ _EXPORT = Export(
         "blk.{bid}.ffn_up": "model.layers.{bid}.mlp.gate_up_proj",
     },
     when=lambda s: not s.get("rope.dimension_sections"),
+    mlx=PLAIN_MLX,
 )
 
 SPECS = (

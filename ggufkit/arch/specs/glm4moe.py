@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ggufkit.arch.export import EXPERTS, GROUPED_ROUTER, Export, Source, key
+from ggufkit.arch.export import EXPERTS, GROUPED_ROUTER, NULL, Export, Source, key, rope_scaling
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import OPTIONAL, Row, base, blocks_with_mtp, flag, mtp_layers, partial_rotary, real, uint
+from ggufkit.arch.mlx import Mlx
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import mlp_experts, trunk
 from ggufkit.checkpoint.config import Config
@@ -77,6 +78,11 @@ _EXPORT = Export(
             )
         },
     },
+    mlx=Mlx(
+        config={"rope_scaling": lambda s: rope_scaling(s) or NULL},
+        skip=lambda s, name: f".layers.{_layers(s)}." in name,
+        headed=True,
+    ),
 )
 
 SPECS = (

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from ggufkit.arch.export import COMMON, Export, Setting, key, transposed_back
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, FILE_TYPE, LAYERS, real, uint
+from ggufkit.arch.mlx import Mlx
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import transpose
 from ggufkit.checkpoint.config import Config
@@ -38,13 +39,18 @@ NAMES = {
     "blk.{bid}.ffn_down": "transformer.h.{bid}.mlp.c_proj",
 }
 
+_TRANSPOSED = tuple(f"blk.{{bid}}.{part}" for part in ("attn_qkv", "attn_output", "ffn_up", "ffn_down"))
+
 _EXPORT = Export(
     "gpt2",
     "GPT2LMHeadModel",
     common=False,
     config={**SETTINGS, "n_ctx": key("context_length"), "activation_function": lambda s: "gelu_new"},
     names=NAMES,
-    undo=dict.fromkeys((".attn_qkv", ".attn_output", ".ffn_up", ".ffn_down"), transposed_back),
+    undo={part.removeprefix("blk.{bid}"): transposed_back for part in _TRANSPOSED},
+    mlx=Mlx(
+        names={part: name.replace("transformer.", "model.") for part, name in NAMES.items()},
+    ),
 )
 
 _PROJECTION = re.compile(r"(.*)\.self_attn\.([qkv])_proj\.(weight|bias)")

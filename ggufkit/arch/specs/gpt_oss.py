@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ggufkit.arch.export import Export, Source, decoded, key, rope_scaling
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, uint
+from ggufkit.arch.mlx import Mlx
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import interleaved, rename, transpose
 from ggufkit.tensors.tensor import Tensor
@@ -70,6 +71,13 @@ _EXPORT = Export(
     called=_called,
     wide=True,
     layout="mxfp4",
+    mlx=Mlx(
+        names={
+            f"blk.{{bid}}.ffn_{part}_exps": f"model.layers.{{bid}}.mlp.experts.{part}_proj"
+            for part in ("gate", "up", "down")
+        },
+        called=lambda s, tensor: tensor.name,
+    ),
 )
 
 SPECS = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ggufkit.arch.export import Export, Setting, Source, key
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, KEY_LENGTH, VALUE_LENGTH, VOCAB_SIZE, Row, flags, real, uint
+from ggufkit.arch.mlx import PLAIN_MLX
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.llama import PERMUTED
 from ggufkit.arch.transforms import rename, split_rows
@@ -51,7 +52,7 @@ _EXPORT = Export(
     "GraniteForCausalLM",
     config=_FACTORS,
     rotated=True,
-    mlx=True,
+    mlx=PLAIN_MLX,
 )
 
 

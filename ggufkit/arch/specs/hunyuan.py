@@ -8,6 +8,7 @@ from typing import Any
 from ggufkit.arch.export import Export
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, Row, base, integers, real, rope_parameters, string, uint
+from ggufkit.arch.mlx import PLAIN_MLX
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import mlp_experts, untied
 from ggufkit.checkpoint.checkpoint import Checkpoint
@@ -118,6 +119,7 @@ _EXPORT = Export(
         "blk.{bid}.attn_q_norm": "model.layers.{bid}.self_attn.query_layernorm",
         "blk.{bid}.attn_k_norm": "model.layers.{bid}.self_attn.key_layernorm",
     },
+    mlx=PLAIN_MLX,
 )
 
 

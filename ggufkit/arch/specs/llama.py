@@ -5,6 +5,7 @@ from __future__ import annotations
 from ggufkit.arch.export import W123_EXPERTS, Export, Setting, Source, key
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, ROPE_DIMENSIONS, VOCAB_SIZE
+from ggufkit.arch.mlx import PLAIN_MLX
 from ggufkit.arch.rope_tensors import rope_freqs
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import permute_rope, rename, stack_experts
@@ -70,8 +71,9 @@ _EXPORTS = (
         names=W123_EXPERTS,
         rotated=True,
         when=lambda s: bool(s.get("expert_count")),
+        mlx=PLAIN_MLX,
     ),
-    Export("llama", "LlamaForCausalLM", config=_BIASES, rotated=True, mlx=True),
+    Export("llama", "LlamaForCausalLM", config=_BIASES, rotated=True, mlx=PLAIN_MLX),
 )
 
 LLAMA = Architecture(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
-from ggufkit.arch.export import Export, Source, decoded, key
+from ggufkit.arch.export import NULL, Export, Source, decoded, key, rope_scaling
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import ROPE_DIMENSIONS, VOCAB_SIZE, base, uint
+from ggufkit.arch.mlx import Mlx
 from ggufkit.arch.rope_tensors import rope_freqs
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import rename, split_rows, transpose
@@ -76,6 +77,17 @@ _EXPORT = Export(
     },
     undo={".ffn_down_exps": _as_stored, ".experts.gate_up_proj": _as_stored},
     called=lambda s, tensor: _EXPERT.sub(r"\1", tensor.name),
+    mlx=Mlx(
+        "llama4",
+        config={"rope_scaling": lambda s: rope_scaling(s) or NULL, "attention_bias": lambda s: False},
+        names={
+            f"blk.{{bid}}.ffn_{part}_exps": f"model.layers.{{bid}}.feed_forward.experts.{part}_proj" for part in _PARTS
+        },
+        prefix="language_model.",
+        called=lambda s, tensor: tensor.name,
+        nested=True,
+        headed=True,
+    ),
 )
 
 SPECS = (

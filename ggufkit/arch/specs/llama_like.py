@@ -7,6 +7,7 @@ from collections.abc import Callable
 from ggufkit.arch.export import Export, key
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, OPTIONAL, ROPE_DIMENSIONS, VOCAB_SIZE, Row, pooling, real, reals
+from ggufkit.arch.mlx import PLAIN_MLX
 from ggufkit.arch.rope_tensors import rope_freqs
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.llama import BARE_LLAMA, PERMUTED, WEIGHTS_PERMUTED
@@ -52,6 +53,7 @@ _EXPORT_SEED = Export(
     "SeedOssForCausalLM",
     config={"attention_out_bias": lambda s: "blk.0.attn_output.bias" in s.tensors},
     names={"blk.{bid}.post_attention_norm": "model.layers.{bid}.post_attention_layernorm"},
+    mlx=PLAIN_MLX,
 )
 _EXPORT_JAIS = Export(
     "jais2",

@@ -11,6 +11,7 @@ from typing import Any
 from ggufkit.arch.export import Export, Source, rope_scaling
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, ROPE_DIMENSIONS, VOCAB_SIZE, real, rope_parameters
+from ggufkit.arch.mlx import Mlx
 from ggufkit.arch.rope_tensors import rope_freqs
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.llama import PERMUTED
@@ -53,12 +54,17 @@ def _yarn(s: Source) -> dict[str, Any] | None:
     }
 
 
+def _parameters(s: Source) -> dict[str, Any]:
+    return {**(_yarn(s) or {}), "rope_theta": s.get("rope.freq_base", 10000.0)}
+
+
 _EXPORT = Export(
     "ministral3",
     "Ministral3ForCausalLM",
     config={"attention_bias": None, "mlp_bias": None, "rope_scaling": _yarn},
     rotated=True,
     when=lambda s: s.get("attention.temperature_scale") is not None,
+    mlx=Mlx(config={"rope_parameters": _parameters}),
 )
 
 SPECS = (

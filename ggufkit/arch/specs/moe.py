@@ -18,6 +18,7 @@ from ggufkit.arch.metadata import (
     string,
     uint,
 )
+from ggufkit.arch.mlx import PLAIN_MLX, Mlx
 from ggufkit.arch.rope_tensors import rope_freqs
 from ggufkit.arch.spec import Architecture, Transform
 from ggufkit.arch.specs.exaone import sliding_of
@@ -58,6 +59,7 @@ _EXPORT_MINIMAX = Export(
         **W123_EXPERTS,
         "blk.{bid}.exp_probs_b.bias": "model.layers.{bid}.block_sparse_moe.e_score_correction_bias",
     },
+    mlx=Mlx(config={"shared_intermediate_size": lambda s: 0}),
 )
 _EXPORT_OLMOE = Export(
     "olmoe",
@@ -70,6 +72,7 @@ _EXPORT_OLMOE = Export(
         "clip_qkv": lambda s: s.get("attention.clamp_kqv"),
     },
     names=EXPERTS,
+    mlx=PLAIN_MLX,
 )
 
 # ---- MiMo V2 ----------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from ggufkit.arch.metadata import (
     string,
     uint,
 )
+from ggufkit.arch.mlx import Mlx
 from ggufkit.arch.rope_tensors import rope_freqs
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.cohere import drop_zero_biases
@@ -167,6 +168,13 @@ _EXPORT_DOTS = Export(
             for part in ("gate", "up", "down")
         },
     },
+    mlx=Mlx(
+        names={
+            f"blk.{{bid}}.ffn_{part}_exps": f"model.layers.{{bid}}.mlp.experts.{part}_proj"
+            for part in ("gate", "up", "down")
+        },
+        when=lambda s: s.get("expert_gating_func") == 2,
+    ),
 )
 
 SPECS = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ggufkit.arch.export import Export, key
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, VOCAB_SIZE, real, rope_parameters, string, uint
+from ggufkit.arch.mlx import PLAIN_MLX
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import norm_plus_one
 from ggufkit.checkpoint.config import Config
@@ -29,6 +30,7 @@ _EXPORT = Export(
         "hidden_act": lambda s: "relu2",
     },
     norm_offset=1.0,
+    mlx=PLAIN_MLX,
 )
 
 SPECS = (

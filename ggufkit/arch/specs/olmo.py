@@ -5,6 +5,7 @@ from __future__ import annotations
 from ggufkit.arch.export import POST_NORMS, Export, Source, key
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, OPTIONAL, flags, uint
+from ggufkit.arch.mlx import PLAIN_MLX
 from ggufkit.arch.spec import Architecture
 from ggufkit.checkpoint.config import Config
 from ggufkit.tokenizer.from_checkpoint.bpe import bpe
@@ -38,13 +39,14 @@ _EXPORT_3 = Export(
     "Olmo3ForCausalLM",
     config={"sliding_window": key("attention.sliding_window"), "layer_types": layer_types},
     names=POST_NORMS,
+    mlx=PLAIN_MLX,
     when=lambda s: s.get("attention.sliding_window") is not None,
 )
 
 SPECS = (
     Architecture(
         name="olmo2",
-        exports=(_EXPORT_3, Export("olmo2", "Olmo2ForCausalLM", names=POST_NORMS, mlx=True)),
+        exports=(_EXPORT_3, Export("olmo2", "Olmo2ForCausalLM", names=POST_NORMS, mlx=PLAIN_MLX)),
         models={"Olmo2ForCausalLM": _OLMO2, "Olmo3ForCausalLM": _OLMO3},
         metadata=(
             *BASE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ggufkit.arch.export import Export, key
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import EMBEDDING_LENGTH, FILE_TYPE, LAYERS, flag, real, rope_parameters, uint
+from ggufkit.arch.mlx import PLAIN_MLX
 from ggufkit.arch.spec import Architecture
 from ggufkit.checkpoint.config import Config
 from ggufkit.tokenizer.from_checkpoint.bpe import bpe
@@ -34,6 +35,7 @@ _EXPORT = Export(
         "blk.{bid}.ffn_up": "model.layers.{bid}.mlp.fc1",
         "blk.{bid}.ffn_down": "model.layers.{bid}.mlp.fc2",
     },
+    mlx=PLAIN_MLX,
 )
 
 SPECS = (

@@ -20,6 +20,7 @@ from ggufkit.arch.metadata import (
     rope_parameters,
     uint,
 )
+from ggufkit.arch.mlx import PLAIN_MLX
 from ggufkit.arch.rope_tensors import rope_factors
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import stack_experts
@@ -111,7 +112,7 @@ _EXPORT = Export(
         "blk.{bid}.attn_qkv": "model.layers.{bid}.self_attn.qkv_proj",
         "blk.{bid}.ffn_up": "model.layers.{bid}.mlp.gate_up_proj",
     },
-    mlx=True,
+    mlx=PLAIN_MLX,
 )
 
 _EXPORT_MOE = Export(
@@ -126,6 +127,7 @@ _EXPORT_MOE = Export(
         "sliding_window": lambda s: s.get("attention.sliding_window") or None,
     },
     names=W123_EXPERTS,
+    mlx=PLAIN_MLX,
 )
 
 SPECS = (

@@ -6,6 +6,7 @@ from ggufkit.arch.export import EXPERTS as EXPORTED_EXPERTS
 from ggufkit.arch.export import Export, Setting, key, one_row
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, OPTIONAL, pooling, uint
+from ggufkit.arch.mlx import PLAIN_MLX
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import mlp_experts, rename
 from ggufkit.policy.traits import Traits
@@ -60,6 +61,7 @@ _EXPORT_MOE = Export(
     },
     names=SHARED_EXPERT,
     undo={".ffn_gate_inp_shexp": one_row},
+    mlx=PLAIN_MLX,
 )
 
 EXPERT_LENGTHS = (
@@ -70,7 +72,9 @@ EXPERT_LENGTHS = (
 SPECS = (
     Architecture(
         name="qwen2",
-        exports=(Export("qwen2", "Qwen2ForCausalLM", config={"attention_bias": None, "mlp_bias": None}, mlx=True),),
+        exports=(
+            Export("qwen2", "Qwen2ForCausalLM", config={"attention_bias": None, "mlp_bias": None}, mlx=PLAIN_MLX),
+        ),
         traits=Traits(layers_of_70b=80),
         models=dict.fromkeys(
             (

@@ -6,6 +6,7 @@ from ggufkit.arch.export import EXPERTS as EXPORTED_EXPERTS
 from ggufkit.arch.export import Export
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, pooling
+from ggufkit.arch.mlx import PLAIN_MLX, Mlx
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.qwen2 import BARE, EXPERT_LENGTHS, EXPERTS, MOE_SETTINGS
 from ggufkit.tokenizer.from_checkpoint.bpe import bpe
@@ -32,12 +33,13 @@ _EXPORT_MOE = Export(
     "Qwen3MoeForCausalLM",
     config={**MOE_SETTINGS, "norm_topk_prob": lambda s: True},
     names=EXPORTED_EXPERTS,
+    mlx=Mlx(config={"decoder_sparse_step": lambda s: 1, "mlp_only_layers": lambda s: []}),
 )
 
 SPECS = (
     Architecture(
         name="qwen3",
-        exports=(Export("qwen3", "Qwen3ForCausalLM", mlx=True),),
+        exports=(Export("qwen3", "Qwen3ForCausalLM", mlx=PLAIN_MLX),),
         models={"Qwen3ForCausalLM": _DEFAULTS, "Qwen3Model": _DEFAULTS},
         metadata=(*BASE, pooling),
         vocabulary=first_of(sentencepiece, bpe),

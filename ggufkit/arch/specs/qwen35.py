@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ggufkit.arch.export import Export, Source, Undo, key, one_row, rope_scaling
+from ggufkit.arch.export import Export, Setting, Source, Undo, key, one_row, rope_scaling
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import Row, base, flags, integers, pooling, rope_parameters, uint
+from ggufkit.arch.mlx import Mlx
 from ggufkit.arch.spec import Architecture, Transform
 from ggufkit.arch.specs.qwen2 import EXPERT_LENGTHS, EXPERTS, MOE_SETTINGS, SHARED_EXPERT
 from ggufkit.arch.transforms import decay, drop, mtp_blocks, norm_plus_one, rename, squeezed
@@ -244,6 +245,30 @@ def _of_mtp(s: Source, tensor: Tensor) -> str:
     return f"mtp.layers.{int(match[1]) - layers}.{match[2]}.{match[3]}"
 
 
+# mlx-lm's norms have their 1, and its models no blocks that predict further tokens.
+_MLX_SETTINGS: dict[str, Setting] = {
+    "mtp_num_hidden_layers": lambda s: 0,
+    "rope_theta": key("rope.freq_base", 10000.0),
+    "partial_rotary_factor": lambda s: s.require("rope.dimension_count") / s.head_dim,
+}
+_MLX_NAMES = {
+    "output_norm": "model.norm",
+    **{
+        f"blk.{{bid}}.{own}": f"model.layers.{{bid}}.{name}"
+        for own, name in {
+            "attn_norm": "input_layernorm",
+            "post_attention_norm": "post_attention_layernorm",
+            "attn_q_norm": "self_attn.q_norm",
+            "attn_k_norm": "self_attn.k_norm",
+        }.items()
+    },
+}
+
+
+def _mlx(model_type: str, prefix: str, **settings: Setting) -> Mlx:
+    return Mlx(model_type, {**_MLX_SETTINGS, **settings}, _MLX_NAMES, prefix, skip=lambda s, name: "mtp." in name)
+
+
 def _export(model_type: str, model_class: str, names: dict[str, str], undo: dict[str, Undo], **changes: Any) -> Export:
     return Export(
         model_type,
@@ -308,13 +333,16 @@ _MOE: dict[str, Any] = {
     "shared_expert_intermediate_size": key("expert_shared_feed_forward_length"),
 }
 
-_EXPORT = _export("qwen3_5_text", "Qwen3_5ForCausalLM", _NAMES, _UNDO)
-_EXPORT_MOE = _export(
-    "qwen3_5_moe_text",
-    "Qwen3_5MoeForCausalLM",
-    {**_NAMES, **SHARED_EXPERT},
-    {**_UNDO, ".ffn_gate_inp_shexp": one_row},
-    **_MOE,
+_EXPORT = replace(_export("qwen3_5_text", "Qwen3_5ForCausalLM", _NAMES, _UNDO), mlx=_mlx("qwen3_5", "language_model."))
+_EXPORT_MOE = replace(
+    _export(
+        "qwen3_5_moe_text",
+        "Qwen3_5MoeForCausalLM",
+        {**_NAMES, **SHARED_EXPERT},
+        {**_UNDO, ".ffn_gate_inp_shexp": one_row},
+        **_MOE,
+    ),
+    mlx=_mlx("qwen3_5_moe", "language_model."),
 )
 _EXPORT_NEXT = replace(
     _export(
@@ -326,6 +354,7 @@ _EXPORT_NEXT = replace(
         norm_topk_prob=lambda s: True,
     ),
     fused={"model.layers.{bid}.linear_attn.in_proj_qkvz": ("blk.{bid}.attn_qkv", "blk.{bid}.attn_gate")},
+    mlx=_mlx("qwen3_next", "", decoder_sparse_step=lambda s: 1, mlp_only_layers=lambda s: []),
 )
 
 

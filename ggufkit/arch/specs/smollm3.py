@@ -5,6 +5,7 @@ from __future__ import annotations
 from ggufkit.arch.export import Export
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, ROPE_DIMENSIONS, VOCAB_SIZE
+from ggufkit.arch.mlx import PLAIN_MLX
 from ggufkit.arch.rope_tensors import rope_freqs
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.llama import PERMUTED
@@ -14,7 +15,13 @@ SPECS = (
     Architecture(
         name="smollm3",
         exports=(
-            Export("smollm3", "SmolLM3ForCausalLM", config={"no_rope_layer_interval": lambda s: 4}, rotated=True),
+            Export(
+                "smollm3",
+                "SmolLM3ForCausalLM",
+                config={"no_rope_layer_interval": lambda s: 4},
+                rotated=True,
+                mlx=PLAIN_MLX,
+            ),
         ),
         models={
             "SmolLM3ForCausalLM": {

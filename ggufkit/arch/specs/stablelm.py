@@ -17,6 +17,7 @@ from ggufkit.arch.metadata import (
     rope_parameters,
     uint,
 )
+from ggufkit.arch.mlx import PLAIN_MLX
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import stack_experts
 from ggufkit.checkpoint.config import Config
@@ -52,6 +53,7 @@ _EXPORT = Export(
         f"blk.{{bid}}.attn_{part}_norm": f"model.layers.{{bid}}.self_attn.{part}_layernorm.norms.{{xid}}"
         for part in ("q", "k")
     },
+    mlx=PLAIN_MLX,
 )
 
 SPECS = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ggufkit.arch.export import Export, key
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, FILE_TYPE, LAYERS, real, uint
+from ggufkit.arch.mlx import PLAIN_MLX, Mlx
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.gpt2 import NAMES, SETTINGS
 from ggufkit.tokenizer.from_checkpoint.bpe import bpe
@@ -15,6 +16,7 @@ _EXPORT = Export(
     common=False,
     config={**SETTINGS, "multi_query": lambda s: True, "activation_function": lambda s: "gelu_pytorch_tanh"},
     names=NAMES,
+    mlx=Mlx(config={"n_inner": lambda s: 4 * s.width}),
 )
 
 _EXPORT_2 = Export(
@@ -33,6 +35,7 @@ _EXPORT_2 = Export(
         "blk.{bid}.ffn_up": "model.layers.{bid}.mlp.c_fc",
         "blk.{bid}.ffn_down": "model.layers.{bid}.mlp.c_proj",
     },
+    mlx=PLAIN_MLX,
 )
 
 SPECS = (
