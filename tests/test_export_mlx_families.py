@@ -21,8 +21,8 @@ from ggufkit.gguf.reader import open as open_gguf
 from ggufkit.jobs.convert import convert
 from ggufkit.jobs.to_mlx import export_mlx
 
-TINY = ("command-r", "deepseek-v2", "deepseek-v3", "glm4", "qwen3moe", "smollm3", "starcoder")
-SHARED = ("qwen35moe-vl", "qwen3next")
+TINY = ("command-r", "deepseek-v2", "deepseek-v3", "glm4", "lfm2", "mamba", "qwen3moe", "starcoder")
+SHARED = ("falconh1", "granitehybrid-moe", "nemotronh-moe", "qwen35moe-vl", "qwen3next")
 
 
 @pytest.fixture(scope="module")

@@ -85,7 +85,11 @@ class Source:
 
     @property
     def kv_heads(self) -> int:
-        return self.natural("attention.head_count_kv") if self.get("attention.head_count_kv") else self.heads
+        """Of the layers that have any."""
+        count = self.get("attention.head_count_kv")
+        if isinstance(count, list):
+            return max((n for n in count if type(n) is int), default=self.heads)
+        return self.natural("attention.head_count_kv") if count else self.heads
 
     @property
     def layers(self) -> int:

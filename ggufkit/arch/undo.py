@@ -14,7 +14,15 @@ from ggufkit.tensors.views import computed, reshaped, take_columns, take_rows
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["as_it_is", "columns_back", "logarithms", "one_channel", "rows_back"]
+__all__ = [
+    "as_it_is",
+    "columns_back",
+    "decays_of_heads",
+    "logarithms",
+    "one_channel",
+    "one_dimension",
+    "rows_back",
+]
 
 # Places of a transformed tensor's rows or columns in the checkpoint's, as the transform took them.
 Order = Callable[[Source], "np.ndarray"]
@@ -25,8 +33,18 @@ def as_it_is(source: Source, tensor: Tensor) -> Tensor:
 
 
 def one_channel(source: Source, tensor: Tensor) -> Tensor:
-    """A matrix (channels, kernel) as the convolution (channels, 1, kernel) that it was."""
-    return reshaped(tensor, (tensor.shape[0], 1, tensor.shape[-1]))
+    """A matrix (channels, kernel) as the convolution (channels, 1, kernel) that it was; its bias as it is."""
+    return tensor if len(tensor.shape) == 1 else reshaped(tensor, (tensor.shape[0], 1, tensor.shape[-1]))
+
+
+def one_dimension(source: Source, tensor: Tensor) -> Tensor:
+    """The numbers as a vector."""
+    return reshaped(tensor, (tensor.size,))
+
+
+def decays_of_heads(source: Source, tensor: Tensor) -> Tensor:
+    """Logarithms of the heads' decays, as a vector."""
+    return one_dimension(source, logarithms(source, tensor))
 
 
 def rows_back(order: Order) -> Undo:

@@ -41,7 +41,7 @@ KEYS: tuple[Row, ...] = (
     _factor("logit_scale", "logits_scaling"),
 )
 
-_FACTORS: dict[str, Setting] = {
+FACTORS: dict[str, Setting] = {
     "embedding_multiplier": key("embedding_scale", 1.0),
     "residual_multiplier": key("residual_scale", 1.0),
     "attention_multiplier": key("attention.scale", 1.0),
@@ -50,7 +50,7 @@ _FACTORS: dict[str, Setting] = {
 _EXPORT = Export(
     "granite",
     "GraniteForCausalLM",
-    config=_FACTORS,
+    config=FACTORS,
     rotated=True,
     mlx=PLAIN_MLX,
 )
@@ -65,7 +65,7 @@ def _export_moe(shared: bool) -> Export:
         "blk.{bid}.ffn_down_exps": f"{moe}.output_linear",
     }
     config: dict[str, Setting | None] = {
-        **_FACTORS,
+        **FACTORS,
         "mlp_bias": None,
         "head_dim": None,
         "num_local_experts": key("expert_count"),

@@ -1,48 +1,39 @@
-"""Hybrids of Mamba 2 and attention: Granite 4 H, Bamba, Nemotron-H, Falcon-H1."""
+"""Hybrids of Mamba 2 and attention: what they have in common; Granite 4 H and Bamba."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
+from ggufkit.arch.export import Export, Setting, Source, Undo, key
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import (
-    FILE_TYPE,
-    LAYERS,
-    OPTIONAL,
-    VOCAB_SIZE,
     Row,
     flag,
     integers,
-    mtp_layers,
-    real,
-    rope_parameters,
     uint,
 )
+from ggufkit.arch.mlx import Mlx
 from ggufkit.arch.spec import Architecture, Transform
-from ggufkit.arch.specs.granite import KEYS, MOE_NAMES
+from ggufkit.arch.specs.granite import FACTORS, KEYS, MOE_NAMES
 from ggufkit.arch.specs.llama import PERMUTED
 from ggufkit.arch.transforms import (
     decay,
-    map_each,
-    multiply,
     rename,
     reshape,
     split_rows,
     squeezed,
-    stack_experts,
 )
+from ggufkit.arch.undo import decays_of_heads, one_channel, one_dimension
 from ggufkit.checkpoint.config import Config
-from ggufkit.errors import ArchitectureError, CheckpointError, printable
 from ggufkit.tensors.tensor import Tensor
-from ggufkit.tensors.views import by_rows
 from ggufkit.tokenizer.from_checkpoint.bpe import bpe
 from ggufkit.tokenizer.from_checkpoint.spm import sentencepiece
 from ggufkit.tokenizer.from_checkpoint.tokens import first_of
 from ggufkit.tokenizer.from_checkpoint.variants import padded
 
 if TYPE_CHECKING:
-    import numpy as np
+    pass
 
 # Of these config.json is read as it is; without a base rope has llama.cpp's, which is theirs.
 _DEFAULTS = {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6}
@@ -51,11 +42,11 @@ _DEFAULTS = {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6}
 # ---- the mixer --------------------------------------------------------------------------------------------------
 
 
-def _groups(config: Config) -> int:
+def groups(config: Config) -> int:
     return config.integer("n_groups", "num_groups", "mamba_n_groups", "mamba_num_groups")
 
 
-def _heads(config: Config) -> int:
+def heads(config: Config) -> int:
     return config.integer("n_heads", "mamba_n_heads", "mamba_num_heads", "num_heads")
 
 
@@ -66,7 +57,7 @@ def _inner(config: Config) -> int:
     return config.integer("mamba_num_heads") * config.integer("mamba_head_dim")
 
 
-def _mixer_keys(inner: Callable[[Config], int]) -> tuple[Row, ...]:
+def mixer_keys(inner: Callable[[Config], int]) -> tuple[Row, ...]:
     return (
         uint("ssm.conv_kernel", "conv_kernel", "d_conv", "mamba_conv_kernel", "mamba_d_conv"),
         uint(
@@ -78,9 +69,9 @@ def _mixer_keys(inner: Callable[[Config], int]) -> tuple[Row, ...]:
             "mamba_state_size",
             "mamba_d_state",
         ),
-        uint("ssm.group_count", _groups),
+        uint("ssm.group_count", groups),
         uint("ssm.inner_size", inner),
-        uint("ssm.time_step_rank", _heads),
+        uint("ssm.time_step_rank", heads),
     )
 
 
@@ -92,8 +83,8 @@ MIXER: tuple[Transform, ...] = (
 )
 
 
-def _grouped_norm(pattern: str) -> Transform:
-    return reshape(pattern, lambda tensor, config: (_groups(config), tensor.size // _groups(config)))
+def grouped_norm(pattern: str) -> Transform:
+    return reshape(pattern, lambda tensor, config: (groups(config), tensor.size // groups(config)))
 
 
 # ---- Granite 4 H, Bamba -----------------------------------------------------------------------------------------
@@ -149,6 +140,97 @@ def _shared_mlp(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
         yield tensor if name is None else tensor.renamed(f"blk.{parts[2]}.{name}.weight")
 
 
+# ---- the way back ----
+
+_FFN = ("gate", "up", "down")
+_NO_LIMIT = 1e38  # of time steps, which no file names
+
+
+def mixer_names(layer: str, mixer: str) -> dict[str, str]:
+    return {
+        f"blk.{{bid}}.{own}": f"{layer}.{mixer}.{name}"
+        for own, name in {
+            "ssm_a": "A_log",
+            "ssm_d": "D",
+            "ssm_dt.bias": "dt_bias",
+            "ssm_conv1d": "conv1d",
+            "ssm_in": "in_proj",
+            "ssm_norm": "norm",
+            "ssm_out": "out_proj",
+        }.items()
+    }
+
+
+MIXER_UNDO: dict[str, Undo] = {
+    ".ssm_a": decays_of_heads,
+    ".ssm_d": one_dimension,
+    ".ssm_norm": one_dimension,
+    ".ssm_conv1d": one_channel,
+}
+
+
+def mixer_config(prefix: str, names: Mapping[str, str]) -> dict[str, Setting]:
+    return {
+        f"{prefix}{names.get(name, name)}": setting
+        for name, setting in {
+            "d_conv": key("ssm.conv_kernel"),
+            "d_state": key("ssm.state_size"),
+            "n_groups": key("ssm.group_count"),
+            "n_heads": key("ssm.time_step_rank"),
+            "d_head": head_width,
+        }.items()
+    }
+
+
+def head_width(s: Source) -> int:
+    return s.natural("ssm.inner_size") // s.natural("ssm.time_step_rank")
+
+
+def _attention_kinds(s: Source) -> list[str]:
+    return ["attention" if heads else "mamba" for heads in s.require("attention.head_count_kv")]
+
+
+def _export_granite(experts: bool) -> Export:
+    layer = "model.layers.{bid}"
+    end = "_shexp" if experts else ""
+    fused = {f"{layer}.shared_mlp.input_linear": (f"blk.{{bid}}.ffn_gate{end}", f"blk.{{bid}}.ffn_up{end}")}
+    names = {**mixer_names(layer, "mamba"), f"blk.{{bid}}.ffn_down{end}": f"{layer}.shared_mlp.output_linear"}
+    own = {}
+    if experts:
+        moe = f"{layer}.block_sparse_moe"
+        fused[f"{moe}.input_linear"] = ("blk.{bid}.ffn_gate_exps", "blk.{bid}.ffn_up_exps")
+        names |= {"blk.{bid}.ffn_gate_inp": f"{moe}.router.layer", "blk.{bid}.ffn_down_exps": f"{moe}.output_linear"}
+        own = {f"blk.{{bid}}.ffn_{part}_exps": f"{moe}.switch_mlp.{part}_proj" for part in ("gate", "up", "down")}
+    else:
+        own = {f"blk.{{bid}}.ffn_{part}": f"{layer}.mlp.{part}_proj" for part in ("gate", "up", "down")}
+    return Export(
+        "granitemoehybrid",
+        "GraniteMoeHybridForCausalLM",
+        config={
+            **FACTORS,
+            **mixer_config("mamba_", {}),
+            "mamba_expand": lambda s: s.natural("ssm.inner_size") // s.width,
+            "mamba_conv_bias": lambda s: True,
+            "mamba_proj_bias": lambda s: False,
+            "mlp_bias": None,
+            "head_dim": None,
+            "layer_types": _attention_kinds,
+            "position_embedding_type": lambda s: "nope",
+            "num_local_experts": lambda s: s.get("expert_count", 0),
+            "num_experts_per_tok": lambda s: s.get("expert_used_count", 0),
+            "shared_intermediate_size": lambda s: (
+                s.get("expert_shared_feed_forward_length") or s.require("feed_forward_length")
+            ),
+        },
+        names=names,
+        fused=fused,
+        undo=MIXER_UNDO,
+        rotated=True,
+        when=lambda s: bool(s.get("expert_count")) is experts,
+        mlx=Mlx(config={"time_step_limit": lambda s: [0.0, _NO_LIMIT]}, names=own),
+    )
+
+
 def _granite_hybrid(name: str, when: Callable[[Config], bool]) -> Architecture:
     return Architecture(
         name=name,
@@ -157,7 +239,7 @@ def _granite_hybrid(name: str, when: Callable[[Config], bool]) -> Architecture:
         metadata=(
             *KEYS,
             uint("expert_shared_feed_forward_length", lambda config: config.get("shared_intermediate_size") or None),
-            *_mixer_keys(_inner),
+            *mixer_keys(_inner),
             uint("rope.dimension_count", lambda config: config.get("attn_rotary_emb") or None),
             integers("attention.head_count_kv", _kv_heads),
             flag("rope.scaling.finetuned", _turns),
@@ -171,247 +253,16 @@ def _granite_hybrid(name: str, when: Callable[[Config], bool]) -> Architecture:
             split_rows(r"input_linear(?=\.weight$)", "gate", "up"),
             _shared_mlp,
             *MIXER,
-            _grouped_norm(r"\.mamba\.norm\.weight$"),
+            grouped_norm(r"\.mamba\.norm\.weight$"),
         ),
         names=MOE_NAMES,
         when=when,
+        exports=(_export_granite(True), _export_granite(False)) if name == "granitehybrid" else (),
     )
 
-
-# ---- Nemotron-H -------------------------------------------------------------------------------------------------
-
-_LETTERS = {
-    "M": "mamba",
-    "*": "attention",
-    "-": "mlp",
-    "E": "moe",
-    "linear_attention": "mamba",
-    "full_attention": "attention",
-}
-
-
-def _kinds(config: Config) -> list[str]:
-    """What each layer is: mamba, attention, mlp or moe; the block that predicts further tokens is "mtp"."""
-    pattern = config.get("hybrid_override_pattern", "layers_block_type")
-    if not isinstance(pattern, (str, list)) or not all(isinstance(kind, str) for kind in pattern):
-        raise ArchitectureError(
-            "config.json: 'hybrid_override_pattern' (or 'layers_block_type') must say what each layer is"
-        )
-    if len(pattern) != _nemotron_layers(config):
-        raise ArchitectureError(
-            f"config.json: the pattern has {len(pattern)} layers, the model {_nemotron_layers(config)}"
-        )
-    return [_LETTERS.get(kind, kind) for kind in pattern] + ["mtp"] * _nemotron_mtp(config)
-
-
-def _nemotron_layers(config: Config) -> int:
-    types = config.get("layers_block_type")
-    return len(types) if isinstance(types, list) else config.layers
-
-
-def _is_moe(config: Config) -> bool:
-    return "num_experts_per_tok" in config
-
-
-def _nemotron_mtp(config: Config) -> int:
-    number = mtp_layers(config) if _is_moe(config) else 0
-    if number > 1:
-        raise ArchitectureError(f"config.json: {number} blocks predict further tokens; GGUF has a place for one")
-    return number
-
-
-def _nemotron_blocks(config: Config) -> int:
-    return _nemotron_layers(config) + _nemotron_mtp(config)
-
-
-def _by_kind(kinds: tuple[str, ...], value: Callable[[Config], int]) -> Callable[[Config], list[int]]:
-    return lambda config: [value(config) if kind in kinds else 0 for kind in _kinds(config)]
-
-
-def _nemotron_mtp_names(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
-    """The block that predicts further tokens: attention in mtp.layers.0, experts in mtp.layers.1."""
-    block = _nemotron_layers(config)
-    special = {
-        "mtp.layers.0.enorm.weight": "enorm",
-        "mtp.layers.0.hnorm.weight": "hnorm",
-        "mtp.layers.0.eh_proj.weight": "eh_proj",
-        "mtp.layers.1.norm.weight": "post_attention_layernorm",
-        "mtp.layers.1.final_layernorm.weight": "shared_head.norm",
-    }
-    for tensor in tensors:
-        if not tensor.name.startswith("mtp."):
-            yield tensor
-        elif not _nemotron_mtp(config):
-            continue
-        elif (name := special.get(tensor.name)) is not None:
-            yield tensor.renamed(f"model.layers.{block}.{name}.weight")
-        else:
-            yield tensor.renamed(f"backbone.layers.{block}.{tensor.name.split('.', 3)[-1]}")
-
-
-def _head_dim(config: Config) -> int:
-    return config.integer("head_dim", "attention_head_dim")
-
-
-_NEMOTRON_KEYS: tuple[Row, ...] = (
-    uint("block_count", _nemotron_blocks),
-    *(row for row in KEYS if row is not LAYERS),
-    uint("expert_shared_feed_forward_length", lambda config: config.get("shared_intermediate_size") or None),
-    *_mixer_keys(lambda config: _heads(config) * config.integer("mamba_head_dim")),
-    integers("attention.head_count_kv", _by_kind(("attention", "mtp"), lambda config: config.kv_heads)),
-    flag("rope.scaling.finetuned", False),
-    uint("context_length", lambda config: 1 << 20),
-    uint("attention.key_length", _head_dim),
-    uint("attention.value_length", _head_dim),
-)
-
-
-def nemotron(name: str, moe: bool, keys: tuple[Row, ...], transforms: tuple[Transform, ...]) -> Architecture:
-    return Architecture(
-        name=name,
-        graph=Graph(rope=None, activation="relu_squared", router="sigmoid", router_normalized=False),
-        models={"NemotronHForCausalLM": {"rms_norm_eps": None, "layer_norm_epsilon": 1e-5}},
-        metadata=(*_NEMOTRON_KEYS, *keys),
-        vocabulary=lambda checkpoint, config: padded(bpe, 8)(
-            checkpoint, config.with_values(pad_vocab_size_multiple=None)
-        ),
-        transforms=(
-            _nemotron_mtp_names,
-            rename((r"^model\.layers\.(?=.*\.mixer\.)", "backbone.layers.")),
-            *PERMUTED,  # as Granite's, though nothing turns
-            *transforms,
-            *MIXER,
-            _grouped_norm(r"\.mixer\.norm\.weight$"),
-        ),
-        blocks=_nemotron_blocks,
-        when=lambda config: _is_moe(config) is moe,
-    )
-
-
-NEMOTRON_EXPERTS: tuple[Transform, ...] = (
-    stack_experts(
-        r"backbone\.layers\.(?P<layer>\d+)\.mixer\.experts\.(?P<expert>\d+)\.(?P<part>\w+)_proj\.weight",
-        parts=("down", "up"),
-        name="model.layers.{layer}.mlp.experts.{part}_proj.weight",
-        count=lambda config: config.integer("n_routed_experts"),
-    ),
-)
-
-
-# ---- Falcon-H1 --------------------------------------------------------------------------------------------------
-
-
-def _multiplier(name: str, index: int | None = None) -> Callable[[Config], float]:
-    def find(config: Config) -> float:
-        value: Any = config.require(name)
-        if index is not None:
-            value = config.list(name)[index] if len(config.list(name)) > index else None
-        if not isinstance(value, (int, float)) or isinstance(value, bool):
-            raise ArchitectureError(f"config.json: {name!r} must be a number or a list of numbers")
-        return float(value)
-
-    return find
-
-
-def _scaled_input(tensor: Tensor, config: Config) -> Tensor:
-    """The mixer's projection: gates, inputs, B, C and time steps each have a factor.
-
-    rows   z (inner) | x (inner) | B (groups · state) | C (groups · state) | dt (heads)
-    """
-    import numpy as np
-
-    inner = config.integer("mamba_d_ssm")
-    state = config.integer("mamba_n_groups") * config.integer("mamba_d_state")
-    ends = np.cumsum([inner, inner, state, state])
-    if tensor.rows < ends[-1]:
-        raise CheckpointError(
-            f"{printable(tensor.name)} has {tensor.rows} rows, the config calls for {ends[-1]} and more"
-        )
-    factors = np.array([_multiplier("ssm_multipliers", part)(config) for part in range(5)], np.float32)
-    of_row = np.repeat(factors, np.diff([0, *ends, tensor.rows]))
-    whole = np.float32(_multiplier("ssm_in_multiplier")(config))
-
-    def scale(weights: np.ndarray, lo: int) -> np.ndarray:
-        return weights * whole * of_row[lo : lo + len(weights), None]
-
-    return by_rows(tensor, scale)
-
-
-_IN = _multiplier("attention_in_multiplier")
-
-FALCON_H1 = Architecture(
-    name="falcon-h1",
-    graph=Graph(rope="neox"),
-    models={"FalconH1ForCausalLM": {"max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "rope_theta": 1e5}},
-    metadata=(
-        uint("context_length", lambda config: config.get("max_position_embeddings", default=0)),
-        uint("embedding_length", lambda config: config.width),
-        uint("feed_forward_length", "intermediate_size"),
-        uint("attention.head_count", lambda config: config.heads),
-        LAYERS,
-        uint("ssm.conv_kernel", lambda config: config.get("mamba_d_conv", default=4)),
-        uint("ssm.inner_size", "mamba_d_ssm"),
-        uint("ssm.state_size", lambda config: config.get("mamba_d_state", default=128)),
-        uint("ssm.time_step_rank", lambda config: config.integer("mamba_d_ssm") // config.integer("mamba_d_head")),
-        uint("ssm.group_count", lambda config: config.integer("mamba_n_groups")),
-        real("attention.layer_norm_rms_epsilon", lambda config: config.get("layer_norm_epsilon", "rms_norm_eps")),
-        FILE_TYPE,
-        VOCAB_SIZE,
-        uint("attention.head_count_kv", "num_key_value_heads"),
-        uint("attention.key_length", "head_dim"),
-        uint("attention.value_length", "head_dim"),
-        real("rope.freq_base", lambda config: rope_parameters(config)["rope_theta"]),
-    ),
-    vocabulary=bpe,
-    transforms=(
-        *MIXER,
-        _grouped_norm(r"\.mamba\.norm\.weight$"),
-        multiply(r"down_proj", _multiplier("mlp_multipliers", 1)),
-        multiply(r"gate_proj", _multiplier("mlp_multipliers", 0)),
-        multiply(r"k_proj", _multiplier("key_multiplier")),
-        multiply(r"[qkv]_proj", _IN),
-        multiply(r"\bo_proj", _multiplier("attention_out_multiplier")),
-        multiply(r"out_proj", _multiplier("ssm_out_multiplier")),
-        map_each(r"in_proj\.weight$", _scaled_input),
-        multiply(r"lm_head", _multiplier("lm_head_multiplier")),
-        multiply(r"embed_tokens", _multiplier("embedding_multiplier")),
-    ),
-)
 
 SPECS = (
     _granite_hybrid("granitehybrid", _has_mixers),
     _granite_hybrid("granitemoe", lambda config: not _has_mixers(config) and "num_experts_per_tok" in config),
     _granite_hybrid("granite", lambda config: not _has_mixers(config)),
-    nemotron(
-        "nemotron_h_moe",
-        True,
-        (
-            integers(
-                "feed_forward_length", _by_kind(("moe", "mtp"), lambda config: config.integer("moe_intermediate_size"))
-            ),
-            uint("expert_used_count", "num_experts_per_tok"),
-            uint("expert_feed_forward_length", "moe_intermediate_size"),
-            uint("expert_shared_feed_forward_length", "moe_shared_expert_intermediate_size"),
-            uint("expert_count", "n_routed_experts"),
-            uint("expert_shared_count", "n_shared_experts"),
-            flag("expert_weights_norm", "norm_topk_prob"),
-            real("expert_weights_scale", "routed_scaling_factor"),
-            uint("expert_group_count", "n_group"),
-            uint("moe_latent_size", "moe_latent_size", need=OPTIONAL),
-            uint("nextn_predict_layers", lambda config: _nemotron_mtp(config) or None),
-        ),
-        NEMOTRON_EXPERTS,
-    ),
-    nemotron(
-        "nemotron_h",
-        False,
-        (
-            integers(
-                "feed_forward_length",
-                _by_kind(("mlp",), lambda config: config.integer("intermediate_size", "n_inner", "hidden_dim")),
-            ),
-        ),
-        (),
-    ),
-    FALCON_H1,
 )

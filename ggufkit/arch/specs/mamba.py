@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.export import COMMON, Export, Setting, key
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import FILE_TYPE, LAYERS, Row, flag, real, uint
+from ggufkit.arch.mlx import PLAIN_MLX, Mlx
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import decay, drop_tied_output, rename, reshape, squeezed
+from ggufkit.arch.undo import decays_of_heads, logarithms, one_channel, one_dimension
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError
 from ggufkit.tokenizer.from_checkpoint.bpe import bpe
@@ -54,9 +57,62 @@ def _groups(config: Config) -> int:
     return result
 
 
+# ---- the way back ----
+
+
+def _export(two: bool) -> Export:
+    """Of Mamba, or of Mamba 2: all of a head of the latter decays alike."""
+    mixer = "backbone.layers.{bid}.mixer"
+    parts = {"ssm_a": "A_log", "ssm_d": "D", "ssm_conv1d": "conv1d", "ssm_in": "in_proj", "ssm_out": "out_proj"}
+    own = {"ssm_dt.bias": "dt_bias", "ssm_norm": "norm"} if two else {"ssm_x": "x_proj", "ssm_dt": "dt_proj"}
+    config: dict[str, Setting] = {
+        "hidden_size": lambda s: s.width,
+        "num_hidden_layers": lambda s: s.layers,
+        "intermediate_size": key("ssm.inner_size"),
+        "state_size": key("ssm.state_size"),
+        "conv_kernel": key("ssm.conv_kernel"),
+        "layer_norm_epsilon": key("attention.layer_norm_rms_epsilon"),
+        "expand": lambda s: 2,
+        "use_bias": lambda s: False,
+        "use_conv_bias": lambda s: True,
+        **{name: COMMON[name] for name in ("vocab_size", "tie_word_embeddings", "bos_token_id", "eos_token_id")},
+    }
+    if two:
+        config |= {
+            "num_heads": key("ssm.time_step_rank"),
+            "head_dim": lambda s: s.natural("ssm.inner_size") // s.natural("ssm.time_step_rank"),
+            "n_groups": key("ssm.group_count"),
+        }
+    else:
+        config["time_step_rank"] = key("ssm.time_step_rank")
+    limits: dict[str, Setting] = {"time_step_limit": lambda s: [0.0, 1e38], "time_step_rank": lambda s: "auto"}
+    return Export(
+        "mamba2" if two else "mamba",
+        "Mamba2ForCausalLM" if two else "MambaForCausalLM",
+        common=False,
+        config=config,
+        names={
+            "token_embd": "backbone.embeddings",
+            "output_norm": "backbone.norm_f",
+            "output": "lm_head",
+            "blk.{bid}.attn_norm": "backbone.layers.{bid}.norm",
+            **{f"blk.{{bid}}.{gguf}": f"{mixer}.{name}" for gguf, name in (parts | own).items()},
+        },
+        undo={
+            ".ssm_a": decays_of_heads if two else logarithms,
+            ".ssm_d": one_dimension,
+            ".ssm_norm": one_dimension,
+            ".ssm_conv1d": one_channel,
+        },
+        when=lambda s: not s.get("ssm.dt_b_c_rms", False),
+        mlx=Mlx(config=limits, when=lambda s: s.get("ssm.group_count") == 1) if two else PLAIN_MLX,
+    )
+
+
 SPECS = (
     Architecture(
         name="mamba",
+        exports=(_export(False),),
         graph=Graph(rope=None),
         models={"MambaForCausalLM": {}, "MambaLMHeadModel": {}, "FalconMambaForCausalLM": {}},
         metadata=(
@@ -72,6 +128,7 @@ SPECS = (
     ),
     Architecture(
         name="mamba2",
+        exports=(_export(True),),
         graph=Graph(rope=None),
         models={"Mamba2ForCausalLM": {}},
         metadata=(

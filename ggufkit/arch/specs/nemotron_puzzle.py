@@ -8,7 +8,7 @@ from typing import Any
 
 from ggufkit.arch.metadata import Row, flag, integers, real, uint
 from ggufkit.arch.spec import Architecture, Transform
-from ggufkit.arch.specs.granite_hybrid import NEMOTRON_EXPERTS, nemotron
+from ggufkit.arch.specs.nemotron_h import NEMOTRON_EXPERTS, nemotron
 from ggufkit.arch.transforms import drop, rename
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError
