@@ -21,7 +21,7 @@ from ggufkit.gguf.reader import open as open_gguf
 from ggufkit.jobs.convert import convert
 from ggufkit.jobs.to_mlx import export_mlx
 
-TINY = ("command-r", "deepseek-v2", "deepseek-v3", "glm4", "lfm2", "mamba", "qwen3moe", "starcoder")
+TINY = ("command-r", "deepseek-v2", "deepseek-v3", "glm4", "kimi_linear", "lfm2", "mamba", "qwen3moe")
 SHARED = ("falconh1", "granitehybrid-moe", "nemotronh-moe", "qwen35moe-vl", "qwen3next")
 
 

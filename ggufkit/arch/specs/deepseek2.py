@@ -16,6 +16,7 @@ from ggufkit.arch.export import (
     Export,
     Setting,
     Source,
+    Undo,
     key,
     rope_scaling,
     transposed_back,
@@ -240,7 +241,7 @@ def _rope_back(s: Source) -> dict[str, Any] | None:
     return scaling
 
 
-def _heads_together(s: Source, tensor: Tensor) -> Tensor:
+def heads_together(s: Source, tensor: Tensor) -> Tensor:
     """(heads, rows of each, latent width) as one matrix."""
     return replace(tensor, shape=(tensor.rows, tensor.cols))
 
@@ -260,8 +261,22 @@ _MLA_NAMES = {
 }
 
 
+_LATENT: dict[str, Setting | None] = {
+    "num_key_value_heads": lambda s: s.heads,
+    "head_dim": _rope_width,
+    "q_lora_rank": lambda s: s.get("attention.q_lora_rank", NULL),
+    "kv_lora_rank": key("attention.kv_lora_rank"),
+    "qk_rope_head_dim": _rope_width,
+    "qk_nope_head_dim": lambda s: s.require("attention.key_length_mla") - _rope_width(s),
+    "v_head_dim": key("attention.value_length_mla"),
+    "rope_scaling": _rope_back,
+    "mlp_bias": None,
+}
+_KV_B = {"model.layers.{bid}.self_attn.kv_b_proj": ("blk.{bid}.attn_k_b", "blk.{bid}.attn_v_b")}
+_KV_B_UNDO: dict[str, Undo] = {".attn_k_b": transposed_back, ".kv_b_proj": heads_together}
+
 # What is multiplied into queries, and into what is found.
-_ABSORBED = {
+ABSORBED = {
     "blk.{bid}.attn_k_b": "model.layers.{bid}.self_attn.embed_q",
     "blk.{bid}.attn_v_b": "model.layers.{bid}.self_attn.unembed_out",
 }
@@ -294,25 +309,34 @@ def _export(model_type: str, model_class: str, sigmoid: bool) -> Export:
                 "noaux_tc" if sigmoid else "group_limited_greedy" if s.get("expert_group_count", 1) > 1 else "greedy"
             ),
             "moe_layer_freq": lambda s: 1,
-            "num_key_value_heads": lambda s: s.heads,
-            "head_dim": _rope_width,
-            "q_lora_rank": lambda s: s.get("attention.q_lora_rank", NULL),
-            "kv_lora_rank": key("attention.kv_lora_rank"),
-            "qk_rope_head_dim": _rope_width,
-            "qk_nope_head_dim": lambda s: s.require("attention.key_length_mla") - _rope_width(s),
-            "v_head_dim": key("attention.value_length_mla"),
-            "rope_scaling": _rope_back,
-            "mlp_bias": None,
+            **_LATENT,
         },
         names=_MLA_NAMES,
-        fused={"model.layers.{bid}.self_attn.kv_b_proj": ("blk.{bid}.attn_k_b", "blk.{bid}.attn_v_b")},
-        undo={".attn_k_b": transposed_back, ".kv_b_proj": _heads_together},
+        fused=_KV_B,
+        undo=_KV_B_UNDO,
         when=lambda s: (s.get("expert_gating_func") == 2) == sigmoid,
-        mlx=Mlx(names=_ABSORBED) if sigmoid else PLAIN_MLX,
+        mlx=Mlx(names=ABSORBED) if sigmoid else PLAIN_MLX,
     )
 
 
+# Dense.
+_EXPORT_YOUTU = Export(
+    "youtu",
+    "YoutuForCausalLM",
+    config={
+        **_LATENT,
+        "rope_interleave": lambda s: True,
+        "rope_parameters": lambda s: {"rope_theta": s.get("rope.freq_base", 10000.0), "rope_type": "default"},
+    },
+    names={gguf: name for gguf, name in _MLA_NAMES.items() if "attn" in gguf},
+    fused=_KV_B,
+    undo=_KV_B_UNDO,
+    when=lambda s: not s.get("expert_count"),
+    mlx=Mlx("youtu_llm"),
+)
+
 _EXPORTS = (
+    _EXPORT_YOUTU,
     _export("deepseek_v3", "DeepseekV3ForCausalLM", sigmoid=True),
     _export("deepseek_v2", "DeepseekV2ForCausalLM", sigmoid=False),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ggufkit.arch.export import Export, Setting, Source, key
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, KEY_LENGTH, VALUE_LENGTH, VOCAB_SIZE, Row, flags, real, uint
-from ggufkit.arch.mlx import PLAIN_MLX
+from ggufkit.arch.mlx import PLAIN_MLX, Mlx
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.llama import PERMUTED
 from ggufkit.arch.transforms import rename, split_rows
@@ -72,7 +72,10 @@ def _export_moe(shared: bool) -> Export:
         "num_experts_per_tok": key("expert_used_count"),
     }
     if not shared:
-        return Export("granitemoe", "GraniteMoeForCausalLM", config, names, fused=fused, rotated=True)
+        own = {f"blk.{{bid}}.ffn_{part}_exps": f"{moe}.switch_mlp.{part}_proj" for part in ("gate", "up", "down")}
+        return Export(
+            "granitemoe", "GraniteMoeForCausalLM", config, names, fused=fused, rotated=True, mlx=Mlx(names=own)
+        )
     mlp = "model.layers.{bid}.shared_mlp"
     return Export(
         "granitemoeshared",

@@ -61,6 +61,32 @@ _EXPORT_MINIMAX = Export(
     },
     mlx=Mlx(config={"shared_intermediate_size": lambda s: 0}),
 )
+_EXPORT_MELLUM = Export(
+    "mellum",
+    "MellumForCausalLM",
+    config={
+        "mlp_bias": None,
+        "rope_theta": None,
+        "rope_scaling": None,
+        "num_experts": key("expert_count"),
+        "num_experts_per_tok": key("expert_used_count"),
+        "moe_intermediate_size": key("expert_feed_forward_length"),
+        "norm_topk_prob": lambda s: True,
+        "sliding_window": lambda s: s.get("attention.sliding_window"),
+        "layer_types": lambda s: [
+            f"{'sliding' if sliding else 'full'}_attention" for sliding in s.require("attention.sliding_window_pattern")
+        ],
+        "rope_parameters": lambda s: {
+            "full_attention": {"rope_theta": s.require("rope.freq_base"), "rope_type": "default"},
+            "sliding_attention": {
+                "rope_theta": s.get("rope.freq_base_swa", s.require("rope.freq_base")),
+                "rope_type": "default",
+            },
+        },
+    },
+    names=EXPERTS,
+    mlx=PLAIN_MLX,
+)
 _EXPORT_OLMOE = Export(
     "olmoe",
     "OlmoeForCausalLM",
@@ -207,6 +233,7 @@ SPECS = (
     ),
     Architecture(
         name="mellum",
+        exports=(_EXPORT_MELLUM,),
         graph=Graph(rope="neox", window_period=4, local_rope_scaled=False),
         models={"MellumForCausalLM": _DEFAULTS | {"max_position_embeddings": 131072}},
         metadata=(

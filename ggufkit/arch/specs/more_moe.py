@@ -15,7 +15,6 @@ from ggufkit.arch.metadata import (
     blocks_with_mtp,
     flag,
     flags,
-    integers,
     mtp_layers,
     partial_rotary,
     real,
@@ -27,10 +26,8 @@ from ggufkit.arch.mlx import Mlx
 from ggufkit.arch.rope_tensors import rope_freqs
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.cohere import drop_zero_biases
-from ggufkit.arch.specs.deepseek2 import absorbed
 from ggufkit.arch.specs.llama import PERMUTED
-from ggufkit.arch.specs.moe import w123_experts
-from ggufkit.arch.transforms import decay, drop, map_each, mlp_experts, rename, reshape, stack_experts, trunk
+from ggufkit.arch.transforms import drop, map_each, mlp_experts, rename, stack_experts, trunk
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError, CheckpointError, printable
 from ggufkit.tensors.tensor import Tensor
@@ -38,7 +35,6 @@ from ggufkit.tensors.views import computed, take_rows
 from ggufkit.tokenizer.from_checkpoint.bpe import bpe
 from ggufkit.tokenizer.from_checkpoint.llama import llama_vocabulary
 from ggufkit.tokenizer.from_checkpoint.spm import sentencepiece
-from ggufkit.tokenizer.from_checkpoint.tiktoken import kimi_linear
 from ggufkit.tokenizer.from_checkpoint.tokens import first_of
 
 _EXPERT_LENGTH = uint("expert_feed_forward_length", "moe_intermediate_size")
@@ -140,18 +136,13 @@ def _shared(config: Config) -> int | None:
     return number
 
 
-def _kda_kv_heads(config: Config) -> list[int]:
-    """One where attention is; the config counts layers from 1."""
-    full = config.part("linear_attn_config").list("full_attn_layers")
-    return [1 if layer + 1 in full else 0 for layer in range(config.layers)]
-
-
 def _primary_window(config: Config) -> int | None:
     layout = config.get("sliding_window_layout", default=[])
     return config.get("sliding_window_size") or None if isinstance(layout, list) and any(layout) else None
 
 
 _THINKER_EXPERT = r"model\.layers\.(?P<layer>\d+)\.block_sparse_moe\.experts\.(?P<expert>\d+)\.(?P<part>\w+)\.weight"
+
 
 _EXPORT_DOTS = Export(
     "dots1",
@@ -375,41 +366,5 @@ SPECS = (
         ),
         vocabulary=first_of(sentencepiece, bpe),
         transforms=(*PERMUTED, *mlp_experts("n_routed_experts")),
-    ),
-    Architecture(
-        name="kimi-linear",
-        graph=Graph(rope=None),
-        models={"KimiLinearForCausalLM": {}, "KimiLinearModel": {}},
-        metadata=(
-            *BASE,
-            VOCAB_SIZE,
-            integers("attention.head_count_kv", _kda_kv_heads),
-            uint("ssm.conv_kernel", lambda config: config.part("linear_attn_config").get("short_conv_kernel_size")),
-            uint("kda.head_dim", lambda config: config.part("linear_attn_config").get("head_dim")),
-            uint("attention.q_lora_rank", "q_lora_rank", need=OPTIONAL),
-            uint("attention.kv_lora_rank", "kv_lora_rank"),
-            uint("rope.dimension_count", "qk_rope_head_dim"),
-            uint(
-                "attention.key_length",
-                lambda config: config.integer("kv_lora_rank") + config.integer("qk_rope_head_dim"),
-            ),
-            uint(
-                "attention.key_length_mla",
-                lambda config: config.integer("qk_nope_head_dim") + config.integer("qk_rope_head_dim"),
-            ),
-            uint("attention.value_length_mla", "v_head_dim", need=OPTIONAL),
-            _EXPERT_LENGTH,
-            uint("expert_shared_count", "num_shared_experts"),
-            uint("leading_dense_block_count", "first_k_dense_replace"),
-            real("expert_weights_scale", "routed_scaling_factor"),
-        ),
-        vocabulary=first_of(bpe, kimi_linear),
-        transforms=(
-            reshape(r"\.[qkv]_conv1d\.weight$", lambda tensor, config: (1, tensor.shape[0], 1, tensor.shape[-1])),
-            decay(),
-            rename((r"\.dt_bias$", ".dt_proj.bias")),
-            *w123_experts("block_sparse_moe"),
-            absorbed,
-        ),
     ),
 )
