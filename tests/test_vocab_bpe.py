@@ -189,13 +189,13 @@ def test_special_roberta_and_byte_level(tmp_path):
 
 def test_special_ids_of_config_and_their_limits(tmp_path):
     config = {"bos_token_id": 7, "eos_token_id": [1, 2], "pad_token_id": -1, "text_config": {"sep_token_id": 5}}
-    assert special(tmp_path, settings={"bos_token": "<s>"}, config=config).ids == {
-        "bos": 0,
-        "eos": 1,
-        "eot": 2,
-        "sep": 5,
-    }
-    assert special(tmp_path, config=config).ids == {"bos": 7, "eos": 1, "eot": 2, "sep": 5}
+    found = special(tmp_path, settings={"bos_token": "<s>"}, config=config)
+    assert found.ids == {"bos": 0, "eos": 1, "sep": 5}
+    assert dict(found.pairs())["tokenizer.ggml.eot_token_id"].value == 2
+    found = special(tmp_path, config=config)
+    assert found.ids == {"bos": 7, "eos": 1, "sep": 5}
+    found.set("eot", 3)  # what a family knows better
+    assert dict(found.pairs())["tokenizer.ggml.eot_token_id"].value == 3
 
 
 def test_special_merges_of_pairs_keep_their_spaces(tmp_path):

@@ -187,6 +187,14 @@ def _constant(sources: tuple[Any, ...]) -> tuple[Source, ...]:
 _LOCAL_THETA = ("local_rope_theta", "rope_local_theta", "rope_theta_local", "swa_rope_theta", "rope_local_base_freq")
 
 
+# Of the rope's settings those that are numbers.
+_ROPE_NUMBERS = (
+    *("rope_theta", "local_rope_theta", "partial_rotary_factor", "original_max_position_embeddings", "factor"),
+    *("low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow", "attention_factor", "attn_factor"),
+    *("extrapolation_factor", "mscale", "mscale_all_dim"),
+)
+
+
 def rope_parameters(config: Config) -> dict[str, Any]:
     """The rope's settings under their present names, wherever the config keeps them."""
     given = config.get("rope_parameters", "rope_scaling", default={})
@@ -206,6 +214,9 @@ def rope_parameters(config: Config) -> dict[str, Any]:
         if settings.get(name) is None:
             settings[name] = config.get(*sources)
     settings["local_rope_theta"] = local.get("rope_theta") if isinstance(local, dict) else config.get(*_LOCAL_THETA)
+    for name in _ROPE_NUMBERS:
+        if settings.get(name) is not None:
+            Config(settings).number(name)
     return settings
 
 

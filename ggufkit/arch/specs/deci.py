@@ -58,14 +58,15 @@ def _heads(config: Config) -> list[int] | None:
 def _kv_heads(config: Config) -> list[int] | None:
     if (blocks := _blocks(config)) is None:
         return config.list("num_key_value_heads_per_layer") if "num_key_value_heads_per_layer" in config else None
-    groups = [block["attention"].get("n_heads_in_group") for block in blocks]
-    return [0 if group is None else config.heads // group for group in groups]
+    parts = [Config(block["attention"]) for block in blocks]
+    return [config.heads // part.integer("n_heads_in_group") if "n_heads_in_group" in part else 0 for part in parts]
 
 
 def _lengths(config: Config) -> list[int] | None:
     if (blocks := _blocks(config)) is None:
         return None
-    factors = [block["ffn"].get("ffn_mult") or 0.0 for block in blocks]
+    parts = [Config(block["ffn"]) for block in blocks]
+    factors = [part.number("ffn_mult") if "ffn_mult" in part else 0.0 for part in parts]
     return [-(int(2 * factor * config.width / 3) // -256) * 256 for factor in factors]
 
 

@@ -16,8 +16,8 @@ def _kv_heads(config: Config) -> int:
     """Key heads; Falcon-7B has one, whatever its config says of their number."""
     if config.get("multi_query", default=True) and not config.get("new_decoder_architecture", default=False):
         return 1
-    result: int = config.get("num_kv_heads", "n_head_kv", default=config.heads)
-    return result
+    names = ("num_kv_heads", "n_head_kv")
+    return config.heads if config.get(*names) is None else config.integer(*names)
 
 
 _DEFAULTS = {"layer_norm_epsilon": 1e-5}

@@ -28,7 +28,7 @@ from ggufkit.arch.transforms import map_each, multiply
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError, CheckpointError, printable
 from ggufkit.tensors.tensor import Tensor
-from ggufkit.tensors.views import by_rows
+from ggufkit.tensors.views import by_rows, computed
 from ggufkit.tokenizer.from_checkpoint.bpe import bpe
 
 if TYPE_CHECKING:
@@ -104,10 +104,9 @@ def _scaled_input(tensor: Tensor, config: Config) -> Tensor:
     of_row = np.repeat(factors, np.diff([0, *ends, tensor.rows]))
     whole = np.float32(_multiplier("ssm_in_multiplier")(config))
 
-    def scale(weights: np.ndarray, lo: int) -> np.ndarray:
-        return weights * whole * of_row[lo : lo + len(weights), None]
-
-    return by_rows(tensor, scale)
+    # One after the other: in between, a checkpoint in halves is rounded.
+    scaled = computed(tensor, lambda weights: weights * whole)
+    return by_rows(scaled, lambda weights, lo: weights * of_row[lo : lo + len(weights), None])
 
 
 _IN = _multiplier("attention_in_multiplier")

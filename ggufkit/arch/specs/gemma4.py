@@ -173,7 +173,7 @@ GEMMA3N = Architecture(
         logit_cap=30.0,
     ),
     models={
-        name: _DEFAULTS
+        name: {**_DEFAULTS, "max_position_embeddings": 32768}
         | {"altup_active_idx": 0, "altup_num_inputs": 4, "vocab_size": 262400, "num_kv_shared_layers": 15}
         for name in ("Gemma3nForCausalLM", "Gemma3nForConditionalGeneration")
     },

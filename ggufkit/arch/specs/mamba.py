@@ -53,8 +53,7 @@ def _heads(config: Config) -> int:
 
 
 def _groups(config: Config) -> int:
-    result: int = config.get("n_groups", default=1)
-    return result
+    return 1 if config.get("n_groups") is None else config.integer("n_groups")
 
 
 # ---- the way back ----

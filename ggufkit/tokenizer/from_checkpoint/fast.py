@@ -155,7 +155,7 @@ def _special_texts(checkpoint: Checkpoint, settings: dict[str, Any]) -> dict[str
     older = {} if "added_tokens_decoder" in settings else checkpoint.json("special_tokens_map.json") or {}
     texts = {}
     for kind in _KINDS:
-        entry = settings.get(f"{kind}_token", older.get(f"{kind}_token"))
+        entry = older.get(f"{kind}_token", settings.get(f"{kind}_token"))
         text = entry.get("content") if isinstance(entry, dict) else entry
         if isinstance(text, str):
             texts[kind] = text

@@ -53,6 +53,7 @@ class SpecialTokens:
     ids : kind (bos, eos, eot, …) → token id.
     add : kind → whether a text gets it.
     templates : named chat templates; the main one is called "default".
+    second_end : what ends a turn, if nothing else says so; or None.
     normalizer : ``lowercase`` and ``strip_accents`` where tokenizer.json says so.
     """
 
@@ -62,6 +63,7 @@ class SpecialTokens:
     add: dict[str, bool] = field(default_factory=dict)
     templates: dict[str, str] = field(default_factory=dict)
     normalizer: dict[str, bool] = field(default_factory=dict)
+    second_end: int | None = None
 
     def set(self, kind: str, token: Any) -> None:
         """Give a kind its token, unless it has one already or `token` is no id of the vocabulary.
@@ -78,6 +80,8 @@ class SpecialTokens:
         """Typed metadata in the order of llama.cpp's converter."""
         if self.merges:
             yield "tokenizer.ggml.merges", Value(ValueType.ARRAY, self.merges, ValueType.STRING)
+        if self.second_end is not None:
+            self.set("eot", self.second_end)
         for kind, token in self.ids.items():
             if kind in _KEYS:
                 yield f"tokenizer.ggml.{_KEYS[kind]}_token_id", Value(ValueType.UINT32, token)
@@ -144,9 +148,10 @@ def read_special(
         if token is None and isinstance(text_config, dict):
             token = text_config.get(f"{kind}_token_id")
         if isinstance(token, list) and kind == "eos" and "eos" not in special.ids:
-            # Several ends of text: that of a turn is often the second.
-            for end, one in zip(("eos", "eot"), token, strict=False):
-                special.set(end, one)
+            # Several ends of text, of which llama.cpp's converter takes none: that of a turn is often the second.
+            ends = [one for one in token if type(one) is int][:2]
+            special.set("eos", ends[0] if ends else None)
+            special.second_end = ends[1] if len(ends) > 1 else None
         special.set(kind, token)
     if merges and not special.merges:
         special.merges = _merges_txt(checkpoint)

@@ -84,7 +84,7 @@ def _realigned(path: Path, config: Config) -> Tokens:
         tokens   <s>   <pad> </s>  <unk> ,  .  …
     """
     pieces = read_model(path, None)
-    size = max(config.get("vocab_size", default=0), len(pieces))
+    size = max(config.count("vocab_size"), len(pieces))
     padding = Tokens.padding(size)
     texts = pieces.texts + padding.texts[len(pieces) :]
     scores = pieces.scores + padding.scores[len(pieces) :]
