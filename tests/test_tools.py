@@ -28,6 +28,7 @@ def run(tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     ("tool", "arguments"),
     [
         ("drills/fuzz_gguf.py", ("--cases", "200")),
+        ("drills/fuzz_configs.py", ("--cases", "250")),
         ("drills/crash_edits.py", ("--edits", "4", "--rewrites", "2")),
         ("drills/break_quantize.py", ("kill", "--times", "2", "--layers", "1")),
         ("generate/make_manual.py", ("--check",)),

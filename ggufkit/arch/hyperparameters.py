@@ -248,7 +248,7 @@ def read_hyperparameters(gguf: Described, name: str, graph: Graph) -> Hyperparam
         else keys.number("embedding_scale", 0.0) or embedding_scale,
         residual_scale=keys.number("residual_scale", 0.0) or residual_scale,
         logit_scale=logit_scale,
-        causal=keys.flag("attention.causal", graph.encoder != "only"),
+        causal=keys.flag("attention.causal", graph.encoder != "only") and not graph.diffusion,
         pooling=_POOLING[pooling],
         parallel_residual=keys.flag("use_parallel_residual", True),
         rope_sections=_sections(keys),

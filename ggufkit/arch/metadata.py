@@ -258,7 +258,8 @@ def rope_scaling(architecture: str, config: Config) -> Iterator[tuple[str, Value
     yield key + "type", Value(ValueType.STRING, kind)
     yield key + "factor", Value(ValueType.FLOAT32, float(factor))
     if kind == "yarn":
-        context = scaling.get("original_max_position_embeddings")
+        # Where it is not said, transformers takes the context of the model itself.
+        context = scaling.get("original_max_position_embeddings") or config.get("max_position_embeddings")
         if type(context) is not int:
             raise ArchitectureError("config.json: yarn rope scaling needs 'original_max_position_embeddings'")
         yield key + "original_context_length", Value(ValueType.UINT32, context)

@@ -26,9 +26,7 @@ def llama3_divisors(scaling: Mapping[str, Any], head: int) -> np.ndarray:
     low, high = setting("low_freq_factor", 1.0), setting("high_freq_factor", 4.0)
     if not 0 < low < high or not factor > 0 or not context > 0:
         found = f"{low:g} and {high:g} for low and high frequencies, a factor of {factor:g}, {context:g} tokens"
-        raise ArchitectureError(
-            f"Llama 3's rope scaling needs positive numbers, the high one greater, not {found}"
-        )
+        raise ArchitectureError(f"Llama 3's rope scaling needs positive numbers, the high one greater, not {found}")
     # float32 throughout, as the reference computes it; its powers are correctly rounded but for one in a hundred.
     exponents = np.arange(0, head, 2, dtype=np.float32) / np.float32(head)
     powers = np.power(float(setting("rope_theta", 10000.0)), exponents.astype(np.float64)).astype(np.float32)

@@ -127,9 +127,9 @@ class Config:
         """A whole number of at least 0; `default` where there is none."""
         return _whole(names[0], self.get(*names, default=default), least=0)
 
-    def number(self, *names: str, what: str = "") -> float:
-        """A required finite number."""
-        value = self.require(*names, what=what)
+    def number(self, *names: str, what: str = "", default: float | None = None) -> float:
+        """A finite number; a required one without a default."""
+        value = self.require(*names, what=what) if default is None else self.get(*names, default=default)
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) < 1e38:
             raise ArchitectureError(f"config.json: {names[0]!r} must be a number, not {printable(repr(value))}")
         return value

@@ -14,6 +14,7 @@ import click
 from ggufkit.errors import UsageError, os_errors
 
 if TYPE_CHECKING:
+    from ggufkit.runtime.diffusion import Diffusion
     from ggufkit.runtime.generate import Generation
 
 __all__ = [
@@ -299,7 +300,7 @@ def show(text: str) -> str:
     return _CONTROLS.sub(lambda m: f"\\x{ord(m[0]):02x}", text)
 
 
-def speed(generation: Generation) -> str:
+def speed(generation: Generation | Diffusion) -> str:
     """One line on what was done and how fast."""
     new = len(generation.prompt) - generation.reused
     line = f"{len(generation.prompt)} prompt tokens"

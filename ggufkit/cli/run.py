@@ -31,6 +31,7 @@ __all__ = ["command"]
 @cache_options
 @speculation_options
 @prompt_cache_option
+@click.option("--passes", type=int, help="Of models that write by diffusion: over each 32 tokens. [16]")
 @click.option("--no-display-prompt", is_flag=True, help="Print only what the model writes, without the prompt.")
 @click.option("--ignore-eos", is_flag=True, help="Go on after the model's end of text.")
 @click.option("--no-perf", is_flag=True, help="Say nothing about speed.")
@@ -46,6 +47,7 @@ def command(
     types: tuple[str, str],
     guess: dict[str, Any],
     saved: Path | None,
+    passes: int | None,
     no_display_prompt: bool,
     ignore_eos: bool,
     no_perf: bool,
@@ -81,7 +83,8 @@ def command(
             given = loaded.chat_tokens(text, media)
         elif media:
             given = loaded.tokens(prompt, media)
-        generation = loaded.generate(given, context=context, types=types, ignore_ends=ignore_eos, ahead=ahead, **how)
+        how |= {"ignore_ends": ignore_eos, "ahead": ahead, "passes": passes}
+        generation = loaded.generate(given, context=context, types=types, **how)
         with kept_cache(cast("Cache", generation.cache), saved):
             try:
                 if not (no_display_prompt or chat):

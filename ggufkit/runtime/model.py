@@ -42,6 +42,7 @@ from ggufkit.storage.regular import read_small
 if TYPE_CHECKING:
     from ggufkit.runtime.constrain.grammar import Grammar
     from ggufkit.runtime.constrain.matcher import Grammars
+    from ggufkit.runtime.diffusion import Diffusion
     from ggufkit.runtime.encoders.media import Media
     from ggufkit.runtime.generate import Generation
     from ggufkit.runtime.speculate import Ahead
@@ -230,6 +231,10 @@ class Model:
     def step(self, pieces: Sequence[Piece]) -> list[np.ndarray]:
         """Run tokens of several conversations in one pass over the weights: see `runtime.batch.step`."""
         self._require_output()
+        if self.graph.diffusion:
+            raise UsageError(
+                f"{printable(self.gguf.path)} writes texts by diffusion, not token by token; this needs the latter"
+            )
         return step(self, pieces)
 
     @property
@@ -310,8 +315,9 @@ class Model:
         grammar: Grammar | None = None,
         ahead: Callable[[int], Ahead | None] | None = None,
         media: Sequence[File] = (),
+        passes: int | None = None,
         **sampling: Any,
-    ) -> Generation:
+    ) -> Generation | Diffusion:
         """Text that continues the prompt, piece by piece: iterate over what is returned.
 
         Parameters
@@ -325,6 +331,7 @@ class Model:
         ahead : gives what guesses tokens in a context of so many, or None; the text stays the same: ``lambda n:
             Ahead(Lookup())``. See `runtime.speculate`.
         media : images and sound, files or their bytes, for the markers ``<__media__>`` in the prompt; see `tokens`.
+        passes : of models that write by diffusion, over 32 tokens: see `runtime.diffusion`.
         sampling : settings of `runtime.sampling.Sampling`: `temperature`, `top_k`, `seed`, …
 
         Raises
@@ -339,6 +346,17 @@ class Model:
         if media and isinstance(prompt, str):
             prompt = self.tokens(prompt, media)
         tokens = prompt_tokens(self.tokenizer, prompt)
+        if self.graph.diffusion:
+            from ggufkit.runtime.diffusion import diffused
+
+            how: dict[str, Any] = {
+                "stop": stop,
+                "show_special": show_special,
+                "ignore_ends": ignore_ends,
+                "passes": passes,
+            }
+            how |= {"sampling": sampling_of(self.gguf, **sampling), "max_tokens": max_tokens}
+            return diffused(self, tokens, cache.length if cache is not None else context, grammar, ahead, **how)
         if cache is None:
             more = CONTEXT // 4 if max_tokens is None else max_tokens
             cache = self.new_cache(self.context(context, len(tokens) + more), *types)

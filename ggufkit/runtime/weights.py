@@ -112,7 +112,7 @@ def load_weights(
     output_norm = load.block_norm(graph.output_norm)
     if load.has("output.weight"):
         output = load.linear("output", vocabulary, hyper.width)
-    elif hyper.causal:
+    elif hyper.causal or graph.diffusion:
         output = Linear(matrix, embedding.name, vocabulary, hyper.width)
     else:
         output = None

@@ -29,7 +29,7 @@ from recipe_parts import (
 
 from ggufkit.gguf.header import Value, ValueType
 
-__all__ = ["latest"]
+__all__ = ["diffusion", "latest"]
 
 _BOTH = norms("attn_norm", "ffn_norm") | attention()
 _PER_HEAD = norms("attn_q_norm", "attn_k_norm", size=HEAD)
@@ -42,7 +42,7 @@ def _layers(*blocks: Shapes) -> Shapes:
 
 
 def latest() -> dict[str, Recipe]:
-    return _blocks() | _recurrent() | _sparse() | _ngrams()
+    return _blocks() | _recurrent() | _sparse() | _ngrams() | diffusion()
 
 
 def _blocks() -> dict[str, Recipe]:
@@ -271,6 +271,19 @@ def _ngrams() -> dict[str, Recipe]:
 
 def _longs(*values: int) -> Value:
     return Value(ValueType.ARRAY, list(values), ValueType.UINT64)
+
+
+def diffusion() -> dict[str, Recipe]:
+    """Models whose tokens see each other."""
+    keys = RMS | {"attention.causal": False}
+    biased = norms("attn_norm", "ffn_norm") | attention(bias=True) | gated()
+    mixed = RMS | MIXTURE | _SMALL | {"attention.causal": False}
+    return {
+        "dream": Recipe(keys, biased, FINAL),
+        "llada": Recipe(keys, LLAMA, FINAL | OUTPUT),
+        "llada-moe": Recipe(mixed, _BOTH | _PER_HEAD | experts(), FINAL | OUTPUT),
+        "rnd1": Recipe(mixed, _BOTH | _PER_HEAD | experts(), FINAL),
+    }
 
 
 def _stack(name: str, inner: int, count: int) -> Shapes:

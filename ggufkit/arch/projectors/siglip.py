@@ -40,7 +40,7 @@ from ggufkit.tensors.tensor import Tensor
 
 def _gemma3_scale(config: Config) -> int | None:
     """How many patches become one in each direction, where it is not Gemma's four."""
-    side = int(config.processor.get("image_seq_length", default=256) ** 0.5)
+    side = int(config.processor.count("image_seq_length", default=256) ** 0.5)
     patches = config.vision.integer("image_size") // config.vision.integer("patch_size")
     scale = patches // side if side else 0
     return scale if scale not in (0, 4) else None
@@ -135,12 +135,12 @@ def _downsampling(config: Config) -> str:
 
 
 def _slice_size(config: Config) -> int:
-    size = config.processor.get("scale_resolution")
-    return config.vision.integer("image_size") if size is None else int(size)
+    given = "scale_resolution" in config.processor
+    return config.processor.integer("scale_resolution") if given else config.vision.integer("image_size")
 
 
 def _insertion(config: Config) -> list[int]:
-    return [int(config.get("insert_layer_id", default=config.vision.get("insert_layer_id", default=6)))]
+    return [config.count("insert_layer_id", default=config.vision.count("insert_layer_id", default=6))]
 
 
 MINICPM_V = Projector(

@@ -54,11 +54,10 @@ def _limits(name: str) -> Callable[[Config], list[float] | None]:
     """Limits of each block; 0 for none."""
 
     def limits(config: Config) -> list[float] | None:
-        values = config.get(name)
-        if values is None:
+        if name not in config:
             return None
-        blocks = blocks_with_mtp(config)
-        found = [0.0 if value is None else float(value) for value in values[:blocks]]
+        blocks, values = blocks_with_mtp(config), config.list(name)
+        found = [Config({name: value}).number(name, default=0.0) for value in values[:blocks]]
         return found + [0.0] * (blocks - len(found))
 
     return limits

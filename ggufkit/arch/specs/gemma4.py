@@ -267,7 +267,7 @@ def proportional(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
 
 
 def _local_rotated(config: Config) -> int:
-    factor = config.part("rope_parameters").get("partial_rotary_factor", default=1.0)
+    factor = config.part("rope_parameters").number("partial_rotary_factor", default=1.0)
     return int(config.integer("head_dim") * factor)
 
 

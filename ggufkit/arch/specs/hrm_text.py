@@ -43,7 +43,7 @@ SPECS = (
     Architecture(
         name="hrm_text",
         graph=Graph(rope="neox", bare_norms=True),
-        models={"HrmTextForCausalLM": {"rms_norm_eps": 1e-6}},
+        models={"HrmTextForCausalLM": {"rms_norm_eps": 1e-6, "max_position_embeddings": 2048}},
         metadata=(
             *base(uint("block_count", _passes)),
             ROPE_DIMENSIONS,

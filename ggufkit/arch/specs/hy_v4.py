@@ -59,7 +59,7 @@ def _ungrouped(key: str) -> Row:
 
 
 def _limits(config: Config) -> list[float] | None:
-    limit = float(config.get("swiglu_limit", default=0.0))
+    limit = float(config.number("swiglu_limit", default=0.0))
     return [limit] * config.layers if limit > 0 else None
 
 

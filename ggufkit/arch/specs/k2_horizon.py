@@ -17,9 +17,9 @@ def _experts(config: Config) -> int:
 
 def _dense(config: Config) -> int:
     """Layers at the beginning without experts."""
-    if (given := config.get("num_dense_layers")) is not None:
-        return int(given)
-    dense = set(config.get("mlp_only_layers", default=[]))
+    if "num_dense_layers" in config:
+        return config.count("num_dense_layers")
+    dense = config.list("mlp_only_layers") if "mlp_only_layers" in config else []
     return next(layer for layer in range(len(dense) + 1) if layer not in dense)
 
 

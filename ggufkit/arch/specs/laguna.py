@@ -53,7 +53,7 @@ def _rotated(config: Config, kind: str) -> int | None:
     rope = config.part("rope_parameters")
     if kind not in rope:
         return None
-    return int(config.head_dim * rope.part(kind).get("partial_rotary_factor", default=1.0))
+    return int(config.head_dim * rope.part(kind).number("partial_rotary_factor", default=1.0))
 
 
 def _dense(config: Config) -> int:

@@ -263,6 +263,7 @@ SPECS = (
     ),
     Architecture(
         name="llada-moe",
+        graph=Graph(rope="neox", router_normalized=False, diffusion=True),
         models={"LLaDAMoEModel": {}, "LLaDAMoEModelLM": {}},
         metadata=(
             *BASE,
@@ -326,7 +327,7 @@ SPECS = (
             router_normalized=False,
             shared_scale=0.5,
         ),
-        models={"Cohere2MoeForCausalLM": {}},
+        models={"Cohere2MoeForCausalLM": {"max_position_embeddings": 8192}},
         metadata=(
             *base(uint("block_count", blocks_with_mtp)),
             real("logit_scale", "logit_scale"),

@@ -96,7 +96,7 @@ def _theta(config: Config) -> float:
 
 def _with_yarn(config: Config) -> Config:
     """PLaMo 3 says in keys of its own that its rope is yarn's."""
-    factor = config.get("rope_scaling_factor", default=1)
+    factor = config.number("rope_scaling_factor", default=1)
     if factor == 1 or rope_parameters(config).get("rope_type"):
         return config
     given = config.get("rope_parameters", "rope_scaling", default={})

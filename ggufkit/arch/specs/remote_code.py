@@ -130,14 +130,16 @@ def _alibi(config: Config) -> float:
 
 
 def _jamba_kv_heads(config: Config) -> list[int]:
-    offset, period = config.require("attn_layer_offset"), config.integer("attn_layer_period")
+    config.require("attn_layer_offset")
+    offset, period = config.count("attn_layer_offset"), config.integer("attn_layer_period")
     attention = [layer >= offset and (layer - offset) % period == 0 for layer in range(config.layers)]
     return [config.kv_heads if is_attention else 0 for is_attention in attention]
 
 
 def _jamba_experts(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
     """Layers without experts have one, which is their FFN."""
-    offset, period = config.require("expert_layer_offset"), config.integer("expert_layer_period")
+    config.require("expert_layer_offset")
+    offset, period = config.count("expert_layer_offset"), config.integer("expert_layer_period")
     for tensor in tensors:
         name = tensor.name.replace(".moe.", ".feed_forward.")
         layer = next((int(part) for part in name.split(".") if part.isdecimal()), None)
@@ -194,6 +196,7 @@ SPECS = (
     ),
     Architecture(
         name="dream",
+        graph=Graph(rope="neox", diffusion=True),
         models={"DreamModel": {}},
         metadata=(
             *BASE,
@@ -205,6 +208,7 @@ SPECS = (
     ),
     Architecture(
         name="llada",
+        graph=Graph(diffusion=True),
         models={"LLaDAModelLM": {}},
         metadata=(
             *base(
@@ -223,6 +227,7 @@ SPECS = (
     ),
     Architecture(
         name="rnd1",
+        graph=Graph(rope="neox", diffusion=True),
         models={"RND1": {}},
         metadata=(
             *BASE,
@@ -342,7 +347,7 @@ SPECS = (
             *BASE,
             VOCAB_SIZE,
             ROPE_DIMENSIONS,
-            uint("num_loops", lambda config: max(1, int(config.get("num_loops") or 1))),
+            uint("num_loops", lambda config: max(1, config.count("num_loops"))),
             flag("skip_loop_final_norm", lambda config: bool(config.get("skip_loop_final_norm", default=False))),
         ),
         vocabulary=llama_vocabulary,
