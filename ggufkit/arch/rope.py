@@ -24,12 +24,13 @@ def llama3_divisors(scaling: Mapping[str, Any], head: int) -> np.ndarray:
 
     factor, context = setting("factor", 8.0), setting("original_max_position_embeddings", 8192)
     low, high = setting("low_freq_factor", 1.0), setting("high_freq_factor", 4.0)
-    if not 0 < low < high or not factor > 0 or not context > 0:
+    theta = float(setting("rope_theta", 10000.0))
+    if not 0 < low < high or not factor > 0 or not context > 0 or not theta > 0:
         found = f"{low:g} and {high:g} for low and high frequencies, a factor of {factor:g}, {context:g} tokens"
         raise ArchitectureError(f"Llama 3's rope scaling needs positive numbers, the high one greater, not {found}")
     # float32 throughout, as the reference computes it; its powers are correctly rounded but for one in a hundred.
     exponents = np.arange(0, head, 2, dtype=np.float32) / np.float32(head)
-    powers = np.power(float(setting("rope_theta", 10000.0)), exponents.astype(np.float64)).astype(np.float32)
+    powers = np.power(theta, exponents.astype(np.float64)).astype(np.float32)
     frequencies = np.float32(1) / powers
     divisors = []
     for frequency in frequencies:

@@ -44,8 +44,8 @@ def rope_factors(dimensions: Callable[[Config], int]) -> Transform:
                 raise ArchitectureError(
                     f"config.json: rope_scaling needs {expected} numbers as {kind}_factor, it has {found}"
                 )
-            if any(type(number) not in (int, float) for number in numbers):
-                raise ArchitectureError(f"config.json: rope_scaling's {kind}_factor must be numbers")
+            if any(type(number) not in (int, float) or not 0 < number < 1e38 for number in numbers):
+                raise ArchitectureError(f"config.json: rope_scaling's {kind}_factor must be positive numbers")
             yield vector(f"rope_factors_{kind}.weight", numbers)
         yield from tensors
 
