@@ -5,6 +5,7 @@ from __future__ import annotations
 import llama
 import numpy as np
 import pytest
+import tiny_models
 from make_convert_goldens import PRE_TOKENIZER
 from recipes_latest import diffusion
 from tiny_checkpoints import write
@@ -17,6 +18,11 @@ from ggufkit.cli import main
 from ggufkit.errors import GGUFError, UsageError
 from ggufkit.jobs.convert import convert
 from ggufkit.runtime.diffusion import BLOCK, Diffusion, whole
+
+
+@pytest.fixture(autouse=True)
+def recipes(monkeypatch):
+    monkeypatch.setattr(tiny_models, "RECIPES", tiny_models.RECIPES | diffusion())
 
 
 @pytest.fixture(scope="module")

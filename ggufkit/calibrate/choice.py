@@ -49,7 +49,7 @@ def weigh_back(scores: np.ndarray, chosen: np.ndarray, g: np.ndarray, choice: Ch
         total = np.maximum(picked.sum(1, keepdims=True), _LEAST_SUM)
         g = (g - (g * picked).sum(1, keepdims=True) / total) / total
     gradient = np.zeros(scores.shape, np.float32)
-    np.put_along_axis(gradient, chosen, g, 1)
+    np.add.at(gradient, (np.arange(len(g))[:, None], chosen), g)  # some may have been chosen twice
     if choice.scores == "softmax":
         result: np.ndarray = gates * (gradient - (gradient * gates).sum(1, keepdims=True))
         return result

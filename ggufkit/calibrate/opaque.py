@@ -30,7 +30,7 @@ class Opaque:
         raise no_gradient("arithmetic of this model's own")
 
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse
-    __pow__ = __neg__ = __getitem__ = _refuse
+    __pow__ = __neg__ = __getitem__ = __setitem__ = _refuse
 
 
 class OpaqueOps:

@@ -42,7 +42,7 @@ def _layers(*blocks: Shapes) -> Shapes:
 
 
 def latest() -> dict[str, Recipe]:
-    return _blocks() | _recurrent() | _sparse() | _ngrams() | diffusion()
+    return _blocks() | _recurrent() | _sparse() | _ngrams()
 
 
 def _blocks() -> dict[str, Recipe]:
