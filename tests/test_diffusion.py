@@ -18,6 +18,7 @@ from ggufkit.cli import main
 from ggufkit.errors import GGUFError, UsageError
 from ggufkit.jobs.convert import convert
 from ggufkit.runtime.diffusion import BLOCK, Diffusion, whole
+from ggufkit.runtime.kv.size import cache_sizes
 
 
 @pytest.fixture(autouse=True)
@@ -94,6 +95,8 @@ def test_what_is_not_for_such_models_is_refused(dream, tmp_path):
             model.generate([5], passes=0)
         with pytest.raises(UsageError, match="context room for 4"):
             model.generate([5] * 4, context=4)
+        with pytest.raises(UsageError, match="are run, not served"):
+            cache_sizes(model, ("F16", "F16"))
     write_tiny(tmp_path / "tiny.gguf", "dream")
     with ggufkit.load(tmp_path / "tiny.gguf") as model, pytest.raises(GGUFError, match="mask_token_id"):
         Diffusion(model, [5], length=8)

@@ -232,9 +232,7 @@ class Model:
         """Run tokens of several conversations in one pass over the weights: see `runtime.batch.step`."""
         self._require_output()
         if self.graph.diffusion:
-            raise UsageError(
-                f"{printable(self.gguf.path)} writes texts by diffusion, not token by token; this needs the latter"
-            )
+            raise UsageError(f"{printable(self.gguf.path)} writes by diffusion, not token by token, as is needed here")
         return step(self, pieces)
 
     @property
@@ -349,13 +347,9 @@ class Model:
         if self.graph.diffusion:
             from ggufkit.runtime.diffusion import diffused
 
-            how: dict[str, Any] = {
-                "stop": stop,
-                "show_special": show_special,
-                "ignore_ends": ignore_ends,
-                "passes": passes,
-            }
+            how: dict[str, Any] = {"stop": stop, "show_special": show_special, "passes": passes}
             how |= {"sampling": sampling_of(self.gguf, **sampling), "max_tokens": max_tokens}
+            how["ignore_ends"] = ignore_ends
             return diffused(self, tokens, cache.length if cache is not None else context, grammar, ahead, **how)
         if cache is None:
             more = CONTEXT // 4 if max_tokens is None else max_tokens

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ggufkit.errors import UsageError
 from ggufkit.runtime.cpu.ops import CpuOps
 from ggufkit.runtime.mixers.relative_attention import CrossAttention
 from ggufkit.runtime.ops import CacheSpec
@@ -20,7 +21,13 @@ def cache_sizes(model: Model, types: tuple[str, str]) -> Callable[[int], int]:
     """What a cache of a model takes: a function from tokens to bytes.
 
     For each token the same, whatever the backend, and once the recurrent states with the copies that are kept.
+
+    Raises
+    ------
+    UsageError : it keeps none of a text, because it writes by diffusion.
     """
+    if model.graph.diffusion:
+        raise UsageError("the model writes by diffusion, not token by token; such models are run, not served")
     ops = CpuOps(1)
     small, large = (
         sum(mixer.memory(ops, CacheSpec(*types), n).nbytes for mixer in model.weights.slots) for n in (32, 64)

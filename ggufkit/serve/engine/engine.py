@@ -154,8 +154,6 @@ class Engine:
         self._limit = self.slots * full if cache_bytes is None else cache_bytes
         if self.model.weights.encoder is not None and (self._draft is not None or self._lookup):
             raise UsageError("nothing guesses ahead for a model whose encoder reads for it")
-        if self.model.graph.diffusion:
-            raise UsageError("the model writes by diffusion, not token by token; such models are run, not served")
         if self._limit < full:  # who asked for it would wait for ever
             raise UsageError(
                 f"a context of {self._context} tokens takes {full} bytes of cache, more than the {self._limit} for all",

@@ -148,7 +148,7 @@ def read_special(
         if token is None and isinstance(text_config, dict):
             token = text_config.get(f"{kind}_token_id")
         if isinstance(token, list) and kind == "eos" and "eos" not in special.ids:
-            # Several listed of text, of which llama.cpp's converter takes none: that of a turn is often the second.
+            # Several ends of text, of which llama.cpp's converter takes none: that of a turn is often the second.
             listed = [one for one in token if type(one) is int][:2]
             special.set("eos", listed[0] if listed else None)
             special.second_end = listed[1] if len(listed) > 1 else None
