@@ -32,7 +32,7 @@ from ggufkit.tensors.views import by_rows, computed
 from ggufkit.tokenizer.from_checkpoint.bpe import bpe
 
 if TYPE_CHECKING:
-    import numpy as np
+    pass
 
 _FFN = ("gate", "up", "down")
 # What multiplied weights of a Falcon-H1 is in them.
