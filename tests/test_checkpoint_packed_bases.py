@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from tiny_packed import (
     stream,
     write_packed,
 )
+from tiny_remote import REMOTE
 
 from ggufkit.checkpoint.folder import open_checkpoint
 from ggufkit.checkpoint.packed.gptq import add_gptq
@@ -39,8 +41,9 @@ from ggufkit.cli import cli
 from ggufkit.errors import CheckpointError
 from ggufkit.formats.codec import decode
 from ggufkit.gguf.reader import open as open_gguf
-from ggufkit.jobs.convert import convert
-from ggufkit.tensors.tensor import Tensor
+from ggufkit.jobs.convert import as_gguf, convert
+from ggufkit.tensors.tensor import Origin, Tensor
+from ggufkit.tensors.views import computed
 
 PACKERS = {
     "gptq": (GPTQ(), {"Q4_0"}),
@@ -70,6 +73,39 @@ def test_other_models_mean_the_same_weights(base: str, packer: str, tmp_path: Pa
         kept = [t for n, t in model.tensors.items() if len(t.shape) > 1 and not any(other in n for other in others)]
         matrices = {t.format.name for t in kept}
     assert formats <= matrices <= formats | {"F16"}  # the embedding is not quantized
+
+
+# What one matrix holds side by side or in turns, and rows that change their places, in other families' names.
+FUSED = ("bloom", "mpt", "falcon-40b", "phi4-mini", "internlm2", "nomic-bert", "glm4", "granitemoe", "starcoder")
+HOW = (GPTQ(sym=False), AWQ(), PackQuantized(), Int8(), Fp8Blocks(), GPTQ(bits=8, group=-1))
+
+
+@pytest.mark.parametrize(("base", "packer"), [(b, p) for i, b in enumerate(FUSED) for p in HOW[i % 3 :: 3]], ids=str)
+def test_fused_matrices_mean_the_same_weights(base: str, packer: Packer, tmp_path: Path):
+    # 48 inputs of the last matrix: of groups of 32 one is smaller.
+    folder = write_packed(FAMILIES[base](), packer, tmp_path / "packed", tmp_path / "plain", widened=False)
+    expected = convert(tmp_path / "plain", tmp_path / "plain.gguf", "F32", pre="llama-bpe", threads=1)
+    found = convert(folder, tmp_path / "packed.gguf", inexact="F32", pre="llama-bpe", threads=1)
+    with open_gguf(expected) as plain, open_gguf(found) as model:
+        assert list(plain.tensors) == list(model.tensors)
+        for name, tensor in plain.tensors.items():
+            np.testing.assert_array_equal(tensor.floats(), model.tensors[name].floats(), name)
+
+
+def test_a_group_is_as_large_as_the_settings_say():
+    """Two scales for 192 inputs in groups of 128: 128 and 64, not 96 each."""
+    tensor, meant = unpacked(PackQuantized(4, 128), (8, 192), "F32")
+    np.testing.assert_array_equal(meant, tensor.floats())
+
+
+def test_what_a_model_computes_with_is_said(tmp_path: Path):
+    folder = write_packed(REMOTE["rwkv6"](), GPTQ(), tmp_path / "packed", tmp_path / "plain", widened=False)
+    model = as_gguf(folder)
+    assert "2 multiplied by factors of the model, and so as weights that were not quantized" in model.notes[-1]
+    tensor = unpacked(PackQuantized(), (8, 64), "step")[0]
+    factor = replace(tensor, origin=Origin("NVFP4", True, (0.5,)))
+    half = computed(factor, lambda weights: weights / 2)
+    assert (half.origin.factors, half.origin.exact, half.origin.computed) == ((0.5,), False, True)
 
 
 def unpacked(packer: Packer, shape: tuple[int, int], inexact: str):

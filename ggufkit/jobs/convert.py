@@ -293,7 +293,7 @@ def _as_converted(model: CheckpointModel, outtype: str) -> Plan:
         metadata["general.file_type"] = Value(ValueType.UINT32, _file_type(model, outtype))
     planned = []
     for tensor in model.tensors.values():
-        if tensor.origin is not None:
+        if tensor.origin is not None and not tensor.origin.computed:
             planned.append(PlannedTensor(tensor, tensor.format, tensor.origin.note))
             continue
         decision = outtype_decision(tensor.name, tensor.shape, outtype, model.types)

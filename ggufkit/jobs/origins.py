@@ -54,7 +54,10 @@ def described(unpacked: Unpacked, tensors: Mapping[str, Tensor]) -> str:
     if not kept:
         return f"{layouts}; decoded, to be quantized anew"
     exact = Counter(name for name, origin in kept if origin.exact)
-    rounded = Counter(name for name, origin in kept if not origin.exact)
+    rounded = Counter(name for name, origin in kept if not origin.exact and not origin.computed)
+    computed = sum(origin.computed for _, origin in kept)
     what = [f"{count} as {format}" for format, count in exact.items()]
     what += [f"{count} rounded to {format}" for format, count in rounded.items()]
+    if computed:
+        what.append(f"{computed} multiplied by factors of the model, and so as weights that were not quantized")
     return f"{layouts}; exact: {sum(exact.values())} of {len(kept)} matrices ({', '.join(what)})"

@@ -119,8 +119,9 @@ def _decides(key: str) -> bool:
 
 
 def _planned(old: str, tensor: Tensor, decision: Decision, recipe: Recipe) -> PlannedTensor:
-    if tensor.origin is not None and decision.format != tensor.format and not recipe.allow_requantize:
-        return PlannedTensor(tensor, tensor.format, tensor.origin.note)
+    kept = None if tensor.origin is None or tensor.origin.computed else tensor.origin
+    if kept is not None and decision.format != tensor.format and not recipe.allow_requantize:
+        return PlannedTensor(tensor, tensor.format, kept.note)
     name, source = printable(tensor.name), tensor.format
     if source.is_quantized and decision.format != source and not recipe.allow_requantize:
         raise PolicyError(

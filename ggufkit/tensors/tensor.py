@@ -29,12 +29,14 @@ class Origin:
     exact : the format holds every weight of the checkpoint.
     factors : what each of its matrices is multiplied with when the model runs; () where that is 1.
     order : column i was column `order[i]` of the checkpoint; () where none changed its place.
+    computed : the model computes with its weights before they are stored, so that nothing is left of the blocks.
     """
 
     note: str
     exact: bool
     factors: tuple[float, ...] = ()
     order: tuple[int, ...] = ()
+    computed: bool = False
 
 
 @dataclass(frozen=True)

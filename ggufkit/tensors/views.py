@@ -153,7 +153,8 @@ def _joined(tensors: Sequence[Tensor]) -> Origin | None:
     factors: tuple[float, ...] = ()
     if any(origin.factors for origin in known):
         factors = tuple(factor for origin in origins for factor in (origin.factors if origin else ()) or (1.0,))
-    return Origin(known[0].note, all(origin is None or origin.exact for origin in origins), factors)
+    exact = all(origin is None or origin.exact for origin in origins)
+    return Origin(known[0].note, exact, factors, computed=any(origin.computed for origin in known))
 
 
 def padded_rows(tensor: Tensor, rows: int) -> Tensor:
@@ -253,9 +254,13 @@ def computed(tensor: Tensor, function: Callable[[np.ndarray], np.ndarray]) -> Te
 
 
 def by_rows(tensor: Tensor, function: Callable[[np.ndarray, int], np.ndarray]) -> Tensor:
-    """As `computed`, for a `function` of (rows `lo:…` as float32, lo)."""
+    """As `computed`, for a `function` of (rows `lo:…` as float32, lo).
+
+    What the matrix is multiplied with when the model runs stays that: of such matrices the function must be linear.
+    """
     tensor.require_numbers()
     half = tensor.format.name == "F16"
+    origin = None if tensor.origin is None else replace(tensor.origin, exact=False, computed=True)
 
     def read(lo: int, hi: int) -> np.ndarray:
         import numpy as np
@@ -263,7 +268,7 @@ def by_rows(tensor: Tensor, function: Callable[[np.ndarray, int], np.ndarray]) -
         result = function(tensor.floats(lo, hi), lo)
         return np.ascontiguousarray(result, np.float16 if half else np.float32).view(np.uint8)
 
-    return replace(tensor, format=FORMATS["F16" if half else "F32"], read=read, origin=None)
+    return replace(tensor, format=FORMATS["F16" if half else "F32"], read=read, origin=origin)
 
 
 def vector(name: str, numbers: Sequence[float] | np.ndarray) -> Tensor:

@@ -9,6 +9,7 @@ times as wide, so that its rows have whole blocks.
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -60,6 +61,9 @@ _SIZES = (
 )
 _FACTOR = 4
 
+_OF_LAYER = re.compile(r"(^|\.)(layers|h|blocks)\.\d+\.")
+_LEFT = ("gate.weight", "router.weight", "router.layer.weight", "norm.weight")
+
 
 def wide(tiny: Tiny) -> Tiny:
     """The same model with matrices of four times as many rows and columns, but for its vocabulary and experts."""
@@ -77,7 +81,8 @@ def wide(tiny: Tiny) -> Tiny:
 
 def packs(name: str, shape: tuple[int, ...]) -> bool:
     """Whether quantizers touch it: matrices of layers, but for routers."""
-    return len(shape) == 2 and ".layers." in name and not name.endswith(("gate.weight", "router.weight", "norm.weight"))
+    named = name.endswith(".weight") and not name.endswith(_LEFT)
+    return named and len(shape) == 2 and _OF_LAYER.search(name) is not None
 
 
 def random_of(name: str) -> np.random.Generator:
@@ -362,9 +367,9 @@ class Sparse24:
 Packer = Marlin24 | Sparse24 | GPTQ | AWQ | PackQuantized | Int8 | Fp8Blocks
 
 
-def write_packed(tiny: Tiny, packer: Packer, folder: Path, plain: Path | None = None) -> Path:
+def write_packed(tiny: Tiny, packer: Packer, folder: Path, plain: Path | None = None, *, widened: bool = True) -> Path:
     """Write a quantized checkpoint; to `plain` the one that it means, in float32."""
-    tiny = wide(tiny)
+    tiny = wide(tiny) if widened else tiny
     stored: dict[str, np.ndarray] = {}
     meant: dict[str, np.ndarray] = {}
     for name, shape in tiny.shapes:

@@ -90,11 +90,11 @@ def per_group(name: str, shape: tuple[int, ...], scale: Tensor, size: Any = None
         if len(scale.shape) == 1:
             return lambda lo, hi: scale.floats().reshape(-1, 1)[lo:hi], Groups.even(cols, cols)
         return scale.floats, Groups.even(cols, cols)
-    if len(scale.shape) == 2 and scale.shape[0] == rows and scale.cols and cols % scale.cols == 0:
-        return scale.floats, Groups.even(cols, cols // scale.cols)
-    ragged = type(size) is int and size > 0 and -(cols // -size) == scale.cols
-    if ragged and len(scale.shape) == 2 and scale.shape[0] == rows:
-        return scale.floats, Groups.even(cols, size)
+    if len(scale.shape) == 2 and scale.shape[0] == rows and scale.cols:
+        if type(size) is int and size > 0 and -(cols // -size) == scale.cols:
+            return scale.floats, Groups.even(cols, size)
+        if cols % scale.cols == 0:
+            return scale.floats, Groups.even(cols, cols // scale.cols)
     raise CheckpointError(
         f"{printable(scale.name)} of shape {list(scale.shape)} does not fit {printable(name)} of shape {list(shape)}"
     )
