@@ -28,7 +28,9 @@ def choose(xp: Any, scores: Array, choice: Choice) -> tuple[Array, Array]:
     selection = weights if choice.bias is None else weights + choice.bias
     if choice.groups > 1:
         selection = _within_groups(xp, selection, choice)
-    chosen = _best(xp, selection, choice.used) // choice.stands_for
+    chosen = _best(xp, selection, choice.used)
+    if choice.stands_for > 1:
+        chosen = chosen // choice.stands_for
     found = xp.take_along_axis(weights, chosen, axis=-1)
     if choice.scores == "top":
         found = _softmax(xp, found)

@@ -5,13 +5,15 @@
     python tools/bench/bench_mlx.py model-Q4_K_M.gguf model-Q8_0.gguf > table.md
 
 Rounds of all engines take turns; medians. mlx-lm gets the folder that `export-mlx` makes of the file, where it makes
-one. Operations are those of MLX's graph for one token, views among them; bytes are the weights that it reads.
+one. Operations are those of MLX's graph for one token, with and without views; bytes are the weights that it reads.
+With --count that is all there is to it, and no Mac is needed: but recurrences are kernels of their own with Metal only.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import re
 import subprocess
 import sys
 import tempfile
@@ -37,17 +39,30 @@ import plain_errors
 Engine = tuple[Callable[[int], None], Callable[[np.ndarray], object]]
 
 
+# Operations that look at an array in another way and compute nothing.
+_VIEWS = {
+    *("Broadcast", "Reshape", "Transpose", "Squeeze", "ExpandDims", "Slice", "Flatten", "Unflatten", "Split"),
+    *("AsStrided", "StopGradient"),
+}
+
+
+def operations(x: object) -> tuple[int, int]:
+    """Of the graph that gives an array: all, and those that compute."""
+    import mlx.core as mx
+
+    drawn = io.StringIO()
+    mx.export_to_dot(drawn, x)
+    names = re.findall(r'label ="(\w+)"', drawn.getvalue())
+    return len(names), sum(name not in _VIEWS for name in names)
+
+
 class Counted(MlxOps):
     """MLX's operations; how many of them the last logits took."""
 
-    operations = 0
+    taken = 0, 0
 
     def numpy(self, x: object) -> np.ndarray:
-        import mlx.core as mx
-
-        drawn = io.StringIO()
-        mx.export_to_dot(drawn, x)
-        self.operations = drawn.getvalue().count("shape=rectangle")
+        self.taken = operations(x)
         return super().numpy(x)
 
 
@@ -81,20 +96,26 @@ def llama_cpp(path: str, context: int) -> Iterator[Engine]:
 
 
 @contextmanager
-def mlx_lm(path: str) -> Iterator[Engine]:
+def mlx_lm(path: str, taken: list[tuple[int, int]] | None = None) -> Iterator[Engine]:
     import mlx.core as mx
-    from mlx_lm import load
     from mlx_lm.models.cache import make_prompt_cache
+    from mlx_lm.utils import load_model
 
     with tempfile.TemporaryDirectory() as folder:
         ggufkit.export_mlx(path, Path(folder) / "model")
-        model, _ = load(str(Path(folder) / "model"))
+        model, _ = load_model(Path(folder) / "model")
         caches = []
 
         def start(tokens: int) -> None:
             caches[:] = [make_prompt_cache(model)]
 
-        yield start, lambda tokens: np.array(model(mx.array(tokens)[None], cache=caches[0])[0, -1].astype(mx.float32))
+        def take(tokens: np.ndarray) -> np.ndarray:
+            logits = model(mx.array(tokens)[None], cache=caches[0])[0, -1].astype(mx.float32)
+            if taken is not None:
+                taken.append(operations(logits))
+            return np.array(logits)
+
+        yield start, take
 
 
 def engines(path: str, context: int, stack: ExitStack) -> Iterator[tuple[str, Engine]]:
@@ -138,14 +159,23 @@ def compare(path: str, options: argparse.Namespace) -> None:
 
 
 def cost(path: str) -> str:
-    """Of one token on MLX: operations and bytes of weights."""
-    ops = Counted()
+    """Of one token on MLX: operations of ours and of mlx-lm's, and bytes of weights."""
+    ops, theirs = Counted(), []
     with ggufkit.load(path, backend=ops) as model:
         cache = model.new_cache(8)
         for token in (3, 4):
             model.forward([token], cache)
         nbytes = sum(info.nbytes for name, info in model.gguf.info.items() if not name.startswith("token_embd"))
-    return f"{ops.operations} operations and {nbytes / 1e6:.0f} MB a token on MLX"
+    try:
+        with mlx_lm(path, theirs) as (start, take):
+            start(8)
+            for token in (3, 4):
+                take(np.array([token], np.int32))
+    except (GgufkitError, ImportError, RuntimeError, ValueError) as e:
+        print(f"mlx-lm is left out: {e}", file=sys.stderr)
+    counts = [("", ops.taken), *((", in mlx-lm", taken) for taken in theirs[-1:])]
+    said = "".join(f"{where} {whole} operations, {some} of which compute" for where, (whole, some) in counts)
+    return f"{nbytes / 1e6:.0f} MB a token on MLX:{said}"
 
 
 def main() -> None:
@@ -154,7 +184,12 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--generate", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--count", action="store_true", help="operations only")
     options = parser.parse_args()
+    if options.count:
+        for path in options.models:
+            print(f"{Path(path).name}, {cost(path)}", flush=True)
+        return
     print(
         subprocess.run([sys.executable, "-m", "ggufkit", "doctor"], capture_output=True, text=True, check=True).stdout
     )

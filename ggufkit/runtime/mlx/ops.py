@@ -35,6 +35,7 @@ class MlxOps:
         self._table: object = None
         self._halves = False
         self._angles = (mx.zeros(0), mx.zeros(0))
+        self._routers: dict[int, tuple[Choice, Callable[[mx.array], tuple[mx.array, mx.array]]]] = {}
 
     def recorder(self, caches: Sequence[Sequence[Any]]) -> None:
         """None: MLX itself writes down what is to be computed."""
@@ -64,8 +65,9 @@ class MlxOps:
         one = norm.weight.shape[0] == 1
         weight = norm.weight.reshape(-1) if one else None
         if norm.kind == "l2":
-            length = mx.sqrt(mx.sum(mx.square(parts), axis=-1, keepdims=True))
-            return (parts / mx.maximum(length, norm.epsilon)).reshape(x.shape)
+            # x / |x| is what the mean square makes of it, over √size; a kernel of its own.
+            scale = _same(norm.size, norm.size**-0.5)
+            return mx.fast.rms_norm(parts, scale, norm.epsilon**2 / norm.size).reshape(x.shape)
         if norm.kind == "rms":
             result = mx.fast.rms_norm(parts, weight, norm.epsilon)
             if one and norm.bias is not None:
@@ -99,7 +101,11 @@ class MlxOps:
         return function(gate, up) if activation == "swiglu_oai" else _gating(activation)(gate, up)
 
     def choose(self, scores: mx.array, choice: Choice) -> tuple[mx.array, mx.array]:
-        return choose(mx, scores, choice)
+        if id(choice) not in self._routers:
+            self._routers[id(choice)] = choice, mx.compile(partial(choose, mx, choice=choice))
+        _, router = self._routers[id(choice)]
+        chosen, weights = router(scores)
+        return chosen, weights
 
     def each(self, x: mx.array, chosen: mx.array, *linears: Linear) -> Sequence[mx.array]:
         results = [
@@ -158,7 +164,18 @@ class MlxOps:
     def convolve(
         self, x: mx.array, weights: mx.array, bias: mx.array | None, spans: Sequence[Span], apart: int = 1
     ) -> mx.array:
-        return before.convolved(self, x, weights, bias, spans, apart)
+        parts = []
+        for span in spans:
+            n, arrays = span.hi - span.lo, span.cache.arrays
+            seen = mx.concatenate([arrays[0], x[span.lo : span.hi]])
+            arrays[0] = mx.contiguous(seen[n:])  # or all that was seen would be kept
+            if n == 1 and apart == 1:
+                y = mx.sum(seen * weights, axis=0, keepdims=True)
+            else:
+                taps = weights.T[..., None]  # (channels, taps, 1)
+                y = mx.conv1d(seen[None], taps, dilation=apart, groups=len(taps))[0]
+            parts.append(y if bias is None else y + bias)
+        return _joined(parts)
 
     def shifted(self, x: mx.array, spans: Sequence[Span]) -> mx.array:
         return before.shifted(self, x, spans)
@@ -171,7 +188,7 @@ class MlxOps:
             rows, arrays = slice(span.lo, span.hi), span.cache.arrays
             y, arrays[-1] = recurrence.scan(x[rows], b[rows], c[rows], dt[rows], space, arrays[-1])
             found.append(y)
-        return mx.concatenate(found)
+        return _joined(found)
 
     def delta(
         self, q: mx.array, k: mx.array, v: mx.array, decay: mx.array, beta: mx.array, spans: Sequence[Span]
@@ -181,7 +198,7 @@ class MlxOps:
             rows, arrays = slice(span.lo, span.hi), span.cache.arrays
             y, arrays[-1] = recurrence.delta(q[rows], k[rows], v[rows], decay[rows], beta[rows], arrays[-1])
             found.append(y)
-        return mx.concatenate(found)
+        return _joined(found)
 
     def related(self, q: mx.array, keys: mx.array, values: mx.array, bias: mx.array | None) -> mx.array:
         result: mx.array = relative.attend(mx, q, keys, values, bias)
@@ -210,7 +227,7 @@ class MlxOps:
             a_, b_ = (None if part is None else part[rows] for part in (a, b))
             y, arrays[-1] = recurrence.wkv(r[rows], w[rows], k[rows], v[rows], a_, b_, bonus, arrays[-1])
             found.append(y)
-        return mx.concatenate(found)
+        return _joined(found)
 
     def best(self, q: mx.array, keys: mx.array, weights: mx.array, start: int, count: int) -> mx.array | None:
         if len(keys) <= count:
@@ -250,6 +267,17 @@ class MlxOps:
 
     def pick(self, x: mx.array, rows: np.ndarray) -> mx.array:
         return x[mx.array(rows)]
+
+
+def _joined(parts: list[mx.array]) -> mx.array:
+    """Rows one after the other."""
+    return parts[0] if len(parts) == 1 else mx.concatenate(parts)
+
+
+@cache
+def _same(size: int, value: float) -> mx.array:
+    """So many times the same number."""
+    return mx.full(size, value)
 
 
 # -- rotary positions -------------------------------------------------------------------------------------
@@ -428,6 +456,11 @@ def _gelu_quick(x: mx.array) -> mx.array:
 
 
 @partial(mx.compile, shapeless=True)
+def _softplus(x: mx.array) -> mx.array:
+    return mx.logaddexp(x, 0)
+
+
+@partial(mx.compile, shapeless=True)
 def _relu(x: mx.array) -> mx.array:
     return mx.maximum(x, 0)
 
@@ -450,7 +483,7 @@ _ACTIVATIONS: dict[str, Callable[..., mx.array]] = {
     "gelu_quick": _gelu_quick,
     "tanh": mx.tanh,
     "sigmoid": mx.sigmoid,
-    "softplus": lambda x: mx.logaddexp(x, 0),
+    "softplus": _softplus,
     "relu": _relu,
     "relu_squared": _relu_squared,
     "swiglu_oai": _swiglu_oai,

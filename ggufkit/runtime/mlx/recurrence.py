@@ -48,7 +48,8 @@ def scan(
         rows = []
         b, c = (mx.repeat(part, space.heads // space.groups, axis=1) for part in (b, c))
         for t in range(n):
-            y, state = _scan_one(x[t], b[t], c[t], dt[t], space.a, state)
+            x_, b_, c_, dt_ = (_token(part, t) for part in (x, b, c, dt))
+            y, state = _scan_one(x_, b_, c_, dt_, space.a, state)
             rows.append(y)
         y = mx.stack(rows)
     return (y + x * space.d[:, None]).reshape(n, -1), state
@@ -64,7 +65,8 @@ def delta(
         return _delta_chunks(q, k, v, decay, beta, state)
     rows = []
     for t in range(len(q)):
-        y, state = _delta_one(q[t], k[t], v[t], decay[t], beta[t], state)
+        q_, k_, v_, decay_, beta_ = (_token(part, t) for part in (q, k, v, decay, beta))
+        y, state = _delta_one(q_, k_, v_, decay_, beta_, state)
         rows.append(y)
     return mx.stack(rows), state
 
@@ -86,10 +88,16 @@ def wkv(
         return _wkv_chunks(r, w, k, v, a, b, bonus, state)
     rows = []
     for t in range(len(r)):
-        a_, b_ = (None if part is None else part[t] for part in (a, b))
-        y, state = _wkv_one(r[t], w[t], k[t], v[t], a_, b_, bonus, state)
+        r_, w_, k_, v_ = (_token(part, t) for part in (r, w, k, v))
+        a_, b_ = (None if part is None else _token(part, t) for part in (a, b))
+        y, state = _wkv_one(r_, w_, k_, v_, a_, b_, bonus, state)
         rows.append(y)
     return mx.stack(rows), state
+
+
+def _token(x: mx.array, t: int) -> mx.array:
+    """One of the rows; the only one is not looked up."""
+    return x.reshape(x.shape[1:]) if len(x) == 1 else x[t]
 
 
 # -- one token --------------------------------------------------------------------------------------------
