@@ -62,6 +62,16 @@ def test_every_architecture_plays_what_it_computes(tmp_path, name):
         assert found == [name not in CHOOSING] * 2
 
 
+@pytest.mark.parametrize("name", ["llama", "mistral4"])
+def test_queries_that_are_scaled_by_their_position_are_played(tmp_path, name):
+    more = {f"{name}.attention.temperature_scale": 0.3, f"{name}.rope.scaling.original_context_length": 3}
+    write_tiny(tmp_path / "tiny.gguf", name, metadata=more)
+    with ggufkit.load(tmp_path / "tiny.gguf", backend="cpu", threads=2) as model:
+        assert model.weights.blocks[0].mixers[0].temperature is not None
+        assert_plays(model, 3)
+        assert [replay is not None for _, replay in model.replays._found.values()] == [True]
+
+
 @pytest.mark.parametrize("name", ["llama", "mamba2", "qwen3moe"])
 def test_many_conversations_are_played(tmp_path, name):
     write_tiny(tmp_path / "tiny.gguf", name)

@@ -13,6 +13,8 @@ from tiny_models import RECIPES, write_tiny
 import ggufkit
 from ggufkit.jobs.convert import convert
 from ggufkit.memory.model import model_of
+from ggufkit.runtime import replay
+from ggufkit.runtime.batch import Piece
 from ggufkit.runtime.kv.state import State
 from ggufkit.runtime.speculate import Ahead
 
@@ -90,6 +92,24 @@ def test_guesses_change_no_text(paths, name):
         found, others = tokens(some_right)
         assert found == expected
         assert all(np.array_equal(a, b) for a, b in zip(logits, others, strict=True))
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_passes_are_played(paths, name, monkeypatch):
+    """From prompts, their copies and states that were returned to, with the bits of operations one by one."""
+    with ggufkit.load(paths[name], backend="cpu", threads=2) as model:
+        found = []
+        for most in (0, replay.MOST):
+            monkeypatch.setattr(replay, "MOST", most)
+            caches = [model.new_cache(48) for _ in range(2)]
+            model.step([Piece(cache, range(5, 12 + 3 * i)) for i, cache in enumerate(caches)])
+            caches.append(caches[1].copy())
+            rows = [model.step([Piece(cache, [20 + t]) for cache in caches]) for t in range(4)]
+            caches[0].keep_prefix([*range(5, 12), 1])
+            caches[2].load(caches[1].save())
+            found.append(rows + [model.step([Piece(cache, [30 + t]) for cache in caches]) for t in range(3)])
+        assert np.array_equal(*found)
+        assert [replay is not None for _, replay in model.replays._found.values()] == [True]
 
 
 def test_generation_guesses_with_recurrent_layers(paths):

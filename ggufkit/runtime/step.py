@@ -14,6 +14,8 @@ from ggufkit.runtime.seen import Seen, Shown
 
 __all__ = ["Step"]
 
+Factors = Callable[[np.ndarray], np.ndarray]
+
 
 class Step:
     """One pass over the weights.
@@ -59,6 +61,7 @@ class Step:
         self.shifts: list[list[tuple[int, int]]] = [[] for _ in runs]
         self._axes: dict[int, np.ndarray] = {}  # run → positions (n, 3), where there is more than one axis
         self._angles: dict[Rope, tuple[np.ndarray, np.ndarray]] = {}
+        self._factors: dict[Factors, np.ndarray] = {}
         self.move(runs)
 
     def move(self, runs: Sequence[tuple[Cache, np.ndarray]]) -> None:
@@ -75,6 +78,8 @@ class Step:
             self.positions[end - n : end] = range(place, place + n) if n == 1 else np.arange(place, place + n)
         for rope, angles in self._angles.items():
             self._turn(rope, angles)
+        for function, factors in self._factors.items():
+            factors[...] = function(self.positions)
 
     def _place(self, run: int, cache: Cache, tokens: np.ndarray, shown: Shown) -> None:
         """Tokens and positions of a conversation in which something was seen."""
@@ -170,6 +175,14 @@ class Step:
         """What follows is of this pass only: other tokens, other numbers."""
         if self._recorded:
             raise NotRecorded("numbers that are known only now")
+
+    def scaled(self, x: Array, factors: Factors) -> Array:
+        """Rows of `x` times what a function gives of their positions: (n,) → (n, 1) float32."""
+        if not self._recorded:
+            return x * self.ops.vector(factors(self.positions))
+        if factors not in self._factors:
+            self._factors[factors] = factors(self.positions)
+        return x * self._factors[factors]
 
     def turned(self, x: Array, heads: int, rope: Rope) -> Array:
         """Heads of `x` (n, heads × size) turned by their positions. `x` itself may be used up."""

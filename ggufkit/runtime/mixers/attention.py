@@ -132,7 +132,7 @@ class Attention:
             q, k, v = (ops.clamp(part, -self.clamp, self.clamp) for part in (q, k, v))
         q, k = self.placed(q, spec.heads, self.q_norm, step), self.placed(k, spec.kv_heads, self.k_norm, step)
         if self.temperature is not None:
-            q = q * ops.vector(self.temperature.factors(step.positions))
+            q = step.scaled(q, self.temperature.factors)
         if v is not None and self.v_norm is not None:
             v = ops.norm(v, self.v_norm)
         if v is not None and self.value_scale != 1:

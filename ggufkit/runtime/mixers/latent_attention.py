@@ -59,7 +59,7 @@ class LatentAttention:
         (absorbed,) = ops.each(q_nope, ops.indices(n, self.spec.heads), self.keys)  # (n, heads, rank)
         q = ops.joined([absorbed, q_rope]).reshape(n, -1)
         if self.temperature is not None:
-            q = q * ops.vector(self.temperature.factors(step.positions))
+            q = step.scaled(q, self.temperature.factors)
         return q, ops.joined([c, k]), c, short
 
     def out_of(self, found: Array, x: Array, step: Step) -> Array:
