@@ -18,6 +18,7 @@ from tiny_mmproj import EARS, PROJECTORS, some_mel, write_mmproj, write_reader
 
 import ggufkit
 from ggufkit.errors import GgufkitError, UsageError
+from ggufkit.jobs.convert import convert
 from ggufkit.media.sounds import open_sound
 from ggufkit.runtime.batch import Piece
 from ggufkit.runtime.seen import Seen
@@ -98,6 +99,23 @@ def test_images_are_what_the_reference_sees(files, kind, size):
 def test_large_images_are_cut_as_the_reference_cuts_them(files, kind, size):
     data = picture(*size)
     compare(files, kind, data, pixels(data), read=False)
+
+
+@pytest.mark.parametrize("size", [(60, 41), (150, 120)])
+def test_resampled_images_are_what_the_reference_sees(fixtures, tmp_path, size):
+    """Rows alone: of tokens that the vocabulary lacks the reference puts −1."""
+    reader, encoder, data = tmp_path / "model.gguf", tmp_path / "mmproj.gguf", picture(*size)
+    convert(fixtures / "pylib-llama", reader, "F16")
+    write_mmproj(encoder, "resampler")
+    with llama.Model(reader, 1024) as theirs, mtmd.Media(theirs, encoder) as media:
+        expected = [part for part in media.chunks(TEXT, [pixels(data)]).parts() if not isinstance(part, list)]
+    with ggufkit.load(reader, mmproj=encoder, backend="cpu") as model:
+        found = [part for part in parts_of(model, model.tokens(TEXT, [data])) if not isinstance(part, list)]
+    assert (len(found) > 1) == (max(size) > 64)
+    assert min(least_cosine(*pair) for pair in zip(found, expected, strict=True)) > 0.99999
+    write_mmproj(encoder, "resampler", metadata={"clip.minicpmv_version": 2})
+    with pytest.raises(GgufkitError, match="minicpmv_version must be"):
+        ggufkit.load(reader, mmproj=encoder, backend="cpu")
 
 
 @pytest.mark.parametrize("kind", [kind for kind in EARS if kind != "voxtral"])

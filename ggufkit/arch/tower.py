@@ -36,6 +36,7 @@ __all__ = [
     "Matrix",
     "Normalize",
     "Patches",
+    "Resample",
     "RowEnds",
     "Scale",
     "Shapes",
@@ -242,6 +243,16 @@ class Standardize:
 
 
 @dataclass(frozen=True)
+class Resample:
+    """Learned rows look at all, which have sines and cosines of their places with them: as many come out, whatever the
+    picture. Names of its tensors begin with `at`; heads have `head` numbers.
+    """
+
+    at: str
+    head: int
+
+
+@dataclass(frozen=True)
 class Columns:
     """Rows of the picture, which lie one after the other, become columns."""
 
@@ -261,7 +272,9 @@ class Around:
     last: str
 
 
-Step = Join | Normalize | Matrix | Activate | Gated | Halves | Scale | Standardize | Columns | RowEnds | Around
+Step = (
+    Join | Normalize | Matrix | Activate | Gated | Halves | Scale | Standardize | Columns | RowEnds | Around | Resample
+)
 
 
 @dataclass(frozen=True)
@@ -296,6 +309,7 @@ class Tower:
     deep : outputs of some blocks also go to the language model's first blocks.
     begin, end : the text around an image.
     whole : whether the rows of an image see each other in the language model, of its width.
+    least : a key of ``clip``, and the least number of it of which all this is true; or None.
     """
 
     fit: Fit
@@ -317,6 +331,7 @@ class Tower:
     begin: str = ""
     end: str = ""
     whole: Callable[[int], bool] = lambda width: False
+    least: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -273,6 +273,29 @@ PROJECTORS |= {
         "llama",
     ),
 }
+RESAMPLED = 256  # numbers of a row: heads have 128
+RESAMPLER: tuple[dict[str, Any], Shapes, Shapes, str] = (
+    {
+        "use_gelu": True,
+        "minicpmv_version": Value(ValueType.INT32, 3),
+        "minicpmv_query_num": 64,
+        "vision.projection_dim": RESAMPLED,
+    },
+    block(),
+    PATCHES
+    | BIAS
+    | {"v.position_embd.weight": (70 * 70, INNER), "resampler.query": (64, RESAMPLED)}
+    | {"resampler.pos_embed_k": (SIDE * SIDE, RESAMPLED)}
+    | norms("v.post_ln", bias=True, size=INNER)
+    | norms("resampler.ln_q", "resampler.ln_kv", "resampler.ln_post", bias=True, size=RESAMPLED)
+    | linear("resampler.kv", RESAMPLED, INNER)
+    | linear("resampler.attn.q", RESAMPLED, RESAMPLED, True)
+    | linear("resampler.attn.k", RESAMPLED, RESAMPLED, True)
+    | linear("resampler.attn.v", RESAMPLED, RESAMPLED, True)
+    | linear("resampler.attn.out", RESAMPLED, RESAMPLED, True)
+    | linear("resampler.proj", RESAMPLED, RESAMPLED),
+    "",
+)
 NETWORK = linear("mm.a.mlp.1", FFN, INNER, True) | linear("mm.a.mlp.2", WIDTH, FFN, True)
 STACK = {"audio.projector.stack_factor": 4}
 EARS: dict[str, tuple[dict[str, Any], Shapes]] = {
@@ -368,7 +391,7 @@ def write_mmproj(
     tensors: Mapping[str, tuple[int, ...] | None] | None = None,
 ) -> None:
     """Write the encoder of a projector; `metadata` and `tensors` change it, None for what is to be missing."""
-    keys, layer, whole, _ = PROJECTORS[kind]
+    keys, layer, whole, _ = RESAMPLER if kind == "resampler" else PROJECTORS[kind]
     three = [Value(ValueType.ARRAY, [x] * 3, ValueType.FLOAT32) for x in (0.5, 0.25)]
     sense, at = ("audio", "a") if kind in EARS else ("vision", "v")
     own: dict[str, Any] = {"num_mel_bins": MEL} if kind in EARS else {"image_size": SIZE, "patch_size": PATCH}

@@ -26,6 +26,7 @@ from ggufkit.arch.tower import (
     Matrix,
     Normalize,
     Patches,
+    Resample,
     Slices,
     Square,
     Stretch,
@@ -323,6 +324,19 @@ TOWERS = {
             Activate("gelu_erf"),
             Matrix("mm.down"),
         ),
+    ),
+    "resampler": Tower(  # MiniCPM-V 2.6 to 4.5
+        fit=Slices(
+            "bicubic",
+            most=9,
+            overview=("<image>", "</image>"),
+            tile=("<slice>", "</slice>"),
+            row_end="\n",
+        ),
+        positions="buckets",
+        merge_key="",
+        project=(Resample("resampler.", head=128),),
+        least=("minicpmv_version", 3),
     ),
     "janus_pro": Tower(
         fit=Square("bicubic", colour=(127, 127, 127)),

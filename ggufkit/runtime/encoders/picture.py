@@ -59,6 +59,8 @@ class PictureEncoder:
     """
 
     def __init__(self, load: Tensors, keys: Keys, tower: Tower):
+        if tower.least is not None:
+            Keys(keys.gguf, "clip").count(tower.least[0], 0, least=tower.least[1])
         load.ops = with_limits(load)
         self.ops, self.tower = load.ops, tower
         self.sizes = sizes = read_sizes(keys, tower.activation)

@@ -17,10 +17,12 @@ from ggufkit.arch.tower import (
     Join,
     Matrix,
     Normalize,
+    Resample,
     RowEnds,
     Scale,
     Standardize,
 )
+from ggufkit.runtime.encoders.resample import load_resampler
 from ggufkit.runtime.feed_forward import FeedForward
 from ggufkit.runtime.loader import Tensors
 from ggufkit.runtime.ops import Array, Linear, Norm, Ops
@@ -64,6 +66,10 @@ def load_steps(
         elif isinstance(part, Halves):
             found.append(_halving(load.ops))
             width //= 2
+        elif isinstance(part, Resample):
+            resampler = load_resampler(load, part, width, epsilon)
+            found.append(resampler.run)
+            width = resampler.leave.rows
         elif isinstance(part, Columns):
             found.append(_turning(load.ops))
         elif isinstance(part, RowEnds):
