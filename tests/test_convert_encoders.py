@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_checkpoints import write
-from tiny_encoders import ENCODERS, WAVES, WITH_WAVES, digest
+from tiny_checkpoints import weights, write
+from tiny_encoders import COMPUTED, ENCODERS, WAVES, digest
 
 import ggufkit
 from ggufkit.errors import GgufkitError
@@ -23,11 +23,21 @@ def test_encoders_equal_the_references(fixtures: Path, tmp_path: Path, name: str
     folder = write(ENCODERS[name](), tmp_path / "hf")
     path = convert(folder, tmp_path / "mmproj.gguf", "F16", mmproj=True)
     assert digest(path, name) == expected[name]
-    if name in WITH_WAVES:
+    if COMPUTED.get(name) == WAVES:
         with ggufkit.open(path) as gguf:
-            waves = gguf.tensors[WAVES].floats().reshape(1500, 2, -1)
+            waves = gguf.tensors["a.position_embd.weight"].floats().reshape(1500, 2, -1)
         angles = np.arange(1500)[:, None] * 10000 ** (-np.arange(waves.shape[2]) / (waves.shape[2] - 1))
         np.testing.assert_allclose(waves, np.stack([np.sin(angles), np.cos(angles)], axis=1), atol=1e-4)
+
+
+def test_a_norm_of_batches_becomes_a_factor_and_a_bias(tmp_path: Path):
+    folder, at = write(ENCODERS["lfm2audio"](), tmp_path / "hf"), "conformer.layers.3.conv.batch_norm."
+    path = convert(folder, tmp_path / "mmproj.gguf", "F32", mmproj=True)
+    weight, bias, mean, variance = (weights(at + x, (32,)) for x in ("weight", "bias", "running_mean", "running_var"))
+    factor = weight / np.sqrt(variance.astype(np.float64) + 1e-5)
+    with ggufkit.open(path) as gguf:
+        found = [gguf.tensors[f"a.blk.3.conv_norm.{kind}"].floats().reshape(-1) for kind in ("weight", "bias")]
+    np.testing.assert_allclose(found, [factor, bias - mean * factor], rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", ["llama4", "voxtral", "internvl", "janus", "phi4v", "paddleocr", "meralion"])

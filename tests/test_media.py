@@ -125,11 +125,17 @@ def test_sound_is_what_the_reference_hears(files, kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "seconds"), [("gemma4a", 0.004), ("gemma4a", 31.0), ("qwen3a", 0.004), ("qwen3a", 9.1)]
+    ("kind", "seconds"), [("gemma4a", 0.004), ("gemma4a", 31.0), ("qwen3a", 0.004), ("qwen3a", 9.1), ("lfm2a", 3.3)]
 )
 def test_sound_of_any_length_is_heard(files, kind, seconds):
     data = sound(seconds)
     compare(files, kind, data, open_sound(data), read=False)
+
+
+def test_sound_too_short_for_its_deviation_is_one_line(files):
+    model = ggufkit.load(files / "lfm2a.gguf", mmproj=files / "mmproj-lfm2a.gguf", backend="cpu")
+    with model, pytest.raises(UsageError, match="64 samples is too short"):
+        model.tokens(TEXT, [sound(0.004)])
 
 
 def test_sound_that_the_reference_refuses_is_what_transformers_hears(files, fixtures):
@@ -235,7 +241,7 @@ def test_markers_without_files_and_files_without_markers(files):
         ({"metadata": {"clip.vision.patch_size": 9}}, "has the shape"),
         ({"metadata": {"clip.vision.attention.head_count": 5}}, "head_count must divide"),
         ({"metadata": {"clip.vision.embedding_length": 1 << 30}}, "embedding_length must be"),
-        ({"metadata": {"clip.projector_type": "resampler"}}, "the projector resampler cannot be run"),
+        ({"metadata": {"clip.projector_type": "ldpv2"}}, "the projector ldpv2 cannot be run"),
         ({"metadata": {"clip.vision.image_std": None}}, "image_std must be three numbers"),
         ({"metadata": {"clip.vision.projection_dim": 65}}, "projection_dim is 65"),
         ({"metadata": {"clip.has_vision_encoder": False}}, "no encoder that is known"),
@@ -343,7 +349,7 @@ def test_encoders_run_on_mlx_as_on_the_cpu(files):
     pytest.importorskip("mlx.core")
     pictures = {"qwen2.5vl_merger": (90, 70), "gemma4v": (60, 90), "llama4": (60, 50), "internvl": (60, 50)}
     media = {kind: picture(*size) for kind, size in pictures.items()}
-    media |= dict.fromkeys(("qwen2a", "voxtral", "glma", "gemma4a", "qwen3a"), sound(0.5))
+    media |= dict.fromkeys(("qwen2a", "voxtral", "glma", "gemma4a", "qwen3a", "lfm2a"), sound(0.5))
     for kind, data in media.items():
         rows = []
         for backend in ("cpu", "mlx"):

@@ -176,22 +176,22 @@ def vision_keys(**sources: Callable[[Config], Any]) -> tuple[Row, ...]:
 
 
 def audio_keys(**sources: Callable[[Config], Any]) -> tuple[Row, ...]:
-    """What every encoder of sound has; `sources` win: feed_forward."""
+    """What every encoder of sound has; `sources` win: width, feed_forward, blocks, heads."""
     find: dict[str, Callable[[Config], Any]] = {
+        "width": lambda config: config.audio.integer("hidden_size", "d_model"),
         "feed_forward": lambda config: config.audio.integer("intermediate_size", "encoder_ffn_dim"),
+        "blocks": lambda config: config.audio.integer(*BLOCKS),
+        "heads": lambda config: config.audio.integer("num_attention_heads", "encoder_attention_heads"),
         **sources,
     }
     return (
         FILE_TYPE,
         flag("/clip.has_audio_encoder", True),
         uint("/clip.audio.projection_dim", _text_width),
-        uint("/clip.audio.embedding_length", lambda config: config.audio.integer("hidden_size", "d_model")),
+        uint("/clip.audio.embedding_length", find["width"]),
         uint("/clip.audio.feed_forward_length", find["feed_forward"]),
-        uint("/clip.audio.block_count", lambda config: config.audio.integer(*BLOCKS)),
-        uint(
-            "/clip.audio.attention.head_count",
-            lambda config: config.audio.integer("num_attention_heads", "encoder_attention_heads"),
-        ),
+        uint("/clip.audio.block_count", find["blocks"]),
+        uint("/clip.audio.attention.head_count", find["heads"]),
     )
 
 

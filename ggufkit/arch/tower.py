@@ -28,6 +28,7 @@ __all__ = [
     "Columns",
     "Conformer",
     "Ear",
+    "FastConformer",
     "Gated",
     "Grid",
     "Halves",
@@ -385,5 +386,23 @@ class Conformer:
     project: tuple[Step, ...]
     seen: int
     cap: float
+    begin: str = ""
+    end: str = ""
+
+
+@dataclass(frozen=True)
+class FastConformer:
+    """NeMo's encoder of sound: convolutions that make a row of eight frames, then blocks as a `Conformer`'s, of which
+    the rows all see each other, by how far they are away.
+
+    Attributes
+    ----------
+    project : from its rows to the language model's.
+    unread : tensors of the file that it does without.
+    begin, end : the text around sound.
+    """
+
+    project: tuple[Step, ...]
+    unread: tuple[str, ...] = ()
     begin: str = ""
     end: str = ""

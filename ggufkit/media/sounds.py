@@ -18,7 +18,7 @@ from ggufkit.errors import UsageError, printable
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["RATE", "is_sound", "log_mel", "mirrored_log_mel", "open_sound", "short_log_mel"]
+__all__ = ["RATE", "even_log_mel", "is_sound", "log_mel", "mirrored_log_mel", "open_sound", "short_log_mel"]
 
 RATE = 16_000
 _LONGEST = 3600  # seconds
@@ -162,15 +162,48 @@ def short_log_mel(samples: np.ndarray, bins: int) -> Iterator[np.ndarray]:
         yield np.ascontiguousarray(np.log(np.maximum(magnitudes @ filters.T, _LEAST)).T.astype(np.float32))
 
 
-def _slaney(bins: int) -> np.ndarray:
-    """Triangles that are as wide as Slaney's mel scale says, each of area 1: (bins, 201)."""
+_EMPHASIS = 0.97  # of a sample, which is taken off the next
+
+
+def even_log_mel(samples: np.ndarray, bins: int) -> np.ndarray:
+    """NeMo's spectrogram of a sound as long as it is, each bin with mean 0 and deviation 1: (bins, frames) float32.
+
+    Raises
+    ------
+    UsageError : the sound is shorter than two frames.
+    """
+    import numpy as np
+
+    whole = len(samples) // _HOP
+    if whole < 2:
+        raise UsageError(f"sound of {len(samples)} samples is too short for the model, which hears {2 * _HOP} at least")
+    half = _LONG // 2
+    sharper = samples.copy()
+    sharper[1:] -= np.float32(_EMPHASIS) * samples[:-1]
+    padded, window = np.pad(sharper, half), np.zeros(_LONG)
+    lo = (_LONG - _WINDOW) // 2
+    window[lo : lo + _WINDOW] = 0.5 * (1 - np.cos(2 * np.pi * np.arange(_WINDOW) / (_WINDOW - 1)))
+    filters = _slaney(bins, _LONG)
+    found = np.empty((whole + 1, bins))
+    for start in range(0, whole + 1, _PIECE):
+        end = min(whole + 1, start + _PIECE)
+        part = np.lib.stride_tricks.sliding_window_view(padded, _LONG)[start * _HOP : (end - 1) * _HOP + 1 : _HOP]
+        found[start:end] = np.log(np.abs(np.fft.rfft(part * window)) ** 2 @ filters.T + _FLOOR)
+    found[:whole] -= found[:whole].mean(axis=0)
+    found[:whole] /= found[:whole].std(axis=0, ddof=1) + 1e-5
+    found[whole:] = 0
+    return np.ascontiguousarray(found.T.astype(np.float32))
+
+
+def _slaney(bins: int, size: int = _WINDOW) -> np.ndarray:
+    """Triangles that are as wide as Slaney's mel scale says, each of area 1: (bins, size / 2 + 1)."""
     import numpy as np
 
     linear, step, start = 200 / 3, np.log(6.4) / 27, 1000.0
     top = start / linear + np.log(RATE / 2 / start) / step
     mels = np.linspace(0, top, bins + 2)
     edges = np.where(mels < start / linear, mels * linear, start * np.exp((mels - start / linear) * step))
-    found: np.ndarray = _triangles(edges, _WINDOW) * 2 / (edges[2:, None] - edges[:-2, None])
+    found: np.ndarray = _triangles(edges, size) * 2 / (edges[2:, None] - edges[:-2, None])
     return found
 
 

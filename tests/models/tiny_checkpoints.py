@@ -79,7 +79,7 @@ def weights(name: str, shape: tuple[int, ...]) -> np.ndarray:
     mixed = (np.arange(n, dtype=np.uint64) * np.uint64(2654435761) + np.uint64(crc32(name.encode()))) & 0xFFFFFFFF
     mixed = (mixed ^ (mixed >> np.uint64(15))) * np.uint64(2246822519) & np.uint64(0xFFFFFFFF)
     values = ((mixed >> np.uint64(16)) % np.uint64(17)).astype(np.float32) / 64 - 0.125
-    if "norm" in name and name.endswith("weight"):
+    if "norm" in name and name.endswith(("weight", "running_var")):
         values = np.float32(1) + values
     return values.reshape(shape)
 

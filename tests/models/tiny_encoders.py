@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 from tiny_checkpoints import Shapes, Tiny, linear, norm
 from tiny_towers import INNER, PATCH, SIDE, TEXT, TOWERS, WIDTH, tiny
 
-__all__ = ["ENCODERS", "WAVES", "WITH_WAVES", "digest"]
+__all__ = ["COMPUTED", "ENCODERS", "WAVES", "digest"]
 
 import ggufkit
 
@@ -145,16 +146,22 @@ ENCODERS: dict[str, Callable[[], Tiny]] = {
 }
 
 
-# Whose positions, sines and cosines, PyTorch computes: one in twenty is not correctly rounded.
-WAVES = "a.position_embd.weight"
-WITH_WAVES = ("qwen25omni", "qwen3asr", "qwen3omni")
+# What PyTorch computes, and does not round correctly everywhere: sines and cosines, square roots.
+WAVES = r"^a\.position_embd\.weight$"
+COMPUTED = {
+    "qwen25omni": WAVES,
+    "qwen3asr": WAVES,
+    "qwen3omni": WAVES,
+    "lfm2audio": r"\.conv_norm\.(weight|bias)$",
+}
 
 
 def digest(path: Path, name: str) -> str:
-    """What `encoders.json` says of a file; that of `WITH_WAVES` leaves out `WAVES`."""
+    """What `encoders.json` says of a file; without what is `COMPUTED`."""
     data = bytearray(path.read_bytes())
-    if name in WITH_WAVES:
+    if name in COMPUTED:
         with ggufkit.open(path) as gguf:
-            start = gguf.file_offset(WAVES)
-            data[start : start + 4 * gguf.tensors[WAVES].size] = b""
+            for one in [one for one in gguf.tensors if re.search(COMPUTED[name], one)]:
+                start = gguf.file_offset(one)
+                data[start : start + 4 * gguf.tensors[one].size] = bytes(4 * gguf.tensors[one].size)
     return hashlib.sha256(data).hexdigest()

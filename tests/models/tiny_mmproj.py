@@ -376,6 +376,38 @@ PROJECTORS["gemma4a"] = (
     | linear("mm.a.input_projection", WIDTH, FFN),
     "llama",
 )
+FAST = 512  # llama.cpp has waves of so many numbers
+EARS["lfm2a"] = {}, {}
+PROJECTORS["lfm2a"] = (
+    {"audio.embedding_length": FAST, "audio.block_count": 1},
+    {
+        **norms("ffn_norm", "ffn_norm_1", "ln1", "ln2", "norm_conv", "conv_norm", bias=True, size=FAST),
+        **linear("ffn_up", FFN, FAST, True),
+        **linear("ffn_down", FAST, FFN, True),
+        **linear("ffn_up_1", FFN, FAST, True),
+        **linear("ffn_down_1", FAST, FFN, True),
+        **linear("attn_q", FAST, FAST, True),
+        **linear("attn_k", FAST, FAST, True),
+        **linear("attn_v", FAST, FAST, True),
+        **linear("attn_out", FAST, FAST, True),
+        "pos_bias_u": (HEADS, FAST // HEADS),
+        "pos_bias_v": (HEADS, FAST // HEADS),
+        **linear("linear_pos", FAST, FAST),
+        **linear("conv_pw1", 2 * FAST, FAST, True),
+        **linear("conv_pw2", FAST, FAST, True),
+        **linear("conv_dw", FAST, 9),
+        "conv_dw.bias": (FAST,),
+    },
+    {f"a.conv1d.{i}.weight": (6, 1, 3, 3) for i in (0, 2, 5)}
+    | {f"a.conv1d.{i}.weight": (6, 6, 1, 1) for i in (3, 6)}
+    | {f"a.conv1d.{i}.bias": (6, 1, 1) for i in (0, 2, 3, 5, 6)}
+    | linear("a.pre_encode.out", FAST, MEL // 8 * 6, True)
+    | {"a.position_embd.weight": (1500, WIDTH)}
+    | norms("mm.a.mlp.0", bias=True, size=FAST)
+    | linear("mm.a.mlp.1", FFN, FAST, True)
+    | linear("mm.a.mlp.3", WIDTH, FFN, True),
+    "llama",
+)
 
 
 def some_mel() -> np.ndarray:
@@ -408,13 +440,16 @@ def write_mmproj(
         **{f"clip.{key}": value for key, value in keys.items()},
         **(metadata or {}),
     }
-    shapes = {f"{at}.blk.{i}.{name}": shape for i in range(LAYERS) for name, shape in layer.items()} | whole
+    layers = pairs[f"clip.{sense}.block_count"]
+    shapes = {f"{at}.blk.{i}.{name}": shape for i in range(layers) for name, shape in layer.items()} | whole
     shapes = {name: shape for name, shape in (shapes | dict(tensors or {})).items() if shape is not None}
     rng = np.random.default_rng(sum(map(ord, kind)))
 
     def format_of(name: str) -> str:
         matrix = len(shapes[name]) > 1 and "embd" not in name and "norm" not in name and "bias" not in name
-        return "F16" if "conv1d" in name and matrix and kind != "gemma4a" else format if matrix else "F32"
+        return (
+            "F16" if "conv1d" in name and matrix and kind not in ("gemma4a", "lfm2a") else format if matrix else "F32"
+        )
 
     infos = [(name, shape, FORMATS[format_of(name)]) for name, shape in shapes.items()]
     with Writer(path, {k: v for k, v in pairs.items() if v is not None}, infos, force=True) as writer:

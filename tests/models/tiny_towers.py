@@ -413,6 +413,49 @@ def qwen3_omni() -> Tiny:
     return tiny("Qwen3OmniMoeForConditionalGeneration", "qwen3_omni", parts, shapes())
 
 
+def lfm2_audio() -> Tiny:
+    layers = 8  # so that there are numbers for six convolutions
+
+    def shapes() -> Shapes:
+        at = "conformer.pre_encode"
+        for i in (0, 2, 3, 5, 6):
+            yield f"{at}.conv.{i}.weight", (6, 6, 1, 1) if i in (3, 6) else (6, 1, 3, 3)
+            yield f"{at}.conv.{i}.bias", (6,)
+        yield from linear(f"{at}.out", WIDTH, 6, True)
+        for i in range(layers):
+            block = f"conformer.layers.{i}"
+            for part in ("norm_feed_forward1", "norm_self_att", "norm_conv", "norm_feed_forward2", "norm_out"):
+                yield from norm(f"{block}.{part}", WIDTH, True)
+            for part in ("feed_forward1", "feed_forward2"):
+                yield from linear(f"{block}.{part}.linear1", INNER, WIDTH, True)
+                yield from linear(f"{block}.{part}.linear2", WIDTH, INNER, True)
+            for part in ("q", "k", "v", "out"):
+                yield from linear(f"{block}.self_attn.linear_{part}", WIDTH, WIDTH, True)
+            yield from linear(f"{block}.self_attn.linear_pos", WIDTH, WIDTH)
+            for part in "uv":
+                yield f"{block}.self_attn.pos_bias_{part}", (2, WIDTH // 2)
+            yield f"{block}.conv.pointwise_conv1.weight", (2 * WIDTH, WIDTH, 1)
+            yield f"{block}.conv.pointwise_conv1.bias", (2 * WIDTH,)
+            yield f"{block}.conv.depthwise_conv.weight", (WIDTH, 1, 9)
+            yield f"{block}.conv.depthwise_conv.bias", (WIDTH,)
+            for part in ("weight", "bias", "running_mean", "running_var"):
+                yield f"{block}.conv.batch_norm.{part}", (WIDTH,)
+            yield f"{block}.conv.batch_norm.num_batches_tracked", ()
+            yield f"{block}.conv.pointwise_conv2.weight", (WIDTH, WIDTH, 1)
+            yield f"{block}.conv.pointwise_conv2.bias", (WIDTH,)
+        yield from norm("audio_adapter.model.0", WIDTH, True)
+        yield from linear("audio_adapter.model.1", INNER, WIDTH, True)
+        yield from linear("audio_adapter.model.3", WIDTH, INNER, True)
+        yield "audio_embedding.embedding.weight", (20, WIDTH)
+        yield from norm("audio_embedding.embedding_norm")
+        yield from linear("audio_embedding.to_logits", 20, WIDTH)
+        yield "depthformer.layers.0.norm.weight", (WIDTH,)
+        yield "lfm.embedding_norm.weight", (WIDTH,)
+
+    encoder = {"d_model": WIDTH, "n_layers": layers, "n_heads": 2, "feat_in": 8}
+    return tiny("Lfm2AudioForConditionalGeneration", "lfm2_audio", {"encoder": encoder, "lfm": TEXT}, shapes())
+
+
 def _clipped(name: str, rows: int, columns: int) -> Shapes:
     """A matrix with limits."""
     yield f"{name}.linear.weight", (rows, columns)
@@ -483,6 +526,7 @@ TOWERS: dict[str, Callable[[], Tiny]] = {
     "glmasr": glm_asr,
     "meralion": meralion,
     "gemma4": gemma4,
+    "lfm2audio": lfm2_audio,
     "qwen25omni": qwen25_omni,
     "qwen3asr": qwen3_asr,
     "qwen3omni": qwen3_omni,

@@ -28,7 +28,7 @@ from ggufkit.runtime.loader import Tensors
 from ggufkit.runtime.ops import Array, Linear, Norm, Ops
 from ggufkit.runtime.seen import Seen
 
-__all__ = ["ConformerEncoder"]
+__all__ = ["ConformerEncoder", "Half"]
 
 _EPSILON = 1e-6  # whatever the file says: early converters wrote another
 _TAPS = 5  # of the convolution over time
@@ -87,7 +87,7 @@ class ConformerEncoder:
 
 
 @dataclass(frozen=True)
-class _Half:
+class Half:
     """A feed-forward network of which half is added."""
 
     norm: Norm
@@ -162,12 +162,12 @@ class _OverTime:
 
 @dataclass(frozen=True)
 class _Block:
-    first: _Half
+    first: Half
     attention_norm: Norm
     attention: _Attention
     attention_post_norm: Norm | None
     over_time: _OverTime
-    second: _Half
+    second: Half
     norm: Norm | None
 
     def run(self, ops: Ops, x: Array) -> Array:
@@ -190,9 +190,9 @@ def _load_block(load: Tensors, at: str, sizes: Sizes, conformer: Conformer) -> _
             raise load.fail(f"the tensor {at}{name}.weight is missing; the encoder cannot be run without it")
         return found
 
-    def half(end: str) -> _Half:
+    def half(end: str) -> Half:
         up, down = load.linear(f"{at}ffn_up{end}", inner, width), load.linear(f"{at}ffn_down{end}", width, inner)
-        return _Half(needed(f"ffn_norm{end}"), FeedForward(None, up, down, "silu"), norm(f"ffn_post_norm{end}"))
+        return Half(needed(f"ffn_norm{end}"), FeedForward(None, up, down, "silu"), norm(f"ffn_post_norm{end}"))
 
     head = width // sizes.heads
     scales = [np.full(head, head**-0.5 / math.log(2), np.float32), np.full(head, math.log2(1 + math.e), np.float32)]

@@ -8,7 +8,7 @@ from ggufkit.runtime.loader import Tensors
 from ggufkit.runtime.ops import Array, Linear, Ops
 from ggufkit.tensors.views import matrix
 
-__all__ = ["halved", "load_square"]
+__all__ = ["halved", "halved_each", "load_square"]
 
 _SIDE = 3
 
@@ -43,9 +43,25 @@ def halved(ops: Ops, x: Array, shape: tuple[int, int], linear: Linear) -> tuple[
     -------
     (height′ · width′, rows), and height′ and width′: half of them, rounded up.
     """
+    places, found = _places(x, shape)
+    picked = ops.pick(ops.concatenate([x, ops.zeros(1, x.shape[1])]), places.reshape(-1))
+    (y,) = ops.linear(picked.reshape(len(places), -1), linear)
+    return y, found
+
+
+def halved_each(ops: Ops, x: Array, shape: tuple[int, int], taps: Array) -> tuple[Array, tuple[int, int]]:
+    """As `halved`, each channel by itself: taps (9, channels)."""
+    places, found = _places(x, shape)
+    whole = ops.concatenate([x, ops.zeros(1, x.shape[1])])
+    y = ops.pick(whole, places[:, 0]) * taps[0:1]
+    for i in range(1, _SIDE**2):
+        y = ops.add(y, ops.pick(whole, places[:, i]) * taps[i : i + 1])
+    return y, found
+
+
+def _places(x: Array, shape: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
+    """Rows around every other place, (height′ · width′, 9), where those beyond are behind the last; height′, width′."""
     numbers = np.full((shape[0] + 2, shape[1] + 2), len(x))  # of the row of zeros
     numbers[1:-1, 1:-1] = np.arange(len(x)).reshape(shape)
     places = np.lib.stride_tricks.sliding_window_view(numbers, (_SIDE, _SIDE))[::2, ::2]
-    picked = ops.pick(ops.concatenate([x, ops.zeros(1, x.shape[1])]), places.reshape(-1))
-    (y,) = ops.linear(picked.reshape(places.shape[0] * places.shape[1], -1), linear)
-    return y, (places.shape[0], places.shape[1])
+    return places.reshape(-1, _SIDE**2), (places.shape[0], places.shape[1])

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ggufkit.arch.hyperparameters import Keys
 from ggufkit.arch.projectors import ear_of, tower_of
-from ggufkit.arch.tower import Chunked, Ear
+from ggufkit.arch.tower import Chunked, Conformer, Ear, FastConformer
 from ggufkit.errors import ArchitectureError, GGUFError, UsageError, printable
 from ggufkit.gguf.reader import GGUF
 from ggufkit.gguf.reader import open as open_gguf
@@ -21,6 +21,7 @@ from ggufkit.media.pictures import open_picture
 from ggufkit.media.sounds import is_sound, open_sound
 from ggufkit.runtime.encoders.chunked import ChunkedEncoder
 from ggufkit.runtime.encoders.conformer import ConformerEncoder
+from ggufkit.runtime.encoders.fast_conformer import FastConformerEncoder
 from ggufkit.runtime.encoders.layout import OneToken
 from ggufkit.runtime.encoders.picture import PictureEncoder
 from ggufkit.runtime.encoders.sound import SoundEncoder
@@ -164,15 +165,22 @@ def _pictures(load: Tensors, gguf: GGUF) -> PictureEncoder | None:
     return PictureEncoder(load, keys, tower)
 
 
-def _sounds(load: Tensors, gguf: GGUF) -> SoundEncoder | ChunkedEncoder | ConformerEncoder | None:
+Hearing = SoundEncoder | ChunkedEncoder | ConformerEncoder | FastConformerEncoder
+_HEARING: Mapping[type, Callable[[Tensors, Keys, Any], Hearing]] = {
+    Ear: SoundEncoder,
+    Chunked: ChunkedEncoder,
+    Conformer: ConformerEncoder,
+    FastConformer: FastConformerEncoder,
+}
+
+
+def _sounds(load: Tensors, gguf: GGUF) -> Hearing | None:
     keys = Keys(gguf, "clip.audio")
     if not Keys(gguf, "clip").flag("has_audio_encoder", False):
         return None
     if (ear := ear_of(kind := _kind(keys, gguf))) is None:
         raise load.fail(f"an encoder of sound with the projector {printable(kind)} cannot be run")
-    if isinstance(ear, Ear):
-        return SoundEncoder(load, keys, ear)
-    return ChunkedEncoder(load, keys, ear) if isinstance(ear, Chunked) else ConformerEncoder(load, keys, ear)
+    return _HEARING[type(ear)](load, keys, ear)
 
 
 def load_media(path: str | os.PathLike[str], tokenizer: Tokenizer, ops: Ops, shown: Shown, width: int) -> Media:
