@@ -12,7 +12,7 @@ from ggufkit.calibrate.equivalent import Equivalent
 from ggufkit.calibrate.fisher import collect
 from ggufkit.calibrate.fold import folded, places
 from ggufkit.calibrate.passes import hidden, scored
-from ggufkit.calibrate.rotate import rotated, rotation
+from ggufkit.calibrate.rotate import rotated, rotation, untied
 from ggufkit.calibrate.statistics import read_statistics, write_statistics
 from ggufkit.calibrate.tape import Tape
 from ggufkit.cli import cli
@@ -70,7 +70,7 @@ def test_statistics_of_folded_weights(tmp_path):
 def test_turning_changes_nothing_or_is_refused(name, tmp_path):
     write_tiny(tmp_path / "tiny.gguf", name, format="F32")
     with ggufkit.open(tmp_path / "tiny.gguf") as gguf:
-        if name != "llama":
+        if name == "llama+experts":
             with pytest.raises(ArchitectureError, match="cannot be turned and stay what it is"):
                 rotated(gguf)
             return
@@ -88,6 +88,51 @@ def test_turning_changes_nothing_or_is_refused(name, tmp_path):
         # Folding and turning go together.
         both = folded(found.model, found.statistics, dict.fromkeys(gguf.tensors, "Q4_0"))
         same(both, gguf)
+
+
+@pytest.fixture
+def tied(tmp_path):
+    """A Llama whose output matrix is that of the embeddings."""
+    write_tiny(tmp_path / "whole.gguf", "llama", format="F32")
+    with ggufkit.open(tmp_path / "whole.gguf") as gguf:
+        kept = [tensor for tensor in gguf.tensors.values() if tensor.name != "output.weight"]
+        infos = [(t.name, t.shape, t.format) for t in kept]
+        with ggufkit.Writer(tmp_path / "tied.gguf", gguf.metadata, infos) as writer:
+            for tensor in kept:
+                writer.write(tensor.name, 0, tensor.read(0, tensor.rows))
+    return tmp_path / "tied.gguf"
+
+
+def test_tied_embeddings_are_turned_twice(tied):
+    with ggufkit.open(tied) as gguf:
+        statistics = statistics_of(gguf)
+        both = untied(gguf, statistics)
+        same(both, gguf)
+        assert untied(both.model, both.statistics).model is both.model
+        found = rotated(gguf, statistics)
+        same(found, gguf)
+        assert found.model.changed >= {"token_embd.weight", "output.weight"}
+        for equivalent in (both, found):
+            again, mine = statistics_of(equivalent.model), equivalent.statistics
+            assert mine.inputs == again.inputs
+            assert mine.fisher.keys() == again.fisher.keys()
+            assert mine.metrics.keys() == again.metrics.keys()
+            theirs = again.moment("output.weight")
+            np.testing.assert_allclose(mine.moment("output.weight"), theirs, atol=1e-3 * np.abs(theirs).max())
+
+
+def test_quantize_unties_what_it_turns(tied, monkeypatch):
+    monkeypatch.chdir(tied.parent)
+    with ggufkit.open(tied) as gguf:
+        write_statistics("stats.gguf", statistics_of(gguf))
+        expected = logits_of(gguf)
+    for method in ("plain", "gptq"):
+        base = ["quantize", "--imatrix", "stats.gguf", "--method", method, "--force", "tied.gguf", "a.gguf", "Q8_0"]
+        result = CliRunner().invoke(cli, [*base, "--rotate"], catch_exceptions=False)
+        assert "so the file also has output.weight" in result.output
+        with ggufkit.open("a.gguf") as gguf:
+            assert gguf.tensors["output.weight"].format.name == "Q8_0"
+            assert np.abs(logits_of(gguf) - expected).mean() < 0.1 * np.abs(expected).mean()
 
 
 @pytest.mark.parametrize("width", [64, 576, 640, 45, 1])

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ggufkit.calibrate.consistency import check_model
 from ggufkit.calibrate.costs import CLASSES, costs, output_of
 from ggufkit.calibrate.prediction import after_gptq
 from ggufkit.calibrate.statistics import Statistics
@@ -118,6 +119,7 @@ def allocation(
         raise UsageError("the budget is one of a size, bits per weight, and a preset to be as large as")
     if recipe.rules or recipe.prune_layers:
         raise UsageError("types are chosen by their cost, so rules for tensors and layers to leave out have no place")
+    check_model(statistics, model.tensors)
     plan = _plan(model, _like(recipe, _EVERY))
     free = [p for p in plan.tensors if p.format.is_quantized and not _kept(p)]
     if not free:

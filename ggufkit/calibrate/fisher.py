@@ -30,10 +30,31 @@ from ggufkit.importance.imatrix_file import Sums
 from ggufkit.runtime.model import Model
 from ggufkit.runtime.ops import Linear, Norm
 
-__all__ = ["collect"]
+__all__ = ["collect", "tempered"]
 
 _TOKENS = 512  # that go through the model together
 _SCORED = 1 << 22  # logits that are differentiated together
+
+
+def tempered(gradient: np.ndarray) -> np.ndarray:
+    """Gradients (n, width) in which no row's square is larger than those of all smaller rows together.
+
+    The smaller half of the rows stays as it is.
+    """
+    squares = np.add.reduce(gradient.astype(np.float64) ** 2, 1)
+    order = np.argsort(squares, kind="stable")
+    below = np.cumsum(squares[order])[:-1]
+    half = (len(order) + 1) // 2
+    if half == len(order) or (squares[order[half:]] <= below[half - 1 :]).all():
+        return gradient
+    counted = squares.copy()
+    total = np.add.reduce(squares[order[:half]])
+    for row in order[half:]:
+        counted[row] = min(squares[row], total)
+        total += counted[row]
+    factors = np.sqrt(counted / np.where(squares > 0, squares, 1)).astype(np.float32)
+    result: np.ndarray = gradient * factors[:, None]
+    return result
 
 
 class _Sums:
@@ -87,6 +108,7 @@ class _Sums:
         shape = (matrix.experts, matrix.whole_rows)
         sums = self.found.fisher.setdefault(linear.name, np.zeros(shape))
         part = slice(matrix.start, matrix.start + matrix.matrix_rows)
+        gradient = tempered(gradient)
         if chosen is None:
             sums[0, part] += np.add.reduce(gradient.astype(np.float64) ** 2, 0)
             return
@@ -96,6 +118,7 @@ class _Sums:
     def passed(self, linear: Linear, x: np.ndarray, gradient: np.ndarray) -> None:
         if self._rounded is None or self._rounded[0] is not x:
             self._rounded = x, [rounding_errors(x, form) for form in FORMS]
+        gradient = tempered(gradient)
         squares = [np.add.reduce((gradient * errors).astype(np.float64) ** 2, 0) for errors in self._rounded[1]]
         found = np.array([np.add.reduce(columns) for columns in squares])
         self.found.rounding[linear.name] = self.found.rounding.get(linear.name, 0) + found
@@ -108,6 +131,7 @@ class _Sums:
         if name not in self.found.metrics:
             self.found.metrics[name] = np.zeros((gradient.shape[1],) * 2, np.float32)
             self.found.frequencies[name] = np.zeros(weight.matrix_rows, np.float32)
+        gradient = tempered(gradient)
         self.found.metrics[name] = self.found.metrics[name] + self._moment(gradient)
         self.found.frequencies[name] += np.bincount(ids, minlength=weight.matrix_rows).astype(np.float32)
 
@@ -143,7 +167,7 @@ def collect(
     if model.weights.output is None:
         raise UsageError(f"{printable(model.gguf.path)} makes embeddings and no text; it cannot be calibrated")
     found = begun or Statistics(windows[:0], datasets)
-    tape.watch = _Sums(found, width, tape.multiply)
+    tape.watch, tape.forget = _Sums(found, width, tape.multiply), model.gguf.forget
     step = max(1, _TOKENS // windows.shape[1])
     for lo in range(len(found.windows), len(windows), step):
         batch = windows[lo : lo + step]

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ggufkit.calibrate.consistency import check_model
 from ggufkit.calibrate.costs import error_cost, output_of, sampled, shares_of
 from ggufkit.calibrate.equivalent import Equivalent, bias_of, dense, scaled, scaled_statistics
 from ggufkit.calibrate.statistics import Statistics
@@ -110,7 +111,9 @@ def folded(model: GGUF, statistics: Statistics, types: Mapping[str, str], *, thr
     Raises
     ------
     ArchitectureError : the model cannot be run.
+    PolicyError : the statistics are of another model.
     """
+    check_model(statistics, model.tensors)
     found = [place for place in places(Model(model, Tape(threads=threads))) if _known(place, statistics, types)]
     chosen: list[np.ndarray] = [np.empty(0)] * len(found)
 
@@ -134,7 +137,7 @@ def folded(model: GGUF, statistics: Statistics, types: Mapping[str, str], *, thr
 
 def _known(place: Place, statistics: Statistics, types: Mapping[str, str]) -> bool:
     """Whether all readers will be quantized, and nothing else reads the same."""
-    if not all(name in types and name in statistics.inputs for name in place.readers):
+    if not all(name in types and name in statistics.inputs and name in statistics.fisher for name in place.readers):
         return False
     key = statistics.inputs[place.readers[0]]
     together = {name for name, other in statistics.inputs.items() if other == key}

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ggufkit.calibrate.consistency import check_model
 from ggufkit.calibrate.costs import combined, output_of, shares_of
 from ggufkit.calibrate.equivalent import computed
 from ggufkit.calibrate.gptq import SWEEPS, damp_for, rounded
@@ -70,6 +71,7 @@ def with_gptq(
             f"the statistics are of another model: they name none of the {len(planned)} tensors to quantize, but "
             f"{printable(next(iter(statistics.fisher), 'nothing'))}"
         )
+    check_model(statistics, model.tensors)
     digest = hashlib.sha256(job.resume_key)
     digest.update(f"gptq 1 {streams} {sweeps} ".encode() + statistics.windows.tobytes())
     for name in sorted(statistics.metrics):
@@ -177,9 +179,11 @@ def with_tuned_norms(
     Raises
     ------
     UsageError : the output is split.
+    PolicyError : the statistics are of another model.
     """
     if len(job.plan.shards) > 1:
         raise UsageError("norms are tuned in one file; split it afterwards")
+    check_model(statistics, model.tensors)
     digest = hashlib.sha256(job.resume_key + f"norms 1 {steps} ".encode() + statistics.windows.tobytes())
     return replace(job, fill=_Tuning(job.fill or stream, model, statistics, steps, tell), resume_key=digest.digest())
 

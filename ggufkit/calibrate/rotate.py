@@ -6,8 +6,9 @@ A turned vector has the same length, so an RMS norm commutes with R once its wei
 R = D (H ⊗ Q): random signs, a Walsh–Hadamard matrix, and an orthogonal one for the odd part of the width. It spreads
 outliers of activations and weights over all columns.
 
-Exact where all norms of the stream are RMS norms with nothing between them and matrices, and where the output matrix
-is one of its own: weights of the output norm cannot become a part of embeddings.
+Exact where all norms of the stream are RMS norms with nothing between them and matrices. Weights of the output norm
+become a part of the output matrix, and cannot become one of embeddings: where the two are one tensor, the turned model
+has it twice (`untied`), and its file is larger.
 
 Source: Ashkboos et al., "QuaRot", 2024; Liu et al., "SpinQuant", 2024.
 """
@@ -15,9 +16,11 @@ Source: Ashkboos et al., "QuaRot", 2024; Liu et al., "SpinQuant", 2024.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
+from ggufkit.calibrate.consistency import check_model
 from ggufkit.calibrate.equivalent import Equivalent, bias_of, computed, dense
 from ggufkit.calibrate.products import product, transposed
 from ggufkit.calibrate.statistics import Statistics
@@ -30,9 +33,12 @@ from ggufkit.runtime.model import Model
 from ggufkit.runtime.ops import Linear, Norm
 from ggufkit.tensors.tensor import Tensor
 
-__all__ = ["rotated", "rotation"]
+__all__ = ["rotated", "rotation", "untied"]
 
 _SEED = 20
+_EMBEDDINGS, _OUTPUT = "token_embd.weight", "output.weight"
+
+T = TypeVar("T")
 
 
 def rotation(width: int, seed: int = _SEED) -> np.ndarray:
@@ -61,6 +67,31 @@ def _orthogonal(A: np.ndarray) -> np.ndarray:
     return A
 
 
+def untied(model: GGUF, statistics: Statistics) -> Equivalent:
+    """The model with an output matrix of its own, where it has none; a copy of the embeddings.
+
+    Parameters
+    ----------
+    statistics : of the model; what is returned has those of both tensors, each with its part.
+    """
+    if _OUTPUT in model.tensors or _EMBEDDINGS not in model.tensors:
+        return Equivalent(model, statistics)
+    found = model.with_tensors({_OUTPUT: replace(model.tensors[_EMBEDDINGS], name=_OUTPUT)})
+
+    def renamed(values: dict[str, T]) -> dict[str, T]:
+        return {_OUTPUT if name == _EMBEDDINGS else name: value for name, value in values.items()}
+
+    of_output = replace(
+        statistics,
+        inputs=renamed({name: _OUTPUT if key == _EMBEDDINGS else key for name, key in statistics.inputs.items()}),
+        moments=renamed(statistics.moments),
+        squares=renamed(statistics.squares),
+        fisher=renamed(statistics.fisher),
+        rounding=renamed(statistics.rounding),
+    )
+    return Equivalent(found, of_output)
+
+
 def rotated(model: GGUF, statistics: Statistics | None = None, *, threads: int | None = None) -> Equivalent:
     """The model with its stream turned.
 
@@ -72,14 +103,17 @@ def rotated(model: GGUF, statistics: Statistics | None = None, *, threads: int |
     Raises
     ------
     ArchitectureError : turning would change what the model computes.
+    PolicyError : the statistics are of another model.
     """
+    known = statistics or Statistics(np.zeros((0, 1), np.int32))
+    check_model(known, model.tensors)
+    model, known = (found := untied(model, known)).model, found.statistics
     loaded = Model(model, Tape(threads=threads))
     readers, writers, norms = _stream(loaded)
     R = rotation(loaded.hyper.width)
     right, left = R.astype(np.float32), transposed(R.astype(np.float32))
     changed: dict[str, Tensor] = {}
-    for name in ("token_embd.weight",):
-        changed[name] = _read_turned(model.tensors[name], left, None, threads)
+    changed[_EMBEDDINGS] = _read_turned(model.tensors[_EMBEDDINGS], left, None, threads)
     for linear, norm in readers:
         weight = model.tensors[norm.name].floats().reshape(-1)
         changed[linear.name] = _read_turned(model.tensors[linear.name], left, weight, threads)
@@ -91,11 +125,11 @@ def rotated(model: GGUF, statistics: Statistics | None = None, *, threads: int |
         if (bias := bias_of(linear.name)) in model.tensors:
             row = model.tensors[bias].floats().reshape(1, -1)
             changed[bias] = computed(model.tensors[bias], product(row, left, threads))
-    found = model.with_tensors(changed)
+    turned = model.with_tensors(changed)
     if statistics is None:
-        return Equivalent(found, Statistics(np.zeros((0, 1), np.int32)))
+        return Equivalent(turned, known)
     weights = {linear.name: model.tensors[norm.name].floats().reshape(-1) for linear, norm in readers}
-    return Equivalent(found, _turned(statistics, right, weights, [linear.name for linear in writers], threads))
+    return Equivalent(turned, _turned(known, right, weights, [linear.name for linear in writers], threads))
 
 
 def _stream(model: Model) -> tuple[list[tuple[Linear, Norm]], list[Linear], list[Norm]]:
@@ -108,8 +142,6 @@ def _stream(model: Model) -> tuple[list[tuple[Linear, Norm]], list[Linear], list
     norm, output = weights.output_norm, weights.output
     if norm is None or output is None or weights.streams is not None or weights.per_layer is not None:
         raise refuse("its stream is not one from embeddings to an output matrix")
-    if output.name == "token_embd.weight":
-        raise refuse("its output matrix is that of the embeddings")
     if weights.position is not None or weights.embedding_norm is not None or weights.token_type is not None:
         raise refuse("its embeddings are more than rows of a matrix")
     readers, writers, norms = [(output, norm)], [], [norm]

@@ -16,7 +16,7 @@ Everything is a sum, so that statistics of two texts are added.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -112,16 +112,21 @@ def merged(parts: list[Statistics]) -> Statistics:
 
     Raises
     ------
-    UsageError : they are of different models, or their windows have other lengths.
+    UsageError : they are of different models, or their moments or windows have other sizes.
     """
     first = parts[0]
     for part in parts[1:]:
-        same = part.inputs == first.inputs and part.windows.shape[1] == first.windows.shape[1]
-        if not same or any(part.fisher[n].shape != first.fisher[n].shape for n in first.fisher):
-            raise UsageError("statistics of different models, or of windows of different lengths, cannot be added")
+        others = first.fisher.keys() & part.fisher.keys()
+        if _shapes(part) != _shapes(first) or any(part.fisher[n].shape != first.fisher[n].shape for n in others):
+            raise UsageError("statistics of different models, widths of moments or lengths of windows cannot be added")
 
     def added(values: Callable[[Statistics], Mapping[str, Any]]) -> dict[str, Any]:
-        return {name: sum(values(part)[name] for part in parts[1:]) + values(first)[name] for name in values(first)}
+        """Of each name the sum over the parts that have it: what no gradient reached is not in all."""
+        found: dict[str, Any] = {}
+        for part in (*parts[1:], first):
+            for name, value in values(part).items():
+                found[name] = found[name] + value if name in found else value
+        return found
 
     return Statistics(
         windows=np.concatenate([part.windows for part in parts]),
@@ -262,7 +267,60 @@ def read_statistics(path: str | os.PathLike[str]) -> Statistics:
             found.moments[name] = [array(f"{name}.moment.{i}") for i in range(count)]
         for name in names(".metric"):
             found.metrics[name], found.frequencies[name] = array(f"{name}.metric"), array(f"{name}.frequency")
+    if (fault := _fault(found)) is not None:
+        raise GGUFError(f"statistics that do not fit together: {fault}", path)
     return found
+
+
+def _fault(found: Statistics) -> str | None:
+    """What does not fit together, as a sentence; None if all does."""
+    if found.windows.ndim != 2 or not found.windows.size:
+        return "there is no text"
+    if found.squares.keys() != found.inputs.keys():
+        return f"{_one(found.squares.keys() ^ found.inputs.keys())} has either no sums of squares or no input"
+    for name, key in found.inputs.items():
+        blocks, sums = found.moments.get(key, []), found.squares[name]
+        if any(block.ndim != 2 or len(block) != block.shape[1] for block in blocks):
+            return f"a moment of {printable(key)} is not square"
+        if sum(map(len, blocks)) != sums.squares.shape[1] or len(sums.counts) != len(sums.squares):
+            return f"{printable(name)} has moments of {sum(map(len, blocks))} of {sums.squares.shape[1]} columns"
+    if found.metrics.keys() != found.frequencies.keys():
+        return f"{_one(found.metrics.keys() ^ found.frequencies.keys())} has no metric or no frequencies"
+    for name, metric in found.metrics.items():
+        if metric.ndim != 2 or len(metric) != metric.shape[1] or found.frequencies[name].ndim != 1:
+            return f"the metric of {printable(name)} is not square, or its frequencies are no vector"
+    for name, values in _squares(found):
+        if (values < 0).any():
+            return f"a sum of squares of {printable(name)} is negative"
+    return None
+
+
+def _squares(found: Statistics) -> Iterator[tuple[str, np.ndarray]]:
+    """All that cannot be negative, by tensor."""
+    yield from found.fisher.items()
+    yield from found.rounding.items()
+    yield from found.frequencies.items()
+    for name, sums in found.squares.items():
+        yield name, sums.squares
+        yield name, sums.counts
+    for name, blocks in found.moments.items():
+        yield from ((name, np.diagonal(block)) for block in blocks)
+    yield from ((name, np.diagonal(metric)) for name, metric in found.metrics.items())
+
+
+def _one(names: Iterable[str]) -> str:
+    return printable(min(names))
+
+
+def _shapes(found: Statistics) -> tuple[object, ...]:
+    """What two of them must have in common to be added."""
+    return (
+        found.windows.shape[1],
+        found.inputs,
+        {name: [block.shape for block in blocks] for name, blocks in found.moments.items()},
+        {name: sums.squares.shape for name, sums in found.squares.items()},
+        {name: (metric.shape, found.frequencies[name].shape) for name, metric in found.metrics.items()},
+    )
 
 
 def _summed(arrays: Iterable[np.ndarray]) -> np.ndarray:

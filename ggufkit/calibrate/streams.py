@@ -98,6 +98,10 @@ class Streams(OpaqueOps):
     two : whether the original's activations go along.
     sweeps : of descent.
     warn : called with a sentence about a matrix that is encoded plainly.
+
+    Attributes
+    ----------
+    forget : called when a matrix is done, to give back the memory that reading it took.
     """
 
     def __init__(
@@ -117,6 +121,7 @@ class Streams(OpaqueOps):
         self.threads = self.cpu.threads
         self.planned, self.statistics, self.output = planned, statistics, output
         self.made, self.known, self.two, self.sweeps, self.warn = made, known, two, sweeps, warn
+        self.forget: Callable[[], None] = lambda: None
         self._parts: dict[str, list[Matrix]] = {}
         self._done: dict[tuple[str, int, int], np.ndarray] = {}
 
@@ -149,7 +154,9 @@ class Streams(OpaqueOps):
             self._matrices(x, linears)
             return [x.map(lambda v: np.zeros((len(v), 0), np.float32))]  # nobody reads the logits
         quantized = self._matrices(x, linears)
-        return [self._multiplied(x, linear, q) for linear, q in zip(linears, quantized, strict=True)]
+        found = [self._multiplied(x, linear, q) for linear, q in zip(linears, quantized, strict=True)]
+        self.forget()
+        return found
 
     def _multiplied(self, x: Pair, linear: Linear, quantized: np.ndarray) -> Pair:
         def biased(y: np.ndarray) -> np.ndarray:
@@ -208,6 +215,7 @@ class Streams(OpaqueOps):
             out[0][rows] = product(own.quantized, quantized, self.threads) * factor + bias
             if self.two:
                 out[1][rows] = product(own.original, matrix.floats(expert), self.threads) * factor + bias
+            self.forget()
         return Pair(out[0], out[-1])
 
     def mix(self, x: Pair, weights: Pair) -> Pair:
@@ -432,6 +440,7 @@ def quantize_on_the_way(
     assert all(p.format.name in GRIDS for p in planned.values())
     streams = Streams(planned, statistics, "", made, known, **options)
     model = Model(gguf, streams)
+    streams.forget = gguf.forget
     if model.weights.output is not None:
         streams.output = model.weights.output.name
     x = hidden(model, statistics.windows)

@@ -109,10 +109,15 @@ class Tape(OpaqueOps):
     watch : see `Watch`.
     threads : how many.
     multiply : makes x wᵀ; default `products.product`.
+
+    Attributes
+    ----------
+    forget : called when a matrix has been multiplied with, to give back the memory that reading it took.
     """
 
     def __init__(self, watch: Watch | None = None, threads: int | None = None, multiply: Multiply | None = None):
         self.cpu = CpuOps(threads)
+        self.forget: Callable[[], None] = lambda: None
         self.threads, self.watch = self.cpu.threads, watch
         self.multiply = multiply or partial(product, threads=self.threads)
         self._steps: list[tuple[Node, Callable[[np.ndarray], None]]] = []
@@ -162,6 +167,7 @@ class Tape(OpaqueOps):
 
     def _linear(self, x: Node, linear: Linear) -> Node:
         y = self.multiply(x.value, linear.weight.floats())
+        self.forget()
         if linear.factor is not None:
             y *= linear.factor
         if linear.bias is not None:
@@ -173,6 +179,7 @@ class Tape(OpaqueOps):
             if linear.factor is not None:
                 g = g * linear.factor
             gradient = self.multiply(g, transposed(linear.weight.floats()))
+            self.forget()
             if self.watch is not None:
                 self.watch.passed(linear, x.value, gradient)
             x.take(gradient)
@@ -265,6 +272,7 @@ class Tape(OpaqueOps):
         places = [(int(e), np.flatnonzero(experts == e)) for e in np.unique(experts)]
         for e, rows in places:
             y[rows] = self.multiply(x[rows], linear.weight.floats(e))
+            self.forget()
         if linear.factor is not None:
             y *= linear.factor[experts]
         if linear.bias is not None:
@@ -279,6 +287,7 @@ class Tape(OpaqueOps):
             gradient = np.empty(x.shape, np.float32)
             for e, rows in places:
                 gradient[rows] = self.multiply(g[rows], transposed(linear.weight.floats(e)))
+                self.forget()
             if self.watch is not None:
                 self.watch.passed(linear, x, gradient)
             passed(gradient)

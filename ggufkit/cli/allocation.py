@@ -151,14 +151,17 @@ def as_asked(
         from ggufkit.calibrate.rotate import rotated
 
         found = rotated(model, statistics)
+        if more := found.model.tensors.keys() - model.tensors.keys():
+            from ggufkit.cli.progress import note
+
+            note(f"the output matrix is no longer that of the embeddings, so the file also has {', '.join(more)}")
     else:
         from ggufkit.calibrate.fold import folded
 
         found = folded(model, statistics or _poor(recipe, model), types)
     if (given := recipe.imatrix) is not None:
-        values = found.statistics.imatrix(given.path).values
-        kept = {name: values.get(name, old) for name, old in given.values.items()}
-        recipe = replace(recipe, imatrix=replace(given, values=kept))
+        values = {**given.values, **found.statistics.imatrix(given.path).values}
+        recipe = replace(recipe, imatrix=replace(given, values=values))
     return found.model, recipe, None if statistics is None else found.statistics
 
 

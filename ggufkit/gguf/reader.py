@@ -8,6 +8,7 @@ with ggufkit.open("model.gguf") as model:
 from __future__ import annotations
 
 import copy
+import mmap
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -91,7 +92,7 @@ class GGUF:
         self.path = path
         self.parts = parts
         self.changed: frozenset[str] = frozenset()
-        self._mappings: dict[str, np.ndarray] = {}
+        self._mappings: dict[str, mmap.mmap] = {}
         self.fields: Mapping[str, Field] = parts[0].header.fields
         self.metadata = Metadata(self.fields)
         self.info: dict[str, TensorInfo] = {}
@@ -198,7 +199,7 @@ class GGUF:
 
         Parameters
         ----------
-        changed : tensor name → a tensor of the same shape.
+        changed : tensor name → a tensor of the same shape, or of one that the model lacks.
         """
         found = copy.copy(self)
         found.__dict__["tensors"] = {**self.tensors, **changed}
@@ -246,15 +247,24 @@ class GGUF:
         if 0 in shape:
             return np.empty(shape, np.uint8)
         start = part.file_offset(self.info[name])
-        return self._mapping(part.source.name)[start : start + tensor.nbytes].reshape(shape)
+        return self._mapping(part.source)[start : start + tensor.nbytes].reshape(shape)
 
-    def _mapping(self, path: str) -> np.ndarray:
+    def _mapping(self, source: FileSource) -> np.ndarray:
         """A whole file in memory, for all of its tensors: each mapping holds a descriptor, of which there are few."""
-        if path not in self._mappings:
-            import numpy as np
+        import numpy as np
 
-            self._mappings[path] = np.asarray(np.memmap(path, np.uint8, "r"))
-        return self._mappings[path]
+        if source.name not in self._mappings:
+            self._mappings[source.name] = mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ)
+        return np.frombuffer(self._mappings[source.name], np.uint8)
+
+    def forget(self) -> None:
+        """Give back the memory of mapped weights: those that are read again come from the system's cache, or the file.
+
+        For passes over a model that should take no more memory than what they compute.
+        """
+        if hasattr(mmap, "MADV_DONTNEED"):
+            for mapping in self._mappings.values():
+                mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def swapped(blocks: np.ndarray, format: Format) -> np.ndarray:
