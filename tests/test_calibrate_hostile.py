@@ -113,6 +113,31 @@ def test_a_matrix_without_gradients_is_left_as_it_is(calibrated, tmp_path):
             assert gguf.tensors[Q].format.name == "Q4_0"
 
 
+@pytest.mark.parametrize("name", ["cogvlm", "chameleon"])
+def test_what_no_text_meets_keeps_many_bits(name, tmp_path):
+    """Experts for images, and logits that are silenced."""
+    write_tiny(tmp_path / "tiny.gguf", name, format="F32")
+    with ggufkit.open(tmp_path / "tiny.gguf") as gguf:
+        found = collect(Model(gguf, Tape(threads=1)), WINDOWS, ("text",))
+    write_statistics(tmp_path / "stats.gguf", found)
+    arguments = ["quantize", "--imatrix", str(tmp_path / "stats.gguf"), "--target-bpw", "7"]
+    files = [str(tmp_path / "tiny.gguf"), str(tmp_path / "out.gguf")]
+    CliRunner().invoke(cli, [*arguments, *files], catch_exceptions=False)
+    with ggufkit.open(tmp_path / "out.gguf") as gguf:
+        matrices = [tensor for tensor in gguf.tensors.values() if tensor.format.is_quantized]
+        unmet = [tensor for tensor in matrices if not found.knows(tensor.name)]
+    assert bool(unmet) == (name == "cogvlm")
+    assert all(tensor.format.name == "Q8_0" for tensor in unmet)
+    assert any(tensor.format.name != "Q8_0" for tensor in matrices)
+
+
+@pytest.mark.parametrize("name", ["minimax-m3+few", "hy_v4", "rwkv7"])
+def test_what_has_no_gradient_is_one_line(name, tmp_path):
+    write_tiny(tmp_path / "tiny.gguf", name, format="F32")
+    with ggufkit.open(tmp_path / "tiny.gguf") as gguf, pytest.raises(GgufkitError, match="cannot be calibrated"):
+        collect(Model(gguf, Tape(threads=1)), WINDOWS, ("text",))
+
+
 @pytest.mark.parametrize("change", [
     _with("moments", Q, lambda blocks: [blocks[0][:32, :32], blocks[0][32:, 32:]]),
     _with("frequencies", EMBEDDINGS, lambda counts: counts[:5]),

@@ -124,6 +124,9 @@ def allocation(
     free = [p for p in plan.tensors if p.format.is_quantized and not _kept(p)]
     if not free:
         raise PolicyError(f"{printable(model.path)} has no tensor that may be quantized")
+    unmet = [p for p in free if not statistics.knows(p.tensor.name)]
+    if len(unmet) < len(free):  # else `costs` says that they are of another model
+        free = [p for p in free if p not in unmet]
     alignment = model.alignment
     rest = plan.size - sum(-(-p.nbytes // alignment) * alignment for p in free)
     if like is not None:
@@ -142,6 +145,8 @@ def allocation(
         name: Decision(FORMATS[type_], f"predicted KLD {options[name][type_].cost:.3g}")
         for name, type_ in chosen.items()
     }
+    # A text meets no heads that guess ahead, and no experts for images.
+    decisions |= {p.tensor.name: Decision(p.format, "the text of the statistics never met it") for p in unmet}
     most = Counter[str]()
     for p in free:
         most[chosen[p.tensor.name]] += p.tensor.size

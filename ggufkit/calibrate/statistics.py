@@ -68,6 +68,10 @@ class Statistics:
     def tokens(self) -> int:
         return self.windows.size
 
+    def knows(self, name: str) -> bool:
+        """Whether they say what an error of a tensor costs."""
+        return name in self.metrics or (name in self.inputs and name in self.fisher)
+
     def moment(self, name: str) -> np.ndarray | None:
         """The mean of x xᵀ of a tensor's inputs, (cols, cols) float32; zeros between blocks of columns."""
         blocks = self.moments.get(self.inputs.get(name, ""))

@@ -230,7 +230,7 @@ class Streams(OpaqueOps):
 
     def add(self, x: Pair, y: Pair | np.ndarray) -> Pair:
         if not isinstance(y, Pair):
-            return x.map(lambda v: v + y)
+            return x.map(lambda v: v + y if v.size else v)  # nobody reads the logits
         first = x.quantized + y.quantized
         return Pair(first, x.original + y.original if self.two else first)
 
