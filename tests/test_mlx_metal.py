@@ -6,6 +6,7 @@ No Metal is needed: the decoders stay within C, so a C compiler stands in for th
 from __future__ import annotations
 
 import ctypes
+import mmap
 import shutil
 import subprocess
 
@@ -32,12 +33,48 @@ static float half_of(uint h) {
 }
 """
 
+# A simdgroup's lanes one after the other, from the last to the first, which writes the sums.
 C_MAIN = """
-void dequantize(const uchar* blocks, float* out, size_t eights, int block_size, int type_size) {
-    for (size_t i = 0; i < 8 * eights; i += 8)
-        %s_decode(blocks + i / block_size * type_size, i %% block_size, out + i);
+typedef struct { uint x, y, z; } uint3;
+static float totals[%(n)d];
+static int asked;
+static float simd_sum(float x) { return totals[asked++] += x; }
+static void multiply_one(uint3 thread_position_in_grid, const uchar* blocks, const float* x, float* out) {%(multiply)s}
+static void dequantize_one(uint3 thread_position_in_grid, const uchar* blocks, float* out) {%(dequantize)s}
+void multiply(const uchar* blocks, const float* x, float* out, uint rows) {
+    for (uint row = 0; row < rows; ++row) {
+        for (int r = 0; r < %(n)d; ++r) totals[r] = 0;
+        for (uint lane = 32; lane-- > 0;) {
+            asked = 0;
+            multiply_one((uint3){lane, row, 0}, blocks, x, out);
+        }
+    }
+}
+void dequantize(const uchar* blocks, float* out, uint eights) {
+    for (uint i = 0; i < eights; ++i) dequantize_one((uint3){i, 0, 0}, blocks, out);
 }
 """
+ROWS, N = 3, 5
+
+
+def columns_of(format) -> int:
+    """Some for all lanes and some for a few."""
+    return 3 * 256 if format.block_size == 256 else 9 * max(32, format.block_size)
+
+
+class Guarded:
+    """A copy of an array, at the very end of pages after which nothing may be read or written."""
+
+    def __init__(self, array: np.ndarray):
+        page = mmap.PAGESIZE
+        size = -(-array.nbytes // page) * page
+        self.memory = mmap.mmap(-1, size + page)
+        self.whole = np.frombuffer(self.memory, np.uint8)
+        start = self.whole.ctypes.data
+        assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(start + size), ctypes.c_size_t(page), 0) == 0
+        self.array = self.whole[size - array.nbytes : size].view(array.dtype).reshape(array.shape)
+        self.array[...] = array
+        self.pointer = ctypes.c_void_p(start + size - array.nbytes)
 
 
 @pytest.fixture(scope="module")
@@ -49,26 +86,36 @@ def compiler() -> str:
 
 
 @pytest.mark.parametrize("name", metal.METAL_FORMATS)
-def test_metal_decoder_has_the_numbers_of_decode(name, compiler, tmp_path):
-    source = tmp_path / "decoder.c"
-    text = C_PRELUDE + metal.LOADS + metal.tables(name) + metal.decoder(name) + C_MAIN % name.lower()
+def test_metal_kernels_have_the_numbers_of_decode_and_stay_within_their_arrays(name, compiler, tmp_path):
+    format = FORMATS[name]
+    cols = columns_of(format)
+    bodies = {
+        "n": N,
+        "multiply": metal.multiply_source(name, cols, ROWS, N),
+        "dequantize": metal.dequantize_source(name),
+    }
+    source = tmp_path / "kernels.c"
+    text = C_PRELUDE + metal.LOADS + metal.tables(name) + metal.decoder(name) + C_MAIN % bodies
     source.write_text(text.replace("inline", "static inline"))
-    library = tmp_path / "decoder.so"
+    library = tmp_path / "kernels.so"
     # Without contraction, as IEEE says; x86's char is Metal's.
     flags = ["-O1", "-ffp-contract=off", "-fsigned-char", "-Wall", "-Werror", "-shared", "-fPIC"]
     subprocess.run([compiler, *flags, source, "-o", library, "-lm"], check=True)
+    kernels, rng = ctypes.CDLL(str(library)), np.random.default_rng(1)
 
-    format = FORMATS[name]
-    blocks = np.random.default_rng(1).integers(0, 256, (3000, format.type_size), np.uint8)
-    found = np.empty((3000, format.block_size), np.float32)
-    ctypes.CDLL(str(library)).dequantize(
-        ctypes.c_void_p(blocks.ctypes.data),
-        ctypes.c_void_p(found.ctypes.data),
-        ctypes.c_size_t(found.size // 8),
-        format.block_size,
-        format.type_size,
-    )
-    np.testing.assert_array_equal(decode(blocks, format), found)
+    blocks = Guarded(rng.integers(0, 256, (3000, format.type_size), np.uint8))
+    found = Guarded(np.full((3000, format.block_size), 7, np.float32))
+    kernels.dequantize(blocks.pointer, found.pointer, ctypes.c_uint(found.array.size // 8))
+    np.testing.assert_array_equal(decode(blocks.array.copy(), format), found.array)
+
+    # Without their second bits float16 are finite.
+    blocks = Guarded(rng.integers(0, 256, (ROWS, format.row_bytes(cols)), np.uint8) & 0xBF)
+    x = Guarded(rng.standard_normal((N, cols)).astype(np.float32))
+    found = Guarded(np.full((N, ROWS), 7, np.float32))
+    kernels.multiply(blocks.pointer, x.pointer, found.pointer, ctypes.c_uint(ROWS))
+    w, values = decode(blocks.array.copy(), format).astype(np.float64), x.array.astype(np.float64)
+    assert np.isfinite(w).all()
+    assert (np.abs(found.array - values @ w.T) <= 1e-6 * (np.abs(values) @ np.abs(w).T)).all()
 
 
 @pytest.mark.parametrize("name", metal.METAL_FORMATS)

@@ -74,10 +74,10 @@ FEATURES = "+neon,+fp-armv8,+fullfp16,+dotprod,+i8mm,+bf16"  # of those that QEM
 
 
 def renew(machine: Path) -> None:
-    """Put this checkout into the machine."""
-    shutil.rmtree(machine / "project", ignore_errors=True)
+    """Put this checkout into the machine, where a run may be under way."""
+    ignored = shutil.ignore_patterns("__pycache__")
     for part in ("ggufkit", "tests", "tools", "fixtures"):
-        shutil.copytree(ROOT / part, machine / "project" / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / part, machine / "project" / part, ignore=ignored, dirs_exist_ok=True)
 
 
 def python(machine: Path, arguments: list[str], settings: dict[str, str]) -> subprocess.Popen[str]:
@@ -102,7 +102,7 @@ def compare(machine: Path, jobs: list[str], bodies: list[str], cpu: str, kernels
     expected = subprocess.run(note, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
     wrong = 0
     for body in bodies or [""]:
-        settings = target(cpu) | ({"GGUFKIT_BODIES": f"dot={body}"} if body else {})
+        settings = target(cpu) | ({"GGUFKIT_BODIES": body if "=" in body else f"dot={body}"} if body else {})
         crossing = [sys.executable, here / "cross.py", "compile", kernels, *jobs]
         cache = {"XDG_CACHE_HOME": str(machine / "root/.cache"), "NUMBA_DISABLE_INTEL_SVML": "1"}
         subprocess.run(crossing, env=dict(os.environ) | settings | cache, check=True)
@@ -121,7 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["make", "run", "shell"])
     parser.add_argument("machine", type=Path)
-    parser.add_argument("--body", action="append", default=[], help="force this body of products")
+    parser.add_argument("--body", action="append", default=[], help="force this body of products, or bodies: dot=…,lookup=…")
     parser.add_argument("--cpu", default="generic", help="compile for this one, whose instructions QEMU must have")
     options, rest = parser.parse_known_args()
     if options.what == "make":
