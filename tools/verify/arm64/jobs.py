@@ -83,7 +83,7 @@ def convert(type_: str, folder: Path, without: tuple[int, ...] = ()) -> Path:
     from ggufkit.jobs.convert import convert as convert_checkpoint
     from ggufkit.policy.recipe import recipe_of
 
-    recipe = replace(recipe_of(type_), prune_layers=without)
+    recipe = replace(recipe_of(type_), prune_layers=without) if without else type_
     return convert_checkpoint(ROOT / "fixtures" / "pylib-llama", folder / "model.gguf", recipe)
 
 
