@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -236,3 +237,18 @@ def test_the_plain_body_is_right(plain):
     sums = np.stack([(w * x).reshape(-1, 16, 4).sum(-1) - 5 for w in (narrow, wide)], 1).astype(np.int32)
     looked_up = ((narrow & 15) * 16 + 3).astype(np.uint8)
     assert plain.split()[0] == hashlib.sha256(sums.tobytes() + looked_up.tobytes()).hexdigest()
+
+
+def test_macs_get_their_instructions():
+    """Of LLVM, which compiles for any CPU: a product of 64 bytes, a tile of a prompt, one of a few tokens."""
+    tool = Path(__file__).parent.parent / "tools" / "verify" / "count_instructions.py"
+    run = [sys.executable, tool, "apple-m1", "apple-m4"]
+    lines = subprocess.run(run, capture_output=True, text=True, check=True).stdout.splitlines()
+    found = [(line.split()[0], int(line.split()[1]), line) for line in lines if line.startswith(" ")]
+    m1, m4 = found[: len(found) // 2], found[len(found) // 2 :]
+    products = {"dot": 4, "tile": 128, "tile_wide": 128, "few": 128}
+    for name, number, line in m1:
+        assert name not in products or f" {products[name]} sdot" in line
+        assert number <= {"dot": 20}.get(name, 270), line
+    for name, _, line in m4:
+        assert name in ("dot", "unpack") or " 64 smmla" in line
