@@ -121,7 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["make", "run", "shell"])
     parser.add_argument("machine", type=Path)
-    parser.add_argument("--body", action="append", default=[], help="force this body of products, or bodies: dot=…,lookup=…")
+    parser.add_argument("--body", action="append", default=[], help="of products, or dot=…,lookup=…")
     parser.add_argument("--cpu", default="generic", help="compile for this one, whose instructions QEMU must have")
     options, rest = parser.parse_known_args()
     if options.what == "make":
