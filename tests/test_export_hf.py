@@ -13,17 +13,18 @@ import numpy as np
 import pytest
 from tiny_checkpoints import write
 from tiny_families import FAMILIES
-from tiny_packed import wide
+from tiny_packed import AWQ, GPTQ, Packer, PackQuantized, wide, write_packed
 
 import ggufkit
 from ggufkit.arch.transforms import decays
 from ggufkit.arch.undo import logarithms
 from ggufkit.checkpoint.folder import open_checkpoint
 from ggufkit.errors import ArchitectureError, FileError, GgufkitError, UsageError
+from ggufkit.formats.affine import Affine, join
 from ggufkit.formats.codec import encode
 from ggufkit.formats.table import FORMATS
 from ggufkit.gguf.reader import open as open_gguf
-from ggufkit.jobs import pack_gptq
+from ggufkit.jobs import pack_gptq, pack_quantized
 from ggufkit.jobs.convert import convert
 from ggufkit.jobs.pack_quantized import Scheme, packed, schemes
 from ggufkit.jobs.to_huggingface import LAYOUTS, export_hf
@@ -182,6 +183,49 @@ def test_other_layouts_come_back_as_the_same_blocks(
     for name, tensor in found.items():
         if name not in ("token_embd.weight", "output.weight"):
             assert tensor == back[name], name
+
+
+@pytest.mark.parametrize(
+    ("packer", "layout"),
+    [(GPTQ(sym=False, group=64), "gptq"), (AWQ(group=32), "awq"), (PackQuantized(sym=False, group=64), "compressed")],
+    ids=["gptq", "awq", "compressed"],
+)
+def test_zero_points_come_back(packer: Packer, layout: str, tmp_path: Path):
+    folder = write_packed(FAMILIES["llama-yarn"](), packer, tmp_path / "packed")
+    path = convert(folder, tmp_path / "there.gguf")
+    options = {} if layout == "compressed" else {"layout": layout}
+    assert "4 bits with zero points" in export_hf(path, tmp_path / "out", **options)[0]
+    stored, found = open_checkpoint(folder).tensors, open_checkpoint(tmp_path / "out").tensors
+    same = total = 0
+    for name, tensor in stored.items():
+        if name.endswith(("qweight", "qzeros", "scales", "weight_packed", "weight_zero_point", "weight_scale")):
+            own = found[name].read(0, found[name].rows)
+            assert own.shape == tensor.read(0, tensor.rows).shape
+            same, total = same + int((own == tensor.read(0, tensor.rows)).sum()), total + own.size
+    # The zero point is the checkpoint's wherever a group has its lowest and its highest code.
+    assert same > 0.7 * total
+    there, back = blocks(path), blocks(convert(tmp_path / "out", tmp_path / "back.gguf"))
+    for name, tensor in there.items():
+        if "blk" in name:
+            assert tensor == back[name], name
+
+
+def test_levels_of_more_than_sixteen_in_a_row_take_eight_bits():
+    codes = np.full((16, 64), 16, np.uint8)
+    for low, high, bits in ((5, 20, 4), (4, 20, 8), (0, 15, 8), (1, 16, 4), (16, 31, 4)):
+        codes[3, 5], codes[3, 40] = low, high
+        affine = Affine(codes.reshape(-1, 32), np.full(32, 0.5, np.float32), np.full(32, -8, np.float32))
+        tensor = of_blocks(join(affine, FORMATS["Q5_0"]).reshape(16, -1), "Q5_0", 64).renamed("layers.0.x.weight")
+        (scheme,) = pack_quantized.schemes({tensor.name: tensor}).values()
+        # Only of a whole row the levels may be too many: of 32 neighbours they are not.
+        assert (scheme.bits, scheme.group) == {4: (4, 0), 8: (4, 32) if low else (8, 0)}[bits]
+        weights = tensor.floats()
+        codes4, zeros, scales = pack_quantized.coded(tensor, scheme, tensor.read(0, 16))
+        assert codes4.max() < 1 << scheme.bits
+        size = scheme.group or 64
+        meant = (codes4.astype(int) - np.repeat(zeros, size, axis=1)) * np.repeat(scales, size, axis=1)
+        np.testing.assert_array_equal(weights, meant)
+    assert pack_gptq.schemes({tensor.name: tensor})[tensor.name].bits == 8  # version 1 has no zero point of 0
 
 
 @pytest.mark.parametrize("layout", ["gptq", "awq"])
@@ -374,7 +418,7 @@ def test_what_cannot_be_exported_is_refused_by_name(fixtures: Path, tmp_path: Pa
     for edit, message in (
         ({"llama.attention.scale": 0.5}, "llama.attention.scale, 0.5, has no place in config.json"),
         ({"llama.rope.scaling.type": "longrope"}, "rope scaling of type longrope"),
-        ({"mamba.block_count": 4, "general.architecture": "mamba"}, "mamba models cannot be exported"),
+        ({"rwkv6.block_count": 4, "general.architecture": "rwkv6"}, "rwkv6 models cannot be exported"),
         ({"llama.block_count": 2**31 - 1}, "block_count"),
         ({"llama.attention.head_count": 7}, "heads"),
     ):

@@ -2,6 +2,7 @@
 
     block    becomes
     Q4_0     4 bits with zero points of 8
+    Q5_0     4 bits with zero points, where the levels of a group are of 16 in a row
     Q4_1     4 bits with zero points, where these are whole numbers from 0 to 15
 
     …q_proj.qweight   (cols, rows / 8) I32     of eight outputs 0 2 4 6 1 3 5 7, the first in the lowest bits

@@ -2,7 +2,7 @@
 
     block    becomes
     Q4_0     4 bits, symmetric
-    Q5_0     8 bits, symmetric
+    Q5_0     4 bits with zero points, where the levels of a group are of 16 in a row; else 8 bits, symmetric
     Q8_0     8 bits, symmetric
     Q4_1     4 bits with zero points, where these are whole numbers from 1 to 15
 

@@ -2,7 +2,8 @@
 
     block    code, zero         becomes
     Q4_0     0 … 15,  8         4 bits, symmetric
-    Q5_0     0 … 31,  16        8 bits, symmetric: what runs such models has kernels for 4 and 8
+    Q5_0     0 … 31,  16        4 bits with zero points, where the levels of a group are of 16 in a row, as those from
+                                there are; else 8 bits, symmetric: what runs such models has kernels for 4 and 8
     Q8_0     0 … 255, 128       8 bits, symmetric
     Q4_1     0 … 15,  -m / d    4 bits with zero points, where these are whole numbers from 0 to 15
 
@@ -125,6 +126,7 @@ def _scheme(tensor: Tensor, allowed: range) -> Scheme | None:
     bits, zero = _PACKED[tensor.format.name]
     blocks = tensor.cols // 32
     possible = [size for size in (blocks, *_GROUPS) if size and not blocks % size]
+    narrow = possible if tensor.format.name == "Q5_0" else []  # where 4 bits hold the levels
     symmetric = True
     for lo, hi in ranges(tensor):
         records = tensor.records(lo, hi)
@@ -136,8 +138,13 @@ def _scheme(tensor: Tensor, allowed: range) -> Scheme | None:
                 return None
             symmetric = symmetric and bool((zeros == 8).all())
         possible = [size for size in possible if _shared(d, size) and (zeros is None or _shared(zeros, size))]
-        if zero is not None and possible[0] == 1:
+        if narrow:
+            least, most = _zero_points(_codes(tensor, records.view("u1")).reshape(-1, 32))
+            narrow = [size for size in possible if size in narrow and _overlap(least, most, size, allowed)]
+        if zero is not None and possible[0] == 1 and not narrow:
             break
+    if narrow:
+        return Scheme(4, 0 if narrow[0] == blocks else 32 * narrow[0], False)
     if not possible:
         return None
     return Scheme(bits, 0 if possible[0] == blocks else 32 * possible[0], symmetric)
@@ -151,6 +158,24 @@ def _shared(values: np.ndarray, size: int) -> bool:
     if values.dtype.kind == "f":
         groups = groups.view("u2")
     return bool((groups == groups[:, :, :1]).all())
+
+
+def _codes(tensor: Tensor, blocks: np.ndarray) -> np.ndarray:
+    from ggufkit.formats.affine import split
+
+    codes: np.ndarray = split(blocks, tensor.format).codes
+    return codes
+
+
+def _zero_points(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the largest zero point with which 4 bits hold levels of Q5_0, (n, weights): each (n,), int."""
+    return 16 - codes.min(axis=1).astype(int), 31 - codes.max(axis=1).astype(int)
+
+
+def _overlap(least: np.ndarray, most: np.ndarray, size: int, allowed: range) -> bool:
+    """Whether each `size` neighbours can have the same zero point."""
+    first, last = least.reshape(-1, size).max(axis=1), most.reshape(-1, size).min(axis=1)
+    return bool((first.clip(allowed.start) <= last.clip(max=allowed.stop - 1)).all())
 
 
 def _zeros(d: np.ndarray, m: np.ndarray) -> np.ndarray | None:
@@ -169,7 +194,9 @@ def _common(schemes: Sequence[Scheme], members: Sequence[Tensor]) -> Scheme | No
     """The scheme that all of some matrices can have."""
     if not schemes:
         return None
-    symmetric, bits = all(s.symmetric for s in schemes), max(s.bits for s in schemes)
+    bits = max(s.bits for s in schemes)
+    even = bits == 8 and all(_PACKED[t.format.name][1] is not None for t in members)
+    symmetric = even or all(s.symmetric for s in schemes)
     if not any(s.group for s in schemes):
         return Scheme(bits, 0, symmetric)
     return Scheme(bits, gcd(128, *(s.group or t.cols for s, t in zip(schemes, members, strict=False))), symmetric)
@@ -179,19 +206,22 @@ def coded(tensor: Tensor, scheme: Scheme, blocks: np.ndarray) -> tuple[np.ndarra
     """Blocks of rows, (n, row_bytes), as codes (n, cols), zero points (n, groups), both uint8, and scales, float16."""
     import numpy as np
 
-    from ggufkit.formats.affine import split
-
     n, repeats = len(blocks), (scheme.group or tensor.cols) // 32
     records = blocks.view(tensor.format.dtype)  # (n, blocks per row)
-    codes = split(blocks, tensor.format).codes.reshape(n, tensor.cols)
+    codes = _codes(tensor, blocks).reshape(n, tensor.cols)
+    scales = np.ascontiguousarray(records["d"][:, ::repeats])
     middle = 1 << (scheme.bits - 1)
     zero = _PACKED[tensor.format.name][1]
+    if scheme.bits == 4 and zero == 16:
+        least, most = _zero_points(codes.reshape(-1, 32 * repeats))
+        chosen = np.full(least.shape, middle).clip(least, most).astype(np.uint8).reshape(n, -1)
+        return codes - np.uint8(16) + np.repeat(chosen, 32 * repeats, axis=1), chosen, scales
     zeros = np.full(records.shape, zero, np.uint8) if zero is not None else _zeros(records["d"], records["m"])
     assert zeros is not None, "the scheme was made for these blocks"
     if scheme.symmetric and zero != middle:
         codes = codes - np.repeat(zeros, 32, axis=1) + np.uint8(middle)  # modulo 256, as the sum is from 0 to 255
         zeros = np.full_like(zeros, middle)
-    return codes, zeros[:, ::repeats], np.ascontiguousarray(records["d"][:, ::repeats])
+    return codes, zeros[:, ::repeats], scales
 
 
 def packed(tensor: Tensor, scheme: Scheme) -> Repacked:

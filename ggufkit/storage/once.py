@@ -106,6 +106,8 @@ class OnceReader:
 
     def _cached(self, offset: int, n: int) -> bool:
         """Whether a part of the file and what lies behind it are in the system's cache."""
+        if _cached_pages(self._handle, offset, n) * PAGESIZE < n:
+            return False  # most often, and known sooner
         n = min(n + _BEHIND, os.fstat(self._handle).st_size - offset)
         return _cached_pages(self._handle, offset, n) * PAGESIZE >= n
 
