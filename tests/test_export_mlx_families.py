@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -13,7 +14,8 @@ pytest.importorskip("mlx_lm.utils")
 
 from tiny_checkpoints import write
 from tiny_families import FAMILIES
-from verify_export_mlx import verify
+from verify_export_mlx import TOKENS, verify
+from verify_runtime import divergence
 
 import ggufkit
 from ggufkit.errors import ArchitectureError
@@ -21,7 +23,7 @@ from ggufkit.gguf.reader import open as open_gguf
 from ggufkit.jobs.convert import convert
 from ggufkit.jobs.to_mlx import export_mlx
 
-TINY = ("command-r", "deepseek-v2", "deepseek-v3", "glm4", "kimi_linear", "lfm2", "mamba", "qwen3moe")
+TINY = ("bailingmoe2", "command-r", "deepseek-v2", "deepseek-v3", "glm4", "kimi_linear", "lfm2", "mamba", "qwen3moe")
 SHARED = ("falconh1", "granitehybrid-moe", "nemotronh-moe", "qwen35moe-vl", "qwen3next")
 
 
@@ -68,6 +70,24 @@ def test_quantized_stacks_stay_quantized(name, paths, tmp_path):
     with open_gguf(path) as model:
         plain = [t for t in model.tensors.values() if t.name.endswith("_exps.weight") and not t.format.is_quantized]
     assert len(stacks) == len(plain)
+
+
+@pytest.mark.parametrize("name", ["deepseek-v3", "qwen3moe"])
+def test_folders_that_mlx_lm_quantized_are_converted(name, paths, tmp_path):
+    mx = pytest.importorskip("mlx.core")
+    from mlx_lm.utils import load_model, quantize_model, save_config, save_model
+
+    export_mlx(paths(name), tmp_path / "plain", dtype="float32")
+    model, config = load_model(tmp_path / "plain")
+    wide = {"group_size": 32, "bits": 4, "quant_predicate": lambda path, module: module.weight.shape[-1] % 32 == 0}
+    model, config = quantize_model(model, config, **wide)
+    shutil.copytree(tmp_path / "plain", tmp_path / "saved", ignore=shutil.ignore_patterns("*.safetensors"))
+    save_model(tmp_path / "saved", model)
+    save_config(config, tmp_path / "saved" / "config.json")
+    with ggufkit.load(convert(tmp_path / "saved", tmp_path / "back.gguf", pre="llama-bpe"), backend="mlx") as back:
+        own = back.forward(TOKENS, back.new_cache(64, "F32", "F32"), logits="all")
+    logits = np.array(model(mx.array(TOKENS)[None])[0].astype(mx.float32))
+    assert divergence(own, logits).max() < 1e-5
 
 
 def test_models_that_mlx_lm_would_run_otherwise_are_refused(paths, tmp_path):

@@ -315,7 +315,7 @@ def _export(model_type: str, model_class: str, sigmoid: bool) -> Export:
         fused=_KV_B,
         undo=_KV_B_UNDO,
         when=lambda s: (s.get("expert_gating_func") == 2) == sigmoid,
-        mlx=Mlx(names=ABSORBED) if sigmoid else PLAIN_MLX,
+        mlx=Mlx(names=ABSORBED, headed=True) if sigmoid else PLAIN_MLX,
     )
 
 
@@ -325,6 +325,7 @@ _EXPORT_YOUTU = Export(
     "YoutuForCausalLM",
     config={
         **_LATENT,
+        "pad_token_id": None,  # transformers takes away the embedding of one
         "rope_interleave": lambda s: True,
         "rope_parameters": lambda s: {"rope_theta": s.get("rope.freq_base", 10000.0), "rope_type": "default"},
     },

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ggufkit.arch.export import EXPERTS, W123_EXPERTS, Export, key
+from ggufkit.arch.export import EXPERTS, W123_EXPERTS, Export, Source, key
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import (
     BASE,
@@ -60,6 +60,47 @@ _EXPORT_MINIMAX = Export(
         "blk.{bid}.exp_probs_b.bias": "model.layers.{bid}.block_sparse_moe.e_score_correction_bias",
     },
     mlx=Mlx(config={"shared_intermediate_size": lambda s: 0}),
+)
+
+
+def _exaone_kinds(s: Source) -> list[str]:
+    sliding = s.get("attention.sliding_window_pattern") or [False] * s.layers
+    return ["sliding_attention" if of_layer else "full_attention" for of_layer in sliding]
+
+
+_EXPORT_EXAONE = Export(
+    "exaone_moe",
+    "ExaoneMoeForCausalLM",
+    config={
+        **dict.fromkeys(("attention_bias", "mlp_bias")),
+        "num_experts": key("expert_count"),
+        "num_experts_per_tok": key("expert_used_count"),
+        "moe_intermediate_size": key("expert_feed_forward_length"),
+        "num_shared_experts": key("expert_shared_count"),
+        "first_k_dense_replace": key("leading_dense_block_count"),
+        "routed_scaling_factor": key("expert_weights_scale"),
+        "norm_topk_prob": key("expert_weights_norm"),
+        "scoring_func": lambda s: "sigmoid",
+        "topk_method": lambda s: "noaux_tc",
+        "n_group": key("expert_group_count", 1),
+        "topk_group": key("expert_group_used_count", 1),
+        "num_nextn_predict_layers": lambda s: 0,
+        "sliding_window": lambda s: s.get("attention.sliding_window"),
+        "layer_types": _exaone_kinds,
+    },
+    names={
+        **EXPERTS,
+        "blk.{bid}.exp_probs_b.bias": "model.layers.{bid}.mlp.e_score_correction_bias",
+        **{
+            f"blk.{{bid}}.ffn_{part}_shexp": f"model.layers.{{bid}}.mlp.shared_experts.{part}_proj"
+            for part in ("gate", "up", "down")
+        },
+    },
+    when=lambda s: not s.get("nextn_predict_layers"),
+    mlx=Mlx(
+        config={"is_moe_layer": lambda s: [i >= s.get("leading_dense_block_count", 0) for i in range(s.layers)]},
+        names={"blk.{bid}.exp_probs_b.bias": "model.layers.{bid}.mlp.gate.e_score_correction_bias"},
+    ),
 )
 _EXPORT_MELLUM = Export(
     "mellum",
@@ -205,6 +246,7 @@ SPECS = (
     ),
     Architecture(
         name="exaone-moe",
+        exports=(_EXPORT_EXAONE,),
         graph=Graph(rope="neox", rope_layers="local", window_period=4, router_normalized=False),
         models={"ExaoneMoEForCausalLM": _EXAONE, "ExaoneMoeForCausalLM": _EXAONE},
         metadata=(

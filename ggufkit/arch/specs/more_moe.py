@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from ggufkit.arch.export import EXPERTS, GROUPED_ROUTER, Export
+from ggufkit.arch.export import EXPERTS, GROUPED_ROUTER, Export, key
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import (
     BASE,
@@ -90,6 +90,7 @@ def _ling2(models: tuple[str, ...], centred: bool) -> Architecture:
 
     return Architecture(
         name="bailingmoe2",
+        exports=(_EXPORT_BAILING,),
         graph=Graph(rope="neox", router_normalized=False),
         models={name: {} for name in models},
         metadata=(
@@ -116,7 +117,7 @@ def _ling2(models: tuple[str, ...], centred: bool) -> Architecture:
     )
 
 
-# ---- Command A MoE, Kimi Linear, SmallThinker -------------------------------------------------------------------
+# ---- Command A MoE, SmallThinker --------------------------------------------------------------------------------
 
 
 def _dense_lead(config: Config) -> int:
@@ -168,9 +169,88 @@ _EXPORT_DOTS = Export(
     ),
 )
 
+_SHARED_PARTS = {
+    f"blk.{{bid}}.ffn_{part}_shexp": f"model.layers.{{bid}}.mlp.shared_experts.{part}_proj"
+    for part in ("gate", "up", "down")
+}
+_EXPORT_AFMOE = Export(
+    "afmoe",
+    "AfmoeForCausalLM",
+    config={
+        **dict.fromkeys(("attention_bias", "mlp_bias", "hidden_act")),
+        "num_experts": key("expert_count"),
+        "num_experts_per_tok": key("expert_used_count"),
+        "moe_intermediate_size": key("expert_feed_forward_length"),
+        "num_shared_experts": key("expert_shared_count"),
+        "num_dense_layers": key("leading_dense_block_count"),
+        "route_norm": key("expert_weights_norm"),
+        "route_scale": key("expert_weights_scale"),
+        "sliding_window": key("attention.sliding_window"),
+        "mup_enabled": lambda s: True,
+    },
+    names={
+        **EXPERTS,
+        **_SHARED_PARTS,
+        "blk.{bid}.attn_gate": "model.layers.{bid}.self_attn.gate_proj",
+        "blk.{bid}.post_attention_norm": "model.layers.{bid}.post_attention_layernorm",
+        "blk.{bid}.ffn_norm": "model.layers.{bid}.pre_mlp_layernorm",
+        "blk.{bid}.post_ffw_norm": "model.layers.{bid}.post_mlp_layernorm",
+        "blk.{bid}.ffn_gate_inp": "model.layers.{bid}.mlp.router.gate",
+        "blk.{bid}.exp_probs_b.bias": "model.layers.{bid}.mlp.expert_bias",
+    },
+    mlx=Mlx(
+        config={"layer_types": lambda s: [_afmoe_kind(i) for i in range(s.layers)]},
+        names={
+            f"blk.{{bid}}.ffn_{part}_exps": f"model.layers.{{bid}}.mlp.experts.{part}_proj"
+            for part in ("gate", "up", "down")
+        },
+    ),
+)
+_EXPORT_BAILING = Export(
+    "bailing_moe",
+    "BailingMoeV2ForCausalLM",
+    config={
+        **dict.fromkeys(("attention_bias", "mlp_bias")),
+        "use_bias": lambda s: False,
+        "use_qkv_bias": lambda s: "blk.0.attn_qkv.bias" in s.tensors,
+        "use_qk_norm": lambda s: "blk.0.attn_q_norm.weight" in s.tensors,
+        "partial_rotary_factor": lambda s: s.require("rope.dimension_count") / s.head_dim,
+        "num_experts": key("expert_count"),
+        "num_experts_per_tok": key("expert_used_count"),
+        "moe_intermediate_size": key("expert_feed_forward_length"),
+        "moe_shared_expert_intermediate_size": key("expert_shared_feed_forward_length"),
+        "num_shared_experts": key("expert_shared_count"),
+        "first_k_dense_replace": key("leading_dense_block_count"),
+        "routed_scaling_factor": key("expert_weights_scale"),
+        "norm_topk_prob": key("expert_weights_norm"),
+        "score_function": lambda s: "sigmoid",
+        "moe_router_enable_expert_bias": lambda s: True,
+        "n_group": key("expert_group_count", 1),
+        "topk_group": key("expert_group_used_count", 1),
+    },
+    names={
+        **EXPERTS,
+        **_SHARED_PARTS,
+        "token_embd": "model.word_embeddings",
+        "blk.{bid}.attn_qkv": "model.layers.{bid}.attention.query_key_value",
+        "blk.{bid}.attn_output": "model.layers.{bid}.attention.dense",
+        "blk.{bid}.attn_q_norm": "model.layers.{bid}.attention.query_layernorm",
+        "blk.{bid}.attn_k_norm": "model.layers.{bid}.attention.key_layernorm",
+        "blk.{bid}.exp_probs_b.bias": "model.layers.{bid}.mlp.gate.expert_bias",
+    },
+    when=lambda s: s.get("expert_gating_func") == 2 and not s.get("nextn_predict_layers"),
+    mlx=Mlx(names={"blk.{bid}.ffn_gate_inp": "model.layers.{bid}.mlp.gate.gate_proj"}),
+)
+
+
+def _afmoe_kind(layer: int) -> str:
+    return "sliding_attention" if (layer + 1) % 4 else "full_attention"
+
+
 SPECS = (
     Architecture(
         name="afmoe",
+        exports=(_EXPORT_AFMOE,),
         graph=Graph(
             rope="neox",
             scaled_embedding=True,
