@@ -115,14 +115,16 @@ def test_the_first_body_that_fits_is_chosen(monkeypatch):
         choose("part", bodies, frozenset({"x"}))
 
 
-# A program that prints a hash of products of bytes: narrow and wide, of one row and of a tile.
+# A program that prints a hash of products of bytes: narrow and wide, of one row and of a tile; those of a super-block
+# with whole numbers as scales it compares with NumPy's.
 PROGRAM = """
 import hashlib, sys
 import numpy as np
 from ggufkit.kernels.dot import MIDDLE, PANELS, TOKENS, WIDE, dot_bytes, dot_tile, dot_wide, load_bytes, lookup_bytes
 from ggufkit.kernels.dot import add_scaled, columns_of_step, flip, pack_steps, store_bytes, store_tile, zero_tile
+from ggufkit.kernels.dot import dot_unit, factors_of, start_of, sum_group, tile_unit, turn_bytes, turns
 from ggufkit.kernels.jit import kernel
-from ggufkit.kernels.lanes import splat, store
+from ggufkit.kernels.lanes import load, splat, store, total
 
 steps, steps_wide = pack_steps(32, 15), pack_steps(32, WIDE)
 STEP = columns_of_step(WIDE)  # 2 where wide weights are words
@@ -154,6 +156,29 @@ def tiles(a, b, c, d, x, x_wide, ones, out):
     some = add_scaled(some, tile_63(c, 0, 256, x, 0, 8, x, 0, 0), ones, 0, 16, ones, 0, 1)
     some = add_scaled(some, tile_wide(d, 0, 1024 // STEP, x_wide, 0, 32 // STEP, x, 0, 0), ones, 0, 16, ones, 0, 1)
     store_tile(out, 0, 16 * PANELS, some)
+
+unit, start, sum_of_group, tile_of_unit = dot_unit(16, 63, True), start_of(32), sum_group(16, 32), tile_unit(16, 32)
+TURNED = turns(32)
+
+@kernel
+def units(levels, scales, x, first, first_scales, weights, turned, factors, starts, ones, row, out):
+    for p in range(PANELS):
+        begin = splat(np.int32(0))
+        for part in range(4):
+            steps(levels, 1024 * p + 16 * part, 64, weights, 1024 * p + 256 * part, 128)
+        for g in range(16):
+            by = factors_of(load(scales, 256 * p + 16 * g))
+            store(factors, 256 * p + 16 * g, by)
+            begin = sum_of_group(begin, weights, 1024 * p + 64 * g, by)
+        store(starts, 16 * p, begin)
+    for i in range(0, x.size, 64):
+        store_bytes(turned, i, turn_bytes(load_bytes(x, i)) if TURNED else load_bytes(x, i))
+    words = turned.view(np.int32)
+    dots = tile_of_unit(weights, 0, 1024, words, 0, 64, factors, 0, 256, starts, 0, 16, starts, 0)
+    store_tile(out, 0, 16 * PANELS, add_scaled(zero_tile(), dots, ones, 0, 16, ones, 0, 1))
+    for i in range(0, 256, 64):  # what sums start with, for the first token; then the first row
+        store(starts, i // 4, start(load_bytes(x, i)))
+    row[0] = total(unit(first, x, 0, starts, 0, factors_of(load(first_scales, 0))))
 
 extremes = np.array([127, -127, -127, 127] * 2 + [0] * 8, np.int8)
 rng = np.random.default_rng(0)
@@ -188,6 +213,22 @@ x_wide = x.astype(np.int16 if STEP == 2 else np.int8)
 tiles(weights(15), weights(31), weights(63), d, x.view(np.int32), x_wide.view(np.int32), ones, out)
 correction = 128 * tokens.astype(np.int32).sum(1) if MIDDLE else np.zeros(6)
 first = (out.reshape(TOKENS, PANELS, 16)[:2, 0] - correction[:2, None]).astype(np.int32)
+
+levels = rng.integers(-32, 32, (16 * PANELS, 256)).astype(np.int8)
+levels[1], levels[2], levels[3] = -32, 31, np.tile([-32, 31], 128)
+scales = rng.integers(-128, 128, (PANELS, 16, 16)).astype(np.int32)  # (panels, groups, rows)
+scales[:, :, 1] = -128
+x = rng.integers(-127, 128, (TOKENS, 256)).astype(np.int8)
+x[1] = 127
+x[-1] = np.where(levels[3] < 0, -127, 127)
+weights, starts, row = np.zeros(1024 * PANELS, np.int32), np.zeros(64, np.int32), np.zeros(1, np.int64)
+factors, unit_out = np.zeros(256 * PANELS, np.int32), np.zeros(TOKENS * PANELS * 16, np.float32)
+turned = np.zeros(x.size, np.int8)
+units(levels.reshape(-1).view(np.int32), scales.reshape(-1), x.reshape(-1), (levels[0] + 32).view(np.uint8),
+      scales[0, :, 0].copy(), weights, turned, factors, starts, ones, row, unit_out)
+of_rows = scales.swapaxes(1, 2).reshape(-1, 16).repeat(16, 1)
+expected = x.astype(np.int64) @ (levels * of_rows.astype(np.int64)).T
+assert np.array_equal(unit_out.reshape(TOKENS, -1), expected.astype(np.float32)) and row[0] == expected[0, 0]
 print(hashlib.sha256(sums.tobytes() + looked_up.tobytes()).hexdigest(), hashlib.sha256(first.tobytes()).hexdigest())
 """
 

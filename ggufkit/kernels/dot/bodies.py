@@ -33,7 +33,7 @@ from ggufkit.kernels.cpu import Body, choose
 from ggufkit.kernels.jit import CPU_FEATURES
 from ggufkit.kernels.lanes.emit import I1, I8, I16, I32, LANES, call, halves, same, shuffle, vector, whole
 
-__all__ = ["DOT", "MIDDLE", "WIDE", "Dots", "Words", "columns_of_step"]
+__all__ = ["DOT", "MIDDLE", "WIDE", "Dots", "Maddubs", "Words", "columns_of_step", "parts_of"]
 
 WIDE = 128  # the `top` of weights of all eight bits: the largest magnitude
 
@@ -44,12 +44,14 @@ class _Running:
     """Sums of one vector of lanes: `add` products to it, then take the `total`.
 
     `start` gives what the sums begin with; it is called when that is needed, so that it holds no register before.
+    `by` is what they are multiplied with, a factor in each lane (see `scaled`).
     """
 
     by_lane = False  # whether an instruction takes x from one lane of a vector
+    one_unsigned = False  # whether the first of two factors has no sign
 
-    def __init__(self, b: ir.IRBuilder, count: int, top: int, start: Start):
-        self.b, self.top, self.start = b, top, start
+    def __init__(self, b: ir.IRBuilder, count: int, top: int, start: Start, by: ir.Value | None = None):
+        self.b, self.top, self.start, self.by = b, top, start, by
         self.kind = vector(I32, count)
         self.sums: ir.Value | None = None
         self.most = 1  # steps after which products become part of the sums
@@ -65,7 +67,8 @@ class _Running:
         return self.start() if self.start else ir.Constant(self.kind, None)
 
     def total(self) -> ir.Value:
-        return self.begin() if self.sums is None else self.sums
+        sums = self.begin() if self.sums is None else self.sums
+        return self.b.mul(sums, self.by) if self.by else sums
 
     def bytes(self, value: ir.Value) -> ir.Value:
         return self.b.bitcast(value, vector(I8, 4 * self.kind.count))
@@ -79,6 +82,8 @@ _BYTE_OPERANDS = llvm.llvm_version_info[0] >= 22
 
 
 class _Vnni(_Running):
+    one_unsigned = True
+
     def add(self, w: ir.Value, x: ir.Value) -> None:
         if self.sums is None:
             self.sums = self.begin()
@@ -105,11 +110,16 @@ _MADDUBS = {
 }
 
 
-class _Maddubs(_Running):
-    """`pairs`: neighbouring products, added in int16 as often as that holds them."""
+class Maddubs(_Running):
+    """`pairs`: neighbouring products, added in int16 as often as that holds them.
 
-    def __init__(self, b: ir.IRBuilder, count: int, top: int, start: Start):
-        super().__init__(b, count, top, start)
+    With factors, which are two int16 in each lane, `start` is int16, too.
+    """
+
+    one_unsigned = True
+
+    def __init__(self, b: ir.IRBuilder, count: int, top: int, start: Start, by: ir.Value | None = None):
+        super().__init__(b, count, top, start, by)
         self.multiply, self.widen, self.sign = _MADDUBS[count]
         self.pairs: ir.Value | None = None
         self.held = 0
@@ -137,15 +147,19 @@ class _Maddubs(_Running):
 
     def widen_pairs(self) -> None:
         if self.pairs is not None:
-            ones = same(I16, 1, 2 * self.kind.count)
-            self.plus(call(self.b, self.widen, self.kind, [self.pairs, ones]))
+            words = vector(I16, 2 * self.kind.count)
+            by = self.b.bitcast(self.by, words) if self.by else same(I16, 1, words.count)
+            self.plus(call(self.b, self.widen, self.kind, [self.pairs, by]))
             self.pairs, self.held = None, 0
 
     def total(self) -> ir.Value:
+        if self.start and self.by and self.pairs is not None:
+            start = self.b.bitcast(self.start(), self.pairs.type)
+            self.pairs = self.b.add(self.pairs, start)
         self.widen_pairs()
-        if self.start:
+        if self.start and not self.by:
             self.plus(self.start())
-        return super().total()
+        return self.sums
 
 
 class Words(_Running):
@@ -204,9 +218,9 @@ DOT = choose(
     [
         Body("avx512vnni", "avx512f avx512vnni", _Dot(_Vnni, 16, False, 6, 2)),
         Body("avxvnni", "avx2 avxvnni", _Dot(_Vnni, 8, False, 4, 1)),
-        Body("avx512", "avx512f avx512bw", _Dot(_Maddubs, 16, True, 6, 2)),
-        Body("avx2", "avx2", _Dot(_Maddubs, 8, True, 4, 1, rolled=True)),
-        Body("ssse3", "ssse3", _Dot(_Maddubs, 4, True, 2, 1, rolled=True)),
+        Body("avx512", "avx512f avx512bw", _Dot(Maddubs, 16, True, 6, 2)),
+        Body("avx2", "avx2", _Dot(Maddubs, 8, True, 4, 1, rolled=True)),
+        Body("ssse3", "ssse3", _Dot(Maddubs, 4, True, 2, 1, rolled=True)),
         Body("i8mm", "neon dotprod i8mm", _Dot(_Sdot, 4, True, 4, 1, paired=True)),
         Body("dotprod", "neon dotprod", _Dot(_Sdot, 4, True, 4, 1)),
         Body("plain", "", _Dot(_Plain, 16, True, 2, 1)),
@@ -217,10 +231,10 @@ DOT = choose(
 MIDDLE = 0 if DOT.signed else 128
 
 
-def _parts(b: ir.IRBuilder, value: ir.Value, count: int) -> list[ir.Value]:
+def parts_of(b: ir.IRBuilder, value: ir.Value, count: int) -> list[ir.Value]:
     if value.type.count == count:
         return [value]
-    return [part for half in halves(b, value) for part in _parts(b, half, count)]
+    return [part for half in halves(b, value) for part in parts_of(b, half, count)]
 
 
 def columns_of_step(top: int) -> int:
@@ -238,10 +252,10 @@ class Dots:
         ]
 
     def _start_of(self, start: Callable[[], ir.Value], part: int) -> Callable[[], ir.Value]:
-        return lambda: _parts(self.b, start(), DOT.lanes)[part]
+        return lambda: parts_of(self.b, start(), DOT.lanes)[part]
 
     def add(self, w: ir.Value, x: ir.Value) -> None:
-        parts = _parts(self.b, w, DOT.lanes), _parts(self.b, x, DOT.lanes)
+        parts = parts_of(self.b, w, DOT.lanes), parts_of(self.b, x, DOT.lanes)
         for running, *operands in zip(self.parts, *parts, strict=True):
             running.add(*operands)
 

@@ -12,7 +12,7 @@ from ggufkit.kernels.dot.bodies import WIDE, Dots
 from ggufkit.kernels.lanes.emit import I32, LANES, shuffle
 from ggufkit.kernels.lanes.types import f32x16, i32x16
 
-__all__ = ["dot_bytes", "dot_wide", "group_sums_2", "group_sums_4", "sum_pairs_8", "sum_pairs_16"]
+__all__ = ["dot_bytes", "dot_wide", "emit_neighbours", "group_sums_2", "group_sums_4", "sum_pairs_8", "sum_pairs_16"]
 
 
 def _dot(top: int) -> Any:
@@ -39,7 +39,7 @@ def _group_sums(count: int) -> Any:
         def emit(ctx, builder, sig, args):
             a, b, c, d = args
             # Quarter q of the lanes now has the sums of a's, b's, c's and d's quarter q.
-            sums = _neighbours(builder, _neighbours(builder, a, b), _neighbours(builder, c, d))
+            sums = emit_neighbours(builder, emit_neighbours(builder, a, b), emit_neighbours(builder, c, d))
             if count == 2:
                 sums = builder.add(sums, shuffle(builder, sums, sums, [k ^ 4 for k in range(LANES)]))
                 order = [k // 2 + 8 * (k % 2) for k in range(8)] * 2
@@ -55,7 +55,7 @@ def _group_sums(count: int) -> Any:
     return function
 
 
-def _neighbours(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
+def emit_neighbours(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
     """Of each four lanes of x and of y two sums of neighbours: x0 + x1, x2 + x3, y0 + y1, y2 + y3."""
     at = [4 * (k // 4) + 2 * (k % 2) + (LANES if k % 4 > 1 else 0) for k in range(LANES)]
     return b.add(shuffle(b, x, y, at), shuffle(b, x, y, [k + 1 for k in at]))

@@ -53,6 +53,7 @@ __all__ = [
     "add_scaled",
     "add_tile",
     "dot_tile",
+    "load_tile",
     "pack_steps",
     "store_tile",
     "subtract_scaled",
@@ -162,7 +163,7 @@ def _as_words(b: ir.IRBuilder, four: ir.Value) -> list[ir.Value]:
 _ZIPPED = [position + LANES * which for position in range(LANES) for which in (0, 1)]
 
 
-def _paired_sums(
+def paired_sums(
     b: ir.IRBuilder, w: Operand, x: Operand, group: int, tokens: int, start: list[ir.Value]
 ) -> list[ir.Value]:
     """Sums of `tokens` and one panel by smmla; `start` of each token, as i32x16."""
@@ -194,7 +195,7 @@ def _two_tokens(b: ir.IRBuilder, x: Operand, token: int, step: int) -> ir.Value:
     return b.bitcast(shuffle(b, first, second, order), vector(I8, 16))
 
 
-def _in_all_lanes(b: ir.IRBuilder, x: Operand, token: int, step: int) -> ir.Value:
+def in_all_lanes(b: ir.IRBuilder, x: Operand, token: int, step: int) -> ir.Value:
     """Four columns of a token. An instruction that takes them from any lane of a vector saves three reads of four."""
     if not DOT.running.by_lane:
         return x.splat(token, step, I32)
@@ -282,7 +283,7 @@ def dot_tile(group: int, top: int, starts: bool, tokens: int = TOKENS, panels: i
             start = Operand(ctx, b, sig.args[6], *args[6:9])
             if DOT.paired:
                 begin = [start.splat(t, 0, I32) for t in range(tokens)] if starts else []
-                return as_tile(b, tile, _paired_sums(b, w, x, group, tokens, begin))
+                return as_tile(b, tile, paired_sums(b, w, x, group, tokens, begin))
             begin = [(lambda t=t: start.splat(t, 0, I32)) if starts else None for t in range(tokens)]
             if DOT.rolled and apart == 1:
                 return as_tile(b, tile, _looped_sums(b, w, x, group, top, begin))
@@ -290,7 +291,7 @@ def dot_tile(group: int, top: int, starts: bool, tokens: int = TOKENS, panels: i
             for step in range(group // 4):
                 levels = [w.vector(p, step, i32x16) for p in range(panels)]
                 for t in range(tokens):
-                    four = _in_all_lanes(b, x, t, step)
+                    four = in_all_lanes(b, x, t, step)
                     for p in range(panels):
                         sums[t][p].add(levels[p], four)
             return as_tile(b, tile, [sums[t][p].total() for t in range(tokens) for p in range(panels)])
@@ -361,6 +362,17 @@ def store_tile(typingctx, array, at, stride, tile):
         return ctx.get_dummy_value()
 
     return types.void(array, types.intp, types.intp, f32_tile), emit
+
+
+@intrinsic
+def load_tile(typingctx, array, at, stride):
+    """The tile that `store_tile` wrote there."""
+
+    def emit(ctx, b, sig, args):
+        other = Operand(ctx, b, sig.args[0], *args)
+        return as_tile(b, f32_tile, [other.vector(t, p, f32x16) for t in range(TOKENS) for p in range(PANELS)])
+
+    return f32_tile(array, types.intp, types.intp), emit
 
 
 @intrinsic

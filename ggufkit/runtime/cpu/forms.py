@@ -12,7 +12,7 @@ from ggufkit.kernels.dot import TOGETHER, TOKENS
 from ggufkit.kernels.lanes import LANES
 from ggufkit.kernels.threads import for_ranges
 from ggufkit.runtime.cpu.calls import NOW, Calls
-from ggufkit.runtime.cpu.products import COLUMNS, FEW, UNIT, Product
+from ggufkit.runtime.cpu.products import COLUMNS, FEW, UNIT, Layout, Product
 from ggufkit.runtime.cpu.products.inputs import quantize_q8_0, quantize_q8_k
 
 __all__ = ["Activations", "Planes", "quantize"]
@@ -37,6 +37,7 @@ class Activations:
         self._by_column: np.ndarray | None = None
         self._planes: dict[tuple[str, int], Planes] = {}
         self._rounded: dict[str, np.ndarray] = {}
+        self._laid: dict[Layout, tuple[np.ndarray, np.ndarray]] = {}
         self._started: dict[tuple[str, int, int], np.ndarray] = {}
 
     def form(self, product: Product) -> tuple[Any, ...]:
@@ -54,6 +55,11 @@ class Activations:
         if key not in self._planes:
             self._planes[key] = quantize(self.x, *key, calls=self._calls)
         planes = self._planes[key]
+        if product.layout and not few:
+            if product.layout not in self._laid:
+                self._laid[product.layout] = laid(planes.levels, product.layout)
+            x, starts = self._laid[product.layout]
+            return x, planes.scales, starts
         if not product.offset or len(self.x) == 1:
             return planes.levels, planes.scales, planes.sums
         return planes.levels, planes.scales, planes.counts if few else self._starts(planes, (*key, product.offset))
@@ -125,6 +131,21 @@ def quantize(x: Any, form: str, group: int, threads: int | None = None, calls: C
 def _rows_of(planes: Planes, lo: int, hi: int, groups: int) -> Planes:
     levels, *flat = planes
     return Planes(levels[lo:hi], *(plane[lo * groups : hi * groups] for plane in flat))
+
+
+def laid(levels: np.ndarray, layout: Layout, threads: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Levels as `products.scaled.matrix` reads them.
+
+    Returns
+    -------
+    arrays of shape (units, tokens, layout.words) and (units · tokens,), int32.
+    """
+    tokens, cols = levels.shape
+    x = np.empty((cols // UNIT, tokens, layout.words), np.int32)
+    starts = np.empty(cols // UNIT * tokens, np.int32)
+    levels = frozen(levels)
+    for_ranges(lambda lo, hi: layout.lay(levels, lo, hi, x, starts), tokens, max(1, _RANGE // cols), threads)
+    return frozen(x), frozen(starts)
 
 
 def rounded(x: np.ndarray, form: str) -> np.ndarray:

@@ -16,11 +16,11 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ggufkit.formats.table import Format
 
-__all__ = ["COLUMNS", "FEW", "UNIT", "Product", "product_of"]
+__all__ = ["COLUMNS", "FEW", "UNIT", "Layout", "Product", "product_of"]
 
 UNIT = 256
 
@@ -29,6 +29,13 @@ COLUMNS = 32
 
 # Rows of activations up to which it is faster to unpack weights as they come than to lay out tiles of them.
 FEW = 16
+
+
+class Layout(NamedTuple):
+    """How activations lie: a kernel that lays them so (see `scaled.lay`), and int32 of a unit."""
+
+    lay: Callable[..., Any]
+    words: int
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,7 @@ class Product:
         they stay float32.
     group : weights that share a scale.
     offset : the level that means zero; None if each group has its minimum.
+    layout : how activations lie for `matrix`; None if it reads them as they are.
     """
 
     vector: Callable[..., Any]
@@ -50,6 +58,7 @@ class Product:
     form: str | None = None
     group: int = 32
     offset: int | None = None
+    layout: Layout | None = None
 
 
 _FAMILIES = {

@@ -13,6 +13,7 @@ from ggufkit.kernels.dot import (
     exponents_of,
     half_at,
     halves_of,
+    load_eights,
     load_exponents,
     load_halves,
     load_nibbles,
@@ -23,10 +24,11 @@ from ggufkit.kernels.dot import (
     word_at,
 )
 from ggufkit.kernels.jit import inlined
-from ggufkit.kernels.lanes import lane_numbers, splat, store, to_f32
+from ggufkit.kernels.lanes import lane_numbers, splat, store
+from ggufkit.runtime.cpu.products import scaled
 from ggufkit.runtime.cpu.products.loops import products_of
 
-_IQ4 = (LEVELS + MIDDLE).astype(np.uint8)
+_IQ4, _IQ4_SIGNED = (LEVELS + MIDDLE).astype(np.uint8), LEVELS.astype(np.int8).view(np.uint8)
 _LARGEST = 12  # of E2M1, doubled
 _E2M1 = (DOUBLED + _LARGEST).astype(np.uint8)
 
@@ -58,26 +60,29 @@ def iq4_nl_unpack_rows(data, at, stride, last, W, to, jump, S, M, s):
 
 
 @inlined
-def iq4_xs_unpack(data, at, last, U):
+def iq4_xs_unpack(data, at, U):
     """The scale of sub-block j: bits 0-3 at bit 4 j of one word, bits 4-5 at bit 2 j of another; 32 is added."""
-    for j in range(4):
-        store_bytes(U, 64 * j, lookup_bytes(_IQ4, load_nibbles(data, at + 8 + 32 * j, at + 24 + 32 * j)))
+    even, odd = load_eights(data, at + 8)
+    nibbles, four = splat(np.int32(0x0F0F0F0F)), splat(np.int32(4))
+    store_bytes(U, 0, lookup_bytes(_IQ4, even & nibbles))
+    store_bytes(U, 64, lookup_bytes(_IQ4, odd & nibbles))
+    store_bytes(U, 128, lookup_bytes(_IQ4, even >> four & nibbles))
+    store_bytes(U, 192, lookup_bytes(_IQ4, odd >> four & nibbles))
     j = lane_numbers() & splat(np.int32(7))
     low = splat(np.int32(word_at(data, at + 4))) >> (j << splat(np.int32(2))) & splat(np.int32(15))
     high = splat(np.int32(word_at(data, at)) >> np.int32(16)) >> (j << splat(np.int32(1)))
-    level = (low | ((high & splat(np.int32(3))) << splat(np.int32(4)))) - splat(np.int32(32))
-    return half_at(data, at) * to_f32(level), splat(np.float32(0))
+    return half_at(data, at), (low | ((high & splat(np.int32(3))) << splat(np.int32(4)))) - splat(np.int32(32))
 
 
 @inlined
-def iq4_xs_unpack_rows(data, at, stride, last, W, to, jump, S, M, s):
+def iq4_xs_unpack_rows(data, at, stride, W, S):
     both, lows, _, _ = load_rows(data, at, stride)
     for j in range(8):
-        _put_levels(_IQ4, data, at + 8 + 16 * j, stride, W, to + j * jump)
+        _put_levels(_IQ4_SIGNED, data, at + 8 + 16 * j, stride, W, j * 128)
         low = lows >> splat(np.int32(4 * j)) & splat(np.int32(15))
         high = both >> splat(np.int32(16 + 2 * j)) & splat(np.int32(3))
-        level = (low | high << splat(np.int32(4))) - splat(np.int32(32))
-        store(S, s + 16 * j, halves_of(both) * to_f32(level))
+        store(S, 16 * j, (low | high << splat(np.int32(4))) - splat(np.int32(32)))
+    return halves_of(both)
 
 
 @inlined
@@ -98,7 +103,9 @@ def mxfp4_unpack_rows(data, at, stride, last, W, to, jump, S, M, s):
 
 PRODUCTS = {
     "IQ4_NL": products_of("IQ4_NL", __file__, iq4_nl_unpack, iq4_nl_unpack_rows, form="Q8_0", top=WIDE, offset=MIDDLE),
-    "IQ4_XS": products_of("IQ4_XS", __file__, iq4_xs_unpack, iq4_xs_unpack_rows, form="Q8_K", top=WIDE, offset=MIDDLE),
+    "IQ4_XS": scaled.products_of(
+        "IQ4_XS", __file__, iq4_xs_unpack, iq4_xs_unpack_rows, top=WIDE, group=32, offset=MIDDLE
+    ),
     "MXFP4": products_of(
         "MXFP4", __file__, mxfp4_unpack, mxfp4_unpack_rows, form="Q8_0", top=2 * _LARGEST, offset=_LARGEST
     ),

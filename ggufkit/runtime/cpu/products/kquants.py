@@ -8,6 +8,7 @@ from ggufkit.kernels.dot import (
     bits_of,
     half_at,
     halves_of,
+    less,
     load_bits,
     load_bytes,
     load_rows,
@@ -19,11 +20,14 @@ from ggufkit.kernels.dot import (
 )
 from ggufkit.kernels.jit import inlined
 from ggufkit.kernels.lanes import bytes_i32, load, splat, store, to_f32
+from ggufkit.runtime.cpu.products import scaled
 from ggufkit.runtime.cpu.products.loops import products_of
 
 _BITS_6, _BITS_4, _BITS_2 = np.uint32(0x3F3F3F3F), np.uint32(0x0F0F0F0F), np.uint32(0x03030303)
 _TWO, _FOUR, _SIX, _HALF = np.uint32(2), np.uint32(4), np.uint32(6), np.uint64(32)
 _NONE = np.uint64(0)
+
+_less_4, _less_32 = less(4), less(32)
 
 
 @inlined
@@ -45,21 +49,20 @@ def q2_k_unpack_rows(data, at, stride, last, W, to, jump, S, M, s):
         for j in range(4):
             store_steps(W, to + (8 * h + 2 * j + i) * jump, bits_of(words, 2 * j, 3))
     both, scales = load_rows(data, at + 68, stride)[3], load_rows(data, at, stride)
-    _store_bytes_of(S, s, halves_of(both), bits_of(scales, 0, 15), 0)
-    _store_bytes_of(M, s, halves_of(both >> splat(np.int32(16))), bits_of(scales, 4, 15), 0)
+    _store_bytes_of(S, s, halves_of(both), bits_of(scales, 0, 15))
+    _store_bytes_of(M, s, halves_of(both >> splat(np.int32(16))), bits_of(scales, 4, 15))
 
 
 @inlined
-def _store_bytes_of(S, s, d, words, zero):
-    """The bytes of four words, less `zero`, times d: of sixteen groups."""
+def _store_bytes_of(S, s, d, words):
+    """The bytes of four words times d: of sixteen groups."""
     for k, word in enumerate(words):
         for i in range(4):
-            level = (word >> splat(np.int32(8 * i)) & splat(np.int32(255))) - splat(np.int32(zero))
-            store(S, s + 64 * k + 16 * i, d * to_f32(level))
+            store(S, s + 64 * k + 16 * i, d * to_f32(word >> splat(np.int32(8 * i)) & splat(np.int32(255))))
 
 
 @inlined
-def q3_k_unpack(data, at, last, U):
+def q3_k_unpack(data, at, U):
     for h in range(2):
         for j in range(2):
             low = load_bits(data, at + 32 + 32 * h, 4 * j, 4 * j + 2, 3)
@@ -72,23 +75,30 @@ def q3_k_unpack(data, at, last, U):
         (a >> _FOUR & _BITS_4) | (c >> _FOUR & _BITS_2) << _FOUR,
         (b >> _FOUR & _BITS_4) | (c >> _SIX & _BITS_2) << _FOUR,
     )
-    scales = half_at(data, at + 108) * to_f32(bytes_i32(first, second) - splat(np.int32(32)))
-    return scales, splat(np.float32(0))
+    return half_at(data, at + 108), bytes_i32(first, second) - splat(np.int32(32))
 
 
 @inlined
-def q3_k_unpack_rows(data, at, stride, last, W, to, jump, S, M, s):
+def q3_k_unpack_rows(data, at, stride, W, S):
     for part in range(4):
         h, i = part // 2, part % 2
         words, high = load_rows(data, at + 32 + 32 * h + 16 * i, stride), load_rows(data, at + 16 * i, stride)
         for j in range(4):
             levels = with_bits(bits_of(words, 2 * j, 3), bits_of(high, 4 * h + j, 1), 2)
-            store_steps(W, to + (8 * h + 2 * j + i) * jump, levels)
+            store_steps(W, (8 * h + 2 * j + i) * 64, _less_4(levels))
     _, a, b, c = load_rows(data, at + 92, stride)
     two, four, six = splat(np.int32(2)), splat(np.int32(4)), splat(np.int32(6))
     low, high = bits_of((a, b, a >> four, b >> four), 0, 15), bits_of((c, c >> two, c >> four, c >> six), 0, 3)
-    d = halves_of(load_rows(data, at + 94, stride)[3] >> splat(np.int32(16)))
-    _store_bytes_of(S, s, d, with_bits(low, high, 4), 32)
+    _store_signed(S, _less_32(with_bits(low, high, 4)))
+    return halves_of(load_rows(data, at + 94, stride)[3] >> splat(np.int32(16)))
+
+
+@inlined
+def _store_signed(S, words):
+    """The signed bytes of four words."""
+    for k, word in enumerate(words):
+        for i in range(4):
+            store(S, 64 * k + 16 * i, word << splat(np.int32(24 - 8 * i)) >> splat(np.int32(24)))
 
 
 @inlined
@@ -165,7 +175,7 @@ def q5_k_unpack_rows(data, at, stride, last, W, to, jump, S, M, s):
 
 
 @inlined
-def q6_k_unpack(data, at, last, U):
+def q6_k_unpack(data, at, U):
     """Each half of 128 weights: bits 0-3 in 64 bytes, low and high, bits 4-5 in 32 bytes."""
     four, nibbles = splat(np.int32(4)), splat(np.int32(0x0F0F0F0F))
     for h in range(2):
@@ -173,36 +183,25 @@ def q6_k_unpack(data, at, last, U):
         store_bytes(U, 128 * h, (low & nibbles) | (load_bits(data, high, 0, 2, 3) << four))
         store_bytes(U, 128 * h + 64, (low >> four & nibbles) | (load_bits(data, high, 4, 6, 3) << four))
     signed = splat(np.int32(24))
-    scales = half_at(data, at + 208) * to_f32(load(data, at + 192) << signed >> signed)
-    return scales, splat(np.float32(0))
+    return half_at(data, at + 208), load(data, at + 192) << signed >> signed
 
 
 @inlined
-def q6_k_unpack_rows(data, at, stride, last, W, to, jump, S, M, s):
+def q6_k_unpack_rows(data, at, stride, W, S):
     for h in range(2):
         high = load_wide_rows(data, at + 128 + 32 * h, stride)
         for k in range(2):
-            words, first = load_wide_rows(data, at + 64 * h + 32 * k, stride), to + (8 * h + 2 * k) * jump
-            _store_two(W, first, jump, with_bits(bits_of(words, 0, 15), bits_of(high, 2 * k, 3), 4))
-            _store_two(W, first + 4 * jump, jump, with_bits(bits_of(words, 4, 15), bits_of(high, 4 + 2 * k, 3), 4))
-    d = halves_of(load_rows(data, at + 194, stride)[3] >> splat(np.int32(16)))
-    for k, word in enumerate(load_rows(data, at + 192, stride)):
-        for i in range(4):
-            level = word << splat(np.int32(24 - 8 * i)) >> splat(np.int32(24))
-            store(S, s + 64 * k + 16 * i, d * to_f32(level))
-
-
-@inlined
-def _store_two(W, at, jump, words):
-    """The steps of two groups."""
-    store_steps(W, at, words[:4])
-    store_steps(W, at + jump, words[4:])
+            words, first = load_wide_rows(data, at + 64 * h + 32 * k, stride), (8 * h + 2 * k) * 64
+            store_steps(W, first, _less_32(with_bits(bits_of(words, 0, 15), bits_of(high, 2 * k, 3), 4)))
+            store_steps(W, first + 256, _less_32(with_bits(bits_of(words, 4, 15), bits_of(high, 4 + 2 * k, 3), 4)))
+    _store_signed(S, load_rows(data, at + 192, stride))
+    return halves_of(load_rows(data, at + 194, stride)[3] >> splat(np.int32(16)))
 
 
 PRODUCTS = {
     "Q2_K": products_of("Q2_K", __file__, q2_k_unpack, q2_k_unpack_rows, form="Q8_K", top=3, group=16),
-    "Q3_K": products_of("Q3_K", __file__, q3_k_unpack, q3_k_unpack_rows, form="Q8_K", top=7, group=16, offset=4),
+    "Q3_K": scaled.products_of("Q3_K", __file__, q3_k_unpack, q3_k_unpack_rows, top=4, group=16, offset=4),
     "Q4_K": products_of("Q4_K", __file__, q4_k_unpack, q4_k_unpack_rows, form="Q8_K", top=15),
     "Q5_K": products_of("Q5_K", __file__, q5_k_unpack, q5_k_unpack_rows, form="Q8_K", top=31),
-    "Q6_K": products_of("Q6_K", __file__, q6_k_unpack, q6_k_unpack_rows, form="Q8_K", top=63, group=16, offset=32),
+    "Q6_K": scaled.products_of("Q6_K", __file__, q6_k_unpack, q6_k_unpack_rows, top=32, group=16, offset=32),
 }

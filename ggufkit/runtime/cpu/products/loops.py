@@ -204,7 +204,7 @@ def few(turn, data, rows, levels, scales, sums, out):
     # Bytes to ask for, half before panels and half with tiles: what is asked for at once keeps the core waiting.
     before = LANES * unit_bytes // 2
     ahead = FEW_PANELS * before // (groups * (tokens // TOGETHER))
-    grain = _panels(share(turn, rows, row_bytes))
+    grain = panels_of(share(turn, rows, row_bytes))
     first = take(turn, grain)
     while first < rows:
         end = min(first + grain, rows)
@@ -249,12 +249,12 @@ def few(turn, data, rows, levels, scales, sums, out):
                     else:
                         for k in range(here, min(here + lanes, end)):
                             result[t * rows + k] = totals[at + p * LANES + k - r]
-        grain = _panels(share(turn, rows, row_bytes))
+        grain = panels_of(share(turn, rows, row_bytes))
         first = take(turn, grain)
 
 
 @helper
-def _panels(rows):
+def panels_of(rows):
     """So many rows, made whole panels."""
     some = FEW_PANELS * LANES
     return (rows + some - 1) // some * some
