@@ -25,6 +25,13 @@ from ggufkit.runtime.batch import Piece
 from ggufkit.runtime.mlx import recurrence, scans
 from ggufkit.runtime.ops import StateSpace
 
+
+@pytest.fixture(autouse=True)
+def without_metal(monkeypatch):
+    """Chunks, on a Mac, too; the tests of kernels ask for them."""
+    monkeypatch.setattr(scans, "_on_metal", lambda: False)
+
+
 LENGTHS = [1, 2, 5, 16, 17, 63, 64, 65, 129, 200]
 
 
@@ -134,8 +141,21 @@ def test_one_key_again_and_again(kind):
 # -- kernels of Metal -------------------------------------------------------------------------------------
 
 
+@pytest.mark.apple
+@pytest.mark.parametrize("n", [1, 7, 200])
+@pytest.mark.parametrize("kind", KINDS)
+def test_metal_itself_has_the_numbers_of_token_after_token(kind, n, monkeypatch):
+    if not mx.metal.is_available():
+        pytest.skip("needs Metal")
+    monkeypatch.setattr(scans, "_on_metal", lambda: True)
+    make, options = KINDS[kind]
+    inputs = make(n, np.random.default_rng(n), **options)
+    for expected, found in zip(oracle(kind, inputs), on_mlx(kind, inputs), strict=True):
+        assert_close(expected, found, 1e-5)
+
+
 @pytest.fixture
-def metal(tmp_path, monkeypatch):
+def metal(tmp_path, monkeypatch, without_metal):
     """Metal's kernels, compiled for the CPU."""
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
