@@ -6,6 +6,7 @@ from ggufkit.arch.export import Export, Setting, Source, key
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, KEY_LENGTH, VALUE_LENGTH, VOCAB_SIZE, Row, flags, real, uint
 from ggufkit.arch.mlx import PLAIN_MLX, Mlx
+from ggufkit.arch.rope_tensors import rope_freqs
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.llama import PERMUTED
 from ggufkit.arch.transforms import rename, split_rows
@@ -124,7 +125,7 @@ SPECS = (
         metadata=KEYS,
         vocabulary=llama_vocabulary,
         graph=Graph(),
-        transforms=PERMUTED,
+        transforms=(*PERMUTED, rope_freqs),
     ),
     Architecture(
         name="granitemoe",
@@ -141,6 +142,7 @@ SPECS = (
         graph=Graph(),
         transforms=(
             *PERMUTED,
+            rope_freqs,
             split_rows(r"input_linear(?=\.weight$)", "gate", "up"),
         ),
         names=MOE_NAMES,
@@ -151,7 +153,7 @@ SPECS = (
         models={"GraniteSWAForCausalLM": _DEFAULTS | {"max_position_embeddings": 8192, "rms_norm_eps": 1e-5}},
         metadata=_SWA_KEYS,
         vocabulary=llama_vocabulary,
-        transforms=(*PERMUTED, rename((r"sinks$", "sinks.weight"))),
+        transforms=(*PERMUTED, rope_freqs, rename((r"sinks$", "sinks.weight"))),
     ),
     Architecture(
         name="granite_swa",
@@ -165,6 +167,7 @@ SPECS = (
         # Experts and the shared one keep gate and up in one.
         transforms=(
             *PERMUTED,
+            rope_freqs,
             rename(
                 (r"sinks$", "sinks.weight"),
                 (r"block_sparse_moe\.experts\.(gate_up|down)_proj$", r"block_sparse_moe.experts.\1_proj.weight"),

@@ -14,6 +14,7 @@ from ggufkit.arch.metadata import (
     uint,
 )
 from ggufkit.arch.mlx import Mlx
+from ggufkit.arch.rope_tensors import rope_freqs
 from ggufkit.arch.spec import Architecture, Transform
 from ggufkit.arch.specs.granite import FACTORS, KEYS, MOE_NAMES
 from ggufkit.arch.specs.llama import PERMUTED
@@ -250,6 +251,7 @@ def _granite_hybrid(name: str, when: Callable[[Config], bool]) -> Architecture:
         ),
         transforms=(
             *PERMUTED,
+            rope_freqs,  # which llama.cpp has no place for: such a model is refused
             split_rows(r"input_linear(?=\.weight$)", "gate", "up"),
             _shared_mlp,
             *MIXER,
