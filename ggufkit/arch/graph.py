@@ -80,6 +80,7 @@ class Graph:
     full_rope_share : which part of `rope.dimension_count` turns in layers without a window.
     clamp_first : limits of the FFN (`swiglu_clamp_exp`) are for its gate, not for what silu makes of that.
     diffusion : tokens see each other, and texts begin as masks (see `runtime.diffusion`).
+    projected_embedding : the output matrix makes an encoder's vectors of what the last block gives.
     encoder : ``"only"``: the model is an encoder, whose tensors are called so; ``"first"``: an encoder reads what is
         asked, and a decoder answers.
     plain_activation : of an FFN without a gate, where it is another.
@@ -145,6 +146,7 @@ class Graph:
     full_rope_share: float = 1.0
     clamp_first: bool = False
     diffusion: bool = False
+    projected_embedding: bool = False
     encoder: str = ""
     plain_activation: str = ""
     head_pooling: str = ""

@@ -396,7 +396,10 @@ class Model:
         else:
             states = [hidden(self, [(cache, ids)])]
         norm = self.weights.output_norm
-        rows = [self.ops.numpy(x if norm is None else self.ops.norm(x, norm)) for x in states]
+        states = [x if norm is None else self.ops.norm(x, norm) for x in states]
+        if (projection := self.weights.projection) is not None:
+            states = [self.ops.linear(x, projection)[0] for x in states]
+        rows = [self.ops.numpy(x) for x in states]
         vectors = np.concatenate(rows)  # (n, width)
         if kind == "none":
             return vectors

@@ -1,6 +1,7 @@
 """Vectors that tokens have for each layer, beside the one that goes through all of them.
 
-    table     (table[token] · √size + norm(W x / √width)) / √2           all layers at once, x being the embedding
+    table     (table[token] · √size + norm(W x / √width)) / √2           all layers at once, x being the embedding;
+              norm(W x / √width)                                         without a table
     a layer   x + norm(W″ (gelu(W′ x) · its vector))
 
 Source: src/models/gemma4.cpp and gemma3n.cpp of llama.cpp.
@@ -25,7 +26,7 @@ class PerLayerTable:
 
     Attributes
     ----------
-    table : (vocabulary, layers × size).
+    table : (vocabulary, layers × size), or None.
     projection, norm : of the embedding, to the same; of each layer's part.
     """
 
@@ -40,6 +41,8 @@ class PerLayerTable:
         ops = step.ops
         (projected,) = ops.linear(x, self.projection)
         projected = ops.norm(ops.scale(projected, 1 / math.sqrt(self.projection.cols)), self.norm)
+        if self.table is None:
+            return ops.split(projected, [self.size] * self.layers)
         own = ops.scale(ops.embed(self.table, step.tokens), math.sqrt(self.size))
         return ops.split(ops.scale(ops.add(projected, own), 1 / math.sqrt(2)), [self.size] * self.layers)
 
@@ -87,9 +90,9 @@ def load_per_layer_table(load: Loader) -> PerLayerTable | None:
     norm = load.norm("per_layer_proj_norm", size)
     if norm is None:
         raise load.fail("the tensor per_layer_proj_norm.weight is missing; the model cannot be run without it")
-    rows = size * hyper.layers
+    name, rows = "per_layer_token_embd.weight", size * hyper.layers
     return PerLayerTable(
-        table=load.ops.weight(load.tensor("per_layer_token_embd.weight", load.vocabulary, rows)),
+        table=load.ops.weight(load.tensor(name, load.vocabulary, rows)) if load.has(name) else None,
         projection=load.linear("per_layer_model_proj", rows, hyper.width),
         norm=norm,
         layers=hyper.layers,

@@ -45,6 +45,7 @@ class Weights:
     blocks : in order: each a `Block`, or of several streams a `StreamBlock` or `ConnectedBlock`.
     slots : the mixers that remember something, by their slot.
     output : to logits; None for encoders.
+    projection : of an encoder's vectors, or None.
     silent : (vocabulary,), added to logits: so little that some tokens are never given; or None.
     factors : rope factors by kind: ``"all"``, ``"short"``, ``"long"``.
     per_layer : what gives tokens a vector of each layer, or None.
@@ -65,6 +66,7 @@ class Weights:
     slots: tuple[Remembering, ...]
     output_norm: Norm | None
     output: Linear | None
+    projection: Linear | None
     silent: Any
     factors: Mapping[str, np.ndarray]
     per_layer: PerLayerTable | None
@@ -110,7 +112,10 @@ def load_weights(
             if not ((factors[kind] >= 1e-6) & (factors[kind] <= 1e31)).all():  # NaN, too; 1e30 stands for no turning
                 raise load.fail(f"{name}.weight has a divisor that is not from 1e-06 to 1e+31")
     output_norm = load.block_norm(graph.output_norm)
-    if load.has("output.weight"):
+    projection = None
+    if graph.projected_embedding:
+        output, projection = None, load.linear("output", -1, hyper.width)
+    elif load.has("output.weight"):
         output = load.linear("output", vocabulary, hyper.width)
     elif hyper.causal or graph.diffusion:
         output = Linear(matrix, embedding.name, vocabulary, hyper.width)
@@ -141,6 +146,7 @@ def load_weights(
         slots=tuple(slots),
         output_norm=output_norm,
         output=output,
+        projection=projection,
         silent=_silent(load),
         factors=factors,
         per_layer=load_per_layer_table(load),

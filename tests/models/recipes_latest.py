@@ -42,7 +42,7 @@ def _layers(*blocks: Shapes) -> Shapes:
 
 
 def latest() -> dict[str, Recipe]:
-    return _blocks() | _recurrent() | _sparse() | _ngrams()
+    return _blocks() | _recurrent() | _sparse() | _ngrams() | _embedding()
 
 
 def _blocks() -> dict[str, Recipe]:
@@ -271,6 +271,18 @@ def _ngrams() -> dict[str, Recipe]:
 
 def _longs(*values: int) -> Value:
     return Value(ValueType.ARRAY, list(values), ValueType.UINT64)
+
+
+def _embedding() -> dict[str, Recipe]:
+    """Gemma's encoder, with a vector of each layer that no table has a part in."""
+    size, out = 16, 40
+    block = _BOTH | _PER_HEAD | SANDWICH | gated() | norms("post_norm") | {"layer_output_scale.weight": (1,)}
+    block |= linear("inp_gate", size, WIDTH) | linear("proj", WIDTH, size)
+    ends = FINAL | linear("per_layer_model_proj", 3 * size, WIDTH) | norms("per_layer_proj_norm", size=size)
+    keys: dict[str, Any] = {"attention.causal": False, "pooling_type": 1, "attention.sliding_window": 8}
+    keys |= {"attention.sliding_window_pattern": [True, True, False], "rope.freq_base_swa": real(1e4)}
+    keys |= {"embedding_length_per_layer_input": size, "embedding_length_out": out, "rope.freq_base": real(1e6)}
+    return {"gemma-embedding2": Recipe(RMS | keys, block, ends | linear("output", out, WIDTH))}
 
 
 def diffusion() -> dict[str, Recipe]:

@@ -107,7 +107,7 @@ def library() -> ctypes.CDLL:
         ("llama_free", None, [pointer]),
         ("llama_model_get_vocab", pointer, [pointer]),
         ("llama_vocab_n_tokens", i32, [pointer]),
-        ("llama_model_n_embd", i32, [pointer]),
+        ("llama_model_n_embd_out", i32, [pointer]),
         ("llama_get_memory", pointer, [pointer]),
         ("llama_memory_clear", None, [pointer, ctypes.c_bool]),
         ("llama_memory_seq_rm", ctypes.c_bool, [pointer, i32, i32, i32]),
@@ -227,7 +227,7 @@ class Model:
             raise RuntimeError(f"llama.cpp cannot make a context for {path}")
         self.vocab = lib.llama_model_get_vocab(self.model)
         self.vocab_size = lib.llama_vocab_n_tokens(self.vocab)
-        self.width = lib.llama_model_n_embd(self.model)
+        self.width = lib.llama_model_n_embd_out(self.model)
 
     def __enter__(self) -> Model:
         return self

@@ -23,6 +23,9 @@ _EMBEDDING_KEYS = tuple(
     for row in GEMMA4.metadata
 )
 
+_GRAPH = GEMMA4.graph
+assert _GRAPH is not None
+
 SPECS: tuple[Architecture, ...] = (
     replace(
         GEMMA4,
@@ -42,7 +45,7 @@ SPECS: tuple[Architecture, ...] = (
     replace(
         GEMMA4,
         name="gemma-embedding2",
-        graph=None,
+        graph=replace(_GRAPH, two_sided=True, full_rope_factors=False, projected_embedding=True),
         models={"EmbeddingGemma2Model": GEMMA4.models["Gemma4ForCausalLM"]},
         metadata=(
             *_EMBEDDING_KEYS,
