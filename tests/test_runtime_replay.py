@@ -99,6 +99,16 @@ def test_conversations_come_and_go(model):
     assert all(np.array_equal(x, y) for x, y in zip(*found, strict=True))
 
 
+def test_recordings_take_turns_in_one_memory(model):
+    found = []
+    for played in (False, True):
+        caches = begun(model, 4)
+        found.append([steps(model, caches[:n], played, 1)[0] for n in (4, 4, 1, 1, 2, 2, 4, 1, 2, 4, 1)])
+    assert all(np.array_equal(x, y) for x, y in zip(*found, strict=True))
+    recordings = [replay for _, replay in model.replays._found.values() if replay is not None]
+    assert len({id(recording.recorder.memory) for recording in recordings}) == 1 < len(recordings)
+
+
 def test_recordings_keep_no_conversation(model):
     caches = begun(model, 2)
     steps(model, caches, True, 1)

@@ -133,8 +133,8 @@ class AdaptedOps:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ops, name)
 
-    def recorder(self, caches: Sequence[Sequence[Any]]) -> Recorder | None:
-        found = self._ops.recorder(caches)
+    def recorder(self, caches: Sequence[Sequence[Any]], beside: Recorder | None = None) -> Recorder | None:
+        found = self._ops.recorder(caches, beside)
         if found is not None:
             adapted = AdaptedOps(found.ops, self._scales, (self._embedding, self._vectors))
             found.ops = cast(Ops, adapted)  # type: ignore[misc]

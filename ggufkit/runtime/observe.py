@@ -42,7 +42,7 @@ class Observed:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.ops, name)
 
-    def recorder(self, caches: Sequence[Sequence[Any]]) -> None:
+    def recorder(self, caches: Sequence[Sequence[Any]], beside: Any = None) -> None:
         """None: what is played from a recording is not shown."""
         return None
 

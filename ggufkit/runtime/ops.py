@@ -259,21 +259,21 @@ class Recorder(Protocol):
     def start(self, run: int, start: int) -> int:
         """The first position of a conversation, as a number that is another one when the pass is done again."""
 
-    def finish(self) -> None:
-        """All is written down."""
+    def finish(self, result: Array) -> None:
+        """All is written down; `result` is what it is done for."""
 
-    def play(self, starts: Sequence[int], caches: Sequence[Sequence[Any]]) -> None:
-        """Do it all, with the conversations at these positions, and these layers of their caches."""
-
-    def numpy(self, x: Array) -> np.ndarray:
-        """The numbers that `x` has now, in an array of their own."""
+    def play(self, starts: Sequence[int], caches: Sequence[Sequence[Any]]) -> np.ndarray:
+        """Do it all, with the conversations at these positions, and these layers of their caches; gives the result."""
 
 
 class Ops(Protocol):
     """What a backend provides."""
 
-    def recorder(self, caches: Sequence[Sequence[Any]]) -> Recorder | None:
-        """What writes down a pass of conversations with caches like these, the layers of each; None if nothing does."""
+    def recorder(self, caches: Sequence[Sequence[Any]], beside: Recorder | None = None) -> Recorder | None:
+        """What writes down a pass of conversations with caches like these, the layers of each; None if nothing does.
+
+        Passes of it and of those `beside` it are never done at the same time: they use the same memory.
+        """
 
     def weight(self, tensor: Tensor) -> Any:
         """A matrix (rows, cols), or a stack (experts, rows, cols), ready for `linear`, `embed` or `experts`."""

@@ -43,7 +43,8 @@ class Replays:
         # With the operations, so that no others come to be at their address.
         self._found: OrderedDict[Any, tuple[Any, _Replay | None]] = OrderedDict()
         self._once: OrderedDict[Any, None] = OrderedDict()  # what was done once
-        self._lock = threading.Lock()  # a pass has one memory
+        self._beside: Recorder | None = None  # the last recorder
+        self._lock = threading.Lock()  # passes have one memory
 
     def logits(self, model: Model, runs: Runs, rows: np.ndarray) -> np.ndarray | None:
         """Do a pass of a token of each conversation; None if it was not written down and must be done otherwise.
@@ -68,7 +69,9 @@ class Replays:
                     if len(self._once) > _KEPT:
                         self._once.popitem(last=False)
                     return None
-                self._found[key] = model.ops, _recorded(model, runs, rows)
+                found = _recorded(model, runs, rows, self._beside)
+                self._found[key] = model.ops, found
+                self._beside = found.recorder if found is not None else self._beside
                 if len(self._found) > _KEPT:
                     self._found.popitem(last=False)
             self._found.move_to_end(key)
@@ -78,28 +81,28 @@ class Replays:
             self._lock.release()
 
 
-def _recorded(model: Model, runs: Runs, rows: np.ndarray) -> _Replay | None:
-    """A pass, written down; None where it cannot be."""
+def _recorded(model: Model, runs: Runs, rows: np.ndarray, beside: Recorder | None) -> _Replay | None:
+    """A pass, written down; None where it cannot be. See `Ops.recorder`."""
     try:
-        if (recorder := model.ops.recorder([cache.layers for cache, _ in runs])) is None:
+        if (recorder := model.ops.recorder([cache.layers for cache, _ in runs], beside)) is None:
             return None
         step = Step(recorder.ops, model.tables, runs, recorder.start)
         x = recorder.ops.pick(hidden_states(model.hyper, model.weights, step), rows)
         scores = logits(recorder.ops, model.hyper, model.weights, x)
     except NotRecorded:
         return None
-    recorder.finish()
-    return _Replay(recorder, step, scores)
+    recorder.finish(scores)
+    return _Replay(recorder, step)
 
 
 class _Replay:
     """A pass that was written down."""
 
-    def __init__(self, recorder: Recorder, step: Step, scores: Any):
-        self._recorder, self._step, self._scores = recorder, step, scores
+    def __init__(self, recorder: Recorder, step: Step):
+        self.recorder, self._step = recorder, step
+        step.forget()
 
     def logits(self, runs: Runs) -> np.ndarray:
         self._step.move(runs)
         self._step.leave()
-        self._recorder.play([len(cache) for cache, _ in runs], [cache.layers for cache, _ in runs])
-        return self._recorder.numpy(self._scores)
+        return self.recorder.play([len(cache) for cache, _ in runs], [cache.layers for cache, _ in runs])

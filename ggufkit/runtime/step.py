@@ -134,6 +134,10 @@ class Step:
         """Let go of the conversations: whoever keeps a step for others should not keep their memory."""
         self._runs = ()
 
+    def forget(self) -> None:
+        """Let go of what layers left for each other: all layers have been written down."""
+        self.per_layer, self.embedding, self.first_value, self.chosen = (), None, None, {}
+
     def rows(self) -> list[tuple[int, int, int]]:
         """Of each conversation its first row, the one behind its last, and the position of the first."""
         runs = zip(self._runs, self._starts, self._ends, strict=True)

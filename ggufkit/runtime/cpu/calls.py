@@ -28,7 +28,7 @@ from ggufkit.kernels.threads import SHARES, for_ranges, in_all_threads
 from ggufkit.runtime.cpu.arithmetic import KERNELS, lay_out
 from ggufkit.runtime.ops import NotRecorded
 
-__all__ = ["NOW", "Calls", "Job", "Later", "Now", "Recorded"]
+__all__ = ["NOW", "Calls", "Job", "Later", "Memory", "Now", "Recorded"]
 
 # Multiplications below which a second thread costs more than it saves.
 _WORTH_A_THREAD = 1 << 18
@@ -57,7 +57,8 @@ class Now:
     def empty(self, *shape: int, dtype: Any = np.float32) -> Any:
         return np.empty(shape, dtype)
 
-    def zeros(self, *shape: int, dtype: Any = np.float32) -> Any:
+    def zeros(self, *shape: int, dtype: Any = np.float32, written: Any = None) -> Any:
+        """`written` names which parts of it will be, all that is written to others of this name, too."""
         return np.zeros(shape, dtype)
 
     def frozen(self, x: Any) -> Any:
@@ -116,17 +117,20 @@ class Recorded:
     ----------
     recording : what is written to.
     caches : addresses of the conversations' memory, which comes and goes.
+    memory : of arrays; recordings that are never played at the same time may share it.
     """
 
-    def __init__(self, recording: Recording, caches: Collection[int]):
+    def __init__(self, recording: Recording, caches: Collection[int], memory: Memory | None = None):
         self.recording, self._caches = recording, caches
-        self._memory = _Memory()
+        self._memory = memory or Memory()
         self._kept: list[Any] = []  # what the calls read that is no `Later`
 
     def empty(self, *shape: int, dtype: Any = np.float32) -> Later:
         return Later(self._memory.array(shape, np.dtype(dtype)), self)
 
-    def zeros(self, *shape: int, dtype: Any = np.float32) -> Later:
+    def zeros(self, *shape: int, dtype: Any = np.float32, written: Any = None) -> Later:
+        if written is not None:
+            return Later(self._memory.array(shape, np.dtype(dtype), written), self)
         array = np.zeros(shape, dtype)
         self._kept.append(array)
         return Later(array, self)
@@ -271,19 +275,20 @@ class Later:
     __iadd__ = __isub__ = __imul__ = __itruediv__ = __bool__ = __iter__ = _unknown
 
 
-class _Memory:
-    """Arrays of a recording. The memory of those that nothing refers to any more is used again: a later call cannot
+class Memory:
+    """Arrays of recordings. The memory of those that nothing refers to any more is used again: a later call cannot
     mean them, and calls are made in the order in which they were written down.
     """
 
     def __init__(self) -> None:
-        self._free: dict[int, list[int]] = {}  # bytes → addresses
+        self._free: dict[Any, list[int]] = {}  # bytes, or what is alike → addresses
         self._blocks: list[np.ndarray] = []
 
-    def array(self, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    def array(self, shape: Sequence[int], dtype: np.dtype, written: Any = None) -> np.ndarray:
+        """With `written` it is 0 elsewhere; then it uses only memory of arrays alike."""
         size = int(np.prod(shape)) * dtype.itemsize
         room = 1 << max(size - 1, _ALIGNED - 1).bit_length()
-        free = self._free.setdefault(room, [])
+        free = self._free.setdefault(room if written is None else (*shape, dtype, written), [])
         if not free:
             block = np.zeros(room + _ALIGNED, np.uint8)
             self._blocks.append(block)
@@ -292,3 +297,8 @@ class _Memory:
         held = (ctypes.c_char * max(size, 1)).from_address(address)
         weakref.finalize(held, free.append, address)
         return np.frombuffer(memoryview(held), np.uint8, size).view(dtype).reshape(shape)
+
+    def shared(self, array: np.ndarray) -> np.ndarray:
+        """The same array, whose memory others may use when no one else refers to it: for what is read at once."""
+        memory = (ctypes.c_char * max(array.nbytes, 1)).from_address(array.ctypes.data)
+        return np.frombuffer(memoryview(memory), array.dtype, array.size).reshape(array.shape)

@@ -109,14 +109,15 @@ def quantize(x: Any, form: str, group: int, threads: int | None = None, calls: C
     tokens, wide = -(-n // together) * together, -(-cols // UNIT) * UNIT
     groups = wide // group
     size = tokens * groups + 16
+    written = form, group, n, cols
     planes = Planes(
-        calls.zeros(tokens, wide, dtype=np.int8),
-        calls.zeros(size),
-        calls.zeros(size, dtype=np.int32),
-        calls.zeros(size),
+        calls.zeros(tokens, wide, dtype=np.int8, written=written),
+        calls.zeros(size, written=("scales", *written)),
+        calls.zeros(size, dtype=np.int32, written=written),
+        calls.zeros(size, written=("sums", *written)),
     )
     kernel, more = (quantize_q8_0, ()) if form == "Q8_0" else (quantize_q8_k, (group,))
-    if n * wide <= _RANGE:
+    if n * wide <= _RANGE or calls is not NOW:
         calls.call(kernel, x, *more, *planes)
     else:
         for_ranges(

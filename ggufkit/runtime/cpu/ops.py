@@ -62,10 +62,10 @@ class CpuOps:
         self.calls: Calls = NOW
         keep_arrays()
 
-    def recorder(self, caches: Sequence[Sequence[Any]]) -> Recorder:
+    def recorder(self, caches: Sequence[Sequence[Any]], beside: Recorder | None = None) -> Recorder:
         from ggufkit.runtime.cpu.recorder import CpuRecorder
 
-        return CpuRecorder(self, caches)
+        return CpuRecorder(self, caches, beside)
 
     def weight(self, tensor: Tensor) -> Weight:
         fits = self.as_ggml and tensor.shape[-1] % rounded.COLUMNS == 0

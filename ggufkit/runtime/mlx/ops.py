@@ -37,7 +37,7 @@ class MlxOps:
         self._angles = (mx.zeros(0), mx.zeros(0))
         self._routers: dict[int, tuple[Choice, Callable[[mx.array], tuple[mx.array, mx.array]]]] = {}
 
-    def recorder(self, caches: Sequence[Sequence[Any]]) -> None:
+    def recorder(self, caches: Sequence[Sequence[Any]], beside: Any = None) -> None:
         """None: MLX itself writes down what is to be computed."""
         return None
 
