@@ -4,12 +4,13 @@
     Q4_0     4 bits, symmetric
     Q5_0     4 bits with zero points, where the levels of a group are of 16 in a row; else 8 bits, symmetric
     Q8_0     8 bits, symmetric
-    Q4_1     4 bits with zero points, where these are whole numbers from 1 to 15
+    Q4_1     4 bits with zero points, where these are whole numbers from 0 to 15
 
     …q_proj.qweight   (cols · bits / 32, rows) I32     …q_proj.scales   (groups, rows) F16
     …q_proj.qzeros    (groups, rows · bits / 32) I32   …q_proj.g_idx    (cols,) I32
 
-The checkpoint's format is version 1, which every reader knows: zero points are stored less 1, so there is none of 0.
+The checkpoint's format is version 1, which every reader knows: zero points are stored less 1. Where any is not the
+middle it is version 2, which stores them as they are: version 1 of such GPTQModel reads only where it made it.
 Matrices of another width than most, and those that are not quantized, are named in `dynamic`, by patterns that match
 what vLLM runs as one, too.
 Source: gptqmodel/nn_modules/qlinear/__init__.py and quantization/config.py of ModelCloud/GPTQModel.
@@ -43,16 +44,23 @@ _FUSED = {
 _EXPERTS = re.compile(r"(?<=\.experts)\.\d+\..*$")
 
 
+class _Version2(Scheme):
+    """How a matrix is packed in a checkpoint of version 2."""
+
+
 def schemes(tensors: Mapping[str, Tensor]) -> dict[str, Scheme]:
     """The matrices that stay quantized, and how."""
-    return pack_quantized.schemes(tensors, lambda t, scheme: not t.rows * scheme.bits % 32, range(1, 16))
+    found = pack_quantized.schemes(tensors, lambda t, scheme: not t.rows * scheme.bits % 32)
+    if all(scheme.symmetric for scheme in found.values()):
+        return found
+    return {name: _Version2(scheme.bits, scheme.group, scheme.symmetric) for name, scheme in found.items()}
 
 
 def packed(tensor: Tensor, scheme: Scheme) -> Repacked:
     """The arrays of a matrix."""
     base, (rows, cols), bits = tensor.name.removesuffix(".weight"), tensor.shape, scheme.bits
     size = scheme.group or cols
-    groups = cols // size
+    groups, less = cols // size, 0 if isinstance(scheme, _Version2) else 1
     parts = (
         Part(f"{base}.qweight", "I32", (cols * bits // 32, rows)),
         Part(f"{base}.qzeros", "I32", (groups, rows * bits // 32)),
@@ -70,7 +78,7 @@ def packed(tensor: Tensor, scheme: Scheme) -> Repacked:
         for first, last in ranges(tensor):
             codes, own, halves = coded(tensor, scheme, blocks[first:last])
             words[:, first:last] = pack_codes(codes, bits).view(np.uint32).T
-            zeros[:, first:last], scales[:, first:last] = own.T - np.uint8(1), halves.T
+            zeros[:, first:last], scales[:, first:last] = own.T - np.uint8(less), halves.T
         of = (np.arange(cols) // size).astype(np.int32)
         return [(0, words), (0, pack_codes(zeros, bits)), (0, scales), (0, of)]
 
@@ -81,9 +89,10 @@ def quantization_config(tensors: Mapping[str, Tensor], kept: Mapping[str, Scheme
     """`quantization_config` of config.json; {} where nothing stays quantized."""
     if not kept:
         return {}
-    most = Counter(kept.values()).most_common(1)[0][0]
+    zeros = {name: scheme for name, scheme in kept.items() if not scheme.symmetric}
+    most = Counter((zeros or kept).values()).most_common(1)[0][0]
     settings = {"quant_method": "gptq", **_settings(most), "desc_act": False, "lm_head": False}
-    settings |= {"checkpoint_format": "gptq", "pack_dtype": "int32"}
+    settings |= {"checkpoint_format": "gptq_v2" if zeros else "gptq", "pack_dtype": "int32"}
     dynamic: dict[str, dict[str, Any]] = {}
     for pattern, scheme in _patterns({name: kept.get(name) for name in inner_matrices(tensors)}).items():
         if scheme is None:

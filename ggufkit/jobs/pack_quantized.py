@@ -91,14 +91,12 @@ def inner_matrices(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def schemes(
     tensors: Mapping[str, Tensor],
     fits: Callable[[Tensor, Scheme], bool] = lambda tensor, scheme: True,
-    zeros: range = range(16),
 ) -> dict[str, Scheme]:
     """The matrices that stay quantized, and how; looks at scales, of Q4_1 at biases.
 
     Parameters
     ----------
     fits : whether a layout has a place for a matrix of a scheme.
-    zeros : the zero points that it has.
     """
     sets: dict[str, list[Tensor]] = {}
     for name, tensor in inner_matrices(tensors).items():
@@ -107,7 +105,7 @@ def schemes(
     for members in sets.values():
         # The formats tell most sets that cannot stay, without a look at a scale.
         if all(t.format.name in _PACKED and not t.cols % 32 for t in members):
-            own = [_scheme(tensor, zeros) for tensor in members]
+            own = [_scheme(tensor) for tensor in members]
             scheme = _common([s for s in own if s is not None], members) if None not in own else None
             if scheme is not None and all(fits(tensor, scheme) for tensor in members):
                 found.update((tensor.name, scheme) for tensor in members)
@@ -121,8 +119,8 @@ def _set_of(name: str) -> str:
     return name
 
 
-def _scheme(tensor: Tensor, allowed: range) -> Scheme | None:
-    """The scheme of one matrix; None where none has its numbers. allowed: zero points."""
+def _scheme(tensor: Tensor) -> Scheme | None:
+    """The scheme of one matrix; None where none has its numbers."""
     bits, zero = _PACKED[tensor.format.name]
     blocks = tensor.cols // 32
     possible = [size for size in (blocks, *_GROUPS) if size and not blocks % size]
@@ -134,13 +132,13 @@ def _scheme(tensor: Tensor, allowed: range) -> Scheme | None:
         zeros = None
         if zero is None:
             zeros = _zeros(d, records["m"].reshape(d.shape))
-            if zeros is None or not allowed.start <= zeros.min(initial=8) <= zeros.max(initial=8) < allowed.stop:
+            if zeros is None:
                 return None
             symmetric = symmetric and bool((zeros == 8).all())
         possible = [size for size in possible if _shared(d, size) and (zeros is None or _shared(zeros, size))]
         if narrow:
             least, most = _zero_points(_codes(tensor, records.view("u1")).reshape(-1, 32))
-            narrow = [size for size in possible if size in narrow and _overlap(least, most, size, allowed)]
+            narrow = [size for size in possible if size in narrow and _overlap(least, most, size)]
         if zero is not None and possible[0] == 1 and not narrow:
             break
     if narrow:
@@ -172,10 +170,10 @@ def _zero_points(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return 16 - codes.min(axis=1).astype(int), 31 - codes.max(axis=1).astype(int)
 
 
-def _overlap(least: np.ndarray, most: np.ndarray, size: int, allowed: range) -> bool:
-    """Whether each `size` neighbours can have the same zero point."""
+def _overlap(least: np.ndarray, most: np.ndarray, size: int) -> bool:
+    """Whether each `size` neighbours can have the same zero point, from 0 to 15."""
     first, last = least.reshape(-1, size).max(axis=1), most.reshape(-1, size).min(axis=1)
-    return bool((first.clip(allowed.start) <= last.clip(max=allowed.stop - 1)).all())
+    return bool((first.clip(0) <= last.clip(max=15)).all())
 
 
 def _zeros(d: np.ndarray, m: np.ndarray) -> np.ndarray | None:
