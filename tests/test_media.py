@@ -235,6 +235,30 @@ def test_markers_without_files_and_files_without_markers(files):
 
 
 @pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("internvl", {"tensors": {"v.position_embd.weight": None}}, "v.position_embd.weight is missing"),
+        ("llama4", {"tensors": {"v.class_embd": (31,)}}, "v.class_embd has the shape 31"),
+        ("qwen3a", {"tensors": {"a.conv2d.2.bias": (3, 1, 1)}}, "a.conv2d.2.bias has the shape 3 × 1 × 1"),
+        (
+            "gemma4a",
+            {"tensors": {"a.blk.1.conv_dw.weight": (32, 4)}},
+            "conv_dw.weight has the shape 32 × 4, not 32 × 5",
+        ),
+        ("lfm2a", {"metadata": {"clip.audio.attention.head_count": 3}}, "head_count must divide"),
+        ("kimivl", {"tensors": {"v.position_embd.weight": (3, 32)}}, "has 3 rows, which are no square"),
+        ("qwen3vl_merger", {"metadata": {"clip.vision.is_deepstack_layers": 3}}, "is_deepstack_layers must be a list"),
+        ("voxtral", {"metadata": {"clip.audio.projector.stack_factor": 65}}, "stack_factor must be"),
+        ("cohere2v", {"metadata": {"clip.vision.preproc_max_tiles": 1 << 20}}, "preproc_max_tiles must be"),
+    ],
+)
+def test_other_encoders_that_cannot_run_are_refused(files, tmp_path, kind, changes, message):
+    write_mmproj(tmp_path / "mmproj.gguf", kind, **changes)
+    with pytest.raises(GgufkitError, match=message):
+        ggufkit.load(files / f"{kind}.gguf", mmproj=tmp_path / "mmproj.gguf", backend="cpu")
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"metadata": {"clip.vision.patch_size": 0}}, "patch_size must be"),

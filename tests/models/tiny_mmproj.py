@@ -440,7 +440,7 @@ def write_mmproj(
         **{f"clip.{key}": value for key, value in keys.items()},
         **(metadata or {}),
     }
-    layers = pairs[f"clip.{sense}.block_count"]
+    layers = keys.get(f"{sense}.block_count", LAYERS)
     shapes = {f"{at}.blk.{i}.{name}": shape for i in range(layers) for name, shape in layer.items()} | whole
     shapes = {name: shape for name, shape in (shapes | dict(tensors or {})).items() if shape is not None}
     rng = np.random.default_rng(sum(map(ord, kind)))

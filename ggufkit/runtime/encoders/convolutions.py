@@ -25,9 +25,8 @@ def load_square(load: Tensors, name: str, channels: int) -> Linear:
     tensor = matrix(f"{name}.weight", np.ascontiguousarray(numbers.transpose(0, 2, 3, 1)).reshape(rows, -1))
     bias = None
     if load.has(f"{name}.bias"):
-        # Some have it as (rows, 1, 1).
-        shape = load.tensors[f"{name}.bias"].shape
-        bias = load.ops.vector(load.numbers(f"{name}.bias", *((-1, 1, 1) if len(shape) == 3 else (-1,))).reshape(rows))
+        ones = (1, 1) if len(load.tensors[f"{name}.bias"].shape) == 3 else ()
+        bias = load.ops.vector(load.numbers(f"{name}.bias", rows, *ones).reshape(rows))
     return Linear(load.ops.weight(tensor), f"{name}.weight", rows, tensor.cols, bias)
 
 

@@ -76,7 +76,9 @@ class PictureEncoder:
         self._positions = None
         if tower.positions and load.has("v.position_embd.weight"):
             parts = (2,) if tower.positions == "axes" else ()
-            self._positions = load.numbers("v.position_embd.weight", *parts, -1, sizes.width)
+            self._positions = table = load.numbers("v.position_embd.weight", *parts, -1, sizes.width)
+            if tower.positions not in ("axes", "table") and math.isqrt(len(table)) ** 2 != len(table):
+                raise load.fail(f"v.position_embd.weight has {len(table)} rows, which are no square")
         self._extra = self._extra_row(load) if tower.extra_row else None
         self._patch_norm, self._first_norm, self._last_norm = (
             load.norm_of(norm, f"v.{name}", sizes.width, sizes.epsilon) for name in ("norm_embd", "pre_ln", "post_ln")
@@ -203,13 +205,15 @@ class PictureEncoder:
 
     def _extra_row(self, load: Tensors) -> Array:
         """What stands behind the patches: (1, width), with its position, which is the table's last."""
-        assert self._positions is not None
-        last, self._positions = self._positions[-1:], self._positions[:-1]
+        table = load.numbers("v.position_embd.weight", -1, self.sizes.width)
+        last, self._positions = table[-1:], table[:-1]
         return load.ops.vector(load.vector("v.class_embd", self.sizes.width).reshape(1, -1) + last)
 
     def _deep_steps(self, load: Tensors, keys: Keys) -> dict[int, list[Step]]:
         """Of the chosen blocks what brings their outputs to the language model's width."""
         chosen = keys.get("is_deepstack_layers") or []
+        if not isinstance(chosen, list):
+            raise keys.fail("is_deepstack_layers", f"must be a list, not {printable(repr(chosen))}")
         found = {}
         for layer in [i for i, yes in enumerate(chosen[: self.sizes.layers]) if yes is True]:
             at = f"v.deepstack.{layer}."
