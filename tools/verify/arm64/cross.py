@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import os
 import pickle
+import pkgutil
 import platform
 import sys
 from pathlib import Path
@@ -80,6 +82,10 @@ def compile_here(file: Path, names: list[str]) -> None:
     import jobs
 
     from ggufkit.kernels import ahead
+
+    for name in ("ggufkit.formats", "ggufkit.runtime.cpu", "ggufkit.calibrate"):
+        for module in pkgutil.walk_packages(importlib.import_module(name).__path__, f"{name}."):
+            importlib.import_module(module.name)
 
     def dry_run() -> None:
         for name in names:
