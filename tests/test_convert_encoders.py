@@ -5,24 +5,41 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from tiny_checkpoints import weights, write
 from tiny_encoders import COMPUTED, ENCODERS, WAVES, digest
+from tiny_towers import WIDTH
 
 import ggufkit
 from ggufkit.errors import GgufkitError
 from ggufkit.jobs.convert import conversion, convert
+from ggufkit.runtime.cpu.ops import CpuOps
+from ggufkit.runtime.encoders.media import load_media
+from ggufkit.runtime.seen import Shown
+
+PARTS = "sees", "hears"
+
+
+def described(config: dict[str, Any]) -> set[str]:
+    """Which encoders a config has."""
+    inside = config.get("thinker_config", config)
+    hears = {"audio_config", "whisper_config", "speech_config", "encoder"} & set(inside)
+    return {part for part, there in zip(PARTS, ("vision_config" in inside, hears), strict=True) if there}
 
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_encoders_equal_the_references(fixtures: Path, tmp_path: Path, name: str):
     expected = json.loads((fixtures / "encoders.json").read_text())
-    folder = write(ENCODERS[name](), tmp_path / "hf")
+    tiny = ENCODERS[name]()
+    folder = write(tiny, tmp_path / "hf")
     path = convert(folder, tmp_path / "mmproj.gguf", "F16", mmproj=True)
     assert digest(path, name) == expected[name]
+    media = load_media(path, cast(Any, None), CpuOps(1), Shown(), WIDTH)  # it can be run, and all of it is read
+    assert [media.pictures is None, media.sounds is None] == [part not in described(tiny.config) for part in PARTS]
+    media.gguf.close()
     if COMPUTED.get(name) == WAVES:
         with ggufkit.open(path) as gguf:
             waves = gguf.tensors["a.position_embd.weight"].floats().reshape(1500, 2, -1)
