@@ -261,9 +261,15 @@ def sum_group(group: int, top: int) -> Any:
             runnings = [DOT.running(b, DOT.lanes, top, None, by) for by in parts_of(b, factors, DOT.lanes)]
             for running in runnings:
                 running.most = group
-            for step in range(group // 4):
-                for running, four in zip(runnings, parts_of(b, w.vector(step, 0, i32x16), DOT.lanes), strict=True):
-                    running.add(b.bitcast(same(I8, 1, 4 * DOT.lanes), four.type), four)
+            bytes_, ones = vector(I8, 4 * LANES), b.bitcast(same(I8, 1, 4 * LANES), i32x16.llvm)
+            levels = [b.bitcast(w.vector(step, 0, i32x16), bytes_) for step in range(group // 4)]
+            fit = 128 // top  # levels whose sum is a byte
+            for first in range(0, len(levels), fit):
+                some = b.bitcast(functools.reduce(b.add, levels[first : first + fit]), i32x16.llvm)
+                for running, *operands in zip(
+                    runnings, *(parts_of(b, x, DOT.lanes) for x in (ones, some)), strict=True
+                ):
+                    running.add(*operands)
             found = whole(b, [running.total() for running in runnings])
             return b.sub(total, b.shl(found, same(I32, 7)))
 
