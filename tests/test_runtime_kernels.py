@@ -17,7 +17,7 @@ from ggufkit.kernels.jit import kernel
 from ggufkit.kernels.lane_math import exp, tanh
 from ggufkit.kernels.lanes import load, store
 from ggufkit.kernels.recording import Recording
-from ggufkit.runtime.cpu import activations, choosing, functions
+from ggufkit.runtime.cpu import activations, choosing, functions, ops
 from ggufkit.runtime.cpu.cache import LayerCache, Turn
 from ggufkit.runtime.cpu.calls import Recorded
 from ggufkit.runtime.cpu.ops import CpuOps
@@ -226,6 +226,18 @@ def test_gates_equal_their_twins(size):
     np.testing.assert_allclose(OPS.activate(gate, up, "swiglu_oai"), clipped, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(OPS.activate(gate, up, "relu_squared"), np.maximum(gate, 0) ** 2 * up, rtol=1e-6)
     np.testing.assert_allclose(OPS.soft_cap(gate.copy(), 2.0), 2 * np.tanh(gate / 2), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(ops.ACTIVATIONS))
+def test_a_row_that_is_activated_has_its_bits_alone_and_among_others(name):
+    gate, up = 3 * normal(5, 27), 3 * normal(5, 27)
+    for gates in (gate,) if name == "swiglu_oai" else (gate, None):
+        together = OPS.activate(gates, up, name)
+        for row in range(5):
+            alone = OPS.activate(None if gates is None else gates[row : row + 1], up[row : row + 1], name)
+            assert np.array_equal(alone[0], together[row])
+    capped = OPS.soft_cap(up.copy(), 2.0)
+    assert all(np.array_equal(OPS.soft_cap(up[row].copy(), 2.0), capped[row]) for row in range(5))
 
 
 def test_weighted_sum_equals_its_twin():

@@ -9,14 +9,29 @@ from functools import lru_cache
 
 import numpy as np
 
-from ggufkit.kernels.jit import kernel
+from ggufkit.kernels.jit import inlined, kernel
 from ggufkit.kernels.lane_math import exp, tanh
-from ggufkit.kernels.lanes import float_to_half, load, maximum, minimum, splat, store
+from ggufkit.kernels.lanes import float_to_half, lane, load, maximum, minimum, splat, store
 
 __all__ = ["add", "gelu", "gelu_table", "relu", "scale", "silu", "soft_cap", "swiglu_oai", "weighted_sum"]
 
 ZERO, ONE = np.float32(0), np.float32(1)
 _ALPHA, _LIMIT = np.float32(1.702), np.float32(7)
+
+
+@inlined
+def _silu(x):
+    return x / (splat(ONE) + exp(-x))
+
+
+@inlined
+def _swiglu_oai(gate, up):
+    x = minimum(gate, splat(_LIMIT))
+    u = minimum(maximum(up, splat(-_LIMIT)), splat(_LIMIT))
+    return x / (splat(ONE) + exp(-(x * splat(_ALPHA)))) * (u + splat(ONE))
+
+
+# What is left of an array is computed in lanes, too, so that a number's bits do not depend on where it stands.
 
 
 @kernel
@@ -26,12 +41,10 @@ def silu(gate, up, out):
     whole = size // 16 * 16
     for i in range(0, whole, 16):
         u = load(up, i)
-        x = load(gate, i) if gated else u
-        y = x / (splat(ONE) + exp(-x))
+        y = _silu(load(gate, i) if gated else u)
         store(out, i, y * u if gated else y)
     for i in range(whole, size):
-        x = gate[i] if gated else up[i]
-        y = x / (ONE + np.exp(-x))
+        y = lane(_silu(splat(gate[i] if gated else up[i])), 0)
         out[i] = y * up[i] if gated else y
 
 
@@ -41,13 +54,9 @@ def swiglu_oai(gate, up, out):
     size = up.shape[0]
     whole = size // 16 * 16
     for i in range(0, whole, 16):
-        x = minimum(load(gate, i), splat(_LIMIT))
-        u = minimum(maximum(load(up, i), splat(-_LIMIT)), splat(_LIMIT))
-        store(out, i, x / (splat(ONE) + exp(-(x * splat(_ALPHA)))) * (u + splat(ONE)))
+        store(out, i, _swiglu_oai(load(gate, i), load(up, i)))
     for i in range(whole, size):
-        x = min(gate[i], _LIMIT)
-        u = min(max(up[i], -_LIMIT), _LIMIT)
-        out[i] = x / (ONE + np.exp(-x * _ALPHA)) * (u + ONE)
+        out[i] = lane(_swiglu_oai(splat(gate[i]), splat(up[i])), 0)
 
 
 @lru_cache(maxsize=1)
@@ -98,7 +107,7 @@ def soft_cap(x, cap):
     for i in range(0, whole, 16):
         store(x, i, tanh(load(x, i) / splat(cap)) * splat(cap))
     for i in range(whole, size):
-        x[i] = np.tanh(x[i] / cap) * cap
+        x[i] = lane(tanh(splat(x[i] / cap)), 0) * cap
 
 
 @kernel
