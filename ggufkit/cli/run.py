@@ -31,7 +31,7 @@ __all__ = ["command"]
 @cache_options
 @speculation_options
 @prompt_cache_option
-@click.option("--passes", type=int, help="Of models that write by diffusion: over each 32 tokens. [16]")
+@click.option("--passes", type=int, help="Passes over each 32 tokens of a text by diffusion; 16 unless given.")
 @click.option("--no-display-prompt", is_flag=True, help="Print only what the model writes, without the prompt.")
 @click.option("--ignore-eos", is_flag=True, help="Go on after the model's end of text.")
 @click.option("--no-perf", is_flag=True, help="Say nothing about speed.")
