@@ -36,7 +36,10 @@ def problem(path, name="llama", error=ArchitectureError, **changes):
         ({"llama.attention.causal": 0}, "must be true or false, not 0"),
         ({"llama.pooling_type": 9}, "pooling_type must be from 0 to 4, not 9"),
         ({"general.architecture": "llama9"}, "llama9 is not known and cannot be run"),
-        ({"general.architecture": "dream"}, "dream is known, but cannot be run; those that can: afmoe"),
+        (
+            {"general.architecture": "wavtokenizer-dec"},
+            "wavtokenizer-dec is known, but cannot be run; those that can: afmoe",
+        ),
     ],
 )
 def test_metadata_that_makes_no_model(tmp_path, changes, message):
