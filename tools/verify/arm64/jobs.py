@@ -157,7 +157,7 @@ def all_jobs() -> list[str]:
 
     kinds = ("encode", "weighted", "decode")
     jobs = ["products", *(f"convert:{name}" for name in ("Q8_0", "Q4_K_M"))]
-    jobs += [f"run:{name}" for name in ("Q8_0", "Q4_K_M", "Q6_K", "IQ4_NL", "F16", "BF16")]
+    jobs += [f"run:{name}" for name in ("Q8_0", "Q4_K_M", "Q6_K", "Q3_K_M", "IQ4_XS", "IQ4_NL", "F16", "BF16")]
     jobs += [f"gptq:{name}" for name in ("Q4_0", "Q4_K_M", "IQ4_XS", "IQ3_XXS", "IQ2_XXS")]
     pairs = [(kind, name) for name, f in FORMATS.items() for kind in kinds if f.encodable or kind == "decode"]
     return jobs + [f"{kind}:{name}" for kind, name in pairs]
