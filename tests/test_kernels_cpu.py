@@ -174,7 +174,7 @@ def units(levels, scales, x, first, first_scales, weights, turned, factors, star
     for i in range(0, x.size, 64):
         store_bytes(turned, i, turn_bytes(load_bytes(x, i)) if TURNED else load_bytes(x, i))
     words = turned.view(np.int32)
-    dots = tile_of_unit(weights, 0, 1024, words, 0, 64, factors, 0, 256, starts, 0, 16, starts, 0)
+    dots = tile_of_unit(weights, 0, 1024, words, 0, 64, factors, 0, 256, starts, 0, 16, starts, 0, first, 0)
     store_tile(out, 0, 16 * PANELS, add_scaled(zero_tile(), dots, ones, 0, 16, ones, 0, 1))
     for i in range(0, 256, 64):  # what sums start with, for the first token; then the first row
         store(starts, i // 4, start(load_bytes(x, i)))

@@ -47,6 +47,7 @@ from ggufkit.kernels.dot.rows import (
     with_bits,
 )
 from ggufkit.kernels.dot.scaled import (
+    asks_ahead,
     dot_unit,
     factors_of,
     fold_units,
@@ -91,6 +92,7 @@ __all__ = [
     "add_product",
     "add_scaled",
     "add_tile",
+    "asks_ahead",
     "bits_bytes",
     "bits_of",
     "columns_of_step",

@@ -248,14 +248,18 @@ def _emit_lookup(b: ir.IRBuilder, row: ir.Value, places: ir.Value) -> ir.Value:
     return found
 
 
+def emit_prefetch(b: ir.IRBuilder, pointer: ir.Value) -> None:
+    """Ask for the cache line of an address."""
+    numbers = [ir.Constant(I32, number) for number in (0, 2, 1)]  # for reading, into L2, data
+    call(b, "llvm.prefetch.p0", ir.VoidType(), [pointer, *numbers])
+
+
 @intrinsic
 def prefetch(typingctx, array, index):
     """Ask for the cache line of `array[index]`, which may lie beyond the array."""
 
     def emit(ctx, b, sig, args):
-        pointer = address(ctx, b, sig.args[0], args[0], args[1], I8)
-        numbers = [ir.Constant(I32, number) for number in (0, 2, 1)]  # for reading, into L2, data
-        call(b, "llvm.prefetch.p0", ir.VoidType(), [pointer, *numbers])
+        emit_prefetch(b, address(ctx, b, sig.args[0], args[0], args[1], I8))
         return ctx.get_dummy_value()
 
     return types.void(array, types.intp), emit

@@ -32,6 +32,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from ggufkit.kernels.dot.bodies import DOT, WIDE, Maddubs, Words, parts_of
+from ggufkit.kernels.dot.bytes import emit_prefetch
 from ggufkit.kernels.dot.sums import emit_neighbours
 from ggufkit.kernels.dot.tiles import PANELS, TOKENS, Operand, as_tile, in_all_lanes, paired_sums
 from ggufkit.kernels.lanes.arithmetic import emit_multiply_add, emit_rolled
@@ -56,6 +57,7 @@ from ggufkit.kernels.lanes.emit import (
 from ggufkit.kernels.lanes.types import i32x16
 
 __all__ = [
+    "asks_ahead",
     "dot_unit",
     "factors_of",
     "fold_units",
@@ -84,6 +86,11 @@ def turns(top: int) -> bool:
 def uses_pairs(top: int) -> bool:
     """Whether those of many rows and activations are pairs."""
     return _PAIRS and top == WIDE
+
+
+def asks_ahead() -> bool:
+    """Whether tiles have registers left to ask for bytes with each step; else these are asked for before."""
+    return DOT.lanes == LANES
 
 
 @intrinsic
@@ -332,7 +339,7 @@ def lay_pairs(typingctx, x, at, pairs, to):
 
 
 @functools.cache
-def tile_unit(group: int, top: int, tokens: int = TOKENS, panels: int = PANELS, apart: int = 1) -> Any:
+def tile_unit(group: int, top: int, tokens: int = TOKENS, panels: int = PANELS, apart: int = 1, ahead: int = 0) -> Any:
     """Sums of products over 256 columns, as an intrinsic.
 
     Parameters
@@ -341,6 +348,7 @@ def tile_unit(group: int, top: int, tokens: int = TOKENS, panels: int = PANELS, 
     top : of the levels -top … top, or WIDE.
     tokens, panels : its shape.
     apart : see `tiles.dot_tile`; of 1, wide levels may be pairs.
+    ahead : bytes to ask for, some with each step: what is asked for at once keeps the core waiting.
     """
     tile = types.containers.UniTuple(i32x16, tokens * panels)
     pairs = apart == 1 and uses_pairs(top)
@@ -352,10 +360,29 @@ def tile_unit(group: int, top: int, tokens: int = TOKENS, panels: int = PANELS, 
     wide = 2 if pairs else 1  # vectors of a step
 
     @intrinsic
-    def function(typingctx, weights, at, panel, x, x_at, x_stride, factors, f_at, f_panel, starts, s_at, s_panel, y, k):
+    def function(
+        typingctx,
+        weights,
+        at,
+        panel,
+        x,
+        x_at,
+        x_stride,
+        factors,
+        f_at,
+        f_panel,
+        starts,
+        s_at,
+        s_panel,
+        y,
+        k,
+        data,
+        soon,
+    ):
         """Levels in int32, a panel after `panel`; of each group the factors of sixteen rows.
 
         starts, y : int32 of sixteen rows; if there are pairs, of each token from `y[k]` on.
+        data : bytes, of which `ahead` are asked for from `data[soon]` on.
         """
         i = types.intp
 
@@ -364,7 +391,7 @@ def tile_unit(group: int, top: int, tokens: int = TOKENS, panels: int = PANELS, 
             x = Operand(ctx, b, sig.args[3], *args[3:6], apart)
             factors = Operand(ctx, b, sig.args[6], *args[6:9])
             starts = Operand(ctx, b, sig.args[9], *args[9:12])
-            of_tokens = Operand(ctx, b, sig.args[12], *args[12:], ir.Constant(I64, 1))
+            of_tokens = Operand(ctx, b, sig.args[12], *args[12:14], ir.Constant(I64, 1))
             begin = [ir.Constant(i32x16.llvm, None)] * (tokens * panels)
             if pairs or turns(top):
                 begin = [starts.vector(p, 0, i32x16) for p in range(panels)] * tokens
@@ -388,6 +415,10 @@ def tile_unit(group: int, top: int, tokens: int = TOKENS, panels: int = PANELS, 
             here = w.moved(b.mul(step, ir.Constant(I64, wide * LANES)))
             there = x.moved(b.mul(step, ir.Constant(I64, wide * apart)))
             by = factors.moved(b.mul(b.udiv(turn, ir.Constant(I64, rounds)), ir.Constant(I64, LANES)))
+            some = ahead // (UNIT // 4 // each)
+            for line in range(0, some, 64):
+                place = b.add(args[15], b.add(b.mul(turn, ir.Constant(I64, some)), ir.Constant(I64, line)))
+                emit_prefetch(b, address(ctx, b, sig.args[14], args[14], place, I8))
             if DOT.paired:
                 found = _paired(b, here, there, by, group, tokens, panels, sums)
             else:
@@ -401,7 +432,7 @@ def tile_unit(group: int, top: int, tokens: int = TOKENS, panels: int = PANELS, 
             b.position_at_end(after)
             return as_tile(b, tile, [whole(b, values) for values in found])
 
-        return tile(weights, i, i, x, i, i, factors, i, i, starts, i, i, y, i), emit
+        return tile(weights, i, i, x, i, i, factors, i, i, starts, i, i, y, i, data, i), emit
 
     return function
 

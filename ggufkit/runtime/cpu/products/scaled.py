@@ -15,7 +15,8 @@ so a row of activations gives the same bits whatever others are multiplied with 
     OFFSET           what is added to levels in U
     TURNED           whether tiles want activations with 128 added (see `kernels.dot.scaled`)
     PAIRS            int32 of four columns in `matrix`: 2 if they are pairs
-    dot, start, tile, tile_few, tile_two, sum_of_group    see there
+    ASKS             whether tiles of `few` ask for bytes
+    dot, start, tile, tile_few, tile_more, tile_two, sum_of_group    see there
 
     vector    a row of weights at a time
     few       sixteen rows of weights: a super-block of theirs is unpacked and meets all activations, then the next
@@ -40,6 +41,7 @@ from ggufkit.kernels.dot import (
     TOKENS,
     add_dots,
     add_scaled,
+    asks_ahead,
     dot_unit,
     factors_of,
     fold_units,
@@ -71,13 +73,14 @@ _BLOCK = 8 * TOKENS  # rows of activations that meet a super-block of sixteen ro
 _ZERO = np.float32(0)
 
 # Bound by each format.
-BYTES = GROUP = OFFSET = TURNED = PAIRS = 0
+BYTES = GROUP = OFFSET = TURNED = PAIRS = ASKS = 0
 unpack: Any = None
 unpack_rows: Any = None
 dot: Any = None
 start: Any = None
 tile: Any = None
 tile_few: Any = None
+tile_more: Any = None  # which asks for no bytes
 tile_two: Any = None
 sum_of_group: Any = None
 unpack_panel: Any = None
@@ -133,10 +136,11 @@ def vector(turn, data, rows, levels, scales, sums, out):
         first = take(turn, grain)
 
 
-def unpack_panel_of(data, row_bytes, r, rows, u, edge, W, S, F, f, starts, s):
+def unpack_panel_of(data, row_bytes, r, rows, u, edge, W, S, F, f, starts, s, soon):
     """Super-block u of rows r … r + 15, the last one again where these end: W and S of `unpack_rows`; d.
 
-    Factors of each group go to F[f …], what sums start with to starts[s …].
+    Factors of each group go to F[f …], what sums start with to starts[s …]. Half as many bytes as it has are asked for
+    from `data[soon]` on, some with each group: what is asked for at once keeps the core waiting.
     """
     blocks, at, stride = data, r * row_bytes + u * BYTES, row_bytes
     if r + LANES > rows:
@@ -146,8 +150,10 @@ def unpack_panel_of(data, row_bytes, r, rows, u, edge, W, S, F, f, starts, s):
                 edge[k * BYTES + i] = data[begin + i]
         blocks, at, stride = edge, 0, BYTES
     d = unpack_rows(blocks, at, stride, W, S)
-    begin = splat(np.int32(0))
+    begin, step = splat(np.int32(0)), LANES * BYTES // 2 // (UNIT // GROUP)
     for g in range(UNIT // GROUP):
+        for i in range(0, step, 64):
+            prefetch(data, soon + g * step + i)
         factors = factors_of(load(S, g * LANES))
         store(F, f + g * LANES, factors)
         if TURNED:
@@ -177,9 +183,7 @@ def few(turn, data, rows, levels, scales, sums, out):
     if TURNED:
         for i in range(0, tokens * width, LANES):
             store(X, i, turn_bytes(load(X, i)))
-    # Bytes to ask for, half before panels and half with tiles: what is asked for at once keeps the core waiting.
-    before = LANES * BYTES // 2
-    ahead = FEW_PANELS * before // (tokens // TOGETHER)
+    before = LANES * BYTES // 2  # bytes to ask for while a panel is unpacked; as many again while it is multiplied
     grain = panels_of(share(turn, rows, row_bytes))
     first = take(turn, grain)
     while first < rows:
@@ -189,25 +193,27 @@ def few(turn, data, rows, levels, scales, sums, out):
             soon = (top + FEW_PANELS * LANES) * row_bytes
             for u in range(units):
                 for p in range(FEW_PANELS):
-                    for i in range(0, before, 64):
-                        prefetch(data, soon + i)
-                    soon += before
                     r = min(top + p * LANES, rows)
                     d = unpack_panel(
-                        data, row_bytes, r, rows, u, edge, W[p * panel :], S, F, p * s_panel, starts, p * LANES
+                        data, row_bytes, r, rows, u, edge, W[p * panel :], S, F, p * s_panel, starts, p * LANES, soon
                     )
+                    soon += before
                     store(D, p * LANES, d)
-                for t in range(0, tokens, TOGETHER):
-                    for i in range(0, ahead, 64):
+                if not ASKS:
+                    for i in range(0, FEW_PANELS * before, 64):
                         prefetch(data, soon + i)
-                    soon += ahead
+                for t in range(0, tokens, TOGETHER):
                     to, xw, xs = t // TOGETHER * tile_size, t * width + u * QUADS * TOGETHER, t * units + u * TOGETHER
-                    if n - t > 2:
-                        dots = tile_few(W, 0, panel, X, xw, 1, F, 0, s_panel, starts, 0, LANES, starts, 0)
+                    if t > 0 and n - t > 2:
+                        more = tile_more(W, 0, panel, X, xw, 1, F, 0, s_panel, starts, 0, LANES, starts, 0, data, soon)
+                        add_dots(totals, to, more, D, 0, LANES, scales_of, xs)
+                    elif n - t > 2:
+                        dots = tile_few(W, 0, panel, X, xw, 1, F, 0, s_panel, starts, 0, LANES, starts, 0, data, soon)
                         add_dots(totals, to, dots, D, 0, LANES, scales_of, xs)
                     else:
-                        two = tile_two(W, 0, panel, X, xw, 1, F, 0, s_panel, starts, 0, LANES, starts, 0)
+                        two = tile_two(W, 0, panel, X, xw, 1, F, 0, s_panel, starts, 0, LANES, starts, 0, data, soon)
                         add_dots(totals, to, two, D, 0, LANES, scales_of, xs)
+                soon += FEW_PANELS * before
             for t in range(n):
                 for p in range(FEW_PANELS):
                     at = t // TOGETHER * tile_size + (t % TOGETHER * FEW_PANELS + p) * LANES
@@ -263,7 +269,8 @@ def matrix(turn, data, rows, x, scales, starts, out):
                 k = p * units + u
                 w, f = k * quads * LANES, k * groups * LANES
                 steps = V if PAIRS == 2 else W[w:]
-                d = unpack_panel(data, row_bytes, r, rows, u, edge, steps, S, F, f, B, k * LANES)
+                soon = (r + LANES) * row_bytes + u * LANES * BYTES
+                d = unpack_panel(data, row_bytes, r, rows, u, edge, steps, S, F, f, B, k * LANES, soon)
                 store(D, k * LANES, d)
                 if PAIRS == 2:
                     begin = splat(np.int32(0))
@@ -282,7 +289,7 @@ def matrix(turn, data, rows, x, scales, starts, out):
                         at, to = u * tokens + t, (t - top) * panel_rows
                         dots = tile(
                             W, w, units * quads * LANES, words, at * quads, quads,
-                            F, f, units * groups * LANES, B, s, units * LANES, starts, at,
+                            F, f, units * groups * LANES, B, s, units * LANES, starts, at, words, 0,
                         )  # fmt: skip
                         totals = load_tile(sums, to, panel_rows)
                         totals = add_scaled(totals, dots, D, s, units * LANES, scales, t * units + u, units)
@@ -304,6 +311,8 @@ def products_of(
     offset: int,
 ) -> Product:
     """The kernels of a format; levels are -top … top, or WIDE."""
+    size = format_by_name(name).type_size
+    ahead = FEW_PANELS * LANES * size // 2 if asks_ahead() else 0
     names: dict[str, Any] = {
         "unpack": unpack,
         "unpack_rows": unpack_rows,
@@ -312,10 +321,12 @@ def products_of(
         "TURNED": int(turns(top)),
         "PAIRS": 2 if uses_pairs(top) else 1,
         "tile": tile_unit(group, top),
-        "tile_few": tile_unit(group, top, TOGETHER, FEW_PANELS, TOGETHER),
-        "tile_two": tile_unit(group, top, 2, FEW_PANELS, TOGETHER),
+        "tile_few": tile_unit(group, top, TOGETHER, FEW_PANELS, TOGETHER, ahead),
+        "tile_more": tile_unit(group, top, TOGETHER, FEW_PANELS, TOGETHER),
+        "tile_two": tile_unit(group, top, 2, FEW_PANELS, TOGETHER, ahead),
         "sum_of_group": sum_group(group, top),
-        "BYTES": format_by_name(name).type_size,
+        "ASKS": int(asks_ahead()),
+        "BYTES": size,
         "GROUP": group,
         "OFFSET": offset,
     }
