@@ -348,7 +348,13 @@ def test_gbnf_takes_what_a_regular_expression_takes(grammars, tokenizer, parts, 
     pattern = re.compile("".join(f"({''.join(pieces)}){sign}" for pieces, sign in parts).translate({34: "", 32: ""}))
     for text in texts:
         expected = pattern.fullmatch(text) is not None
-        assert fits(grammars, tokenizer, Grammar.parse(gbnf), text) == expected, (gbnf, text)
+        try:
+            found = fits(grammars, tokenizer, Grammar.parse(gbnf), text)
+        except UsageError as e:
+            if "Too many items" not in str(e):
+                raise
+            return  # too many ways to read a token
+        assert found == expected, (gbnf, text)
 
 
 @pytest.mark.parametrize(

@@ -364,7 +364,16 @@ def test_bodies_share_their_room(model):
             one.close()
 
 
-def test_a_full_queue_says_when_to_come_back(client):
+def test_a_full_queue_says_when_to_come_back(client, monkeypatch):
+    from ggufkit.serve.engine.engine import Engine
+
+    once = Engine._pass
+
+    def slowly(engine):  # so that those who are answered are not done before the fourth asks
+        time.sleep(0.01)
+        once(engine)
+
+    monkeypatch.setattr(Engine, "_pass", slowly)
     long = {"prompt": "x", "n_predict": 400, "ignore_eos": True, "stream": True}
     held = []
     for _ in range(3):  # two slots, one waits
