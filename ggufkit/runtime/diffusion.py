@@ -23,7 +23,7 @@ from ggufkit.errors import GGUFError, Hint, UsageError
 from ggufkit.runtime.batch import hidden
 from ggufkit.runtime.forward import logits
 from ggufkit.runtime.sampling import Sampler, Sampling
-from ggufkit.runtime.stops import Stops
+from ggufkit.runtime.stops import Stops, check_stops, written
 
 if TYPE_CHECKING:
     from ggufkit.runtime.constrain.grammar import Grammar
@@ -89,8 +89,7 @@ class Diffusion:
         for what, number in (("tokens", max_tokens), ("passes", passes)):
             if number is not None and number < 1:
                 raise UsageError(f"a text by diffusion needs at least 1 of its {what}, not {number}")
-        if any(not text for text in stop):
-            raise UsageError("a stop string is empty; it would stop before the first character")
+        check_stops(stop)
         self._mask, self._passes, room = mask, passes, length - len(self.prompt)
         self._size = min(room, LENGTH if max_tokens is None else max_tokens)
         self._end = "context" if self._size == room else "length"
@@ -104,17 +103,9 @@ class Diffusion:
         self.prompt_seconds = self.seconds = 0.0
 
     def __iter__(self) -> Iterator[str]:
-        stops, text = Stops(self.stop), self.tokenizer.stream(self.show_special)
-        for block in self._blocks():
-            piece = stops.feed(text.feed(block))
-            if piece:
-                yield piece
-            if stops.found:
-                self.reason = "stop"
-                return
-        rest = stops.feed(text.close()) + stops.close()
-        if rest:
-            yield rest
+        text = self.tokenizer.stream(self.show_special)
+        if (yield from written(self._blocks(), text, Stops(self.stop))):
+            self.reason = "stop"
 
     def _blocks(self) -> Iterator[list[int]]:
         """The tokens to show, a block at a time; sets `reason` at the end."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ggufkit.errors import Hint, UsageError
 from ggufkit.runtime.constrain.mask import allowed
 from ggufkit.runtime.sampling import Sampler, Sampling
-from ggufkit.runtime.stops import Stops
+from ggufkit.runtime.stops import Stops, check_stops, written
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,8 +111,7 @@ class Generation:
             raise UsageError("the prompt is empty; give at least one token")
         if max_tokens is not None and max_tokens < 0:
             raise UsageError(f"cannot generate {max_tokens} tokens; give 0 or more")
-        if any(not text for text in stop):
-            raise UsageError("a stop string is empty; it would stop before the first character")
+        check_stops(stop)
         self.cache: TokenCache = model.new_cache() if cache is None else cache
         if len(self.prompt) > self.cache.length:
             raise UsageError(
@@ -136,18 +135,9 @@ class Generation:
         self.prompt_seconds = self.seconds = 0.0
 
     def __iter__(self) -> Iterator[str]:
-        stops = Stops(self.stop)
         text = self.tokenizer.stream(self.show_special)
-        for token in self._tokens():
-            piece = stops.feed(text.feed([token]))
-            if piece:
-                yield piece
-            if stops.found:
-                self.reason = "stop"
-                return
-        rest = stops.feed(text.close()) + stops.close()
-        if rest:
-            yield rest
+        if (yield from written(([token] for token in self._tokens()), text, Stops(self.stop))):
+            self.reason = "stop"
 
     def _tokens(self) -> Iterator[int]:
         """The tokens to show; sets `reason` at the end."""

@@ -2,9 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
+from typing import TYPE_CHECKING
 
-__all__ = ["Stops"]
+from ggufkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from ggufkit.tokenizer.run.tokenizer import Stream
+
+__all__ = ["Stops", "check_stops", "written"]
+
+
+def check_stops(stops: Sequence[str]) -> None:
+    """See that each can be found.
+
+    Raises
+    ------
+    UsageError : one is empty.
+    """
+    if any(not text for text in stops):
+        raise UsageError("a stop string is empty; it would stop before the first character")
+
+
+def written(blocks: Iterable[Sequence[int]], text: Stream, stops: Stops) -> Generator[str, None, bool]:
+    """The text of tokens that come in blocks, as soon as it is certain. Returns whether a stop string ended it."""
+    for block in blocks:
+        piece = stops.feed(text.feed(block))
+        if piece:
+            yield piece
+        if stops.found:
+            return True
+    rest = stops.feed(text.close()) + stops.close()
+    if rest:
+        yield rest
+    return False
 
 
 class Stops:

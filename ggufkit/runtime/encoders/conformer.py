@@ -20,7 +20,7 @@ from ggufkit.arch.hyperparameters import Keys
 from ggufkit.arch.tower import Conformer
 from ggufkit.media.sounds import short_log_mel
 from ggufkit.runtime.encoders.blocks import Sizes, read_sizes
-from ggufkit.runtime.encoders.convolutions import halved, load_square
+from ggufkit.runtime.encoders.convolutions import along, halved, load_square, load_taps
 from ggufkit.runtime.encoders.limits import with_limits
 from ggufkit.runtime.encoders.steps import load_steps, through
 from ggufkit.runtime.feed_forward import FeedForward
@@ -28,7 +28,7 @@ from ggufkit.runtime.loader import Tensors
 from ggufkit.runtime.ops import Array, Linear, Norm, Ops
 from ggufkit.runtime.seen import Seen
 
-__all__ = ["ConformerEncoder", "Half"]
+__all__ = ["ConformerEncoder", "Half", "softmax"]
 
 _EPSILON = 1e-6  # whatever the file says: early converters wrote another
 _TAPS = 5  # of the convolution over time
@@ -86,6 +86,13 @@ class ConformerEncoder:
         return Seen(ops.numpy(through(self._project, x)))
 
 
+def softmax(scores: np.ndarray) -> np.ndarray:
+    """Weights of what is along the last axis."""
+    weights: np.ndarray = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    return weights
+
+
 @dataclass(frozen=True)
 class Half:
     """A feed-forward network of which half is added."""
@@ -130,8 +137,7 @@ class _Attention:
             keys = k[np.maximum(places, 0)] + self.distances  # (n, seen, heads, head)
             scores = self.cap * np.tanh(np.einsum("nhd,nshd->nhs", q[rows], keys) / np.float32(self.cap))
             scores = np.where(places[:, None] >= 0, scores, -np.inf)
-            weights = np.exp(scores - scores.max(axis=2, keepdims=True))
-            weights /= weights.sum(axis=2, keepdims=True)
+            weights = softmax(scores)
             found[rows] = np.einsum("nhs,nshd->nhd", weights, v[np.maximum(places, 0)])
         (y,) = ops.linear(ops.vector(found.reshape(len(x), -1)), self.out)
         return y
@@ -151,9 +157,7 @@ class _OverTime:
         (y,) = ops.linear(ops.norm(x, self.norm), self.start)
         y = ops.gated(*ops.halves(y, 1))
         padded = ops.concatenate([ops.zeros(_TAPS - 1, y.shape[1]), y])
-        y = padded[: len(x)] * self.taps[0:1]
-        for i in range(1, _TAPS):
-            y = ops.add(y, padded[i : i + len(x)] * self.taps[i : i + 1])
+        y = along(ops, padded, self.taps)
         if self.inner_norm is not None:
             y = ops.norm(y, self.inner_norm)
         (y,) = ops.linear(ops.activate(None, y, "silu"), self.end)
@@ -213,7 +217,7 @@ def _load_block(load: Tensors, at: str, sizes: Sizes, conformer: Conformer) -> _
     over_time = _OverTime(
         norm=needed("conv_norm"),
         start=load.linear(f"{at}conv_pw1", 2 * width, width),
-        taps=load.ops.vector(np.ascontiguousarray(load.numbers(f"{at}conv_dw.weight", width, _TAPS).T)),
+        taps=load_taps(load, f"{at}conv_dw.weight", width, _TAPS),
         inner_norm=norm("norm_conv"),
         end=load.linear(f"{at}conv_pw2", width, width),
     )

@@ -1,4 +1,4 @@
-"""Convolutions of spectrograms, as matrices."""
+"""Convolutions of spectrograms, as matrices, and of rows over time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ggufkit.runtime.loader import Tensors
 from ggufkit.runtime.ops import Array, Linear, Ops
 from ggufkit.tensors.views import matrix
 
-__all__ = ["halved", "halved_each", "load_square"]
+__all__ = ["along", "halved", "halved_each", "load_square", "load_taps"]
 
 _SIDE = 3
 
@@ -56,6 +56,20 @@ def halved_each(ops: Ops, x: Array, shape: tuple[int, int], taps: Array) -> tupl
     for i in range(1, _SIDE**2):
         y = ops.add(y, ops.pick(whole, places[:, i]) * taps[i : i + 1])
     return y, found
+
+
+def load_taps(load: Tensors, name: str, width: int, taps: int) -> Array:
+    """A convolution over time of each number by itself, (width, taps), as `along` takes it: (taps, width)."""
+    return load.ops.vector(np.ascontiguousarray(load.numbers(name, width, taps).T))
+
+
+def along(ops: Ops, x: Array, taps: Array) -> Array:
+    """Each number of (n + taps − 1, width) with those behind it, by weights (taps, width): (n, width)."""
+    n = len(x) - len(taps) + 1
+    y = x[:n] * taps[0:1]
+    for i in range(1, len(taps)):
+        y = ops.add(y, x[i : i + n] * taps[i : i + 1])
+    return y
 
 
 def _places(x: Array, shape: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:

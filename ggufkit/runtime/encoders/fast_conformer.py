@@ -20,8 +20,8 @@ from ggufkit.arch.hyperparameters import Keys
 from ggufkit.arch.tower import FastConformer
 from ggufkit.media.sounds import even_log_mel
 from ggufkit.runtime.encoders.blocks import Sizes, read_sizes
-from ggufkit.runtime.encoders.conformer import Half
-from ggufkit.runtime.encoders.convolutions import halved, halved_each, load_square
+from ggufkit.runtime.encoders.conformer import Half, softmax
+from ggufkit.runtime.encoders.convolutions import along, halved, halved_each, load_square, load_taps
 from ggufkit.runtime.encoders.steps import load_steps, through
 from ggufkit.runtime.feed_forward import FeedForward
 from ggufkit.runtime.loader import Tensors
@@ -127,8 +127,7 @@ class _Attention:
             columns = n - 1 - rows[:, None] + np.arange(n)
             scores += np.take_along_axis(away, np.broadcast_to(columns, (heads, *columns.shape)), axis=2)
             scores /= np.float32(math.sqrt(head))
-            weights = np.exp(scores - scores.max(axis=2, keepdims=True))
-            weights /= weights.sum(axis=2, keepdims=True)
+            weights = softmax(scores)
             found[rows] = (weights @ v).transpose(1, 0, 2)
         (y,) = ops.linear(ops.vector(found.reshape(n, -1)), self.out)
         return y
@@ -151,9 +150,7 @@ class _OverTime:
         y = ops.gated(*ops.halves(y, 1))
         edge = ops.zeros(_TAPS // 2, y.shape[1])
         padded = ops.concatenate([edge, y, edge])
-        y = padded[: len(x)] * self.taps[0:1]
-        for i in range(1, _TAPS):
-            y = ops.add(y, padded[i : i + len(x)] * self.taps[i : i + 1])
+        y = along(ops, padded, self.taps)
         y = (y + self.bias) * self.factor + self.shift
         (y,) = ops.linear(ops.activate(None, y, "silu"), self.end)
         return y
@@ -205,7 +202,7 @@ def _load_block(load: Tensors, at: str, sizes: Sizes) -> _Block:
     over_time = _OverTime(
         norm=norm("norm_conv"),
         start=load.linear(f"{at}conv_pw1", 2 * width, width),
-        taps=load.ops.vector(np.ascontiguousarray(load.numbers(f"{at}conv_dw.weight", width, _TAPS).T)),
+        taps=load_taps(load, f"{at}conv_dw.weight", width, _TAPS),
         bias=row("conv_dw.bias"),
         factor=row("conv_norm.weight"),
         shift=row("conv_norm.bias"),

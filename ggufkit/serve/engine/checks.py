@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ggufkit.errors import UsageError
+from ggufkit.runtime.stops import check_stops
 from ggufkit.serve.engine.request import ContextTooLong, Request
 
 if TYPE_CHECKING:
@@ -27,8 +28,7 @@ def require_possible(request: Request, model: Model, context: int) -> None:
         raise ContextTooLong(len(request.tokens), context)
     if request.max_tokens is not None and request.max_tokens < 0:
         raise UsageError(f"cannot generate {request.max_tokens} tokens; give 0 or more")
-    if any(not text for text in request.stop):
-        raise UsageError("a stop string is empty; it would stop before the first character")
+    check_stops(request.stop)
     if request.prompt_logprobs is not None and reads:
         raise UsageError("the model's encoder reads the prompt; its tokens have no probabilities")
     if any(not 0 <= (n or 0) <= model.vocabulary for n in (request.logprobs, request.prompt_logprobs)):
