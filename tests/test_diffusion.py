@@ -87,6 +87,12 @@ def test_a_text_ends_at_its_end_and_is_the_same_with_the_same_seed(dream):
         assert (ended.reason, ended.tokens) == ("end", free.tokens[: first + 1])
 
 
+def test_models_that_write_from_left_to_right_have_no_passes(fixtures, tmp_path):
+    path = convert(fixtures / "pylib-llama", tmp_path / "tiny.gguf", "F16")
+    with ggufkit.load(path) as model, pytest.raises(UsageError, match="passes are of models"):
+        model.generate([5], passes=4)
+
+
 def test_what_is_not_for_such_models_is_refused(dream, tmp_path):
     with ggufkit.load(dream) as model:
         with pytest.raises(UsageError, match="by diffusion, not token by token"):

@@ -347,10 +347,11 @@ class Model:
         if self.graph.diffusion:
             from ggufkit.runtime.diffusion import diffused
 
-            how: dict[str, Any] = {"stop": stop, "show_special": show_special, "passes": passes}
-            how |= {"sampling": sampling_of(self.gguf, **sampling), "max_tokens": max_tokens}
-            how["ignore_ends"] = ignore_ends
+            how: dict[str, Any] = {"show_special": show_special, "ignore_ends": ignore_ends, "passes": passes}
+            how |= {"sampling": sampling_of(self.gguf, **sampling), "max_tokens": max_tokens, "stop": stop}
             return diffused(self, tokens, cache.length if cache is not None else context, grammar, ahead, **how)
+        if passes is not None:
+            raise UsageError("passes are of models that write by diffusion; this one writes a token after the other")
         if cache is None:
             more = CONTEXT // 4 if max_tokens is None else max_tokens
             cache = self.new_cache(self.context(context, len(tokens) + more), *types)
