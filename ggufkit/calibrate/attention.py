@@ -116,7 +116,7 @@ def attend(
 
     def one(tokens: slice, head: int) -> None:
         P, _ = _probabilities(_gather(q, tokens, head, spec), _of_head(k, tokens, head, spec), head, spec)
-        _scatter(out, tokens, head, spec, product(P, transposed(_of_head(v, tokens, head, spec)), 1))
+        _scatter(out, tokens, head, spec, product(P, transposed(_of_head(v, tokens, head, spec), 1), 1))
 
     _each(one, spans, spec, threads)
     return out
@@ -142,10 +142,10 @@ def attend_back(
         dS = P * (dP - (dP * P).sum(-1, keepdims=True)) * np.float32(spec.scale)
         if slope is not None:
             dS = dS * slope
-        _scatter(dq, tokens, head, spec, product(dS, transposed(keys), 1))
+        _scatter(dq, tokens, head, spec, product(dS, transposed(keys, 1), 1))
         for out, left, right in ((dk, dS, queries), (dv, P, dO)):
             size = out.shape[1] // spec.kv_heads
-            out[tokens, head * size : (head + 1) * size] = product(transposed(left), transposed(right), 1)
+            out[tokens, head * size : (head + 1) * size] = product(transposed(left, 1), transposed(right, 1), 1)
 
     _each(one, spans, spec, threads)
     return iter((dq, dk, dv))

@@ -28,6 +28,7 @@ Multiply = Callable[[np.ndarray, np.ndarray], np.ndarray]
 CHUNK = 256  # columns that are rounded between two products
 _BLOCK = 64  # columns of a step of the factorisation
 _TILE = 256  # rows of such a block, 128 KB, that are multiplied with others while they are in a core's cache
+_TURNED = 128  # rows that become columns together: a row of them is a few lines of the cache
 
 
 def product(x: np.ndarray, w: np.ndarray, threads: int | None = None) -> np.ndarray:
@@ -65,13 +66,20 @@ def _frozen(x: np.ndarray) -> np.ndarray:
     return x
 
 
-def transposed(x: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(x.T)
+def transposed(x: np.ndarray, threads: int | None = None) -> np.ndarray:
+    """xᵀ of x (n, k), contiguous: (k, n)."""
+    out = np.empty(x.shape[::-1], x.dtype)
+
+    def turn(lo: int, hi: int) -> None:
+        out[:, lo:hi] = x[lo:hi].T
+
+    for_ranges(turn, len(x), _TURNED, threads)
+    return out
 
 
 def second_moment(x: np.ndarray, threads: int | None = None, multiply: Multiply | None = None) -> np.ndarray:
     """xᵀ x of rows x (n, k): (k, k) float32."""
-    columns = transposed(x)
+    columns = transposed(x, threads)
     return product(columns, columns, threads) if multiply is None else multiply(columns, columns)
 
 
@@ -125,7 +133,7 @@ class Factor:
     def above(self, i: int) -> np.ndarray:
         """R above a chunk's square on the diagonal, transposed: (columns, lo). Kept, all of them would be half of R."""
         lo, hi = self.chunks[i]
-        return transposed(self.R[:lo, lo:hi])
+        return transposed(self.R[:lo, lo:hi], self.threads)
 
     def solve(self, rows: np.ndarray) -> np.ndarray:
         """X with X H = rows; (m, n) float32."""

@@ -181,7 +181,7 @@ def _write_turned(tensor: Tensor, left: np.ndarray, threads: int | None) -> Tens
     """Rᵀ times the matrix."""
 
     def read(lo: int, hi: int) -> np.ndarray:
-        return _blocks(product(left[lo:hi], transposed(tensor.floats()), threads))
+        return _blocks(product(left[lo:hi], transposed(tensor.floats(), threads), threads))
 
     return replace(tensor, format=FORMATS["F32"], read=read, origin=None)
 

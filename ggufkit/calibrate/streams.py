@@ -404,13 +404,13 @@ class Inputs:
         factor, threads = self.factor, self.streams.threads
         n, cols = self.x.shape
         if self._lag is None and cols <= n:
-            lag = transposed(self.x.original - self.x.quantized)  # (cols, n)
-            self._lag = product(transposed(self.x.quantized), lag, threads) / np.float32(n)
+            lag = transposed(self.x.original - self.x.quantized, threads)  # (cols, n)
+            self._lag = product(transposed(self.x.quantized, threads), lag, threads) / np.float32(n)
         if self._lag is not None:
             missed = product(W, self._lag, threads)  # (rows, cols)
         else:  # what each token misses, (rows, n), is less than what columns do
             missed = product(W, self.x.original - self.x.quantized, threads)
-            missed = product(missed, transposed(self.x.quantized), threads) / np.float32(n)
+            missed = product(missed, transposed(self.x.quantized, threads), threads) / np.float32(n)
         result: np.ndarray = W + factor.solve(missed)
         return result
 

@@ -122,6 +122,7 @@ class Tape(OpaqueOps):
         self.multiply = multiply or partial(product, threads=self.threads)
         self._steps: list[tuple[Node, Callable[[np.ndarray], None]]] = []
         self._parts: dict[str, list[Matrix]] = {}
+        self._turned: tuple[Matrix, np.ndarray] | None = None  # the last matrix and its transpose
 
     def back(self) -> None:
         """Pass gradients back to the first node, and forget the steps."""
@@ -178,13 +179,20 @@ class Tape(OpaqueOps):
                 self.watch.returned(linear, g)
             if linear.factor is not None:
                 g = g * linear.factor
-            gradient = self.multiply(g, transposed(linear.weight.floats()))
-            self.forget()
+            gradient = self.multiply(g, self._transposed(linear.weight))
             if self.watch is not None:
                 self.watch.passed(linear, x.value, gradient)
             x.take(gradient)
 
         return self.node(y, back)
+
+    def _transposed(self, weight: Matrix) -> np.ndarray:
+        """A matrix's columns as rows. The last is kept: a few tokens' scores at a time ask for the same, large one."""
+        if self._turned is None or self._turned[0] is not weight:
+            self._turned = None  # before there are two
+            self._turned = weight, transposed(weight.floats(), self.threads)
+            self.forget()
+        return self._turned[1]
 
     def norm(self, x: Node, norm: Norm) -> Node:
         def back(g: np.ndarray) -> None:
@@ -286,7 +294,7 @@ class Tape(OpaqueOps):
                 g = g * linear.factor[experts]
             gradient = np.empty(x.shape, np.float32)
             for e, rows in places:
-                gradient[rows] = self.multiply(g[rows], transposed(linear.weight.floats(e)))
+                gradient[rows] = self.multiply(g[rows], transposed(linear.weight.floats(e), self.threads))
                 self.forget()
             if self.watch is not None:
                 self.watch.passed(linear, x, gradient)
