@@ -18,6 +18,7 @@ from ggufkit.gguf.header import Value, ValueType
 from ggufkit.jobs.convert import convert
 from ggufkit.tokenizer.run.merge import _merge_long, _merge_short, merge
 from ggufkit.tokenizer.run.pre import PRE_TOKENIZERS, Splitter
+from ggufkit.tokenizer.run.special import names_inside
 from ggufkit.tokenizer.run.tokenizer import Tokenizer, clean_spaces, load_tokenizer
 from ggufkit.tokenizer.run.unicode import category, first_decomposed, is_space, lower
 
@@ -199,6 +200,29 @@ def test_overlapping_special_tokens_are_found_in_llama_cpps_order(tmp_path, text
     tokens = {"<unk>": 2, "<s>": 3, "</s>": 3, "<|end|>": 3, "|><": 4, "<|": 4, "a": 1, "b": 1, "\u2581": 1}
     tokens |= {f"<0x{byte:02X}>": 6 for byte in range(256)}
     assert_same(write(tmp_path / "overlap.gguf", tokens=tokens), [text, text * 2, f" {text} "])
+
+
+@given(st.text("ab<", max_size=40), st.sets(st.text("ab<", min_size=1, max_size=5), max_size=30))
+def test_special_tokens_of_a_text_are_those_that_are_in_it(text, names):
+    names = sorted(names)
+    assert list(names_inside(text, names)) == [name for name in names if name in text]
+
+
+class Counted(str):
+    """A text that counts how often something is looked for in it."""
+
+    looks = 0
+
+    def __contains__(self, part: str) -> bool:
+        self.looks += 1
+        return str.__contains__(self, part)
+
+
+def test_a_text_is_not_read_for_each_of_thousands_of_special_tokens():
+    text = Counted("a < b <unused17> <unused4242> <un")
+    names = sorted(f"<unused{i}>" for i in range(6242))
+    assert list(names_inside(text, names)) == ["<unused17>", "<unused4242>"]
+    assert text.looks < 500
 
 
 @pytest.mark.parametrize(
