@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import llama_sampler
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 import ggufkit
 from ggufkit.errors import GgufkitError, UsageError
+from ggufkit.runtime.filters import _matches, dry_penalties
 from ggufkit.runtime.sampling import Sampler, Sampling, sampling_of
 
 LOGITS = np.random.default_rng(3).normal(size=500).astype(np.float32) * 3
@@ -218,6 +221,35 @@ def test_dry_looks_over_no_breaker():
         sampler.accept([1, 2, 3, 1, 2, 9, 1, 2, 3, 1, 2])
         found.append(shares(sampler)[9])
     assert found[0] > found[1]  # the longer repetition ends at the breaker
+
+
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=40))
+def test_matches_are_what_begins_as_the_whole_does(tokens):
+    found = [
+        next((n for n, (a, b) in enumerate(zip(tokens[i:], tokens, strict=False)) if a != b), len(tokens) - i)
+        for i in range(len(tokens))
+    ]
+    assert _matches(np.array(tokens)).tolist() == [0, *found[1:]]
+
+
+def test_dry_looks_at_no_token_of_a_long_text_that_is_not_like_its_last():
+    lines = 0
+
+    def trace(frame, event, argument):
+        nonlocal lines
+        lines += event == "line"
+        return trace
+
+    text = np.random.default_rng(0).integers(0, 1000, 30_000)
+    text[-12:] = text[100:112]
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        found = dry_penalties(text, 1.0, 1.75, 5)
+    finally:
+        sys.settrace(before)
+    assert found == {text[112]: pytest.approx(1.75**7)}
+    assert lines < 1000
 
 
 def test_mirostat_keeps_the_surprise():

@@ -12,6 +12,7 @@ import ggufkit
 from ggufkit.cli import main
 from ggufkit.errors import UsageError
 from ggufkit.jobs.convert import convert
+from ggufkit.runtime.kv.cache import common_prefix
 from ggufkit.runtime.speculate import Ahead, Draft, FirstToKnow, Lookup, require_same_vocabulary
 
 TEXT = "def first(a):\n    return a\n\n\ndef second(a):\n    return a\n\n\ndef first(a):\n"
@@ -84,3 +85,25 @@ def test_run_says_how_many_guesses_were_right(paths, capsys):
         found = capsys.readouterr()
         assert found.out == expected.out
         assert "guesses right" in found.err
+
+
+@given(st.lists(st.integers(0, 1), max_size=20), st.lists(st.integers(0, 1), max_size=20))
+def test_common_prefix_is_as_long_as_both_are_alike(a, b):
+    n = common_prefix(a, b)
+    assert a[:n] == b[:n]
+    assert n == min(len(a), len(b)) or a[n] != b[n]
+
+
+def test_draft_compares_the_text_with_its_cache_once_for_all_guesses(paths):
+    with ggufkit.load(paths[0]) as model:
+        cache = model.new_cache(100)
+        compared, keep = [], cache.keep_prefix
+        cache.keep_prefix = lambda tokens: compared.append(len(tokens)) or keep(tokens)
+        text = model.tokenizer.encode(TEXT)
+        guesses = Draft(model, cache).guess(text, 7)
+        assert compared == [len(text)]
+        assert cache.tokens == [*text, *guesses[:-1]]
+        one_by_one = [
+            Draft(model, model.new_cache(100)).guess([*text, *guesses[:n]], 1)[0] for n in range(len(guesses))
+        ]
+        assert guesses == one_by_one

@@ -8,7 +8,6 @@ Source: src/llama-sampler.cpp of llama.cpp, whose numbers these are.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -136,7 +135,7 @@ def mirostat_k(values: np.ndarray, mu: float, vocabulary: int, m: int = 100) -> 
 
 
 def dry_penalties(
-    recent: Sequence[int], multiplier: float, base: float, allowed: int, breakers: frozenset[int] = frozenset()
+    recent: np.ndarray, multiplier: float, base: float, allowed: int, breakers: frozenset[int] = frozenset()
 ) -> dict[int, float]:
     """Token → what is taken off its logit because it would go on with a repetition.
 
@@ -144,35 +143,39 @@ def dry_penalties(
 
     Parameters
     ----------
-    recent : tokens, the last at the end.
+    recent : tokens (n,), the last at the end.
     allowed : how many tokens may repeat for nothing; each one more multiplies the penalty by `base`.
     breakers : tokens over which no repetition is looked for.
     """
     if multiplier == 0 or base < 1 or len(recent) <= allowed:
         return {}
-    back = list(reversed(recent))  # the last first
-    limit = next((i for i, token in enumerate(back) if token in breakers), len(back))
-    if limit < allowed:
-        return {}
+    back = recent[::-1]  # the last first
+    matches = _matches(back)
+    nearest = back[: matches.max()].tolist()
+    limit = next((i for i, token in enumerate(nearest) if token in breakers), len(nearest))
+    lengths = np.minimum(matches, limit)[1:]  # of what is like the end; before it in `back` stands what came after it
+    at = np.flatnonzero(lengths >= allowed)
     longest: dict[int, int] = {}
-    for at, match in enumerate(_matches(back)):
-        length = min(match, limit)
-        if at and length >= allowed:
-            longest[back[at - 1]] = max(length, longest.get(back[at - 1], 0))
+    for token, length in zip(back[at].tolist(), lengths[at].tolist(), strict=True):
+        longest[token] = max(length, longest.get(token, 0))
     most = math.log(3.4e38) / math.log(base) if base > 1.000001 else math.inf
     return {token: multiplier * base ** min(length - allowed, most) for token, length in longest.items()}
 
 
-def _matches(tokens: Sequence[int]) -> list[int]:
-    """The Z function: at each place how many tokens are like those at the beginning."""
-    n = len(tokens)
+def _matches(tokens: np.ndarray) -> np.ndarray:
+    """The Z function: at each place how many tokens are like those at the beginning, 0 at the first; (n,) int64.
+
+    Only places of the first token are looked at: of a text few.
+    """
+    starts = np.flatnonzero(tokens == tokens[0])[1:].tolist()
+    n, text = len(tokens), tokens.tolist()
     found = [0] * n
     left = right = 0
-    for i in range(1, n):
+    for i in starts:
         length = min(found[i - left], right - i) if i < right else 0
-        while i + length < n and tokens[length] == tokens[i + length]:
+        while i + length < n and text[length] == text[i + length]:
             length += 1
         found[i] = length
         if i + length > right:
             left, right = i, i + length
-    return found
+    return np.array(found, np.int64)

@@ -10,7 +10,7 @@ The cache remembers its tokens, so a prompt that begins like the last one is com
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ggufkit.errors import Hint, UsageError
@@ -201,9 +201,6 @@ class Generation:
         return room if self.max_tokens is None else min(room, self.max_tokens - len(self.tokens) - 1)
 
 
-def breakers(tokenizer: Tokenizer, sampling: Sampling | None) -> list[int]:
-    """Tokens over which DRY looks for no repetition: llama.cpp's line end, colon, quote and star."""
-    if sampling is None or not sampling.dry_multiplier:
-        return []
-    signs = ("\n", "\u010a", "<0x0A>", ":", '"', "*")  # \u010a: the line end of byte-level BPE
-    return [i for i, text in enumerate(tokenizer.vocab.texts) if any(sign in text for sign in signs)]
+def breakers(tokenizer: Tokenizer, sampling: Sampling | None) -> Collection[int]:
+    """Tokens over which DRY looks for no repetition, where it looks for any."""
+    return tokenizer.breakers if sampling is not None and sampling.dry_multiplier else ()

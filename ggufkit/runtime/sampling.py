@@ -8,7 +8,7 @@ Source: llama-sampler.cpp, and the order and defaults of common/sampling.cpp.
 
 from __future__ import annotations
 
-from collections import deque
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -165,10 +165,7 @@ class Sampler:
 
     def __init__(self, settings: Sampling | None = None, suppressed: Iterable[int] = (), breakers: Iterable[int] = ()):
         self.settings = settings or Sampling()
-        n = self.settings.repeat_last_n
-        self._recent: deque[int] = deque(maxlen=None if n < 0 else n)
-        n = self.settings.dry_penalty_last_n if self.settings.dry_multiplier else 0
-        self._history: deque[int] = deque(maxlen=None if n < 0 else n)
+        self._tokens = array("q")
         self._breakers = frozenset(breakers)
         self._mu = 2 * self.settings.mirostat_tau
         self._suppressed = np.array(list(suppressed), np.int64)
@@ -176,14 +173,11 @@ class Sampler:
 
     def accept(self, tokens: Iterable[int]) -> None:
         """Remember tokens of the prompt, for the penalties."""
-        tokens = list(tokens)
-        self._recent.extend(tokens)
-        self._history.extend(tokens)
+        self._tokens.extend(tokens)
 
     def reset(self) -> None:
         """Forget all tokens; the draws go on."""
-        self._recent.clear()
-        self._history.clear()
+        del self._tokens[:]
         self._mu = 2 * self.settings.mirostat_tau
 
     def draw(self, logits: np.ndarray) -> int:
@@ -204,8 +198,7 @@ class Sampler:
                 "small for them; look with ggufkit validate"
             )
         token = self._draw(self._penalized(logits))
-        self._recent.append(token)
-        self._history.append(token)
+        self._tokens.append(token)
         return token
 
     def probabilities(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -228,8 +221,8 @@ class Sampler:
     def _penalized(self, logits: np.ndarray) -> np.ndarray:
         s = self.settings
         active = s.repeat_penalty != 1 or s.frequency_penalty != 0 or s.presence_penalty != 0
-        active = active and bool(self._recent) and "penalties" in s.samplers
-        dry = bool(s.dry_multiplier and self._history and "dry" in s.samplers)
+        active = active and bool(self._tokens and s.repeat_last_n) and "penalties" in s.samplers
+        dry = bool(s.dry_multiplier and self._tokens and s.dry_penalty_last_n and "dry" in s.samplers)
         if not (self._suppressed.size or s.logit_bias or active or dry):
             return logits
         logits = logits.astype(np.float32)  # a copy
@@ -238,17 +231,23 @@ class Sampler:
             if 0 <= token < len(logits):
                 logits[token] += np.float32(bias)
         if active:
-            ids, counts = np.unique(np.fromiter(self._recent, np.int64), return_counts=True)
+            ids, counts = np.unique(self._last(s.repeat_last_n), return_counts=True)
             old = logits[ids]
             new = np.where(old <= 0, old * np.float32(s.repeat_penalty), old / np.float32(s.repeat_penalty))
             logits[ids] = (
                 new - counts.astype(np.float32) * np.float32(s.frequency_penalty) - np.float32(s.presence_penalty)
             )
         if dry:
-            found = dry_penalties(self._history, s.dry_multiplier, s.dry_base, s.dry_allowed_length, self._breakers)
+            recent = self._last(s.dry_penalty_last_n)
+            found = dry_penalties(recent, s.dry_multiplier, s.dry_base, s.dry_allowed_length, self._breakers)
             for token, penalty in found.items():
                 logits[token] -= np.float32(penalty)
         return logits
+
+    def _last(self, n: int) -> np.ndarray:
+        """The last n tokens, n > 0, or all of them for -1; gone before another is remembered, or that fails."""
+        tokens = np.frombuffer(self._tokens, np.int64)
+        return tokens[-n:] if n > 0 else tokens
 
     def _candidates(self, logits: np.ndarray) -> Candidates:
         """(ids, logits over the temperature) of the tokens that are left, the best first."""

@@ -85,14 +85,13 @@ class Draft:
         most = min(most, self._cache.length - len(tokens))
         guesses: list[int] = []
         ends = self._model.tokenizer.vocab.ends
-        text = list(tokens)
+        new = tokens[self._cache.keep_prefix(tokens) :] if most > 0 else ()
         while len(guesses) < most:
-            known = self._cache.keep_prefix(text)
-            token = int(self._model.forward(text[known:], self._cache).argmax())
+            token = int(self._model.forward(new, self._cache).argmax())
             guesses.append(token)
-            text.append(token)
             if token in ends:
                 break
+            new = [token]
         return guesses
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from ggufkit.errors import UsageError
 from ggufkit.runtime.sizes import KEPT_STATES
 
-__all__ = ["Cache", "LayerMemory"]
+__all__ = ["Cache", "LayerMemory", "common_prefix"]
 
 _MAGIC = b"ggufkit cache 1\n"
 
@@ -137,13 +137,8 @@ class Cache:
 
         The last of `tokens` is always computed: its logits are wanted.
         """
-        self.truncate(self.common_prefix(tokens[:-1]))
+        self.truncate(common_prefix(self.tokens, list(tokens[:-1])))
         return len(self)
-
-    def common_prefix(self, tokens: Sequence[int]) -> int:
-        """How many of `tokens` the cache begins with."""
-        pairs = zip(self.tokens, tokens, strict=False)
-        return next((i for i, (old, new) in enumerate(pairs) if old != new), min(len(self), len(tokens)))
 
     def copy(self, n: int | None = None, length: int | None = None) -> Cache:
         """Another cache that holds the first `n` tokens, default all, with room for `length`, default as many as here.
@@ -225,3 +220,17 @@ class Cache:
         if at != len(data):
             raise ValueError("length")
         return tokens, layers
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens two lists begin with alike. Slices are compared: this is asked for each token of a long text."""
+    low, high = 0, min(len(a), len(b))
+    if a[:high] == b[:high]:
+        return high
+    while low + 1 < high:  # alike up to low, not up to high
+        middle = (low + high) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low

@@ -23,11 +23,12 @@ import numpy as np
 
 from ggufkit.errors import Hint, UsageError
 from ggufkit.runtime.batch import LIMIT, Piece
+from ggufkit.runtime.kv.cache import common_prefix
 from ggufkit.runtime.kv.size import cache_sizes, request_sizes
 from ggufkit.runtime.speculate import Ahead, Draft, FirstToKnow, Guesser, Lookup, require_same_vocabulary
 from ggufkit.serve.engine.checks import require_possible
 from ggufkit.serve.engine.metrics import Metrics, Slot
-from ggufkit.serve.engine.prefixes import Prefixes, common
+from ggufkit.serve.engine.prefixes import Prefixes
 from ggufkit.serve.engine.request import EngineClosed, Finished, QueueFull, Request, Usage, as_error
 from ggufkit.serve.engine.running import Running, clock
 from ggufkit.serve.engine.schedule import Pace, shares
@@ -392,7 +393,7 @@ class Engine:
         return any(
             one.left
             and one.finished is None
-            and common(one.request.tokens, wanted) > max(have, len(one.cache)) + _SHARED
+            and common_prefix(one.request.tokens, wanted) > max(have, len(one.cache)) + _SHARED
             for one in self._running
         )
 

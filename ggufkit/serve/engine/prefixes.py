@@ -17,10 +17,10 @@ from pathlib import Path
 
 from ggufkit.errors import GgufkitError
 from ggufkit.kernels.xxh64 import XXH64
-from ggufkit.runtime.kv.cache import Cache
+from ggufkit.runtime.kv.cache import Cache, common_prefix
 from ggufkit.runtime.kv.file import read_cache, write_cache
 
-__all__ = ["Prefixes", "common"]
+__all__ = ["Prefixes"]
 
 _WORTH = 16  # tokens that are worth keeping, or copying
 _SUFFIX = ".cache"
@@ -54,7 +54,7 @@ class Prefixes:
         at = self._place(kind, tokens)
         found: tuple[Cache | None, int] = None, 0
         for cache in (*self._sorted[max(0, at - 1) : at + 1], *others):
-            n = common(cache.tokens, tokens) if cache.kind == kind else 0
+            n = common_prefix(cache.tokens, tokens) if cache.kind == kind else 0
             if n > found[1]:
                 found = cache, n
         return found
@@ -144,20 +144,6 @@ class Prefixes:
     def _touch(self, cache: Cache) -> None:
         self._now += 1
         self._used[id(cache)] = self._now
-
-
-def common(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens two lists begin with alike."""
-    low, high = 0, min(len(a), len(b))
-    if a[:high] == b[:high]:
-        return high
-    while low + 1 < high:  # alike up to low, not up to high
-        middle = (low + high) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle
-    return low
 
 
 def file_name(cache: Cache) -> str:

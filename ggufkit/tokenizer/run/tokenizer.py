@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import functools
 import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -77,6 +78,12 @@ class Tokenizer:
 
     def __len__(self) -> int:
         return len(self.vocab)
+
+    @functools.cached_property
+    def breakers(self) -> frozenset[int]:
+        """Tokens over which DRY looks for no repetition: with llama.cpp's line end, colon, quote or star in them."""
+        sign = re.compile('[\n\u010a:"*]|<0x0A>')  # \u010a: the line end of byte-level BPE
+        return frozenset(i for i, text in enumerate(self.vocab.texts) if sign.search(text))
 
     def encode(self, text: str, add_special: bool = True, parse_special: bool = True, first: bool = True) -> list[int]:
         """Token ids of a text.
