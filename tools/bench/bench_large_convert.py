@@ -7,7 +7,7 @@ For each type, a sharded Llama that takes no room on the disk:
 - is converted by `ggufkit convert` in a process of its own: peak memory, and bytes read a second, from the start of
   Python to the renamed file on the disk;
 - against the limit measured in the same run: the slowest of reading, encoding and writing by itself, each as the
-  conversion does it and with all CPUs, on a part of the model; the median of rounds before the conversion and after it;
+  conversion does it and with all CPUs, on a part of the model; the medians of rounds that have one conversion each;
 - against what the CPUs allow: in a conversion the three share them, so it takes at least the sum of their CPU seconds;
 - against the three together: each piece read, encoded and written by the same workers, and nothing else;
 - is converted again, killed in the middle and continued: the same bytes.
@@ -51,7 +51,7 @@ from tiny_checkpoints import SPM_TOKENS, sentencepiece_model
 
 WIDTH, FFN, VOCAB = 4096, 11008, 32000
 PART = 4e9  # bytes of the source that a stage is measured with
-ROUNDS = 3  # before the conversion, and as many after it
+ROUNDS = 5  # of stages and a conversion
 TOGETHER = "together"
 
 
@@ -170,8 +170,15 @@ def stages(job: Job, scratch: Path) -> dict[str, tuple[float, float]]:
             for_each(work, iter(pieces), workers)
 
     found = {"reading": timed(read), "encoding": timed(encode), "writing": timed(write), TOGETHER: timed(all_three)}
-    scratch.unlink()
+    remove(scratch)
     return found
+
+
+def remove(path: Path) -> None:
+    """Remove a file, and let the device hear at once which blocks are free: to work on that may take it seconds."""
+    path.unlink()
+    if hasattr(os, "sync"):
+        os.sync()
 
 
 def digest(path: Path) -> str:
@@ -211,16 +218,24 @@ def main() -> None:
             nbytes = sum(p.tensor.nbytes for p in job.plan.tensors)
             scratch = options.folder / "scratch"
             stages(job, scratch)  # compiles
-            rounds = [stages(job, scratch) for _ in range(ROUNDS)]
-            seconds, cpu, peak = run(command(folder, out, type_))
-            rounds += [stages(job, scratch) for _ in range(ROUNDS)]
+            rounds, conversions = [], []
+            for _ in range(ROUNDS):
+                if conversions:
+                    remove(out)
+                rounds.append(stages(job, scratch))
+                conversions.append(run(command(folder, out, type_)))
+            seconds, cpu, peak = map(median, zip(*conversions, strict=True))
+            quickest, slowest_run = min(conversions)[0], max(conversions)[0]
             together = 1 / median(r.pop(TOGETHER)[0] for r in rounds)
             alone = {stage: median(r[stage][0] for r in rounds) for stage in rounds[0]}
             work = nbytes * sum(median(r[stage][1] for r in rounds) for stage in alone)
             slowest = max(alone, key=lambda stage: alone[stage])
             shown = ", ".join(f"{stage} {1e-6 / each:.0f}" for stage, each in alone.items())
             speed, limit, share = nbytes / seconds, 1 / alone[slowest], nbytes * thread_count(None) / work
-            print(f"{type_}: {nbytes / 1e9:.1f} GB in {seconds:.0f} s, peak memory {peak / 1e6:.0f} MB")
+            print(
+                f"{type_}: {nbytes / 1e9:.1f} GB in {seconds:.1f} s ({quickest:.1f} … {slowest_run:.1f}), "
+                f"peak memory {peak / 1e6:.0f} MB"
+            )
             print(
                 f"  {speed / 1e6:.0f} MB/s of {limit / 1e6:.0f} ({shown}): {speed / limit:.0%} of the limit, {slowest}"
             )
@@ -231,7 +246,7 @@ def main() -> None:
             )
             print(f"  {together / 1e6:.0f} MB/s with the three together: {speed / together:.0%} of that", flush=True)
             expected = digest(out)
-            out.unlink()
+            remove(out)
             interrupted(folder, out, type_, seconds * 0.4)
             assert digest(out) == expected, "the continued file differs"
             print("  killed and continued: the same bytes")
