@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ggufkit.arch.heads import qkv_rows, rope_order
+from ggufkit.arch.metadata import pooling_files
 from ggufkit.arch.mlx import Mlx
+from ggufkit.arch.pieces import apart, decoded, side_by_side, together
 from ggufkit.arch.rope import llama3_divisors
 from ggufkit.errors import ArchitectureError, printable
-from ggufkit.formats.table import FORMATS
-from ggufkit.tensors.tensor import Origin, Tensor
-from ggufkit.tensors.views import LastMatrices, computed, stacked, take_rows, transposed
+from ggufkit.tensors.tensor import Tensor
+from ggufkit.tensors.views import LastMatrices, computed, take_rows, transposed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +35,6 @@ __all__ = [
     "Setting",
     "Source",
     "Undo",
-    "decoded",
     "exported",
     "key",
     "one_row",
@@ -94,9 +93,17 @@ class Source:
     @property
     def layers(self) -> int:
         """Blocks; refuses more than there are tensors."""
-        count = self.natural("block_count")
+        return self._blocks("block_count")
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of the deeper stack, where an encoder has a decoder."""
+        return max(self.layers, self._blocks("decoder_block_count") if self.get("decoder_block_count") else 0)
+
+    def _blocks(self, key: str) -> int:
+        count = self.natural(key)
         if count > len(self.tensors):
-            raise ArchitectureError(f"{self.architecture}.block_count is {count}, of {len(self.tensors)} tensors")
+            raise ArchitectureError(f"{self.architecture}.{key} is {count}, of {len(self.tensors)} tensors")
         return count
 
     def has(self, *names: str) -> bool:
@@ -193,6 +200,11 @@ def _vocabulary(s: Source) -> int:
     return embedding.shape[0]
 
 
+def _token(role: str) -> Setting:
+    """A special token's id; null says that there is none, and not the class's own."""
+    return lambda s: s.metadata.get(f"tokenizer.ggml.{role}_token_id", NULL)
+
+
 COMMON: dict[str, Setting] = {
     "hidden_size": key("embedding_length"),
     "num_hidden_layers": lambda s: s.layers,
@@ -209,9 +221,9 @@ COMMON: dict[str, Setting] = {
     "mlp_bias": lambda s: "blk.0.ffn_up.bias" in s.tensors,
     "hidden_act": lambda s: "silu",
     "rope_scaling": rope_scaling,
-    "bos_token_id": lambda s: s.metadata.get("tokenizer.ggml.bos_token_id"),
-    "eos_token_id": lambda s: s.metadata.get("tokenizer.ggml.eos_token_id"),
-    "pad_token_id": lambda s: s.metadata.get("tokenizer.ggml.padding_token_id"),
+    "bos_token_id": _token("bos"),
+    "eos_token_id": _token("eos"),
+    "pad_token_id": _token("padding"),
 }
 
 NAMES = {
@@ -297,11 +309,12 @@ class Export:
 
 @dataclass(frozen=True)
 class Exported:
-    """A GGUF seen as a checkpoint: how, config.json, and name → tensor."""
+    """A GGUF seen as a checkpoint: how, config.json, name → tensor, and further files of JSON, name → what it says."""
 
     export: Export
     config: dict[str, Any]
     tensors: Mapping[str, Tensor]
+    files: Mapping[str, Any] = field(default_factory=dict)
 
 
 def exported(exports: Sequence[Export], source: Source) -> Exported:
@@ -327,12 +340,12 @@ def exported(exports: Sequence[Export], source: Source) -> Exported:
         if tensor.name in tensors:
             raise ArchitectureError(f"two tensors would be called {printable(tensor.name)} in the checkpoint")
         tensors[tensor.name] = tensor
-    return Exported(export, config, tensors)
+    return Exported(export, config, tensors, pooling_files(source.get("pooling_type"), source.width))
 
 
 def _renamed(export: Export, source: Source) -> Iterator[Tensor]:
     names = {**(NAMES if export.common else {}), **export.names}
-    layers = source.layers
+    layers = source.blocks
     stems = {
         gguf.format(bid=bid): name.replace("{bid}", str(bid))
         for gguf, name in names.items()
@@ -352,12 +365,12 @@ def _renamed(export: Export, source: Source) -> Iterator[Tensor]:
             whole, pieces = parts[stem]
             if stem == pieces[0]:
                 own = [_part(export, source, piece, ending) for piece in pieces]
-                fused = (_together if ending == "weight" else _side_by_side)(f"{whole}.{ending}", own)
+                fused = (together if ending == "weight" else side_by_side)(f"{whole}.{ending}", own)
                 yield _undone(export, source, whole, fused) or fused
         elif name in stems:
-            yield from _apart(stems[name], _restored(export, source, name, tensor))
+            yield from apart(stems[name], _restored(export, source, name, tensor))
         elif stem in stems and ending in ("weight", "bias"):
-            yield from _apart(f"{stems[stem]}.{ending}", _restored(export, source, name, tensor))
+            yield from apart(f"{stems[stem]}.{ending}", _restored(export, source, name, tensor))
         else:
             raise ArchitectureError(f"the tensor {printable(name)} has no place in a {export.model_type} checkpoint")
 
@@ -429,65 +442,3 @@ def transposed_back(source: Source, tensor: Tensor) -> Tensor:
 def one_row(source: Source, tensor: Tensor) -> Tensor:
     """A vector as the matrix of one row that checkpoints have."""
     return replace(tensor, shape=(1, tensor.cols)) if len(tensor.shape) == 1 else tensor
-
-
-def decoded(tensor: Tensor) -> Tensor:
-    """A quantized tensor as float32 that remember that they were in blocks; others as they are."""
-    if not tensor.format.is_quantized:
-        return tensor
-
-    def read(lo: int, hi: int) -> np.ndarray:
-        import numpy as np
-
-        return tensor.floats(lo, hi).view(np.uint8)
-
-    origin = Origin(f"{tensor.format.name}, decoded", exact=False)
-    return replace(tensor, format=FORMATS["F32"], read=read, origin=origin)
-
-
-def _apart(name: str, tensor: Tensor) -> Iterator[Tensor]:
-    """The matrices of a stack, each under its name; or the tensor."""
-    if "{xid}" not in name:
-        yield tensor.renamed(name)
-        return
-    for number, matrix in enumerate(_matrices(tensor)):
-        yield matrix.renamed(name.replace("{xid}", str(number)))
-
-
-def _matrices(tensor: Tensor) -> Iterator[Tensor]:
-    """The matrices, or vectors, that a tensor is a stack of."""
-    rows = prod(tensor.shape[1:-1])
-    for number in range(tensor.shape[0] if len(tensor.shape) > 1 else 0):
-        first = number * rows
-
-        def read(lo: int, hi: int, first: int = first) -> np.ndarray:
-            return tensor.read(first + lo, first + hi)
-
-        yield replace(tensor, shape=tensor.shape[1:], read=read)
-
-
-def _together(name: str, tensors: list[Tensor]) -> Tensor:
-    """Matrices of one width below each other; of stacks, each matrix with those of the same number."""
-    first = tensors[0]
-    if len({tensor.format for tensor in tensors}) > 1:
-        tensors = [decoded(tensor) for tensor in tensors]
-    if any(len(t.shape) not in (2, 3) or t.shape[:-2] != first.shape[:-2] or t.cols != first.cols for t in tensors):
-        raise ArchitectureError(f"{printable(first.name)} and its like have shapes that do not belong together")
-    rows = sum(tensor.shape[-2] for tensor in tensors)
-    stacks = [[t] if len(t.shape) == 2 else list(_matrices(t)) for t in tensors]
-    pieces = [matrix for matrices in zip(*stacks, strict=True) for matrix in matrices]
-    return stacked(name, pieces, (*first.shape[:-2], rows, first.cols))
-
-
-def _side_by_side(name: str, tensors: list[Tensor]) -> Tensor:
-    """Vectors, or stacks of them, one behind the other."""
-    first = tensors[0]
-    if any((t.format, t.shape[:-1]) != (first.format, first.shape[:-1]) for t in tensors):
-        raise ArchitectureError(f"{printable(first.name)} and its like have shapes that do not belong together")
-
-    def read(lo: int, hi: int) -> np.ndarray:
-        import numpy as np
-
-        return np.concatenate([tensor.read(lo, hi) for tensor in tensors], axis=1)
-
-    return Tensor(name, (*first.shape[:-1], sum(tensor.cols for tensor in tensors)), first.format, read)

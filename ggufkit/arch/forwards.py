@@ -6,6 +6,7 @@ hyperparameters must be those of the GGUF, or the checkpoint would be of another
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,7 +29,8 @@ def check_forwards(exported: Exported, source: Source) -> None:
     ArchitectureError : a tensor or a hyperparameter would be lost or another.
     CheckpointError : the checkpoint would be malformed.
     """
-    spec, config = architecture_of(exported.config, tensors=exported.tensors)
+    texts = {name: json.dumps(value) for name, value in exported.files.items()}
+    spec, config = architecture_of(exported.config, texts.get, exported.tensors)
     if spec.name != source.architecture:
         raise ArchitectureError(
             f"a {exported.export.model_class} would become a {spec.name}, not a {printable(source.architecture)} again"

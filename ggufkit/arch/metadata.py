@@ -418,6 +418,19 @@ _POOLING_FLAGS = {
 }
 
 
+def pooling_files(kind: Any, width: int) -> dict[str, Any]:
+    """What sentence-transformers reads of a `pooling_type`: file name → contents; none where vectors are not pooled."""
+    flags = {flag: _POOLING[name] == kind for name, flag in _POOLING_FLAGS.items()}
+    if not any(flags.values()):
+        return {}
+    module = "sentence_transformers.models"
+    names = (("", "Transformer"), ("1_Pooling", "Pooling"))
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"{module}.{name}"} for i, (path, name) in enumerate(names)
+    ]
+    return {"modules.json": modules, "1_Pooling/config.json": {"word_embedding_dimension": width, **flags}}
+
+
 def classifier(architecture: str, config: Config) -> Iterator[tuple[str, Value]]:
     """The names of a classifier's outputs, but for the two dummies that are there by default."""
     labels = config.get("id2label")

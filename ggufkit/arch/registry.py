@@ -179,8 +179,10 @@ def exports_of(name: str) -> tuple[Export, ...]:
     ------
     ArchitectureError : it cannot.
     """
-    for spec in _likely_first(name):
-        if spec.name == name and spec.exports:
-            return spec.exports
+    bundled = (spec for module in ARCHITECTURES.get(name, ()) for spec in _specs_of(module))
+    # Of several specs of this name, which differ in their checkpoints, each may have some of its own.
+    found = (export for spec in (*_registered, *bundled) if spec.name == name for export in spec.exports)
+    if exports := tuple({id(export): export for export in found}.values()):
+        return exports
     known = sorted({spec.name for spec in _all() if spec.exports})
     raise ArchitectureError(f"{printable(name)} models cannot be exported; those that can: {', '.join(known)}")

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ggufkit.arch.export import Source, Undo, decoded
+from ggufkit.arch.export import Source, Undo
+from ggufkit.arch.pieces import decoded
 from ggufkit.arch.transforms import decays
 from ggufkit.errors import ArchitectureError, printable
 from ggufkit.tensors.tensor import Tensor
-from ggufkit.tensors.views import computed, reshaped, take_columns, take_rows
+from ggufkit.tensors.views import computed, reshaped, stacked, take_columns, take_rows
 
 if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
     "as_it_is",
+    "behind_zeros",
     "columns_back",
     "decays_of_heads",
     "logarithms",
@@ -30,6 +33,23 @@ Order = Callable[[Source], "np.ndarray"]
 
 def as_it_is(source: Source, tensor: Tensor) -> Tensor:
     return tensor
+
+
+def behind_zeros(count: Callable[[Source], int]) -> Undo:
+    """So many rows of zeros in front: those that `transforms.first_rows` left out, because no model reads them."""
+
+    def undo(source: Source, tensor: Tensor) -> Tensor:
+        import numpy as np
+
+        tensor, rows = decoded(tensor), count(source)
+
+        def read(lo: int, hi: int) -> np.ndarray:
+            return np.zeros((hi - lo, tensor.row_bytes), np.uint8)
+
+        zeros = replace(tensor, shape=(rows, tensor.cols), read=read)
+        return stacked(tensor.name, [zeros, tensor], (rows + tensor.rows, tensor.cols))
+
+    return undo
 
 
 def one_channel(source: Source, tensor: Tensor) -> Tensor:

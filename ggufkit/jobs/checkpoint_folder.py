@@ -156,6 +156,7 @@ def write_folder(
         raise FileError(f"{printable(folder)} holds the model itself, and would be replaced", "choose another folder")
     with _NewFolder(folder, force) as temp:
         for name, contents in files.items():
+            (temp / name).parent.mkdir(exist_ok=True)
             (temp / name).write_bytes(contents)
         nbytes = sum(p.tensor.nbytes for p in planned)
         with report(nbytes, "exporting") if report else nullcontext(lambda n, name: None) as progress:

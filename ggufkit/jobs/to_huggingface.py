@@ -104,6 +104,7 @@ def export_hf(
         ]
         config = {**seen.config, "torch_dtype": _NAMES[computed], **own.quantization_config(seen.tensors, kept)}
         files = {"config.json": as_json(config), **tokenizer}
+        files |= {name: as_json(value) for name, value in seen.files.items()}
         write_folder(Path(folder), files, planned, kind="pt", force=force, report=report, source=path)
     return _notes(planned, kept)
 

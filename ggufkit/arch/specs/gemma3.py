@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ggufkit.arch.export import Export, key, rope_scaling
+from dataclasses import replace
+
+from ggufkit.arch.export import NAMES, Export, key, rope_scaling
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, Row, pooling, real, uint
 from ggufkit.arch.mlx import PLAIN_MLX
@@ -78,6 +80,15 @@ SPECS = (
     ),
     Architecture(
         name="gemma-embedding",
+        exports=(
+            replace(
+                _EXPORT,
+                model_class="Gemma3TextModel",
+                config={**_EXPORT.config, "use_bidirectional_attention": lambda s: True},
+                names={name: own.removeprefix("model.") for name, own in (NAMES | EXPORTED_NORMS).items()},
+                mlx=None,
+            ),
+        ),
         graph=Graph(
             rope="neox",
             activation="gelu",

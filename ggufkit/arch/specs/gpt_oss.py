@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from ggufkit.arch.export import Export, Source, decoded, key, rope_scaling
+from ggufkit.arch.export import Export, Source, key, rope_scaling
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, uint
 from ggufkit.arch.mlx import Mlx
+from ggufkit.arch.pieces import decoded
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import interleaved, rename, transpose
 from ggufkit.tensors.tensor import Tensor

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 
-from ggufkit.arch.export import NULL, Export, Source, decoded, key, rope_scaling
+from ggufkit.arch.export import NULL, Export, Source, key, rope_scaling
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import ROPE_DIMENSIONS, VOCAB_SIZE, base, uint
 from ggufkit.arch.mlx import Mlx
+from ggufkit.arch.pieces import decoded
 from ggufkit.arch.rope_tensors import rope_freqs
 from ggufkit.arch.spec import Architecture
 from ggufkit.arch.transforms import rename, split_rows, transpose

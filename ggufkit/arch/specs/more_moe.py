@@ -151,6 +151,7 @@ _EXPORT_DOTS = Export(
     config={
         "mlp_bias": None,
         **GROUPED_ROUTER,
+        "scoring_func": lambda s: "sigmoid",
     },
     names={
         **EXPERTS,
@@ -165,8 +166,8 @@ _EXPORT_DOTS = Export(
             f"blk.{{bid}}.ffn_{part}_exps": f"model.layers.{{bid}}.mlp.experts.{part}_proj"
             for part in ("gate", "up", "down")
         },
-        when=lambda s: s.get("expert_gating_func") == 2,
     ),
+    when=lambda s: s.get("expert_gating_func") == 2,  # transformers and mlx-lm know no other router of this class
 )
 
 _SHARED_PARTS = {

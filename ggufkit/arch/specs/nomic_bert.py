@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ggufkit.arch.export import Export, key
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import base, uint
 from ggufkit.arch.spec import Architecture
-from ggufkit.arch.specs.bert import CLEANED, ENCODER
+from ggufkit.arch.specs.bert import BERT_NAMES, CLEANED, ENCODER, SETTINGS, TYPES_BACK
 from ggufkit.arch.transforms import drop, rename, reshape, transpose
 from ggufkit.checkpoint.checkpoint import Checkpoint
 from ggufkit.checkpoint.config import Config
@@ -48,6 +49,44 @@ def _experts(config: Config) -> tuple[int, int, int]:
     return config.integer("num_local_experts", "num_experts"), config.integer("n_inner"), config.width
 
 
+_LAYER = "encoder.layers.{bid}"
+# Both what Nomic's own code calls a setting and what transformers does.
+_EXPORT = Export(
+    "nomic_bert",
+    "NomicBertModel",
+    common=False,
+    config={
+        **SETTINGS,
+        "hidden_act": lambda s: "silu",
+        "n_embd": SETTINGS["hidden_size"],
+        "n_layer": SETTINGS["num_hidden_layers"],
+        "n_head": SETTINGS["num_attention_heads"],
+        "n_inner": SETTINGS["intermediate_size"],
+        "n_positions": lambda s: {length: own for own, length in _TRAINED.items()}.get(s.natural("context_length")),
+        "layer_norm_epsilon": SETTINGS["layer_norm_eps"],
+        "rotary_emb_base": key("rope.freq_base", 1000.0),
+        "rotary_emb_fraction": lambda s: 1.0,
+        "rotary_emb_interleaved": lambda s: False,
+        "rope_theta": key("rope.freq_base", 1000.0),
+        "activation_function": lambda s: "swiglu",
+        "causal": lambda s: False,
+        "prenorm": lambda s: False,
+        **dict.fromkeys(("qkv_proj_bias", "mlp_fc1_bias", "mlp_fc2_bias", "use_rms_norm"), lambda s: False),
+    },
+    names={
+        **{name: BERT_NAMES[name] for name in ("token_embd", "token_types")},
+        "token_embd_norm": "emb_ln",
+        "blk.{bid}.attn_qkv": f"{_LAYER}.attn.Wqkv",
+        "blk.{bid}.attn_output": f"{_LAYER}.attn.out_proj",
+        "blk.{bid}.attn_output_norm": f"{_LAYER}.norm1",
+        "blk.{bid}.ffn_up": f"{_LAYER}.mlp.fc11",
+        "blk.{bid}.ffn_gate": f"{_LAYER}.mlp.fc12",
+        "blk.{bid}.ffn_down": f"{_LAYER}.mlp.fc2",
+        "blk.{bid}.layer_output_norm": f"{_LAYER}.norm2",
+    },
+    undo=TYPES_BACK,
+)
+
 SPECS = (
     Architecture(
         name="nomic-bert-moe",
@@ -70,6 +109,7 @@ SPECS = (
     ),
     Architecture(
         name="nomic-bert",
+        exports=(_EXPORT,),
         models={"NomicBertModel": {}},
         metadata=_KEYS,
         vocabulary=_vocabulary,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ggufkit.arch.export import POST_NORMS, Export, Source, key
+from ggufkit.arch.export import POST_NORMS, Export, Source, key, rope_scaling
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, OPTIONAL, flags, uint
 from ggufkit.arch.mlx import PLAIN_MLX
@@ -34,10 +34,19 @@ def layer_types(s: Source) -> list[str]:
     return ["sliding_attention" if sliding else "full_attention" for sliding in pattern]
 
 
+def _ropes(s: Source) -> dict[str, object] | None:
+    """Both ropes by name, where the base is not the class's own, which transformers takes for one of them then."""
+    theta = s.get("rope.freq_base", 10000.0)
+    if theta == 500000.0:
+        return None
+    plain = {"rope_type": "default", "rope_theta": theta}
+    return {"full_attention": {**plain, **(rope_scaling(s) or {})}, "sliding_attention": plain}
+
+
 _EXPORT_3 = Export(
     "olmo3",
     "Olmo3ForCausalLM",
-    config={"sliding_window": key("attention.sliding_window"), "layer_types": layer_types},
+    config={"sliding_window": key("attention.sliding_window"), "layer_types": layer_types, "rope_parameters": _ropes},
     names=POST_NORMS,
     mlx=PLAIN_MLX,
     when=lambda s: s.get("attention.sliding_window") is not None,

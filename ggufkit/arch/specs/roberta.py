@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
+from ggufkit.arch.export import Export, Source
 from ggufkit.arch.metadata import base, uint
 from ggufkit.arch.spec import Architecture
-from ggufkit.arch.specs.bert import CLEANED, DEFAULTS, ENCODER
+from ggufkit.arch.specs.bert import BERT_NAMES, CLEANED, DEFAULTS, ENCODER, SETTINGS, TYPES_BACK, ranks, tokenizer_is
 from ggufkit.arch.transforms import first_rows
+from ggufkit.arch.undo import behind_zeros
 from ggufkit.checkpoint.checkpoint import Checkpoint
 from ggufkit.checkpoint.config import Config
 from ggufkit.gguf.header import Value, ValueType
@@ -39,9 +42,50 @@ _TRANSFORMS = (
     first_rows(r"^embeddings\.position_embeddings\.weight$", lambda config: range(_first_position(config), 1 << 31)),
 )
 
+
+def _padding(s: Source) -> int:
+    token = s.metadata.get("tokenizer.ggml.padding_token_id")
+    return token if type(token) is int else 1
+
+
+def _before(s: Source) -> int:
+    """Rows of the position embedding that no position uses."""
+    return _padding(s) + 1
+
+
+# Behind the encoder of one that ranks: two layers.
+_CLASSIFIER = {"cls": "classifier.dense", "cls.output": "classifier.out_proj"}
+
+
+def _exports(model_type: str, model_class: str, prefix: str, tokenizer: str) -> tuple[Export, ...]:
+    """An encoder by itself, and one that ranks."""
+    config = {
+        **SETTINGS,
+        "max_position_embeddings": lambda s: s.natural("context_length") + _before(s),
+        "pad_token_id": _padding,
+    }
+    plain = Export(
+        model_type,
+        f"{model_class}Model",
+        common=False,
+        config=config,
+        names=BERT_NAMES,
+        undo={**TYPES_BACK, "position_embd": behind_zeros(_before)},
+        when=lambda s: tokenizer_is(tokenizer, s) and not ranks(s),
+    )
+    ranking = replace(
+        plain,
+        model_class=f"{model_class}ForSequenceClassification",
+        names=_CLASSIFIER | {name: f"{prefix}.{own}" for name, own in BERT_NAMES.items()},
+        when=lambda s: tokenizer_is(tokenizer, s) and ranks(s),
+    )
+    return plain, ranking
+
+
 SPECS = (
     Architecture(
         name="bert",
+        exports=_exports("roberta", "Roberta", "roberta", "gpt2"),
         models={"RobertaModel": _ROBERTA, "RobertaForSequenceClassification": _ROBERTA},
         metadata=_KEYS,
         vocabulary=first_of(_bpe_with_types, wordpiece),
@@ -49,6 +93,7 @@ SPECS = (
     ),
     Architecture(
         name="bert",
+        exports=_exports("xlm-roberta", "XLMRoberta", "roberta", "t5"),
         models={"XLMRobertaModel": _ROBERTA, "XLMRobertaForSequenceClassification": _ROBERTA},
         metadata=_KEYS,
         vocabulary=xlm_roberta,
