@@ -16,6 +16,7 @@ from tiny_families import FAMILIES
 from tiny_packed import AWQ, GPTQ, Packer, PackQuantized, wide, write_packed
 
 import ggufkit
+from ggufkit.arch.rope import llama3_divisors
 from ggufkit.arch.transforms import decays
 from ggufkit.arch.undo import logarithms
 from ggufkit.checkpoint.folder import open_checkpoint
@@ -37,6 +38,7 @@ EXPORTED = (
     "bloom",
     "cohere2",
     "command-r",
+    "exaone",
     "deepseek-v2",
     "exaone4",
     "falcon-40b",
@@ -45,8 +47,11 @@ EXPORTED = (
     "gemma-embedding",
     "glm4",
     "granitemoe",
+    "internlm2",
     "llama-linear",
     "llama-yarn",
+    "minicpm",
+    "minicpm3",
     "mpt",
     "nemotron",
     "nomic-bert",
@@ -174,7 +179,10 @@ def test_rows_without_a_token_get_none(tmp_path: Path):
         assert types == b.metadata["tokenizer.ggml.token_type"]
 
 
-LATER = ("distilbert", "gemma3n", "gemma4-e", "llama4", "modernbert", "qwen35moe-vl", "qwen3next")
+LATER = (
+    *("apertus", "deepseekv32", "distilbert", "gemma3n", "gemma4-e", "glm4moelite", "hyv3", "llama4", "mimo2"),
+    *("mistral3", "modernbert", "qwen35moe-vl", "qwen3next"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +210,17 @@ def test_later_families_go_there_and_back(name: str, later: Path, tmp_path: Path
         if "per_layer.weight" in key or ".experts." in key:
             continue  # as long as the vocabulary; one by one, or all in one
         np.testing.assert_array_equal(text[key].floats(), tensor.floats(), key)
+
+
+def test_words_that_end_a_turn_come_back(later: Path, tmp_path: Path):
+    path = convert(later / "glm4moelite" / "hf", tmp_path / "m.gguf")
+    export_hf(path, tmp_path / "out")
+    assert lost(path, convert(tmp_path / "out", tmp_path / "back.gguf")) == []
+
+
+def test_llama_4_has_one_bound_of_frequencies():
+    scaling = {"factor": 16.0, "low_freq_factor": 1.0, "high_freq_factor": 1.0, "rope_theta": 500000.0}
+    assert set(llama3_divisors({**scaling, "original_max_position_embeddings": 8192}, 128)) == {1, 16}
 
 
 def test_value_heads_go_back_as_whole_blocks(later: Path, tmp_path: Path):

@@ -6,7 +6,7 @@ rows go back to their places, stacks of experts fall apart, what was split is pu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ __all__ = [
     "Undo",
     "exported",
     "key",
+    "longrope",
     "one_row",
     "rope_scaling",
     "transposed_back",
@@ -174,10 +175,19 @@ def rope_scaling(s: Source) -> dict[str, Any] | None:
     return scaling
 
 
+def longrope(s: Source) -> dict[str, Any] | None:
+    """`rope_scaling` of config.json where a GGUF has factors for long contexts and for short ones."""
+    factors = [s.tensors.get(f"rope_factors_{kind}.weight") for kind in ("long", "short")]
+    if factors[0] is None or factors[1] is None:
+        return None
+    long, short = (tensor.floats().reshape(-1).tolist() for tensor in factors if tensor is not None)
+    return {"type": "longrope", "long_factor": long, "short_factor": short}
+
+
 # What the settings of Llama 3.1's scaling are, which a GGUF holds as divisors only: how fast a pair must turn at least,
 # and the context before; models of others first.
 _LLAMA3_HIGH = (4.0, 1.0)
-_LLAMA3_CONTEXTS = (8192, *(1 << bits for bits in range(8, 20)))
+_LLAMA3_CONTEXTS = (8192, *(1 << bits for bits in range(5, 20)))
 
 
 def _llama3(divisors: np.ndarray, s: Source) -> dict[str, Any]:
@@ -282,6 +292,7 @@ class Export:
     norm_offset : what GGUF added to the weights of norms.
     undo : end of a GGUF name without ``.weight`` or ``.bias``, or of a fused matrix → what takes back what was done to
         it; comes before the rest.
+    more : tensors of the checkpoint that are settings in a GGUF.
     called : a tensor under the name that `names` gives → its name in the checkpoint.
     when : which GGUF files it is for; the first of an architecture whose `when` holds is taken.
     wide : activations are larger than float16 can be.
@@ -299,6 +310,7 @@ class Export:
     rotated: bool = False
     norm_offset: float = 0.0
     undo: Mapping[str, Undo] = field(default_factory=dict)
+    more: Callable[[Source], Iterable[Tensor]] = lambda s: ()
     called: Callable[[Source, Tensor], str] = lambda s, tensor: tensor.name
     when: Callable[[Source], bool] = lambda s: True
     wide: bool = False
@@ -335,7 +347,7 @@ def exported(exports: Sequence[Export], source: Source) -> Exported:
         if setting is not None and (value := setting(source)) is not None:
             config[name] = None if value is NULL else value
     tensors: dict[str, Tensor] = {}
-    for renamed in _renamed(export, source):
+    for renamed in (*_renamed(export, source), *export.more(source)):
         tensor = renamed.renamed(export.called(source, renamed))
         if tensor.name in tensors:
             raise ArchitectureError(f"two tensors would be called {printable(tensor.name)} in the checkpoint")
@@ -380,7 +392,7 @@ def _part(export: Export, source: Source, stem: str, ending: str) -> Tensor:
         raise ArchitectureError(
             f"the tensor {printable(stem)}.{ending} is missing, which is a part of one of the checkpoint's"
         )
-    return _undone(export, source, stem, tensor) or tensor
+    return _restored(export, source, tensor.name, tensor)
 
 
 def _restored(export: Export, source: Source, name: str, tensor: Tensor) -> Tensor:

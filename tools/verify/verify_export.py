@@ -85,9 +85,9 @@ def compare(folder: Path, scratch: Path, type_: str, pre: str | None) -> tuple[s
     """What to say of a checkpoint, and whether all is well."""
     path = convert(folder, scratch / "a.gguf", type_, threads=2, pre=pre)
     export_hf(path, scratch / "out", dtype="float32" if type_ == "F32" else None)
-    again = convert(
-        scratch / "out", scratch / "b.gguf", "F32" if type_ == "F32" else "auto", threads=2, pre="llama-bpe"
-    )
+    with open_gguf(path) as model:
+        pre = pre and model.get("tokenizer.ggml.pre", str, "default")
+    again = convert(scratch / "out", scratch / "b.gguf", "F32" if type_ == "F32" else "auto", threads=2, pre=pre)
     lost = differences(path, again)
     if lost:
         return f"DIFFERS {lost[:5]}", False
@@ -144,10 +144,10 @@ def _words(model: GGUF) -> tuple[object, ...]:
 
 def _loader(folder: Path) -> Any:
     config = json.loads((folder / "config.json").read_text())
-    if (found := getattr(transformers, config["architectures"][0], None)) is not None:
-        return found
-    known = config["model_type"] in transformers.CONFIG_MAPPING
-    return transformers.AutoModelForCausalLM if known else None
+    name, known = config["architectures"][0], config["model_type"] in transformers.CONFIG_MAPPING
+    if name.endswith("ForCausalLM"):
+        return transformers.AutoModelForCausalLM if known else None
+    return getattr(transformers, name, None)
 
 
 def _ids(vocabulary: int) -> np.ndarray:

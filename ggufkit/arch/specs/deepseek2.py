@@ -288,6 +288,12 @@ _GROUPS: dict[str, Setting] = {
 }
 
 
+def _talks_as_glm(s: Source) -> bool:
+    """Whether turns end as GLM's do, whose class is another one for its vocabulary."""
+    tokens, end = s.metadata.get("tokenizer.ggml.tokens"), s.metadata.get("tokenizer.ggml.eot_token_id")
+    return type(end) is int and isinstance(tokens, list) and tokens[end : end + 1] == ["<|user|>"]
+
+
 def _export(model_type: str, model_class: str, sigmoid: bool) -> Export:
     return Export(
         model_type,
@@ -314,7 +320,7 @@ def _export(model_type: str, model_class: str, sigmoid: bool) -> Export:
         names=_MLA_NAMES,
         fused=_KV_B,
         undo=_KV_B_UNDO,
-        when=lambda s: (s.get("expert_gating_func") == 2) == sigmoid,
+        when=lambda s: (s.get("expert_gating_func") == 2) == sigmoid and not (sigmoid and _talks_as_glm(s)),
         mlx=Mlx(names=ABSORBED, headed=True) if sigmoid else PLAIN_MLX,
     )
 
@@ -336,10 +342,60 @@ _EXPORT_YOUTU = Export(
     mlx=Mlx("youtu_llm"),
 )
 
-_EXPORTS = (
-    _EXPORT_YOUTU,
-    _export("deepseek_v3", "DeepseekV3ForCausalLM", sigmoid=True),
-    _export("deepseek_v2", "DeepseekV2ForCausalLM", sigmoid=False),
+_EXPORT_V3 = _export("deepseek_v3", "DeepseekV3ForCausalLM", sigmoid=True)
+_EXPORTS = (_EXPORT_YOUTU, _EXPORT_V3, _export("deepseek_v2", "DeepseekV2ForCausalLM", sigmoid=False))
+
+
+def _without_mtp(s: Source) -> int:
+    return s.layers - int(s.get("nextn_predict_layers", 0))
+
+
+_MTP: dict[str, Setting] = {
+    "num_hidden_layers": _without_mtp,
+    "num_nextn_predict_layers": key("nextn_predict_layers", 0),
+}
+_MTP_NAMES = {
+    f"blk.{{bid}}.nextn.{own}": f"model.layers.{{bid}}.{name}"
+    for own, name in (
+        *((part, part) for part in ("eh_proj", "enorm", "hnorm", "embed_tokens")),
+        ("shared_head_norm", "shared_head.norm"),
+        ("shared_head_head", "shared_head.head"),
+    )
+}
+_EXPORT_LITE = replace(
+    _EXPORT_V3,
+    model_type="glm4_moe_lite",
+    model_class="Glm4MoeLiteForCausalLM",
+    config={**_EXPORT_V3.config, **_MTP, "rope_interleave": lambda s: True},
+    names=_MLA_NAMES | _MTP_NAMES,
+    when=lambda s: s.get("expert_gating_func") == 2 and _talks_as_glm(s),
+    mlx=Mlx(
+        names=ABSORBED,
+        headed=True,
+        skip=lambda s, name: any(f".layers.{block}." in name for block in range(_without_mtp(s), s.layers)),
+    ),
+)
+_EXPORT_V32 = replace(
+    _EXPORT_V3,
+    model_type="deepseek_v32",
+    model_class="DeepseekV32ForCausalLM",
+    config={
+        **_EXPORT_V3.config,
+        **_MTP,
+        "index_n_heads": key("attention.indexer.head_count"),
+        "index_head_dim": key("attention.indexer.key_length"),
+        "index_topk": key("attention.indexer.top_k"),
+    },
+    names={
+        **_MLA_NAMES,
+        **_MTP_NAMES,
+        "blk.{bid}.indexer.k_norm": "model.layers.{bid}.self_attn.indexer.k_norm",
+        "blk.{bid}.indexer.proj": "model.layers.{bid}.self_attn.indexer.weights_proj",
+        "blk.{bid}.indexer.attn_k": "model.layers.{bid}.self_attn.indexer.wk",
+        "blk.{bid}.indexer.attn_q_b": "model.layers.{bid}.self_attn.indexer.wq_b",
+    },
+    when=lambda s: s.get("expert_gating_func") == 2,
+    mlx=None,
 )
 
 SPECS = (
@@ -382,6 +438,7 @@ SPECS = (
     ),
     Architecture(
         name="deepseek2",
+        exports=(_EXPORT_LITE,),
         graph=Graph(router=_router, router_normalized=False),
         models={"Glm4MoeLiteForCausalLM": _LITE | _GLM_LITE},
         metadata=(*mla_keys(blocks_with_mtp), uint("nextn_predict_layers", lambda config: mtp_layers(config) or None)),
@@ -391,6 +448,7 @@ SPECS = (
     ),
     Architecture(
         name="deepseek32",
+        exports=(_EXPORT_V32,),
         graph=Graph(router=_router, router_normalized=False, index_rope="neox"),
         models={"DeepseekV32ForCausalLM": _V3 | {"max_position_embeddings": 163840}},
         metadata=(*mla_keys(blocks_with_mtp), _NEXTN, *INDEXER),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ggufkit.arch.export import NULL, POST_NORMS, Export, Source, rope_scaling
+from ggufkit.arch.export import COMMON, NULL, POST_NORMS, Export, Source, key, rope_scaling
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, OPTIONAL, VOCAB_SIZE, base, flags, mtp_layers, real, rope_parameters, uint
 from ggufkit.arch.mlx import Mlx
@@ -61,9 +61,34 @@ _EXPORT_4 = Export(
     ),
 )
 
+_BLOCK = "transformer.h.{bid}"
+_EXPORT_3 = Export(
+    "exaone",
+    "ExaoneForCausalLM",
+    config={
+        **dict.fromkeys(("num_hidden_layers", "hidden_act", "attention_bias", "mlp_bias")),
+        "num_layers": COMMON["num_hidden_layers"],
+        "activation_function": lambda s: "silu",
+        **dict.fromkeys(("rms_norm_eps", "layer_norm_epsilon"), key("attention.layer_norm_rms_epsilon")),
+        "head_dim": lambda s: s.head_dim if s.get("attention.key_length") else None,
+    },
+    names={
+        "token_embd": "transformer.wte",
+        "output_norm": "transformer.ln_f",
+        **{f"blk.{{bid}}.attn_{part}": f"{_BLOCK}.attn.attention.{part}_proj" for part in "qkv"},
+        "blk.{bid}.attn_output": f"{_BLOCK}.attn.attention.out_proj",
+        "blk.{bid}.attn_norm": f"{_BLOCK}.ln_1",
+        "blk.{bid}.ffn_norm": f"{_BLOCK}.ln_2",
+        "blk.{bid}.ffn_gate": f"{_BLOCK}.mlp.c_fc_0",
+        "blk.{bid}.ffn_up": f"{_BLOCK}.mlp.c_fc_1",
+        "blk.{bid}.ffn_down": f"{_BLOCK}.mlp.c_proj",
+    },
+)
+
 SPECS = (
     Architecture(
         name="exaone",
+        exports=(_EXPORT_3,),
         models={"ExaoneForCausalLM": {}},
         # The norms are RMS norms, though the config has their epsilon as layer_norm_epsilon.
         metadata=(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
-from ggufkit.arch.export import Export, key
+from ggufkit.arch.export import Export, Source, key
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, OPTIONAL, ROPE_DIMENSIONS, VOCAB_SIZE, Row, pooling, real, reals
 from ggufkit.arch.mlx import PLAIN_MLX
@@ -13,8 +14,10 @@ from ggufkit.arch.spec import Architecture
 from ggufkit.arch.specs.llama import BARE_LLAMA, PERMUTED, WEIGHTS_PERMUTED
 from ggufkit.arch.transforms import drop
 from ggufkit.checkpoint.config import Config
-from ggufkit.errors import CheckpointError
+from ggufkit.errors import ArchitectureError, CheckpointError
 from ggufkit.policy.traits import Traits
+from ggufkit.tensors.tensor import Tensor
+from ggufkit.tensors.views import vector
 from ggufkit.tokenizer.from_checkpoint.bpe import bpe
 from ggufkit.tokenizer.from_checkpoint.llama import llama_vocabulary
 
@@ -71,6 +74,29 @@ _EXPORT_OLMO = Export(
     rotated=True,
 )
 
+
+def _activations(s: Source) -> Iterator[Tensor]:
+    """The parameters of each layer's xIELU, which a GGUF holds as lists."""
+    for name in ("alpha_n", "alpha_p", "beta", "eps"):
+        numbers = s.metadata.get(f"xielu.{name}")
+        if not isinstance(numbers, list) or len(numbers) != s.layers:
+            raise ArchitectureError(f"xielu.{name} must name a number for each of {s.layers} layers")
+        shape: tuple[int, ...] = (1,) if name.startswith("alpha") else ()
+        for layer, number in enumerate(numbers):
+            yield replace(vector(f"model.layers.{layer}.mlp.act_fn.{name}", [number]), shape=shape)
+
+
+_EXPORT_APERTUS = Export(
+    "apertus",
+    "ApertusForCausalLM",
+    config={"hidden_act": lambda s: "xielu"},
+    names={
+        "blk.{bid}.attn_norm": "model.layers.{bid}.attention_layernorm",
+        "blk.{bid}.ffn_norm": "model.layers.{bid}.feedforward_layernorm",
+    },
+    more=_activations,
+)
+
 SPECS = (
     Architecture(
         name="arcee",
@@ -92,6 +118,7 @@ SPECS = (
     ),
     Architecture(
         name="apertus",
+        exports=(_EXPORT_APERTUS,),
         graph=Graph(rope="neox", activation="xielu"),
         models={"ApertusForCausalLM": _DEFAULTS | {"max_position_embeddings": 65536, "rope_theta": 12000000.0}},
         preamble=_XIELU,

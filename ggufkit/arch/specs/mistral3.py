@@ -67,10 +67,19 @@ _EXPORT = Export(
     mlx=Mlx(config={"rope_parameters": _parameters}),
 )
 
+# Mistral Small's text model. transformers takes it for Mistral's by its type, vLLM by either name.
+_EXPORT_SMALL = Export(
+    "mistral",
+    "Ministral3ForCausalLM",
+    config={"attention_bias": None, "mlp_bias": None},
+    rotated=True,
+    when=lambda s: s.get("attention.temperature_scale") is None,
+)
+
 SPECS = (
     Architecture(
         name="mistral3",
-        exports=(_EXPORT,),
+        exports=(_EXPORT, _EXPORT_SMALL),
         models={
             "Ministral3ForCausalLM": _DEFAULTS | {"max_position_embeddings": 262144},
             "Mistral3ForConditionalGeneration": _DEFAULTS,

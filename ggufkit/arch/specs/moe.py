@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ggufkit.arch.export import EXPERTS, W123_EXPERTS, Export, Source, key
+from ggufkit.arch.export import EXPERTS, W123_EXPERTS, Export, Setting, Source, key
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import (
     BASE,
@@ -176,8 +176,115 @@ def _mimo_kv_heads(config: Config) -> list[int]:
     return [window if local == 1 else everything for local in _mimo_pattern(config)]
 
 
+def _mimo_layers(s: Source) -> int:
+    return s.layers - int(s.get("nextn_predict_layers", 0))
+
+
+def _local(s: Source) -> list[int]:
+    pattern = s.require("attention.sliding_window_pattern")
+    return [int(bool(local)) for local in pattern[: _mimo_layers(s)]]
+
+
+def _kv_heads_of(local: int) -> Setting:
+    def find(s: Source) -> int:
+        counts = s.require("attention.head_count_kv")
+        if not isinstance(counts, list):
+            return int(counts)
+        return int(next((n for n, own in zip(counts, _local(s), strict=False) if own == local), counts[0]))
+
+    return find
+
+
+_EXPORT_MIMO = Export(
+    "mimo_v2_flash",
+    "MiMoV2FlashForCausalLM",
+    config={
+        "mlp_bias": None,
+        "num_hidden_layers": _mimo_layers,
+        "num_key_value_heads": _kv_heads_of(0),
+        "swa_num_key_value_heads": _kv_heads_of(1),
+        **dict.fromkeys(("num_attention_heads", "swa_num_attention_heads"), lambda s: s.heads),
+        **dict.fromkeys(("head_dim", "swa_head_dim"), lambda s: s.head_dim),
+        **dict.fromkeys(("v_head_dim", "swa_v_head_dim"), key("attention.value_length")),
+        "layernorm_epsilon": key("attention.layer_norm_rms_epsilon"),
+        "swa_rope_theta": key("rope.freq_base_swa", 10000.0),
+        "partial_rotary_factor": lambda s: s.require("rope.dimension_count") / s.head_dim,
+        "attention_value_scale": lambda s: s.get("attention.value_scale"),
+        "sliding_window": key("attention.sliding_window"),
+        "hybrid_layer_pattern": _local,
+        "layer_types": lambda s: ["sliding_attention" if local else "full_attention" for local in _local(s)],
+        "rope_parameters": lambda s: {
+            kind: {
+                "rope_type": "default",
+                "rope_theta": theta,
+                "partial_rotary_factor": s.require("rope.dimension_count") / s.head_dim,
+            }
+            for kind, theta in (
+                ("full_attention", s.require("rope.freq_base")),
+                ("sliding_attention", s.get("rope.freq_base_swa", 10000.0)),
+            )
+        },
+        "moe_layer_freq": lambda s: [
+            int(f"blk.{block}.ffn_gate_inp.weight" in s.tensors) for block in range(_mimo_layers(s))
+        ],
+        "add_swa_attention_sink_bias": lambda s: any(name.endswith("attn_sinks.weight") for name in s.tensors),
+        "n_routed_experts": key("expert_count"),
+        "num_experts_per_tok": key("expert_used_count"),
+        "moe_intermediate_size": key("expert_feed_forward_length"),
+        "n_group": key("expert_group_count", 1),
+        "topk_group": key("expert_group_used_count", 1),
+        "norm_topk_prob": lambda s: True,
+        "scoring_func": lambda s: "sigmoid",
+        "topk_method": lambda s: "noaux_tc",
+    },
+    names={
+        **EXPERTS,
+        "blk.{bid}.exp_probs_b.bias": "model.layers.{bid}.mlp.gate.e_score_correction_bias",
+        "blk.{bid}.attn_sinks.weight": "model.layers.{bid}.self_attn.attention_sink_bias",
+    },
+    # Blocks that predict further tokens have names of their own, which llama.cpp counts in every file.
+    when=lambda s: not any(name.startswith(f"blk.{_mimo_layers(s)}.") for name in s.tensors),
+)
+_EXPORT_HY = Export(
+    "hy_v3",
+    "HYV3ForCausalLM",
+    config={
+        "mlp_bias": None,
+        "num_hidden_layers": lambda s: s.layers - int(s.get("nextn_predict_layers", 0)),
+        "num_nextn_predict_layers": key("nextn_predict_layers", 0),
+        "num_experts": key("expert_count"),
+        "num_experts_per_tok": key("expert_used_count"),
+        "moe_intermediate_size": key("expert_feed_forward_length"),
+        "num_shared_experts": lambda s: (
+            s.require("expert_shared_feed_forward_length") // s.natural("expert_feed_forward_length")
+        ),
+        "router_scaling_factor": key("expert_weights_scale", 1.0),
+        "route_norm": key("expert_weights_norm", True),
+        "first_k_dense_replace": lambda s: next(
+            (block for block in range(s.layers) if f"blk.{block}.ffn_gate_inp.weight" in s.tensors), s.layers
+        ),
+    },
+    names={
+        **EXPERTS,
+        "blk.{bid}.ffn_gate_inp": "model.layers.{bid}.mlp.router.gate",
+        "blk.{bid}.exp_probs_b": "model.layers.{bid}.mlp.expert_bias",
+        **{
+            f"blk.{{bid}}.ffn_{part}_shexp": f"model.layers.{{bid}}.mlp.shared_mlp.{part}_proj"
+            for part in ("gate", "up", "down")
+        },
+        **{
+            f"blk.{{bid}}.nextn.{own}": f"model.layers.{{bid}}.{name}"
+            for own, name in (
+                *((part, part) for part in ("eh_proj", "enorm", "hnorm")),
+                ("shared_head_norm", "final_layernorm"),
+            )
+        },
+    },
+)
+
 MIMO2 = Architecture(
     name="mimo2",
+    exports=(_EXPORT_MIMO,),
     graph=Graph(rope="neox", window_period=2, local_rope_scaled=False),
     models={"MiMoV2FlashForCausalLM": {}, "MiMoV2ForCausalLM": {}},
     metadata=(
@@ -226,6 +333,7 @@ SPECS = (
     ),
     Architecture(
         name="hy_v3",
+        exports=(_EXPORT_HY,),
         graph=Graph(rope="neox", router_normalized=False),
         models={"HYV3ForCausalLM": {"max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "rope_theta": 11158840.0}},
         metadata=(

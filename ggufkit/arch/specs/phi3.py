@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
-from ggufkit.arch.export import W123_EXPERTS, Export, Source, key
+from ggufkit.arch.export import W123_EXPERTS, Export, key, longrope
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import (
     CONTEXT_LENGTH,
@@ -89,14 +88,6 @@ _KEYS = (
 )
 
 
-def _longrope(s: Source) -> dict[str, Any] | None:
-    factors = [s.tensors.get(f"rope_factors_{kind}.weight") for kind in ("long", "short")]
-    if factors[0] is None or factors[1] is None:
-        return None
-    long, short = (tensor.floats().reshape(-1).tolist() for tensor in factors if tensor is not None)
-    return {"type": "longrope", "long_factor": long, "short_factor": short}
-
-
 _EXPORT = Export(
     "phi3",
     "Phi3ForCausalLM",
@@ -105,7 +96,7 @@ _EXPORT = Export(
         "original_max_position_embeddings": lambda s: s.get(
             "rope.scaling.original_context_length", s.require("context_length")
         ),
-        "rope_scaling": _longrope,
+        "rope_scaling": longrope,
         "sliding_window": lambda s: s.get("attention.sliding_window") or None,
     },
     names={
