@@ -17,7 +17,7 @@ from ggufkit.errors import UsageError
 from ggufkit.formats.codec import encode
 from ggufkit.formats.table import FORMATS
 from ggufkit.jobs.convert import as_gguf, convert
-from ggufkit.jobs.lattice import on_lattices
+from ggufkit.jobs.lattice import _distinct, on_lattices
 from ggufkit.jobs.quantize import quantization, quantize
 from ggufkit.jobs.to_huggingface import export_hf
 from ggufkit.policy.recipe import recipe_of
@@ -92,3 +92,10 @@ def test_plain_models_are_quantized_as_always(type: str, plain: Path, tmp_path: 
     assert auto.read_bytes() == off.read_bytes()
     with pytest.raises(UsageError, match="there is no lattice 'maybe'"):
         quantize(plain, tmp_path / "x.gguf", replace(recipe_of(type), lattice="maybe"))
+
+
+def test_distinct_numbers_of_all_blocks_at_once_are_those_of_each():
+    rng = np.random.default_rng(0)
+    blocks = rng.integers(-9, 9, (40, 32)).astype(np.float32) * rng.integers(0, 2, (40, 1)).astype(np.float32)
+    blocks[0, :5] = 0.0, -0.0, 1e-45, -1e-45, 3e38
+    assert _distinct(blocks).tolist() == [len(np.unique(block)) for block in blocks]

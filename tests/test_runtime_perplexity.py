@@ -15,6 +15,7 @@ import ggufkit
 from ggufkit.calibrate.imatrix import collect
 from ggufkit.cli.text import file_windows
 from ggufkit.errors import FileError, GGUFError, UsageError
+from ggufkit.evaluate import perplexity as evaluate
 from ggufkit.evaluate.divergence import mean_and_error
 from ggufkit.evaluate.perplexity import BaseFile, BaseWriter, divergence, perplexity
 from ggufkit.evaluate.windows import Windows
@@ -64,6 +65,26 @@ def test_windows_are_full_and_begin_with_bos():
 def test_windows_that_cannot_be_are_refused(n, length, count, text):
     with pytest.raises(UsageError, match=text):
         Windows(np.zeros(n, np.int32), length, count)
+
+
+def test_estimates_on_the_way_are_those_of_all_so_far_and_look_at_each_window_once(monkeypatch):
+    rng = np.random.default_rng(0)
+    windows = Windows(np.arange(400, dtype=np.int32) % 9, 40)
+    logits = [rng.normal(size=(19, 9)).astype(np.float32) for _ in range(len(windows))]
+    targets = [rng.integers(0, 9, 19) for _ in logits]
+    monkeypatch.setattr(evaluate, "predictions", lambda *_: zip(logits, targets, strict=True))
+    looked_at = []
+    monkeypatch.setattr(evaluate, "mean_and_error", lambda nll: looked_at.append(len(nll)) or mean_and_error(nll))
+    seen = []
+    found = perplexity(None, windows, report=lambda tokens, estimate: seen.append(estimate))
+    assert looked_at == [19 * len(windows)]
+    assert seen[-1].perplexity == pytest.approx(found.perplexity)
+    nll = np.concatenate([-log_softmax(x)[np.arange(19), t] for x, t in zip(logits, targets, strict=True)])
+    for n, estimate in enumerate(seen, 1):
+        mean, error = mean_and_error(nll[: 19 * n])
+        assert estimate.perplexity == pytest.approx(np.exp(mean), rel=1e-5)
+        assert estimate.error == pytest.approx(np.exp(mean) * error, rel=1e-4)
+        assert estimate.tokens == 19 * n
 
 
 def test_perplexity_is_of_the_second_half(model, windows, logits):

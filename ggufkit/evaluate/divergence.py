@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["KLD_ROWS", "P_ROWS", "Divergence", "mean_and_error"]
+__all__ = ["KLD_ROWS", "P_ROWS", "Divergence", "mean_and_error", "standard_error"]
 
 # Llama-perplexity's rows: label, fraction of the sorted values.
 KLD_ROWS = (
@@ -39,8 +39,13 @@ def mean_and_error(values: np.ndarray) -> tuple[float, float]:
     if not n:
         return 0.0, 0.0
     mean = float(values.mean(dtype=np.float64))
-    variance = float((values.astype(np.float64) ** 2).mean()) - mean * mean
-    return mean, math.sqrt(variance / (n - 1)) if variance > 0 and n > 10 else 0.0
+    return mean, standard_error(mean, float((values.astype(np.float64) ** 2).mean()), n)
+
+
+def standard_error(mean: float, square: float, n: int) -> float:
+    """The standard error of the mean of `n` values, from that and the mean of their squares; 0 for ten or fewer."""
+    variance = square - mean * mean
+    return math.sqrt(variance / (n - 1)) if variance > 0 and n > 10 else 0.0
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from ggufkit.errors import GGUFError, UsageError, os_errors, printable
-from ggufkit.evaluate.divergence import Divergence, mean_and_error
+from ggufkit.evaluate.divergence import Divergence, mean_and_error, standard_error
 from ggufkit.evaluate.windows import Windows
 from ggufkit.kernels.jit import helper, kernel
 from ggufkit.kernels.threads import for_ranges
@@ -65,9 +65,27 @@ class Estimate:
 
 def estimate_of(nll: np.ndarray) -> Estimate:
     """A perplexity from −ln p of each predicted token."""
-    mean, error = mean_and_error(nll)
+    return _estimate(*mean_and_error(nll), len(nll))
+
+
+def _estimate(mean: float, error: float, tokens: int) -> Estimate:
     value = math.exp(mean) if mean < 700 else math.inf
-    return Estimate(value, value * error, len(nll))
+    return Estimate(value, value * error, tokens)
+
+
+class _SoFar:
+    """The estimate while windows come: from sums, as the numbers of all of them would be looked at after each."""
+
+    def __init__(self) -> None:
+        self._tokens, self._sum, self._squares = 0, 0.0, 0.0
+
+    def add(self, nll: np.ndarray) -> Estimate:
+        """The estimate with another window's −ln p."""
+        self._tokens += len(nll)
+        self._sum += float(nll.sum())
+        self._squares += float((nll**2).sum())
+        mean = self._sum / self._tokens
+        return _estimate(mean, standard_error(mean, self._squares / self._tokens, self._tokens), self._tokens)
 
 
 def perplexity(
@@ -86,7 +104,7 @@ def perplexity(
     types : of keys and values in the cache.
     report : called after each window with its tokens and the estimate so far.
     """
-    half, found = windows.length // 2, []
+    half, found, so_far = windows.length // 2, [], _SoFar()
     for logits, targets in predictions(model, windows, types):
         if base is None:
             nll = np.empty(len(targets), np.float64)
@@ -96,7 +114,7 @@ def perplexity(
             nll = packed(logits, targets, levels)
             base.write(levels)
         found.append(nll)
-        report(windows.length, estimate_of(np.concatenate(found)))
+        report(windows.length, so_far.add(nll))
     return estimate_of(np.concatenate(found))
 
 
@@ -113,12 +131,12 @@ def divergence(
         raise UsageError(
             f"{printable(base.path)} is of a model with {base.vocabulary} tokens; this one has {model.vocabulary}"
         )
-    found = []
+    found, so_far = [], _SoFar()
     with os_errors(base.path, "read"), open(base.path, "rb") as file:
         file.seek(base.start)
         for logits, targets in predictions(model, windows, types):
             found.append(compared(logits, targets, base.read(file, len(targets))))
-            report(windows.length, estimate_of(np.concatenate(found)[:, 0]))
+            report(windows.length, so_far.add(found[-1][:, 0]))
     return Divergence.of(np.concatenate(found))
 
 
