@@ -128,7 +128,7 @@ from ggufkit.kernels.lanes import load, splat, store, total
 
 steps, steps_wide = pack_steps(32, 15), pack_steps(32, WIDE)
 STEP = columns_of_step(WIDE)  # 2 where wide weights are words
-tile_15, tile_31, tile_63, tile_wide = (dot_tile(32, top, False) for top in (15, 31, 63, WIDE))
+tile_15, tile_24, tile_31, tile_63, tile_wide = (dot_tile(32, top, False) for top in (15, 24, 31, 63, WIDE))
 
 @kernel
 def products(narrow, wide, x, table, sums, looked_up):
@@ -152,6 +152,7 @@ def pack_wide(levels, weights):
 def tiles(a, b, c, d, x, x_wide, ones, out):
     some = zero_tile()
     some = add_scaled(some, tile_15(a, 0, 256, x, 0, 8, x, 0, 0), ones, 0, 16, ones, 0, 1)
+    some = add_scaled(some, tile_24(a, 0, 256, x, 0, 8, x, 0, 0), ones, 0, 16, ones, 0, 1)
     some = add_scaled(some, tile_31(b, 0, 256, x, 0, 8, x, 0, 0), ones, 0, 16, ones, 0, 1)
     some = add_scaled(some, tile_63(c, 0, 256, x, 0, 8, x, 0, 0), ones, 0, 16, ones, 0, 1)
     some = add_scaled(some, tile_wide(d, 0, 1024 // STEP, x_wide, 0, 32 // STEP, x, 0, 0), ones, 0, 16, ones, 0, 1)
@@ -174,7 +175,7 @@ def units(levels, scales, x, first, first_scales, weights, turned, factors, star
     for i in range(0, x.size, 64):
         store_bytes(turned, i, turn_bytes(load_bytes(x, i)) if TURNED else load_bytes(x, i))
     words = turned.view(np.int32)
-    dots = tile_of_unit(weights, 0, 1024, words, 0, 64, factors, 0, 256, starts, 0, 16, starts, 0, first, 0)
+    dots = tile_of_unit(weights, 0, 1024, words, 0, 64, factors, 0, 256, starts, 0, 16, first, 0)
     store_tile(out, 0, 16 * PANELS, add_scaled(zero_tile(), dots, ones, 0, 16, ones, 0, 1))
     for i in range(0, 256, 64):  # what sums start with, for the first token; then the first row
         store(starts, i // 4, start(load_bytes(x, i)))
@@ -278,6 +279,43 @@ def test_the_plain_body_is_right(plain):
     sums = np.stack([(w * x).reshape(-1, 16, 4).sum(-1) - 5 for w in (narrow, wide)], 1).astype(np.int32)
     looked_up = ((narrow & 15) * 16 + 3).astype(np.uint8)
     assert plain.split()[0] == hashlib.sha256(sums.tobytes() + looked_up.tobytes()).hexdigest()
+
+
+# Rows of IQ4_XS whose words are as large as they get, and of activations, of any sign in each quarter of two tiles by a
+# super-block: sums of four quarters have to fit int16.
+LARGEST = """
+import itertools
+import numpy as np
+from ggufkit.formats.table import format_by_name
+from ggufkit.runtime.cpu.weight import Weight
+from ggufkit.tensors.tensor import Tensor
+
+quarters = list(itertools.product((0, 1), repeat=4))  # panel or tile 0: first half, second half; 1: the same
+blocks = np.zeros((4, 2, 16, 4, 136), np.uint8)  # pairs of panels, panels, rows, super-blocks; levels are -127
+blocks[..., 1] = 0x3C
+x = np.empty((6, 2, 4, 4, 2, 128), np.float32)  # pairs of tiles, tiles, tokens, super-blocks, halves
+for pair, u in itertools.product(range(6), range(4)):
+    for side, half in itertools.product(range(2), range(2)):
+        high = quarters[(4 * pair + u) % 16][2 * side + half]
+        x[pair, side, :, u, half] = 1 - 2 * high
+        if pair < 4:  # scales are 31 or -32
+            blocks[pair, side, :, u, [2 + half, 4 + 2 * half, 5 + 2 * half]] = 255 * high
+blocks, x = blocks.reshape(128, -1), x.reshape(48, -1)
+blocks.flags.writeable = False
+weight = Weight(Tensor("w", (128, 1024), format_by_name("IQ4_XS"), lambda lo, hi: blocks[lo:hi]))
+alone = np.concatenate([weight.multiply(row[None]) for row in x])
+assert np.abs(alone).max() > 127 * 31 * 1024
+for n in (17, 21, 44, 48):
+    assert np.array_equal(weight.multiply(x[:n]), alone[:n]), n
+"""
+
+
+@pytest.mark.parametrize("body", ["avx2"])
+def test_the_largest_words_fit_pairs(body, tmp_path):
+    if not CPU_FEATURES.issuperset(BODIES[body].split()):
+        pytest.skip(f"this CPU has no {body}")
+    environment = {**os.environ, "GGUFKIT_BODIES": f"dot={body}", "NUMBA_CACHE_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", LARGEST], env=environment, check=True)
 
 
 def test_macs_get_their_instructions():

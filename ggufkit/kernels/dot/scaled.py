@@ -13,12 +13,7 @@ each group. Scales come as **factors**, int32 lanes:
 have their sign. x86 multiplies bytes of which one kind has none: these are the activations, with 128 added. What that
 adds is the same for all of them, a number of each row that sums start with.
 
-For wide levels pmaddubsw has no room. As words, multiplied by their scales before, they meet activations in **pairs**,
-
-    (x₀ + w₁) (x₁ + w₀) = x₀ w₀ + x₁ w₁ + x₀ x₁ + w₀ w₁
-
-one multiplication for two: additions have more places in a core to go to. The last two products are a number of each
-row and one of each activation and super-block, and sums start with what takes them off. int32 may wrap on the way.
+Where wide levels have no room for pmaddubsw, many rows meet many activations as `pairs`; a few go through words.
 """
 
 from __future__ import annotations
@@ -31,28 +26,25 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from ggufkit.kernels.dot.bodies import DOT, WIDE, Maddubs, Words, parts_of
+from ggufkit.kernels.dot.bodies import DOT, WIDE, Maddubs, parts_of
 from ggufkit.kernels.dot.bytes import emit_prefetch
 from ggufkit.kernels.dot.sums import emit_neighbours
-from ggufkit.kernels.dot.tiles import PANELS, TOKENS, Operand, as_tile, in_all_lanes, paired_sums
-from ggufkit.kernels.lanes.arithmetic import emit_multiply_add, emit_rolled
+from ggufkit.kernels.dot.tiles import PANELS, TOKENS, Operand, as_tile, in_all_lanes, paired_sums, sums_of_rounds
+from ggufkit.kernels.lanes.arithmetic import emit_multiply_add
 from ggufkit.kernels.lanes.emit import (
     F32,
     I8,
-    I16,
     I32,
     I64,
     LANES,
     address,
     broadcast,
     halves,
-    opaque,
     read,
     same,
     shuffle,
     vector,
     whole,
-    write,
 )
 from ggufkit.kernels.lanes.types import i32x16
 
@@ -61,16 +53,13 @@ __all__ = [
     "dot_unit",
     "factors_of",
     "fold_units",
-    "lay_pairs",
     "less",
     "load_eights",
     "start_of",
-    "store_pairs",
     "sum_group",
     "tile_unit",
     "turn_bytes",
     "turns",
-    "uses_pairs",
 ]
 
 UNIT = 256  # columns
@@ -81,11 +70,6 @@ _PAIRS = issubclass(DOT.running, Maddubs)  # whether a factor is two int16
 def turns(top: int) -> bool:
     """Whether tiles of levels -top … top want activations with 128 added."""
     return DOT.running.one_unsigned and not (_PAIRS and top == WIDE)
-
-
-def uses_pairs(top: int) -> bool:
-    """Whether those of many rows and activations are pairs."""
-    return _PAIRS and top == WIDE
 
 
 def asks_ahead() -> bool:
@@ -285,59 +269,6 @@ def sum_group(group: int, top: int) -> Any:
     return function
 
 
-def _even_and_odd(b: ir.IRBuilder, four: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """Bytes 0 and 2 of each lane as two int16, and 1 and 3."""
-    words = b.bitcast(four, vector(I16, 2 * LANES))
-    eight = same(I16, 8, 2 * LANES)
-    return b.ashr(b.shl(words, eight), eight), b.ashr(words, eight)
-
-
-def _products(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
-    """Neighbouring products of int16, added."""
-    parts = zip(*(parts_of(b, b.bitcast(value, i32x16.llvm), DOT.lanes) for value in (x, y)), strict=True)
-    found = []
-    for one, other in parts:
-        running = Words(b, DOT.lanes, WIDE, None)
-        running.add(one, other)
-        found.append(running.total())
-    return whole(b, found)
-
-
-@intrinsic
-def store_pairs(typingctx, source, at, factors, weights, to):
-    """Four columns of signed bytes times factors as pairs: w₁ and w₃, then w₀ and w₂. Gives -(w₀ w₁ + w₂ w₃)."""
-
-    def emit(ctx, b, sig, args):
-        source, at, factors, weights, to = args
-        four = read(b, address(ctx, b, sig.args[0], source, at, i32x16.llvm))
-        by = b.bitcast(factors, vector(I16, 2 * LANES))
-        even, odd = (b.mul(words, by) for words in _even_and_odd(b, four))
-        write(b, odd, address(ctx, b, sig.args[3], weights, to, by.type))
-        write(b, even, address(ctx, b, sig.args[3], weights, b.add(to, ir.Constant(I64, LANES)), by.type))
-        return b.neg(_products(b, even, odd))
-
-    i = types.intp
-    return i32x16(source, i, i32x16, weights, i), emit
-
-
-@intrinsic
-def lay_pairs(typingctx, x, at, pairs, to):
-    """64 activations from byte `at` on as pairs, 32 int32: x₀ and x₂, x₁ and x₃. Gives -(x₀ x₁ + x₂ x₃)."""
-
-    def emit(ctx, b, sig, args):
-        x, at, pairs, to = args
-        words = _even_and_odd(b, read(b, address(ctx, b, sig.args[0], x, at, i32x16.llvm)))
-        even, odd = (b.bitcast(value, i32x16.llvm) for value in words)
-        for k in range(2):
-            zipped = [LANES // 2 * k + i // 2 + LANES * (i % 2) for i in range(LANES)]
-            place = b.add(to, ir.Constant(I64, LANES * k))
-            write(b, shuffle(b, even, odd, zipped), address(ctx, b, sig.args[2], pairs, place, i32x16.llvm))
-        return b.neg(_products(b, *words))
-
-    i = types.intp
-    return i32x16(x, i, pairs, i), emit
-
-
 @functools.cache
 def tile_unit(group: int, top: int, tokens: int = TOKENS, panels: int = PANELS, apart: int = 1, ahead: int = 0) -> Any:
     """Sums of products over 256 columns, as an intrinsic.
@@ -347,17 +278,15 @@ def tile_unit(group: int, top: int, tokens: int = TOKENS, panels: int = PANELS, 
     group : columns that share a scale, 16 or 32.
     top : of the levels -top … top, or WIDE.
     tokens, panels : its shape.
-    apart : see `tiles.dot_tile`; of 1, wide levels may be pairs.
+    apart : see `tiles.dot_tile`.
     ahead : bytes to ask for, some with each step: what is asked for at once keeps the core waiting.
     """
     tile = types.containers.UniTuple(i32x16, tokens * panels)
-    pairs = apart == 1 and uses_pairs(top)
     # Steps of four columns in a round of the loop, and rounds of a group; more of them do not fit sixteen registers.
     each = group // 4
     if _PAIRS:
         each = 1 if top == WIDE else min(2, 32767 // (2 * 255 * top))
     rounds = group // 4 // each
-    wide = 2 if pairs else 1  # vectors of a step
 
     @intrinsic
     def function(
@@ -374,14 +303,12 @@ def tile_unit(group: int, top: int, tokens: int = TOKENS, panels: int = PANELS, 
         starts,
         s_at,
         s_panel,
-        y,
-        k,
         data,
         soon,
     ):
         """Levels in int32, a panel after `panel`; of each group the factors of sixteen rows.
 
-        starts, y : int32 of sixteen rows; if there are pairs, of each token from `y[k]` on.
+        starts : int32 of sixteen rows, if activations are turned.
         data : bytes, of which `ahead` are asked for from `data[soon]` on.
         """
         i = types.intp
@@ -391,48 +318,25 @@ def tile_unit(group: int, top: int, tokens: int = TOKENS, panels: int = PANELS, 
             x = Operand(ctx, b, sig.args[3], *args[3:6], apart)
             factors = Operand(ctx, b, sig.args[6], *args[6:9])
             starts = Operand(ctx, b, sig.args[9], *args[9:12])
-            of_tokens = Operand(ctx, b, sig.args[12], *args[12:14], ir.Constant(I64, 1))
             begin = [ir.Constant(i32x16.llvm, None)] * (tokens * panels)
-            if pairs or turns(top):
+            if turns(top):
                 begin = [starts.vector(p, 0, i32x16) for p in range(panels)] * tokens
-            if pairs:
-                begin = [b.add(one, of_tokens.splat(k // panels, 0, I32)) for k, one in enumerate(begin)]
-            begin_parts = [parts_of(b, one, DOT.lanes) for one in begin]
-            end = opaque(b, UNIT // 4 // each)
-            before, body, after = b.block, b.append_basic_block("steps"), b.append_basic_block("steps.end")
-            b.branch(body)
-            b.position_at_end(body)
-            turn = b.phi(I64)
-            turn.add_incoming(ir.Constant(I64, 0), before)
-            sums: list[list[ir.Value]] = []
-            for ones in begin_parts:
-                sums.append([])
-                for one in ones:
-                    sums[-1].append(b.phi(one.type))
-                    sums[-1][-1].add_incoming(one, before)
-            emit_rolled(b)
-            step = b.mul(turn, ir.Constant(I64, each))
-            here = w.moved(b.mul(step, ir.Constant(I64, wide * LANES)))
-            there = x.moved(b.mul(step, ir.Constant(I64, wide * apart)))
-            by = factors.moved(b.mul(b.udiv(turn, ir.Constant(I64, rounds)), ir.Constant(I64, LANES)))
-            some = ahead // (UNIT // 4 // each)
-            for line in range(0, some, 64):
-                place = b.add(args[15], b.add(b.mul(turn, ir.Constant(I64, some)), ir.Constant(I64, line)))
-                emit_prefetch(b, address(ctx, b, sig.args[14], args[14], place, I8))
-            if DOT.paired:
-                found = _paired(b, here, there, by, group, tokens, panels, sums)
-            else:
-                found = _rows(b, here, there, None if pairs else by, wide * each, tokens, panels, sums, top)
-            following = b.add(turn, ir.Constant(I64, 1))
-            turn.add_incoming(following, b.block)
-            for phis, values in zip(sums, found, strict=True):
-                for phi, value in zip(phis, values, strict=True):
-                    phi.add_incoming(value, b.block)
-            b.cbranch(b.icmp_unsigned("<", following, end), body, after)
-            b.position_at_end(after)
-            return as_tile(b, tile, [whole(b, values) for values in found])
 
-        return tile(weights, i, i, x, i, i, factors, i, i, starts, i, i, y, i, data, i), emit
+            def add(turn: ir.Value, sums: list[list[ir.Value]]) -> list[list[ir.Value]]:
+                step = b.mul(turn, ir.Constant(I64, each))
+                here, there = (one.moved(b.mul(step, ir.Constant(I64, k))) for one, k in ((w, LANES), (x, apart)))
+                by = factors.moved(b.mul(b.udiv(turn, ir.Constant(I64, rounds)), ir.Constant(I64, LANES)))
+                some = ahead // (UNIT // 4 // each)
+                for line in range(0, some, 64):
+                    place = b.add(args[13], b.add(b.mul(turn, ir.Constant(I64, some)), ir.Constant(I64, line)))
+                    emit_prefetch(b, address(ctx, b, sig.args[12], args[12], place, I8))
+                if DOT.paired:
+                    return _paired(b, here, there, by, group, tokens, panels, sums)
+                return _rows(b, here, there, by, each, tokens, panels, sums, top)
+
+            return as_tile(b, tile, sums_of_rounds(b, UNIT // 4 // each, begin, add))
+
+        return tile(weights, i, i, x, i, i, factors, i, i, starts, i, i, data, i), emit
 
     return function
 
@@ -441,16 +345,16 @@ def _rows(
     b: ir.IRBuilder,
     w: Operand,
     x: Operand,
-    factors: Operand | None,
+    factors: Operand,
     each: int,
     tokens: int,
     panels: int,
     sums: list[list[ir.Value]],
     top: int,
 ) -> list[list[ir.Value]]:
-    """`sums` and the products of so many steps; pairs have no factors."""
+    """`sums` and the products of so many steps."""
     levels = [[parts_of(b, w.vector(p, step, i32x16), DOT.lanes) for step in range(each)] for p in range(panels)]
-    scales = [parts_of(b, factors.vector(p, 0, i32x16), DOT.lanes) for p in range(panels)] if factors else []
+    scales = [parts_of(b, factors.vector(p, 0, i32x16), DOT.lanes) for p in range(panels)]
     found: list[list[ir.Value]] = []
     for t in range(tokens):
         fours = [parts_of(b, in_all_lanes(b, x, t, step), DOT.lanes)[0] for step in range(each)]
@@ -458,22 +362,12 @@ def _rows(
             found.append([])
             for part, total in enumerate(sums[t * panels + p]):
                 ones = [vectors[part] for vectors in levels[p]]
-                if factors:
-                    running = DOT.running(b, DOT.lanes, top, None, scales[p][part])
-                    running.most = each
-                    for one, four in zip(ones, fours, strict=True):
-                        running.add(*((four, one) if turns(top) else (one, four)))
-                else:
-                    running = Words(b, DOT.lanes, top, None)
-                    running.add(*(_added(b, one, two) for one, two in zip(ones, fours, strict=True)))
+                running = DOT.running(b, DOT.lanes, top, None, scales[p][part])
+                running.most = each
+                for one, four in zip(ones, fours, strict=True):
+                    running.add(*((four, one) if turns(top) else (one, four)))
                 found[-1].append(b.add(total, running.total()))
     return found
-
-
-def _added(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
-    """Sums of int16, as int32."""
-    words = vector(I16, 2 * x.type.count)
-    return b.bitcast(b.add(b.bitcast(x, words), b.bitcast(y, words)), x.type)
 
 
 def _paired(

@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from ggufkit.kernels.dot.bodies import DOT, Dots, Words, columns_of_step
+from ggufkit.kernels.dot.bodies import DOT, Dots, Words, columns_of_step, parts_of
 from ggufkit.kernels.lanes.arithmetic import emit_multiply_add, emit_rolled
 from ggufkit.kernels.lanes.emit import (
     F32,
@@ -41,6 +41,7 @@ from ggufkit.kernels.lanes.emit import (
     read,
     shuffle,
     vector,
+    whole,
     write,
 )
 from ggufkit.kernels.lanes.memory import transposed
@@ -195,6 +196,33 @@ def _two_tokens(b: ir.IRBuilder, x: Operand, token: int, step: int) -> ir.Value:
     return b.bitcast(shuffle(b, first, second, order), vector(I8, 16))
 
 
+def sums_of_rounds(
+    b: ir.IRBuilder, rounds: int, begin: list[ir.Value], add: Callable[[ir.Value, Any], list[list[ir.Value]]]
+) -> list[ir.Value]:
+    """What vectors of int32 become in a loop of so many rounds of `add(round, sums)`.
+
+    `sums`, and what `add` makes of them: for each vector a list of registers. LLVM leaves the loop as it is.
+    """
+    parts = [parts_of(b, vector, DOT.lanes) for vector in begin]
+    end = opaque(b, rounds)
+    before, body, after = b.block, b.append_basic_block("steps"), b.append_basic_block("steps.end")
+    b.branch(body)
+    b.position_at_end(body)
+    turn, sums = b.phi(I64), [[b.phi(part.type) for part in some] for some in parts]
+    turn.add_incoming(ir.Constant(I64, 0), before)
+    emit_rolled(b)
+    found = add(turn, sums)
+    following = b.add(turn, ir.Constant(I64, 1))
+    turn.add_incoming(following, b.block)
+    for phis, first, then in zip(sums, parts, found, strict=True):
+        for phi, *values in zip(phis, first, then, strict=True):
+            phi.add_incoming(values[0], before)
+            phi.add_incoming(values[1], b.block)
+    b.cbranch(b.icmp_unsigned("<", following, end), body, after)
+    b.position_at_end(after)
+    return [whole(b, values) for values in found]
+
+
 def in_all_lanes(b: ir.IRBuilder, x: Operand, token: int, step: int) -> ir.Value:
     """Four columns of a token. An instruction that takes them from any lane of a vector saves three reads of four."""
     if not DOT.running.by_lane:
@@ -251,7 +279,7 @@ def _looped_sums(b: ir.IRBuilder, w: Operand, x: Operand, group: int, top: int, 
         loop(0, steps // held, held, "sums", parts[0].kind)
     else:
         for first in range(0, steps, held):
-            loop(first, held, 1, "pairs", vector(I16, 2 * parts[0].kind.count))
+            loop(first, min(held, steps - first), 1, "pairs", vector(I16, 2 * parts[0].kind.count))
             for part in parts:
                 part.widen_pairs()
     return [one.total() for one in sums]

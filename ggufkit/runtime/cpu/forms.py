@@ -135,17 +135,19 @@ def _rows_of(planes: Planes, lo: int, hi: int, groups: int) -> Planes:
 
 
 def laid(levels: np.ndarray, layout: Layout, threads: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Levels as `products.scaled.matrix` reads them.
+    """Levels as `products.scaled.matrix` or `products.pairs.matrix` reads them.
 
     Returns
     -------
-    arrays of shape (units, tokens, layout.words) and (units · tokens,), int32.
+    arrays of shape (units, tiles, planes, TOKENS, words) and (units, tiles, starts, TOKENS), int32; see `Layout`.
     """
     tokens, cols = levels.shape
-    x = np.empty((cols // UNIT, tokens, layout.words), np.int32)
-    starts = np.empty(cols // UNIT * tokens, np.int32)
+    tiles = -(-tokens // layout.tokens)
+    x = np.empty((cols // UNIT, tiles, layout.planes, TOKENS, layout.words), np.int32)
+    starts = np.empty((cols // UNIT, tiles, layout.starts, TOKENS), np.int32)
     levels = frozen(levels)
-    for_ranges(lambda lo, hi: layout.lay(levels, lo, hi, x, starts), tokens, max(1, _RANGE // cols), threads)
+    grain = max(1, _RANGE // (cols * layout.tokens))
+    for_ranges(lambda lo, hi: layout.lay(levels, lo, hi, x, starts), tiles, grain, threads)
     return frozen(x), frozen(starts)
 
 

@@ -32,10 +32,21 @@ FEW = 16
 
 
 class Layout(NamedTuple):
-    """How activations lie: a kernel that lays them so (see `scaled.lay`), and int32 of a unit."""
+    """How activations lie for tiles.
+
+    Attributes
+    ----------
+    lay : the kernel that lays them so, see `scaled.lay` and `pairs.lay`.
+    tokens : of a tile, or of two that lie together.
+    planes, words : how often a tile lies there for each unit, and the int32 of a row of it.
+    starts : how many sums of its rows start with a number.
+    """
 
     lay: Callable[..., Any]
+    tokens: int
+    planes: int
     words: int
+    starts: int
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,15 @@ def share(turn, rows, row_bytes):
     return max(1, min(max(left // (2 * threads) * row_bytes, LEAST), MOST) // row_bytes)
 
 
+@inlined
+def share_of_many(turn, rows, least, most):
+    """The same where many activations come by: `most`, and towards the end fewer, so that no one waits long for
+    another; a multiple of `least`.
+    """
+    left, threads = max(rows - turn[0], 0), turn[1]
+    return most if threads == 1 else max(least, min(most, left // (2 * threads)) // least * least)
+
+
 def vector(turn, data, rows, levels, scales, sums, out):
     """out[r] = row r · x. data: flat bytes of the blocks; levels: (1, cols) int8; out: (1, rows) float32.
 

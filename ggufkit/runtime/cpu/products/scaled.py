@@ -14,14 +14,13 @@ so a row of activations gives the same bits whatever others are multiplied with 
     BYTES, GROUP     bytes of a super-block; weights that share a scale
     OFFSET           what is added to levels in U
     TURNED           whether tiles want activations with 128 added (see `kernels.dot.scaled`)
-    PAIRS            int32 of four columns in `matrix`: 2 if they are pairs
     ASKS             whether tiles of `few` ask for bytes
     dot, start, tile, tile_few, tile_more, tile_two, sum_of_group    see there
 
     vector    a row of weights at a time
     few       sixteen rows of weights: a super-block of theirs is unpacked and meets all activations, then the next
     matrix    a block of rows is unpacked once and stays in the core's cache while all activations pass by, some at a
-              time, whose sums wait in memory
+              time, whose sums wait in memory; `pairs` has another for wide levels
 """
 
 from __future__ import annotations
@@ -45,25 +44,23 @@ from ggufkit.kernels.dot import (
     dot_unit,
     factors_of,
     fold_units,
-    lay_pairs,
     load_bytes,
     load_tile,
     mix,
     prefetch,
     start_of,
     store_bytes,
-    store_pairs,
     store_tile,
     sum_group,
     tile_unit,
     turn_bytes,
     turns,
-    uses_pairs,
 )
+from ggufkit.kernels.dot.pairs import uses_pairs
 from ggufkit.kernels.jit import inlined, maker, specialised
-from ggufkit.kernels.lanes import LANES, lane, load, splat, store, total
+from ggufkit.kernels.lanes import LANES, lane, load, splat, store
 from ggufkit.kernels.shares import take
-from ggufkit.runtime.cpu.products import UNIT, Layout, Product
+from ggufkit.runtime.cpu.products import UNIT, Layout, Product, pairs
 from ggufkit.runtime.cpu.products.loops import AHEAD, on_lines, panels_of, put_tile, share
 
 QUADS = UNIT // 4  # int32 of four levels
@@ -73,7 +70,7 @@ _BLOCK = 8 * TOKENS  # rows of activations that meet a super-block of sixteen ro
 _ZERO = np.float32(0)
 
 # Bound by each format.
-BYTES = GROUP = OFFSET = TURNED = PAIRS = ASKS = 0
+BYTES = GROUP = OFFSET = TURNED = ASKS = 0
 unpack: Any = None
 unpack_rows: Any = None
 dot: Any = None
@@ -205,13 +202,13 @@ def few(turn, data, rows, levels, scales, sums, out):
                 for t in range(0, tokens, TOGETHER):
                     to, xw, xs = t // TOGETHER * tile_size, t * width + u * QUADS * TOGETHER, t * units + u * TOGETHER
                     if t > 0 and n - t > 2:
-                        more = tile_more(W, 0, panel, X, xw, 1, F, 0, s_panel, starts, 0, LANES, starts, 0, data, soon)
+                        more = tile_more(W, 0, panel, X, xw, 1, F, 0, s_panel, starts, 0, LANES, data, soon)
                         add_dots(totals, to, more, D, 0, LANES, scales_of, xs)
                     elif n - t > 2:
-                        dots = tile_few(W, 0, panel, X, xw, 1, F, 0, s_panel, starts, 0, LANES, starts, 0, data, soon)
+                        dots = tile_few(W, 0, panel, X, xw, 1, F, 0, s_panel, starts, 0, LANES, data, soon)
                         add_dots(totals, to, dots, D, 0, LANES, scales_of, xs)
                     else:
-                        two = tile_two(W, 0, panel, X, xw, 1, F, 0, s_panel, starts, 0, LANES, starts, 0, data, soon)
+                        two = tile_two(W, 0, panel, X, xw, 1, F, 0, s_panel, starts, 0, LANES, data, soon)
                         add_dots(totals, to, two, D, 0, LANES, scales_of, xs)
                 soon += FEW_PANELS * before
             for t in range(n):
@@ -228,34 +225,26 @@ def few(turn, data, rows, levels, scales, sums, out):
 
 
 def lay(levels, first, last, x, starts):
-    """Rows `first` … `last` - 1 of activations as `matrix` reads them: x (units, tokens, int32 of a unit), starts.
+    """Activations as `matrix` reads them, tiles `first` … `last` - 1.
 
-    levels: (tokens, cols) int8; starts: int32, of each unit and token, if there are pairs.
+    levels: (tokens, cols) int8; x: (units, tiles, 1, TOKENS, QUADS) int32, written; starts: none.
     """
     tokens, cols = levels.shape
-    units, quads = cols // UNIT, QUADS * PAIRS
-    bytes_, words = levels.reshape(-1), x.reshape(-1)
-    four = words.view(np.int8)
-    for t in range(first, last):
-        for u in range(units):
-            at, k = t * cols + u * UNIT, u * tokens + t
-            some = splat(np.int32(0))
+    bytes_, to = levels.reshape(-1), x.reshape(-1).view(np.int8)
+    for t in range(first * TOKENS, last * TOKENS):
+        for u in range(cols // UNIT):
             for i in range(0, UNIT, 64):
-                if PAIRS == 2:
-                    some = some + lay_pairs(bytes_, at + i, words, k * quads + i // 2)
-                else:
-                    levels_of = load_bytes(bytes_, at + i)
-                    store_bytes(four, k * UNIT + i, turn_bytes(levels_of) if TURNED else levels_of)
-            starts[k] = total(some)
+                some = load_bytes(bytes_, t * cols + u * UNIT + i)
+                store_bytes(to, (u * tokens + t) * UNIT + i, turn_bytes(some) if TURNED else some)
 
 
 def matrix(turn, data, rows, x, scales, starts, out):
-    """out[t, r] = row r · x[t]. x, starts: see `lay`, tokens a multiple of TOKENS; out: (n, rows) float32."""
-    units, tokens, quads = x.shape
+    """out[t, r] = row r · x[t]. x: see `lay`; out: (n, rows) float32."""
+    units, tokens = x.shape[0], x.shape[1] * TOKENS
     row_bytes, groups, panel_rows = units * BYTES, UNIT // GROUP, LANES * PANELS
     grain = 8 * panel_rows
-    W, V = np.empty(grain * units * quads, np.int32), np.empty(LANES * QUADS, np.int32)
-    S, F = np.empty(groups * LANES, np.int32), np.empty(grain * units * groups, np.int32)
+    W, S = np.empty(grain * units * QUADS, np.int32), np.empty(groups * LANES, np.int32)
+    F = np.empty(grain * units * groups, np.int32)
     D, B = np.empty(grain * units, np.float32), np.empty(grain * units, np.int32)
     edge, corner = np.empty(LANES * BYTES + 64, np.uint8), np.empty(TOKENS * panel_rows, np.float32)
     words, sums = x.reshape(-1), np.empty(_BLOCK * panel_rows, np.float32)
@@ -267,29 +256,22 @@ def matrix(turn, data, rows, x, scales, starts, out):
             r = min(first + p * LANES, rows)
             for u in range(units):
                 k = p * units + u
-                w, f = k * quads * LANES, k * groups * LANES
-                steps = V if PAIRS == 2 else W[w:]
                 soon = (r + LANES) * row_bytes + u * LANES * BYTES
-                d = unpack_panel(data, row_bytes, r, rows, u, edge, steps, S, F, f, B, k * LANES, soon)
+                w, f = k * QUADS * LANES, k * groups * LANES
+                d = unpack_panel(data, row_bytes, r, rows, u, edge, W[w:], S, F, f, B, k * LANES, soon)
                 store(D, k * LANES, d)
-                if PAIRS == 2:
-                    begin = splat(np.int32(0))
-                    for i in range(QUADS):
-                        factors = load(F, f + i // (GROUP // 4) * LANES)
-                        begin = begin + store_pairs(V, i * LANES, factors, W, w + 2 * i * LANES)
-                    store(B, k * LANES, begin)
         for top in range(0, tokens, _BLOCK):
             end = min(top + _BLOCK, tokens)
             for p in range(0, panels, PANELS):
                 sums[:] = _ZERO
                 for u in range(units):
                     k = p * units + u
-                    w, f, s = k * quads * LANES, k * groups * LANES, k * LANES
+                    w, f, s = k * QUADS * LANES, k * groups * LANES, k * LANES
                     for t in range(top, end, TOKENS):
-                        at, to = u * tokens + t, (t - top) * panel_rows
+                        at, to = (u * tokens + t) * QUADS, (t - top) * panel_rows
                         dots = tile(
-                            W, w, units * quads * LANES, words, at * quads, quads,
-                            F, f, units * groups * LANES, B, s, units * LANES, starts, at, words, 0,
+                            W, w, units * QUADS * LANES, words, at, QUADS,
+                            F, f, units * groups * LANES, B, s, units * LANES, words, 0,
                         )  # fmt: skip
                         totals = load_tile(sums, to, panel_rows)
                         totals = add_scaled(totals, dots, D, s, units * LANES, scales, t * units + u, units)
@@ -319,7 +301,6 @@ def products_of(
         "dot": dot_unit(group, top, bool(offset)),
         "start": start_of(offset),
         "TURNED": int(turns(top)),
-        "PAIRS": 2 if uses_pairs(top) else 1,
         "tile": tile_unit(group, top),
         "tile_few": tile_unit(group, top, TOGETHER, FEW_PANELS, TOGETHER, ahead),
         "tile_more": tile_unit(group, top, TOGETHER, FEW_PANELS, TOGETHER),
@@ -332,16 +313,20 @@ def products_of(
     }
     names["unpack_panel"] = inlined(FunctionType(unpack_panel_of.__code__, {**globals(), **names}, "unpack_panel"))
     prefix = name.lower()
+    many = pairs.matrix if uses_pairs(top) else matrix
     return Product(
         specialised(vector, f"{prefix}_vector", source, **names),
         specialised(few, f"{prefix}_few", source, **names),
-        specialised(matrix, f"{prefix}_matrix", source, **names),
+        specialised(many, f"{prefix}_matrix", source, **names),
         "Q8_K",
         UNIT,
-        layout=_layout(names["PAIRS"], names["TURNED"]),
+        layout=_layout(uses_pairs(top), names["TURNED"]),
     )
 
 
 @functools.cache
-def _layout(pairs: int, turned: int) -> Layout:
-    return Layout(specialised(lay, f"lay_{pairs}_{turned}", __file__, PAIRS=pairs, TURNED=turned), QUADS * pairs)
+def _layout(in_pairs: bool, turned: int) -> Layout:
+    if in_pairs:
+        laid = specialised(pairs.lay, "lay_pairs", __file__)
+        return Layout(laid, 2 * TOKENS, pairs.PRODUCTS, pairs.WORDS, pairs.SUMS)
+    return Layout(specialised(lay, f"lay_{turned}", __file__, TURNED=turned), TOKENS, 1, QUADS, 0)
