@@ -218,8 +218,16 @@ def test_images_that_were_seen_are_known_again(files):
 
 def test_positions_go_on_after_an_image():
     seen = Seen(np.zeros((6, 4), np.float32), grid=(2, 3))
-    assert seen.axes(5).tolist() == [[5, 5, 5], [5, 5, 6], [5, 5, 7], [5, 6, 5], [5, 6, 6], [5, 6, 7]]
+    assert seen.axes(5)[:, :3].tolist() == [[5, 5, 5], [5, 5, 6], [5, 5, 7], [5, 6, 5], [5, 6, 6], [5, 6, 7]]
     assert seen.advance == 3
+
+
+def test_positions_of_an_image_in_a_frame():
+    """Those of transformers: in time as of tokens, by column, by row, and how many images are before it."""
+    seen = Seen(np.zeros((8, 4), np.float32), grid=(2, 2), framed=True)
+    inner = [[6, 0, 0, 1], [7, 1, 0, 1], [8, 2, 0, 1], [9, 0, 1, 1], [10, 1, 1, 1], [11, 2, 1, 1]]
+    assert seen.axes(5, 1).tolist() == [[5] * 4, *inner, [12] * 4]
+    assert seen.advance == 8
 
 
 def test_markers_without_files_and_files_without_markers(files):

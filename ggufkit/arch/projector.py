@@ -14,7 +14,7 @@ Source: `MmprojModel` in conversion/base.py of llama.cpp.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -37,9 +37,12 @@ __all__ = [
     "Projector",
     "audio_keys",
     "channels_first",
+    "colours",
     "fixed",
     "image_epsilon",
+    "image_scale",
     "named_activation",
+    "of_processor",
     "of_vision",
     "projector",
     "two_frames",
@@ -137,9 +140,23 @@ def _text_width(config: Config) -> int:
     return config.text_part.integer("hidden_size", "n_embd", "dim")
 
 
-def _three(name: str) -> Callable[[Config], list[float]]:
+def of_processor(name: str) -> Callable[[Config], Any]:
+    """What preprocessor_config.json must have."""
+
+    def find(config: Config) -> Any:
+        value = config.processor.get(name)
+        if value is None:
+            raise ArchitectureError(f"preprocessor_config.json has no {name!r}, which an mmproj needs")
+        return value
+
+    return find
+
+
+def colours(name: str, default: Sequence[float] | None = None) -> Callable[[Config], list[float]]:
+    """A number of each colour, from preprocessor_config.json; needed where there is no default."""
+
     def find(config: Config) -> list[float]:
-        values = config.processor.get(name)
+        values = config.processor.get(name, default=None if default is None else list(default))
         if not isinstance(values, list) or len(values) > 16:
             raise ArchitectureError(
                 f"preprocessor_config.json has no {name!r}, which an mmproj needs; it is not guessed"
@@ -150,7 +167,7 @@ def _three(name: str) -> Callable[[Config], list[float]]:
 
 
 def vision_keys(**sources: Callable[[Config], Any]) -> tuple[Row, ...]:
-    """What every encoder of images has; `sources` win: image_size, width, feed_forward, blocks, heads."""
+    """What every encoder of images has; `sources` win: image_size, width, feed_forward, blocks, heads, …"""
     find: dict[str, Callable[[Config], Any]] = {
         "image_size": of_vision("image_size"),
         "patch_size": of_vision("patch_size"),
@@ -158,6 +175,8 @@ def vision_keys(**sources: Callable[[Config], Any]) -> tuple[Row, ...]:
         "feed_forward": of_vision("intermediate_size", "vt_intermediate_size"),
         "blocks": of_vision(*BLOCKS),
         "heads": of_vision("num_attention_heads", "num_heads", "heads", "vt_num_attention_heads"),
+        "image_mean": colours("image_mean"),
+        "image_std": colours("image_std"),
         **sources,
     }
     return (
@@ -170,8 +189,8 @@ def vision_keys(**sources: Callable[[Config], Any]) -> tuple[Row, ...]:
         uint("/clip.vision.feed_forward_length", find["feed_forward"]),
         uint("/clip.vision.block_count", find["blocks"]),
         uint("/clip.vision.attention.head_count", find["heads"]),
-        reals("/clip.vision.image_mean", _three("image_mean")),
-        reals("/clip.vision.image_std", _three("image_std")),
+        reals("/clip.vision.image_mean", find["image_mean"]),
+        reals("/clip.vision.image_std", find["image_std"]),
     )
 
 
@@ -203,6 +222,17 @@ def projector(name: str, key: str = "clip.projector_type") -> Hyperparameter:
 def image_epsilon(*names: str, default: float | None = None) -> Hyperparameter:
     """The epsilon of the norms of an encoder of images."""
     return real("/clip.vision.attention.layer_norm_epsilon", of_vision(*names, default=default))
+
+
+def image_scale(size: Callable[[Config], Any], patch: Callable[[Config], Any]) -> Callable[[Config], int | None]:
+    """How many patches become one in each direction, where it is not Gemma's four."""
+
+    def find(config: Config) -> int | None:
+        side = int(config.processor.count("image_seq_length", default=256) ** 0.5)
+        scale: int = size(config) // patch(config) // side if side else 0
+        return scale if scale not in (0, 4) else None
+
+    return find
 
 
 def fixed(row: Callable[..., Hyperparameter], key: str, value: Any) -> Hyperparameter:

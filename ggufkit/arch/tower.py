@@ -28,6 +28,7 @@ __all__ = [
     "Columns",
     "Conformer",
     "Ear",
+    "Either",
     "FastConformer",
     "Gated",
     "Grid",
@@ -38,6 +39,7 @@ __all__ = [
     "Normalize",
     "Patches",
     "Resample",
+    "RoundedUp",
     "RowEnds",
     "Scale",
     "Shapes",
@@ -47,7 +49,25 @@ __all__ = [
     "Stretch",
     "Tiles",
     "Tower",
+    "Windows",
 ]
+
+
+class Either(str):
+    """Text around what is seen: one token, or where the vocabulary has no such token, other text.
+
+    Attributes
+    ----------
+    token : that token.
+    """
+
+    __slots__ = ("token",)
+    token: str
+
+    def __new__(cls, token: str, otherwise: str) -> Either:
+        self = super().__new__(cls, otherwise)
+        self.token = token
+        return self
 
 
 # ---- how an image becomes pictures of a size that the tower takes ------------------------------------------------
@@ -68,10 +88,20 @@ class Patches:
     Attributes
     ----------
     tokens : where the file does not say how many pixels that are; of None it must.
+    stretched : the image fills the picture; or else, with its shape kept, is in the middle of a black one.
     """
 
     method: str
     tokens: tuple[int, int] | None
+    stretched: bool = False
+
+
+@dataclass(frozen=True)
+class RoundedUp:
+    """The image stretched to whole rows of the language model; and a fiftieth less until there are at most `tokens`."""
+
+    method: str
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -170,7 +200,7 @@ class Slices:
     row_end: str
 
 
-Fit = Square | Patches | Longest | Tiles | Grid | Shapes | Stretch | Slices
+Fit = Square | Patches | RoundedUp | Longest | Tiles | Grid | Shapes | Stretch | Slices
 
 
 # ---- from the tower's rows to the language model's: steps, one after the other ----------------------------------
@@ -260,9 +290,10 @@ class Columns:
 
 @dataclass(frozen=True)
 class RowEnds:
-    """A vector stands behind each row of the picture but the last, if the file has it."""
+    """A vector stands behind each row of the picture, if the file has it; behind the `last`, too, or not."""
 
     name: str
+    last: bool = False
 
 
 @dataclass(frozen=True)
@@ -279,6 +310,21 @@ Step = (
 
 
 @dataclass(frozen=True)
+class Windows:
+    """Most blocks see windows of the picture, the others all of it.
+
+    Attributes
+    ----------
+    pixels : of a window's side, where the file does not say it; 0: as many as its table of positions is for.
+    whole : the key of the blocks that see all of it: a number, of so many the last, or a list of them. Without the
+        key in the file all do; or of so many blocks the last where this is a number, and the very last.
+    """
+
+    pixels: int
+    whole: str | int
+
+
+@dataclass(frozen=True)
 class Tower:
     """An encoder of images.
 
@@ -287,11 +333,13 @@ class Tower:
     fit : how an image becomes pictures.
     project : from the tower's rows to the language model's.
     norm : of the blocks: ``"layer"`` or ``"rms"``, or ``"either"``: those without biases are ``"rms"``.
+    late_norm : the blocks' norms are behind their parts, not in front.
     activation : of the blocks, where the file says neither GELU nor SiLU.
     extra_row : behind the patches the blocks have one more row, which the file has, and which is then left out.
     positions : what is added to patches, where the file has a table: ``"table"``: a row each; ``"smoothed"``,
-        ``"corners"``, ``"cubic"``: rows of the table brought to the picture's size, by PyTorch's bilinear way with
-        antialiasing, with corners on corners, or its bicubic way; ``"axes"``: a row of the table's first part by the
+        ``"corners"``, ``"linear"``, ``"nudged"``, ``"cubic"``: rows of the table brought to the picture's size, by
+        PyTorch's bilinear way with antialiasing, with corners on corners, with neither, or for a tenth of a row more,
+        or its bicubic way; ``"axes"``: a row of the table's first part by the
         column and one of its second by the row; ``"buckets"``: a row of the table, to whose grid the
         picture's is stretched; ``""``: nothing.
     rope : how queries and keys turn by row and column: ``"halves"``: the first half of the pairs by the row, the second
@@ -303,19 +351,22 @@ class Tower:
     merge : how many patches in each direction become one row, where the file does not say.
     merge_key : where it does, or "".
     middle : what the names of a network begin with that makes one row of four patches behind one of the blocks; or "".
-    windows : where the file has a period, only every so many layers see the whole picture, the others windows of so
-        many pixels; 0 for no such thing.
+    windows : what most blocks see; or None: all see the whole picture.
+    colours_last : the patches' matrix has the colours of a pixel side by side.
     contrast : pixels are multiplied by 2, and 1 is taken off.
     plain_scores : queries are not divided by the root of their size; values are normalised, without weights.
     deep : outputs of some blocks also go to the language model's first blocks.
+    framed : the steps put a vector behind each row of a picture, one in front of all and one behind them.
     begin, end : the text around an image.
     whole : whether the rows of an image see each other in the language model, of its width.
+    unread : tensors of the file that it does without.
     least : a key of ``clip``, and the least number of it of which all this is true; or None.
     """
 
     fit: Fit
     project: tuple[Step, ...]
     norm: str = "layer"
+    late_norm: bool = False
     activation: str = "gelu_quick"
     extra_row: bool = False
     positions: str = ""
@@ -325,13 +376,16 @@ class Tower:
     merge: int = 1
     merge_key: str = "projector.scale_factor"
     middle: str = ""
-    windows: int = 0
+    windows: Windows | None = None
+    colours_last: bool = False
     contrast: bool = False
     plain_scores: bool = False
     deep: bool = False
+    framed: bool = False
     begin: str = ""
     end: str = ""
     whole: Callable[[int], bool] = lambda width: False
+    unread: tuple[str, ...] = ()
     least: tuple[str, int] | None = None
 
 

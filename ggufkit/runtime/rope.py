@@ -36,7 +36,7 @@ class Rope:
     base : of the frequencies.
     scaling : how they are stretched.
     factors : whether a tensor of the file divides the angles, if there is one.
-    sections : of how many pairs each axis of positions turns: time, row, column; () where there is one axis.
+    sections : of how many pairs each axis of positions turns: time, row, column, and image; () where there is one axis.
     mixed : pairs of the axes take turns, and do not lie in sections one behind the other.
     """
 
@@ -56,7 +56,7 @@ class Rope:
         pairs = np.arange(self.dimensions // 2) % max(1, sum(self.sections))
         if not self.mixed:
             ends = np.cumsum(self.sections)
-            return np.searchsorted(ends, pairs, side="right") % 3
+            return np.searchsorted(ends, pairs, side="right") % 4
         axis = pairs % 3
         return np.where(pairs < 3 * np.array(self.sections)[axis], axis, 0)
 
@@ -84,7 +84,7 @@ class RopeTables:
         return self._tables[key].rows(lo, hi)
 
     def at(self, rope: Rope, length: int, axes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The same at positions on several axes: (n, 3) → (n, dimensions / 2) each."""
+        """The same at positions on several axes: (n, 4) → (n, dimensions / 2) each."""
         cos, sin = self.rows(rope, length, 0, int(axes.max()) + 1)
         places, pairs = axes[:, rope.axes()], np.arange(rope.dimensions // 2)  # (n, pairs), (pairs,)
         return cos[places, pairs], sin[places, pairs]

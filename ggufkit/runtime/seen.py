@@ -39,6 +39,7 @@ class Seen:
     rows : array of shape (n, width), float32.
     deep : what is added behind the language model's first blocks, an array as `rows` for each.
     grid : rows and columns of an image that these are, row by row; None for sound.
+    framed : there is one more behind each row of the image, one in front of all and one behind them.
     whole : the rows see each other, not only those before them.
     first : the id of the first of them; that of row i is `first` − i.
     """
@@ -48,6 +49,7 @@ class Seen:
     grid: tuple[int, int] | None = None
     whole: bool = False
     first: int = 0
+    framed: bool = False
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -59,14 +61,22 @@ class Seen:
     @property
     def advance(self) -> int:
         """How far positions go on where there are several axes of them: an image is as long as its longer side."""
-        return max(self.grid) if self.grid else len(self)
+        return max(self.grid) if self.grid and not self.framed else len(self)
 
-    def axes(self, start: int) -> np.ndarray:
-        """Positions in time, by row and by column, of rows that begin at `start`: (n, 3)."""
+    def axes(self, start: int, image: int = 0) -> np.ndarray:
+        """Positions in time, by row, by column and by image, of rows that begin at `start`: (n, 4).
+
+        Those of framed images are in time as of tokens, and by column and row; `image` says how many are before it.
+        """
+        found = np.repeat(np.arange(start, start + len(self))[:, None], 4, axis=1)
         if self.grid is None:
-            return np.repeat(np.arange(start, start + len(self))[:, None], 3, axis=1)
-        y, x = (axis.reshape(-1) for axis in np.indices(self.grid))
-        return start + np.stack([np.zeros(len(self), int), y, x], axis=1)
+            return found
+        y, x = (axis.reshape(-1) for axis in np.indices((self.grid[0], self.grid[1] + self.framed)))
+        if self.framed:
+            found[1:-1, 1:] = np.stack([x, y, np.full(len(y), image)], axis=1)
+        else:
+            found[:] = start + np.stack([0 * y, y, x, 0 * y], axis=1)
+        return found
 
 
 class Prompt(list[int]):

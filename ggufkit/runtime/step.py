@@ -59,7 +59,7 @@ class Step:
         self.chosen: dict[int, Array] = {}
         self.seen: list[tuple[int, int, Seen, int]] = []
         self.shifts: list[list[tuple[int, int]]] = [[] for _ in runs]
-        self._axes: dict[int, np.ndarray] = {}  # run → positions (n, 3), where there is more than one axis
+        self._axes: dict[int, np.ndarray] = {}  # run → positions (n, 4), where there is more than one axis
         self._angles: dict[Rope, tuple[np.ndarray, np.ndarray]] = {}
         self._factors: dict[Factors, np.ndarray] = {}
         self.move(runs)
@@ -85,8 +85,9 @@ class Step:
         """Tokens and positions of a conversation in which something was seen."""
         start, lo_run = self._starts[run], self._ends[run] - len(tokens)
         several = self._tables.several
-        axes = self._axes[run] = np.empty((len(tokens), 3), int)
+        axes = self._axes[run] = np.empty((len(tokens), 4), int)
         place = cache.position(start)
+        images = sum(seen is not None and not row for *_, seen, row in shown.parts(np.array(cache.tokens[:start])))
         for lo, hi, seen, row in shown.parts(tokens):
             if seen is None:
                 axes[lo:hi] = np.arange(place, place + hi - lo)[:, None]
@@ -94,7 +95,11 @@ class Step:
                 continue
             first = cache.position(start - row) if row else place
             grid = several and seen.grid is not None
-            axes[lo:hi] = seen.axes(first)[row : row + hi - lo] if grid else np.arange(hi - lo)[:, None] + first + row
+            images += not row
+            if grid:
+                axes[lo:hi] = seen.axes(first, images - 1)[row : row + hi - lo]
+            else:
+                axes[lo:hi] = np.arange(hi - lo)[:, None] + first + row
             self.seen.append((lo_run + lo, lo_run + hi, seen, row))
             place = first + (seen.advance if grid else len(seen))
             if grid and row + hi - lo == len(seen):
@@ -162,15 +167,15 @@ class Step:
         return [(np.array(cache.tokens[-count:], np.int64), tokens) for cache, tokens in self._runs]
 
     def places(self, run: int) -> np.ndarray:
-        """Positions of a conversation's rows on each axis: (n, 3)."""
+        """Positions of a conversation's rows on each axis: (n, 4)."""
         self._require_now()
         if run in self._axes:
             return self._axes[run]
         end, n = self._ends[run], len(self._runs[run][1])
-        return np.repeat(self.positions[end - n : end, None], 3, axis=1)
+        return np.repeat(self.positions[end - n : end, None], 4, axis=1)
 
     def turned_at(self, x: Array, heads: int, rope: Rope, run: int, places: np.ndarray) -> Array:
-        """Heads of `x` (m, heads × size) turned by other positions, (m, 3), of a conversation."""
+        """Heads of `x` (m, heads × size) turned by other positions, (m, 4), of a conversation."""
         self._require_now()
         cos, sin = map(np.ascontiguousarray, self._tables.at(rope, self._runs[run][0].length, places))
         return self.ops.rope(x, heads, rope.style, (cos, sin))

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tiny_checkpoints import Shapes, Tiny, linear, norm
+from tiny_sights import SIGHTS
 from tiny_towers import INNER, PATCH, SIDE, TEXT, TOWERS, WIDTH, tiny
 
 __all__ = ["COMPUTED", "ENCODERS", "WAVES", "digest"]
@@ -20,7 +21,7 @@ import ggufkit
 LAYERS = 3
 
 
-def glm4v(class_name: str, model_type: str, ocr: bool = False) -> Tiny:
+def glm4v(class_name: str, model_type: str, ocr: bool = False, more: dict[str, float] | None = None) -> Tiny:
     def shapes() -> Shapes:
         at = "model.visual"
         for i in range(LAYERS):
@@ -60,7 +61,9 @@ def glm4v(class_name: str, model_type: str, ocr: bool = False) -> Tiny:
         "rms_norm_eps": 1e-5,
     }
     text = {"model_type": f"{model_type}_text", **TEXT}
-    return tiny(class_name, model_type, {"vision_config": vision, "text_config": text}, shapes())
+    vision |= more or {}
+    pictures = {"patch_size": PATCH, "merge_size": 2, "min_image_tokens": 4, "max_image_tokens": 64}
+    return tiny(class_name, model_type, {"vision_config": vision, "text_config": text}, shapes(), pictures=pictures)
 
 
 def llama4() -> Tiny:
@@ -139,10 +142,12 @@ ENCODERS: dict[str, Callable[[], Tiny]] = {
     "glm4v": lambda: glm4v("Glm4vForConditionalGeneration", "glm4v"),
     "glm4vmoe": lambda: glm4v("Glm4vMoeForConditionalGeneration", "glm4v_moe"),
     "glmocr": lambda: glm4v("GlmOcrForConditionalGeneration", "glm_ocr", ocr=True),
+    "glm5next": lambda: glm4v("Glm5NextForConditionalGeneration", "glm5_next", ocr=True, more={"swiglu_limit": 10.0}),
     "llama4": llama4,
     "voxtral": lambda: whisper("VoxtralForConditionalGeneration", "voxtral", "llama", 4, False),
     "audioflamingo3": lambda: whisper("AudioFlamingo3ForConditionalGeneration", "audioflamingo3", "qwen2", 1, True),
     **TOWERS,
+    **SIGHTS,
 }
 
 
@@ -153,6 +158,9 @@ COMPUTED = {
     "qwen3asr": WAVES,
     "qwen3omni": WAVES,
     "lfm2audio": r"\.conv_norm\.(weight|bias)$",
+    "d1omni": r"\.conv_norm\.(weight|bias)$",
+    "granitespeech": r"\.conv_norm_var\.(weight|bias)$",
+    "granitespeechplus": r"\.conv_norm_var\.(weight|bias)$",
 }
 
 

@@ -11,7 +11,23 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from mmproj_parts import (
+    BIAS,
+    FFN,
+    HEADS,
+    INNER,
+    LAYERS,
+    LIMITS,
+    PATCH,
+    PATCHES,
+    SIDE,
+    SIZE,
+    TABLE,
+    block,
+    merger,
+)
 from recipe_parts import VOCAB, WIDTH, Shapes, linear, norms, real
+from tiny_mmproj_more import MORE
 from tiny_models import write_tiny
 
 from ggufkit.formats.codec import encode
@@ -20,32 +36,6 @@ from ggufkit.gguf.header import Value, ValueType
 from ggufkit.gguf.writer import Writer
 
 __all__ = ["EARS", "PROJECTORS", "some_mel", "write_mmproj", "write_reader"]
-
-INNER, HEADS, FFN, LAYERS, PATCH, SIZE = 32, 2, 48, 2, 8, 64
-SIDE = SIZE // PATCH
-
-PATCHES: Shapes = {"v.patch_embd.weight": (INNER, 3, PATCH, PATCH)}
-BIAS: Shapes = {"v.patch_embd.bias": (INNER,)}
-TABLE: Shapes = {"v.position_embd.weight": (SIDE * SIDE, INNER)}
-
-
-LIMITS = ("input_min", "input_max", "output_min", "output_max")
-
-
-def block(norm_bias: bool = True, fused: bool = False, gate: bool = False, bias: bool = True) -> Shapes:
-    found = norms("ln1", "ln2", bias=norm_bias, size=INNER)
-    names = ("attn_qkv",) if fused else ("attn_q", "attn_k", "attn_v")
-    for name in names:
-        found |= linear(name, 3 * INNER if fused else INNER, INNER, bias)
-    found |= linear("attn_out", INNER, INNER, bias)
-    for name in ("ffn_gate", "ffn_up") if gate else ("ffn_up",):
-        found |= linear(name, FFN, INNER, bias)
-    return found | linear("ffn_down", INNER, FFN, bias)
-
-
-def merger(first: str, second: str, bias: bool = True) -> Shapes:
-    return linear(first, 4 * INNER, 4 * INNER, bias) | linear(second, WIDTH, 4 * INNER, bias)
-
 
 # Of each: metadata behind "clip.", the tensors of a block, the others, the language model that it goes with.
 PROJECTORS: dict[str, tuple[dict[str, Any], Shapes, Shapes, str]] = {
@@ -90,7 +80,7 @@ PROJECTORS: dict[str, tuple[dict[str, Any], Shapes, Shapes, str]] = {
             "vision.spatial_merge_size": 2,
             "vision.is_deepstack_layers": Value(ValueType.ARRAY, [True, False], ValueType.BOOL),
         },
-        block(fused=True),
+        block(fused=3),
         PATCHES
         | {"v.patch_embd.weight.1": (INNER, 3, PATCH, PATCH)}
         | BIAS
@@ -115,7 +105,7 @@ PROJECTORS: dict[str, tuple[dict[str, Any], Shapes, Shapes, str]] = {
     ),
     "glm4v": (
         {"use_silu": True},
-        block(norm_bias=False, fused=True, gate=True, bias=False),
+        block(norm_bias=False, fused=3, gate=True, bias=False),
         PATCHES
         | {"v.patch_embd.weight.1": (INNER, 3, PATCH, PATCH)}
         | BIAS
@@ -213,7 +203,7 @@ PROJECTORS |= {
     ),
     "dots_ocr": (
         {"use_silu": True, "vision.projector.scale_factor": 2, "vision.image_size": 0, **PIXELS},
-        block(norm_bias=False, fused=True, gate=True, bias=False),
+        block(norm_bias=False, fused=3, gate=True, bias=False),
         PATCHES
         | BIAS
         | norms("v.pre_ln", "mm.post_norm", size=INNER)
@@ -273,6 +263,7 @@ PROJECTORS |= {
         "llama",
     ),
 }
+PROJECTORS |= MORE
 RESAMPLED = 256  # numbers of a row: heads have 128
 RESAMPLER: tuple[dict[str, Any], Shapes, Shapes, str] = (
     {
@@ -469,6 +460,8 @@ _OWN_SPECIALS = {
     "voxtral": ["[BEGIN_AUDIO]"],
     "paddleocr": ["<|IMAGE_START|>", "<|IMAGE_END|>"],
     "cohere2v": ["<|START_OF_IMG|>", "<|END_OF_IMG|>", "<|IMG_LINE_BREAK|>"],
+    "hunyuanvl": ["<｜hy_place▁holder▁no▁100｜>", "<｜hy_place▁holder▁no▁101｜>"],
+    "kimik25": ["<|begin_of_image|>", "<|end_of_image|>"],
 }
 
 

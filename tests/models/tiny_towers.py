@@ -7,7 +7,20 @@ from typing import Any
 
 from tiny_checkpoints import Shapes, Tiny, linear, norm
 
-__all__ = ["INNER", "LAYERS", "PATCH", "SIDE", "TEXT", "TOWERS", "WIDTH", "tiny"]
+__all__ = [
+    "INNER",
+    "LAYERS",
+    "PATCH",
+    "SIDE",
+    "SIGLIP",
+    "SIGLIP_NAMES",
+    "TEXT",
+    "TOWERS",
+    "WIDTH",
+    "layer",
+    "siglip",
+    "tiny",
+]
 
 WIDTH, INNER, LAYERS, PATCH, SIDE = 32, 48, 4, 4, 4
 
@@ -21,7 +34,7 @@ TEXT = {
     "pad_token_id": 0,
 }
 _PICTURES = {"image_mean": [0.5, 0.25, 0.125], "image_std": [0.5, 0.5, 0.25], "size": {"height": 16, "width": 16}}
-_SIGLIP = {
+SIGLIP = {
     "hidden_size": WIDTH,
     "intermediate_size": INNER,
     "num_hidden_layers": LAYERS,
@@ -40,7 +53,7 @@ def tiny(class_name: str, model_type: str, part: dict[str, Any], shapes: Shapes,
     return Tiny(values, dict(shapes).items(), files={"preprocessor_config.json": pictures})
 
 
-def _layer(at: str, names: dict[str, str], bias: bool = True, ffn: int = INNER) -> Shapes:
+def layer(at: str, names: dict[str, str], bias: bool = True, ffn: int = INNER) -> Shapes:
     """A block with separate queries, keys, values; `names` of its parts."""
     for part in ("norm1", "norm2"):
         yield from norm(f"{at}.{names[part]}", WIDTH, bias)
@@ -50,7 +63,7 @@ def _layer(at: str, names: dict[str, str], bias: bool = True, ffn: int = INNER) 
     yield from linear(f"{at}.{names['down']}", WIDTH, ffn, bias)
 
 
-_SIGLIP_NAMES = {
+SIGLIP_NAMES = {
     "norm1": "layer_norm1",
     "norm2": "layer_norm2",
     **{part: f"self_attn.{part}_proj" for part in "qkv"},
@@ -68,14 +81,14 @@ _WHISPER_NAMES = {
 }
 
 
-def _siglip(at: str, names: dict[str, str] = _SIGLIP_NAMES, flat: bool = False, head: bool = False) -> Shapes:
+def siglip(at: str, names: dict[str, str] = SIGLIP_NAMES, flat: bool = False, head: bool = False) -> Shapes:
     """SigLIP's tower under `at`; `flat` patches are stored as (out, height · width · 3)."""
     patch = (WIDTH, PATCH * PATCH * 3) if flat else (WIDTH, 3, PATCH, PATCH)
     yield f"{at}.embeddings.patch_embedding.weight", patch
     yield f"{at}.embeddings.patch_embedding.bias", (WIDTH,)
     yield f"{at}.embeddings.position_embedding.weight", (SIDE * SIDE, WIDTH)
     for i in range(LAYERS):
-        yield from _layer(f"{at}.encoder.layers.{i}", names)
+        yield from layer(f"{at}.encoder.layers.{i}", names)
     yield from norm(f"{at}.post_layernorm", WIDTH, True)
     if head:
         yield f"{at}.head.probe", (1, 1, WIDTH)
@@ -95,7 +108,7 @@ def internvl(transformers: bool) -> Tiny:
                 block = f"{at}.encoder.layer.{i}"
                 names = {"norm1": "layernorm_before", "norm2": "layernorm_after", "up": "mlp.fc1", "down": "mlp.fc2"}
                 names |= {part: f"attention.{part}_proj" for part in "qkv"} | {"o": "attention.projection_layer"}
-                yield from _layer(block, names)
+                yield from layer(block, names)
                 for part in ("lambda_1", "lambda_2"):
                     yield f"{block}.{part}", (WIDTH,)
                 continue
@@ -117,7 +130,7 @@ def internvl(transformers: bool) -> Tiny:
         yield from linear(f"{at}.{joined[2]}", WIDTH, WIDTH, True)
 
     size = {"image_size": [16, 16], "patch_size": [4, 4]} if transformers else {}
-    vision = {**_SIGLIP, **size, "architectures": ["InternVisionModel"]}
+    vision = {**SIGLIP, **size, "architectures": ["InternVisionModel"]}
     more = {} if transformers else {"min_dynamic_patch": 1, "max_dynamic_patch": 12}
     parts = {"vision_config": vision, "llm_config": TEXT, "text_config": TEXT}
     return tiny("InternVLChatModel", "internvl_chat", parts, shapes(), downsample_ratio=0.5, **more)
@@ -142,7 +155,7 @@ def kimivl() -> Tiny:
         yield from linear("multi_modal_projector.linear_1", 4 * WIDTH, 4 * WIDTH, True)
         yield from linear("multi_modal_projector.linear_2", WIDTH, 4 * WIDTH, True)
 
-    parts = {"vision_config": {**_SIGLIP, "model_type": "moonvit"}, "text_config": TEXT}
+    parts = {"vision_config": {**SIGLIP, "model_type": "moonvit"}, "text_config": TEXT}
     return tiny("KimiVLForConditionalGeneration", "kimi_vl", parts, shapes())
 
 
@@ -182,13 +195,13 @@ def dots_ocr() -> Tiny:
 
 def paddle_ocr() -> Tiny:
     def shapes() -> Shapes:
-        yield from _siglip("visual.vision_model", head=True)
+        yield from siglip("visual.vision_model", head=True)
         yield "visual.vision_model.embeddings.packing_position_embedding.weight", (64, WIDTH)
         yield from norm("mlp_AR.pre_norm", WIDTH, True)
         yield from linear("mlp_AR.linear_1", 4 * WIDTH, 4 * WIDTH, True)
         yield from linear("mlp_AR.linear_2", WIDTH, 4 * WIDTH, True)
 
-    vision = {**_SIGLIP, "architectures": ["PaddleOCRVisionModel"]}
+    vision = {**SIGLIP, "architectures": ["PaddleOCRVisionModel"]}
     pixels = {"min_pixels": 147384, "max_pixels": 2822400}
     parts = {"vision_config": vision, **TEXT}
     return tiny("PaddleOCRVLForConditionalGeneration", "paddleocr_vl", parts, shapes(), pictures=pixels)
@@ -214,7 +227,7 @@ def lighton_ocr() -> Tiny:
         yield from linear(f"{at}.linear_2", WIDTH, WIDTH)
         yield "lm_head.weight", (260, WIDTH)
 
-    vision = {**_SIGLIP, "model_type": "pixtral", "hidden_act": "silu", "head_dim": WIDTH // 2}
+    vision = {**SIGLIP, "model_type": "pixtral", "hidden_act": "silu", "head_dim": WIDTH // 2}
     del vision["layer_norm_eps"]
     parts = {"vision_config": vision, "text_config": TEXT}
     return tiny("LightOnOCRForConditionalGeneration", "mistral3", parts, shapes(), spatial_merge_size=2)
@@ -222,35 +235,35 @@ def lighton_ocr() -> Tiny:
 
 def janus() -> Tiny:
     def shapes() -> Shapes:
-        yield from _siglip("model.vision_model", {**_SIGLIP_NAMES, "o": "self_attn.projection_layer"})
+        yield from siglip("model.vision_model", {**SIGLIP_NAMES, "o": "self_attn.projection_layer"})
         yield from linear("model.aligner.fc1", WIDTH, WIDTH, True)
         yield from linear("model.aligner.hidden_layers.0", WIDTH, WIDTH, True)
         yield "model.vqmodel.encoder.conv_in.weight", (4, 3, 3, 3)
         yield "model.generation_head.vision_head.weight", (16, WIDTH)
 
-    vision = {**_SIGLIP, "mlp_ratio": 1.5}
+    vision = {**SIGLIP, "mlp_ratio": 1.5}
     del vision["intermediate_size"]
     return tiny("JanusForConditionalGeneration", "janus", {"vision_config": vision, "text_config": TEXT}, shapes())
 
 
 def phi4v() -> Tiny:
     def shapes() -> Shapes:
-        yield from _siglip("model.vision_tower.vision_tower.vision_model", flat=True, head=True)
+        yield from siglip("model.vision_tower.vision_tower.vision_model", flat=True, head=True)
         yield from linear("model.mm_projector.0", WIDTH, WIDTH, True)
         yield from linear("model.mm_projector.2", WIDTH, WIDTH, True)
 
-    vision = {key: value for key, value in _SIGLIP.items() if key not in ("image_size", "patch_size")}
+    vision = {key: value for key, value in SIGLIP.items() if key not in ("image_size", "patch_size")}
     patches = {"patch_size": PATCH, "min_num_patches": 16, "max_num_patches": 64}
     return tiny("Phi4ForCausalLMV", "phi4-siglip", {"vision_config": vision, **TEXT}, shapes(), pictures=patches)
 
 
 def cohere2v() -> Tiny:
     def shapes() -> Shapes:
-        yield from _siglip("model.vision_tower")
+        yield from siglip("model.vision_tower")
         yield from linear("model.multi_modal_projector.linear_1", 2 * INNER, 4 * WIDTH, True)
         yield from linear("model.multi_modal_projector.linear_2", WIDTH, INNER, True)
 
-    parts = {"vision_config": _SIGLIP, "text_config": TEXT}
+    parts = {"vision_config": SIGLIP, "text_config": TEXT}
     tiles = {"max_patches": 12}
     name = "Cohere2VisionForConditionalGeneration"
     return tiny(name, "cohere2_vision", parts, shapes(), downsample_factor=2, pictures=tiles)
@@ -268,7 +281,7 @@ _WHISPER = {
 
 def _whisper(at: str, positions: bool = True) -> Shapes:
     for i in range(LAYERS):
-        for name, shape in _layer(f"{at}.layers.{i}", _WHISPER_NAMES):
+        for name, shape in layer(f"{at}.layers.{i}", _WHISPER_NAMES):
             if not name.endswith("k_proj.bias"):
                 yield name, shape
     yield f"{at}.conv1.weight", (WIDTH, 8, 3)
@@ -362,7 +375,7 @@ def qwen25_omni() -> Tiny:
 def _chunked(at: str) -> Shapes:
     """What hears in Qwen3-ASR and Qwen3-Omni."""
     for i in range(LAYERS):
-        yield from _layer(f"{at}.layers.{i}", _WHISPER_NAMES)
+        yield from layer(f"{at}.layers.{i}", _WHISPER_NAMES)
     for i, channels in enumerate((1, 6, 6)):
         yield f"{at}.conv2d{i + 1}.weight", (6, channels, 3, 3)
         yield f"{at}.conv2d{i + 1}.bias", (6,)

@@ -1,8 +1,10 @@
-"""Gemma 4's encoders, of images and sound."""
+"""Gemma 4's and EmbeddingGemma 2's encoders, of images and sound."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from ggufkit.arch.metadata import Row, real, uint
 from ggufkit.arch.projector import (
@@ -17,9 +19,10 @@ from ggufkit.arch.projector import (
 from ggufkit.arch.tower import Conformer, Join, Matrix, Normalize, Patches, Scale, Standardize, Tower
 from ggufkit.arch.transforms import map_each, rename, squeezed
 from ggufkit.checkpoint.config import Config
+from ggufkit.errors import CheckpointError, printable
 from ggufkit.gguf.header import Value
 from ggufkit.tensors.tensor import Tensor
-from ggufkit.tensors.views import computed
+from ggufkit.tensors.views import computed, take_columns, take_rows
 
 
 def _if_it_hears(row: Row) -> Row:
@@ -42,6 +45,11 @@ def _softplus(tensor: Tensor, config: Config) -> Tensor:
     return computed(tensor, softplus)
 
 
+_MEL_BINS = uint("/clip.audio.num_mel_bins", lambda config: config.audio.get("input_feat_size", default=128))
+_AUDIO_EPSILON = real(
+    "/clip.audio.attention.layer_norm_epsilon", lambda config: config.audio.get("layer_norm_eps", default=1e-6)
+)
+
 GEMMA4 = Projector(
     models=("Gemma4ForConditionalGeneration",),
     keys=(
@@ -50,13 +58,8 @@ GEMMA4 = Projector(
         projector("gemma4v", "clip.vision.projector_type"),
         image_epsilon("layer_norm_eps", default=1e-6),
         _if_it_hears(projector("gemma4a", "clip.audio.projector_type")),
-        _if_it_hears(uint("/clip.audio.num_mel_bins", lambda config: config.audio.get("input_feat_size", default=128))),
-        _if_it_hears(
-            real(
-                "/clip.audio.attention.layer_norm_epsilon",
-                lambda config: config.audio.get("layer_norm_eps", default=1e-6),
-            )
-        ),
+        _if_it_hears(_MEL_BINS),
+        _if_it_hears(_AUDIO_EPSILON),
     ),
     transforms=(
         rename(
@@ -75,7 +78,73 @@ GEMMA4 = Projector(
     blocks=lambda config: 128,
 )
 
-PROJECTORS = (GEMMA4,)
+EMBEDDING_GEMMA2 = replace(
+    GEMMA4, models=("EmbeddingGemma2Model",), transforms=(rename((r"^", "model.")), *GEMMA4.transforms)
+)
+
+# ---- Gemma 4 without towers: patches and pieces of sound go to the language model as they are --------------------
+
+
+def _of_images(*names: str) -> Callable[[Config], int]:
+    return lambda config: config.vision.integer(*names)
+
+
+def _none(config: Config) -> int:
+    return 0
+
+
+def _colours_first(tensor: Tensor, config: Config) -> Tensor:
+    """Columns of (height, width, 3) as those of (3, height, width)."""
+    import numpy as np
+
+    side = math.isqrt(tensor.cols // 3)
+    if 3 * side * side != tensor.cols:
+        raise CheckpointError(f"{printable(tensor.name)} of shape {list(tensor.shape)} holds no square patches")
+    return take_columns(tensor, np.arange(tensor.cols).reshape(side, side, 3).transpose(2, 0, 1).reshape(-1))
+
+
+def _axes_first(tensor: Tensor, config: Config) -> Tensor:
+    """(places, 2, width) as (2, places, width)."""
+    import numpy as np
+
+    if len(tensor.shape) != 3:
+        raise CheckpointError(f"{printable(tensor.name)} of shape {list(tensor.shape)} is not two tables")
+    places, axes, width = tensor.shape
+    order = np.arange(places * axes).reshape(places, axes).T.reshape(-1)
+    return take_rows(tensor, order, (axes, places, width))
+
+
+GEMMA4_UNIFIED = Projector(
+    models=("Gemma4UnifiedForConditionalGeneration",),
+    keys=(
+        *vision_keys(
+            image_size=lambda config: 224,  # unused
+            width=_of_images("mm_embed_dim"),
+            feed_forward=_none,
+            blocks=_none,
+            heads=_none,
+        ),
+        *audio_keys(
+            width=lambda config: config.audio.integer("audio_embed_dim"),
+            feed_forward=_none,
+            blocks=_none,
+            heads=_none,
+        )[1:],
+        projector("gemma4uv", "clip.vision.projector_type"),
+        image_epsilon("layer_norm_eps", default=1e-6),
+        projector("gemma4ua", "clip.audio.projector_type"),
+        _MEL_BINS,
+        _AUDIO_EPSILON,
+    ),
+    transforms=(
+        rename((r"\.pos_embedding$", ".pos_embedding.weight"), (r"\.pos_norm\.", ".patch_ln3.")),
+        map_each(r"\.pos_embedding\.weight$", _axes_first),
+        map_each(r"\.patch_dense\.weight$|\.patch_ln1\.(weight|bias)$", _colours_first),
+    ),
+    blocks=lambda config: 128,
+)
+
+PROJECTORS = (GEMMA4, EMBEDDING_GEMMA2, GEMMA4_UNIFIED)
 
 TOWERS = {
     "gemma4v": Tower(

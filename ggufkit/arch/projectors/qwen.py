@@ -1,8 +1,8 @@
-"""The vision towers of Qwen2-VL, 2.5-VL, Qwen3-VL, Qwen 3.5 and of the GLMs that are built like them."""
+"""The vision towers of Qwen2-VL, 2.5-VL, Qwen3-VL, Qwen 3.5."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from ggufkit.arch.metadata import Row, flags, real, string, uint
@@ -13,7 +13,6 @@ from ggufkit.arch.projector import (
     USES_SILU,
     Projector,
     audio_keys,
-    named_activation,
     of_vision,
     projector,
     two_frames,
@@ -22,7 +21,7 @@ from ggufkit.arch.projector import (
 from ggufkit.arch.projectors.whisper import EARS as _WHISPER_EARS
 from ggufkit.arch.projectors.whisper import HEARD, with_waves
 from ggufkit.arch.spec import Transform
-from ggufkit.arch.tower import Activate, Chunked, Gated, Join, Matrix, Normalize, Patches, Tower
+from ggufkit.arch.tower import Activate, Chunked, Join, Matrix, Patches, Tower, Windows
 from ggufkit.arch.transforms import drop, rename, reshape, split_rows
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError, CheckpointError, printable
@@ -46,10 +45,8 @@ def _kind(config: Config) -> str:
     return kind
 
 
-def _window_period(config: Config) -> int | None:
+def window_period(config: Config) -> int:
     """Of so many layers the last sees the whole image."""
-    if _kind(config) in _WITHOUT_WINDOWS:
-        return None
     whole = config.vision.list("fullatt_block_indexes")
     period = whole[0] + 1 if whole and type(whole[0]) is int else 0
     if whole != [period * (i + 1) - 1 for i in range(len(whole))] or not period:
@@ -66,15 +63,18 @@ def _feed_forward(config: Config) -> int:
     return config.vision.integer("hidden_size" if "embed_dim" in config.vision else "intermediate_size")
 
 
-_QWEN2_SIZES = vision_keys(image_size=of_vision("image_size", default=560), width=_width, feed_forward=_feed_forward)
+QWEN2_SIZES = vision_keys(image_size=of_vision("image_size", default=560), width=_width, feed_forward=_feed_forward)
 _QWEN2_OPTIONS: tuple[Row, ...] = (
     string("/clip.projector_type", lambda config: _QWEN2_KINDS[_kind(config)]),
     lambda name, config: () if _kind(config) in _WITHOUT_WINDOWS else USES_SILU(name, config),
-    uint("/clip.vision.n_wa_pattern", _window_period),
+    uint(
+        "/clip.vision.n_wa_pattern",
+        lambda config: None if _kind(config) in _WITHOUT_WINDOWS else window_period(config),
+    ),
     real("/clip.vision.attention.layer_norm_epsilon", lambda config: config.get("rms_norm_eps", default=1e-6)),
 )
 _QWEN2_TRANSFORMS = split_rows(r"(?<=\.)qkv(?=\.)", "q", "k", "v"), two_frames(r"patch_embed\.proj\.weight")
-_QWEN2_TYPES = {r"\.position_embd\.": "F32", **CONVOLUTIONS}
+QWEN2_TYPES = {r"\.position_embd\.": "F32", **CONVOLUTIONS}
 
 QWEN2_VL = Projector(
     models=(
@@ -83,15 +83,15 @@ QWEN2_VL = Projector(
         "Qwen2_5_VLForConditionalGeneration",
         "Sarashina2VisionForCausalLM",
     ),
-    keys=(*_QWEN2_SIZES, *_QWEN2_OPTIONS),
+    keys=(*QWEN2_SIZES, *_QWEN2_OPTIONS),
     kept=r"^visual\.",
     transforms=_QWEN2_TRANSFORMS,
-    types=_QWEN2_TYPES,
+    types=QWEN2_TYPES,
 )
 
 QWEN25_OMNI = Projector(
     models=("Qwen2_5OmniModel",),
-    keys=(*_QWEN2_SIZES, *audio_keys()[1:], *HEARD, *_QWEN2_OPTIONS),
+    keys=(*QWEN2_SIZES, *audio_keys()[1:], *HEARD, *_QWEN2_OPTIONS),
     kept=r"^(thinker\.)?(visual|audio_tower)\.(?!audio_bos_eos_token)",
     transforms=(
         rename((r"^thinker\.", "")),
@@ -99,14 +99,15 @@ QWEN25_OMNI = Projector(
         reshape(r"^audio_tower\.conv[12]\.bias", lambda tensor, config: (tensor.size, 1)),
         with_waves,
     ),
-    types={**_QWEN2_TYPES, r"^a\.conv1d\.\d+\.weight": "F16"},
+    types={**QWEN2_TYPES, r"^a\.conv1d\.\d+\.weight": "F16"},
     blocks=lambda config: 128,
 )
 
 # ---- Qwen3-VL, Qwen 3.5 -----------------------------------------------------------------------------------------
 
 
-def _image_size(config: Config) -> int:
+def qwen3_size(config: Config) -> int:
+    """Of a picture that has as many patches as there are positions."""
     positions = config.vision.get("num_position_embeddings", default=2304)
     result: int = config.vision.get(
         "image_size", default=int(positions**0.5 * config.vision.get("patch_size", default=16))
@@ -166,10 +167,35 @@ QWEN3_VL = Projector(
         "Qwen3_5ForConditionalGeneration",
         "Qwen3_5MoeForConditionalGeneration",
         "Qwen4ExpForConditionalGeneration",
+        "OpenJevModel",
+        "ClefModel",
     ),
-    keys=(*vision_keys(image_size=_image_size), projector("qwen3vl_merger"), *_QWEN3_OPTIONS),
+    keys=(*vision_keys(image_size=qwen3_size), projector("qwen3vl_merger"), *_QWEN3_OPTIONS),
     kept=r"^(model\.)?visual\.",
     transforms=(drop(r"^(lm_head|mtp)\."), *_QWEN3_TRANSFORMS),
+)
+
+
+def _edge(name: str) -> Callable[[Config], int]:
+    """How many pixels a picture has at least or at most, which that processor calls an edge."""
+
+    def find(config: Config) -> int:
+        return config.processor.part("size").integer(name)
+
+    return find
+
+
+PPLX_DECIDER = replace(
+    QWEN3_VL,
+    models=("PplxDeciderModel", "Qwen3_5ForConditionalGeneration"),  # it is one, with files beside it
+    when=lambda config: (
+        config.get("architectures") == ["PplxDeciderModel"] or config.text("decision_config.json") is not None
+    ),
+    keys=(
+        *QWEN3_VL.keys,
+        uint("/clip.vision.image_min_pixels", _edge("shortest_edge")),
+        uint("/clip.vision.image_max_pixels", _edge("longest_edge")),
+    ),
 )
 
 # ---- Qwen3-ASR, Qwen3-Omni --------------------------------------------------------------------------------------
@@ -194,7 +220,7 @@ QWEN3_ASR = Projector(
 QWEN3_OMNI = Projector(
     models=("Qwen3OmniMoeForConditionalGeneration",),
     keys=(
-        *vision_keys(image_size=_image_size),
+        *vision_keys(image_size=qwen3_size),
         *audio_keys()[1:],
         *HEARD,
         *_QWEN3_OPTIONS,
@@ -216,30 +242,7 @@ QWEN3_OMNI = Projector(
     blocks=lambda config: 128,
 )
 
-# ---- GLM-4.1V, GLM-4.5V, GLM-OCR --------------------------------------------------------------------------------
-
-
-GLM4V = Projector(
-    models=(
-        "Glm4vForConditionalGeneration",
-        "Glm4vMoeForConditionalGeneration",
-        "GlmOcrForConditionalGeneration",
-    ),
-    keys=(
-        *vision_keys(image_size=_image_size),
-        projector("glm4v"),
-        named_activation(),
-        real("/clip.vision.attention.layer_norm_epsilon", of_vision("rms_norm_eps", default=1e-5)),
-    ),
-    kept=r"^(model\.)?visual\.",
-    transforms=(
-        rename((r"^model\.visual\.", "visual.")),
-        two_frames(r"^visual\.patch_embed\.proj\.weight$"),
-        rename((r"^visual\.patch_embed\.proj\.bias$", "v.patch_embd.bias")),
-    ),
-)
-
-PROJECTORS = (QWEN2_VL, QWEN25_OMNI, QWEN3_VL, QWEN3_ASR, QWEN3_OMNI, GLM4V)
+PROJECTORS = (QWEN2_VL, QWEN25_OMNI, PPLX_DECIDER, QWEN3_VL, QWEN3_ASR, QWEN3_OMNI)
 
 # ---- what they compute ------------------------------------------------------------------------------------------
 
@@ -253,28 +256,13 @@ _VL = Tower(
     end="<|vision_end|>",
 )
 
-_QWEN25 = replace(_VL, norm="rms", windows=112)
+_QWEN25 = replace(_VL, norm="rms", windows=Windows(112, "n_wa_pattern"))
 
 TOWERS = {
     "qwen2vl_merger": _VL,
     "qwen2.5vl_merger": _QWEN25,
     "qwen2.5o": _QWEN25,
     "qwen3vl_merger": replace(_VL, positions="corners", deep=True),
-    "glm4v": replace(
-        _VL,
-        norm="rms",
-        positions="cubic",
-        project=(
-            Join("channels"),
-            Matrix("mm.patch_merger"),
-            Matrix("mm.model.fc"),
-            Normalize("mm.post_norm", "layer", 1e-5),
-            Activate("gelu_erf"),
-            Gated("mm.gate", "mm.up", "mm.down"),
-        ),
-        begin="<|begin_of_image|>",
-        end="<|end_of_image|>",
-    ),
 }
 
 EARS = {

@@ -14,7 +14,9 @@ from ggufkit.arch.projector import (
     Projector,
     channels_first,
     image_epsilon,
+    image_scale,
     named_activation,
+    of_vision,
     projector,
     vision_keys,
 )
@@ -38,15 +40,6 @@ from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError, CheckpointError
 from ggufkit.tensors.tensor import Tensor
 
-
-def _gemma3_scale(config: Config) -> int | None:
-    """How many patches become one in each direction, where it is not Gemma's four."""
-    side = int(config.processor.count("image_seq_length", default=256) ** 0.5)
-    patches = config.vision.integer("image_size") // config.vision.integer("patch_size")
-    scale = patches // side if side else 0
-    return scale if scale not in (0, 4) else None
-
-
 GEMMA3 = Projector(
     models=("Gemma3ForConditionalGeneration",),
     keys=(
@@ -54,7 +47,7 @@ GEMMA3 = Projector(
         projector("gemma3"),
         image_epsilon("layer_norm_eps", default=1e-6),
         USES_GELU,
-        uint("/clip.vision.projector.scale_factor", _gemma3_scale),
+        uint("/clip.vision.projector.scale_factor", image_scale(of_vision("image_size"), of_vision("patch_size"))),
     ),
     kept=r"^(multi_modal_projector|vision_tower|multimodal_projector|vision_model)\.",
     transforms=(

@@ -22,7 +22,7 @@ __all__ = [
     "Turns",
     "Whole",
     "attention_spec",
-    "in_quarters",
+    "in_order",
     "load_attention",
     "load_encoder_block",
     "read_sizes",
@@ -40,6 +40,7 @@ class Sizes:
     Attributes
     ----------
     width, heads, inner, layers : numbers of a row, of heads, in the feed-forward network, of blocks.
+    kv_heads, head : heads of keys and values, and numbers of each.
     out : numbers of a row for the language model.
     epsilon : of norms.
     activation : of the feed-forward networks.
@@ -47,6 +48,8 @@ class Sizes:
 
     width: int
     heads: int
+    kv_heads: int
+    head: int
     inner: int
     layers: int
     out: int
@@ -74,9 +77,14 @@ def read_sizes(keys: Keys, activation: str, named: bool = True) -> Sizes:
     width, heads = keys.count("embedding_length", most=1 << 16), keys.count("attention.head_count", most=1 << 10)
     if width % heads:
         raise keys.fail("attention.head_count", f"must divide the width {width}, not {heads}")
+    kv_heads = keys.count("attention.head_count_kv", heads, most=heads)
+    if heads % kv_heads:
+        raise keys.fail("attention.head_count_kv", f"must divide the {heads} heads, not be {kv_heads}")
     return Sizes(
         width=width,
         heads=heads,
+        kv_heads=kv_heads,
+        head=width // heads,
         inner=keys.count("feed_forward_length", most=1 << 20),
         layers=keys.count("block_count", most=512),
         out=keys.count("projection_dim", most=1 << 17),
@@ -118,6 +126,7 @@ def load_encoder_block(
     rope: Rope | None,
     spec: AttentionSpec,
     value_norm: bool = False,
+    late_norm: bool = False,
 ) -> Block:
     """A block's tensors, checked and taken.
 
@@ -128,8 +137,11 @@ def load_encoder_block(
     rope : whose style says which numbers turn together; or None.
     spec : of attention.
     value_norm : values are normalised, without weights.
+    late_norm : see `Tower.late_norm`.
     """
     width = sizes.width
+    names = ("attn_post_norm", "ffn_post_norm"), ("ln1", "ln2")
+    behind, front = names if not late_norm else names[::-1]
 
     def normed(name: str, size: int = width) -> Norm | None:
         return load.norm_of(norm, f"{at}{name}", size, sizes.epsilon)
@@ -138,11 +150,11 @@ def load_encoder_block(
     return Block(
         mixers=(attention,),
         ffn=_feed_forward(load, at, sizes),
-        mixer_norm=normed("ln1"),
-        mixer_post_norm=normed("attn_post_norm"),
+        mixer_norm=normed(front[0]),
+        mixer_post_norm=normed(behind[0]),
         mixer_sum_norm=None,
-        ffn_norm=normed("ln2"),
-        ffn_post_norm=normed("ffn_post_norm"),
+        ffn_norm=normed(front[1]),
+        ffn_post_norm=normed(behind[1]),
         ffn_sum_norm=None,
         parallel=False,
         scale=1.0,
@@ -162,13 +174,13 @@ def load_attention(
     value_norm: bool = False,
 ) -> Attention:
     """A block's attention: see `load_encoder_block`."""
-    q, k, v = _projections(load, at, sizes.width)
+    q, k, v = _projections(load, at, sizes)
     return Attention(
         slot=0,
         q=q,
         k=k,
         v=v,
-        out=load.linear(f"{at}attn_out", sizes.width, sizes.width),
+        out=load.linear(f"{at}attn_out", sizes.width, sizes.heads * sizes.head),
         q_norm=_head_norm(load, f"{at}attn_q_norm", norm, sizes),
         k_norm=_head_norm(load, f"{at}attn_k_norm", norm, sizes),
         v_norm=_plain_norm(load.ops, sizes) if value_norm else None,
@@ -187,18 +199,13 @@ def load_attention(
 
 def attention_spec(sizes: Sizes, scale: float = 0.0) -> AttentionSpec:
     """Of a block; `scale` of the scores where it is not 1 / √head."""
-    head = sizes.width // sizes.heads
-    return AttentionSpec(sizes.heads, sizes.heads, head, head, scale or head**-0.5, causal=False)
+    head = sizes.head
+    return AttentionSpec(sizes.heads, sizes.kv_heads, head, head, scale or head**-0.5, causal=False)
 
 
-def in_quarters(load: Tensors, sizes: Sizes) -> None:
-    """Reorder queries and keys of all blocks so that what turns together is half a head apart.
-
-    Each half of a head turns as a head of its own: a b | c d, where a and b turn together, and c and d. Behind each
-    other a c | b d are one head of which the first half of the pairs turns by one axis, and the second by the other.
-    """
-    head = sizes.width // sizes.heads
-    within = np.arange(head).reshape(2, 2, -1).transpose(1, 0, 2).reshape(-1)
+def in_order(load: Tensors, sizes: Sizes, within: np.ndarray) -> None:
+    """Reorder queries and keys of all blocks, by the order of the numbers of a head: (head,)."""
+    head = sizes.head
     rows = (np.arange(sizes.heads)[:, None] * head + within).reshape(-1)
     tensors = dict(load.tensors)
     for layer in range(sizes.layers):
@@ -206,6 +213,9 @@ def in_quarters(load: Tensors, sizes: Sizes) -> None:
             at = f"v.blk.{layer}.{name}"
             if f"{at}.weight" in tensors:
                 tensors[f"{at}.weight"] = take_rows(load.tensor(f"{at}.weight", sizes.width, sizes.width), rows)
+            if f"{at}.bias" in tensors:
+                numbers = load.vector(f"{at}.bias", sizes.width)
+                tensors[f"{at}.bias"] = vector(f"{at}.bias", numbers[rows])
             if f"{at}_norm.weight" in tensors:
                 numbers = load.vector(f"{at}_norm.weight", head)
                 tensors[f"{at}_norm.weight"] = vector(f"{at}_norm.weight", numbers[within])
@@ -221,15 +231,16 @@ def _gain(load: Tensors, name: str, width: int) -> Array | None:
 
 
 def _plain_norm(ops: Ops, sizes: Sizes) -> Norm:
-    head = sizes.width // sizes.heads
+    head = sizes.head
     return Norm("rms", sizes.epsilon, head, ops.vector(np.ones((1, head), np.float32)))
 
 
-def _projections(load: Tensors, at: str, width: int) -> tuple[Linear, Linear, Linear]:
+def _projections(load: Tensors, at: str, sizes: Sizes) -> tuple[Linear, Linear, Linear]:
+    rows = [heads * sizes.head for heads in (sizes.heads, sizes.kv_heads, sizes.kv_heads)]
     if load.has(f"{at}attn_qkv.weight"):
-        q, k, v = load.parts(f"{at}attn_qkv", [width] * 3, width)
+        q, k, v = load.parts(f"{at}attn_qkv", rows, sizes.width)
     else:
-        q, k, v = (load.linear(f"{at}attn_{name}", width, width) for name in "qkv")
+        q, k, v = (load.linear(f"{at}attn_{name}", n, sizes.width) for name, n in zip("qkv", rows, strict=True))
     return q, k, v
 
 
@@ -237,7 +248,7 @@ def _head_norm(load: Tensors, name: str, kind: str, sizes: Sizes) -> Norm | None
     """Over each head, or over all of them, as many weights as there are."""
     if not load.has(f"{name}.weight"):
         return None
-    head = sizes.width // sizes.heads
+    head = sizes.head
     size = head if load.tensor(f"{name}.weight", -1).shape == (head,) else sizes.width
     return load.norm_of(kind, name, size, sizes.epsilon)
 

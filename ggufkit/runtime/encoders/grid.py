@@ -14,7 +14,7 @@ import numpy as np
 if TYPE_CHECKING:
     from ggufkit.arrays import FloatArray
 
-__all__ = ["by_block", "by_nested_block", "by_window", "interpolated", "turns"]
+__all__ = ["by_block", "by_nested_block", "by_window", "interpolated", "side_by_side", "turns"]
 
 
 def by_block(rows: int, columns: int, side: int) -> np.ndarray:
@@ -57,18 +57,32 @@ def turns(kind: str, rows: int, columns: int, head: int, base: float, first: int
     return np.cos(angles), np.sin(angles)
 
 
+def side_by_side(kind: str, head: int) -> np.ndarray | None:
+    """The order of a head's numbers in which those that turn together are half a head apart; None: they are.
+
+    Of ``"quarters"`` each half of a head turns as a head of its own: a b | c d, where a and b turn together, and c and
+    d. As a c | b d they are one head, of which the first half of the pairs turns by one axis, and the second by the
+    other.
+    """
+    if kind != "quarters":
+        return None
+    order: np.ndarray = np.arange(head).reshape(2, 2, -1).transpose(1, 0, 2).reshape(-1)
+    return order
+
+
 def interpolated(table: np.ndarray, rows: int, columns: int, how: str) -> np.ndarray:
-    """A table of a square grid, (side², width), for another grid: (rows × columns, width) float32.
+    """A table of a grid for another grid: (rows × columns, width) float32.
 
     Parameters
     ----------
-    how : ``"smoothed"``, ``"corners"`` or ``"cubic"``; see `Tower.positions`.
+    table : (down, across, width), or (side², width) of a square grid.
+    how : ``"smoothed"``, ``"corners"``, ``"cubic"``, …; see `Tower.positions`.
     """
     side = math.isqrt(len(table))
-    if (rows, columns) == (side, side):
-        return table
-    down, across = _weights(side, rows, how), _weights(side, columns, how)
-    grid = table.reshape(side, side, -1)
+    grid = table.reshape(side, side, -1) if table.ndim == 2 else table
+    if (rows, columns) == grid.shape[:2] and how != "nudged":
+        return grid.reshape(rows * columns, -1)
+    down, across = _weights(len(grid), rows, how), _weights(grid.shape[1], columns, how)
     grid = np.tensordot(down, grid, axes=(1, 0))  # (rows, side, width)
     grid = np.tensordot(across, grid, axes=(1, 1))  # (columns, rows, width)
     result: np.ndarray = np.ascontiguousarray(grid.transpose(1, 0, 2).reshape(rows * columns, -1), np.float32)
@@ -86,13 +100,15 @@ def _weights(old: int, new: int, how: str) -> FloatArray:
     corners = how == "corners"
     if corners and new > 1 and old > 1:
         place = at * ((old - 1) / (new - 1))
+    elif how == "nudged":
+        place = (at + 0.5) * old / (new + 0.1) - 0.5
     else:
         place = at * old / new if corners else (at + 0.5) * old / new - 0.5
     low = np.floor(place).astype(int)
     weights = np.zeros((new, old))
-    for step in (0, 1) if corners else (-1, 0, 1, 2):
+    for step in (-1, 0, 1, 2) if how == "cubic" else (0, 1):
         away = np.abs(place - low - step)
-        share = np.maximum(1 - away, 0) if corners else _cubic(away)
+        share = _cubic(away) if how == "cubic" else np.maximum(1 - away, 0)
         np.add.at(weights, (np.arange(new), np.clip(low + step, 0, old - 1)), share)
     return weights.astype(np.float32)
 

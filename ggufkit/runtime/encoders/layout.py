@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ggufkit.arch.hyperparameters import Keys
-from ggufkit.arch.tower import Grid, Longest, Patches, Shapes, Slices, Square, Stretch, Tiles, Tower
+from ggufkit.arch.tower import Grid, Longest, Patches, RoundedUp, Shapes, Slices, Square, Stretch, Tiles, Tower
 from ggufkit.errors import UsageError
 from ggufkit.media.pictures import aligned_size, fitted, resized
 
@@ -68,7 +68,27 @@ def _patches(fit: Patches, keys: Keys, patch: int, merge: int) -> Layout:
         for i, name in enumerate(("min", "max"))
     )
 
-    return lambda pixels: [fitted(pixels, _aligned_size(pixels, patch * merge, least, most), fit.method)]
+    if least > most:
+        raise keys.fail("image_min_pixels", f"is {least}, and image_max_pixels {most}")
+    place = resized if fit.stretched else fitted
+    return lambda pixels: [place(pixels, _aligned_size(pixels, patch * merge, least, most), fit.method)]
+
+
+@_pictures.register
+def _rounded_up(fit: RoundedUp, keys: Keys, patch: int, merge: int) -> Layout:
+    step, f = patch * merge, np.float32
+
+    def pictures(pixels: np.ndarray) -> list[str | np.ndarray]:
+        height, width = pixels.shape[:2]
+        scale = f(1)
+        while scale > 0:
+            across, down = (max(1, math.ceil(f(n) * scale / f(step))) for n in (width, height))
+            if across * down <= fit.tokens:
+                return [resized(pixels, (across * step, down * step), fit.method)]
+            scale -= f(0.02)
+        raise UsageError(f"an image of {width} × {height} pixels is too narrow for the model")
+
+    return pictures
 
 
 @_pictures.register

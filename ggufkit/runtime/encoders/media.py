@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ggufkit.arch.hyperparameters import Keys
 from ggufkit.arch.projectors import ear_of, tower_of
-from ggufkit.arch.tower import Chunked, Conformer, Ear, FastConformer
+from ggufkit.arch.tower import Chunked, Conformer, Ear, Either, FastConformer
 from ggufkit.errors import ArchitectureError, GGUFError, UsageError, printable
 from ggufkit.gguf.reader import GGUF
 from ggufkit.gguf.reader import open as open_gguf
@@ -143,8 +143,9 @@ class Media:
         return Prompt(ids, found)
 
     def _encoded(self, text: str) -> list[int]:
-        if isinstance(text, OneToken):
-            wanted, pieces = text.encode(), self._tokenizer.piece
+        if isinstance(text, (OneToken, Either)):
+            wanted = (text.token if isinstance(text, Either) else text).encode()
+            pieces = self._tokenizer.piece
             found = next((i for i in range(len(self._tokenizer)) if pieces(i, special=True) == wanted), None)
             if found is not None:
                 return [found]

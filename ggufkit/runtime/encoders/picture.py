@@ -8,6 +8,7 @@ Source: tools/mtmd/clip.cpp and tools/mtmd/models/*.cpp of llama.cpp.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -19,11 +20,11 @@ from ggufkit.runtime.encoders.blocks import (
     Turns,
     Whole,
     attention_spec,
-    in_quarters,
+    in_order,
     load_encoder_block,
     read_sizes,
 )
-from ggufkit.runtime.encoders.grid import by_block, by_nested_block, by_window, interpolated, turns
+from ggufkit.runtime.encoders.grid import by_block, by_nested_block, by_window, interpolated, side_by_side, turns
 from ggufkit.runtime.encoders.layout import layout_of
 from ggufkit.runtime.encoders.limits import with_limits
 from ggufkit.runtime.encoders.middle import load_middle
@@ -32,7 +33,7 @@ from ggufkit.runtime.loader import Tensors
 from ggufkit.runtime.ops import Array, Linear
 from ggufkit.runtime.rope import Rope
 from ggufkit.runtime.seen import Seen
-from ggufkit.tensors.views import matrix, reshaped
+from ggufkit.tensors.views import matrix, reshaped, take_columns
 
 __all__ = ["PictureEncoder"]
 
@@ -75,26 +76,29 @@ class PictureEncoder:
         self._patches = self._patch_matrix(load)
         self._positions = None
         if tower.positions and load.has("v.position_embd.weight"):
-            parts = (2,) if tower.positions == "axes" else ()
+            parts: tuple[int, ...] = (2,) if tower.positions == "axes" else ()
+            if not parts and len(load.tensors["v.position_embd.weight"].shape) == 3:
+                parts = (-1,)  # a grid
             self._positions = table = load.numbers("v.position_embd.weight", *parts, -1, sizes.width)
-            if tower.positions not in ("axes", "table") and math.isqrt(len(table)) ** 2 != len(table):
+            if tower.positions != "table" and not parts and math.isqrt(len(table)) ** 2 != len(table):
                 raise load.fail(f"v.position_embd.weight has {len(table)} rows, which are no square")
         self._extra = self._extra_row(load) if tower.extra_row else None
         self._patch_norm, self._first_norm, self._last_norm = (
             load.norm_of(norm, f"v.{name}", sizes.width, sizes.epsilon) for name in ("norm_embd", "pre_ln", "post_ln")
         )
-        self._period = keys.count("n_wa_pattern", 0, least=0) if tower.windows else 0
+        self._window = self._window_side(keys)
         rope = None
         if tower.rope:
             scaling = RopeScaling("none", 1.0, 1, extrapolation=0.0)
-            rope = Rope(_STYLES[tower.rope], sizes.width // sizes.heads, tower.rope_base, scaling)
-        if tower.rope == "quarters":
-            in_quarters(load, sizes)
+            rope = Rope(_STYLES[tower.rope], sizes.head, tower.rope_base, scaling)
+        if (within := side_by_side(tower.rope, sizes.head)) is not None:
+            in_order(load, sizes, within)
         self._spec = attention_spec(sizes, 1.0 if tower.plain_scores else 0.0)
         self._blocks = [
-            load_encoder_block(load, f"v.blk.{i}.", sizes, norm, rope, self._spec, tower.plain_scores)
+            load_encoder_block(load, f"v.blk.{i}.", sizes, norm, rope, self._spec, tower.plain_scores, tower.late_norm)
             for i in range(sizes.layers)
         ]
+        load.taken.update(name for name in tower.unread if load.has(name))
         self._deep = self._deep_steps(load, keys) if tower.deep else {}
         self._middle, side = None, self.merge
         if tower.middle and load.has(f"{tower.middle}ln1.weight"):
@@ -122,8 +126,8 @@ class PictureEncoder:
         # Patches that become one row lie beside each other: which of them sees which does not depend on their order.
         order = by_block(rows, columns, merge) if self._middle is None else by_nested_block(rows, columns)
         windows, back = [len(order)], None
-        if self._period:
-            groups, sizes = by_window(rows // merge, columns // merge, max(1, self.tower.windows // n // merge))
+        if self._window:
+            groups, sizes = by_window(rows // merge, columns // merge, self._window)
             windows, back = [size * merge * merge for size in sizes], np.argsort(groups)
             order = order.reshape(-1, merge * merge)[groups].reshape(-1)
         patches = numbers.reshape(3, rows, n, columns, n).transpose(1, 3, 0, 2, 4).reshape(rows * columns, -1)
@@ -141,17 +145,16 @@ class PictureEncoder:
         x = through(self._project, x if self._extra is None else x[:-1], grid)
         if back is not None:
             x = ops.pick(x, back)
-        return Seen(ops.numpy(x), deep, grid, self.tower.whole(self.width))
+        return Seen(ops.numpy(x), deep, grid, self.tower.whole(self.width), framed=self.tower.framed)
 
     def _through_blocks(self, x: Array, angles: Turns | None, windows: list[int]) -> tuple[Array, list[np.ndarray]]:
         """What the last block's norm gives, and what goes to the language model's first blocks."""
         ops, spec = self.ops, self._spec
         whole = Whole(ops, spec, [len(x)], angles)
-        in_windows = Whole(ops, spec, windows, angles) if self._period else whole
+        in_windows = Whole(ops, spec, windows, angles) if self._window else whole
         deep = []
         for layer, block in enumerate(self._blocks):
-            sees_all = not self._period or (layer + 1) % self._period == 0
-            x = block.run(x, whole if sees_all else in_windows)
+            x = block.run(x, whole if layer in self._sees_all else in_windows)
             if self._middle is not None and layer == self._middle_layer:
                 x = self._middle.run(ops, x)
                 whole = Whole(ops, spec, [len(x)], None)
@@ -162,8 +165,7 @@ class PictureEncoder:
     def _turns(self, rows: int, columns: int, order: np.ndarray) -> Turns | None:
         if not self.tower.rope:
             return None
-        head = self.sizes.width // self.sizes.heads
-        cos, sin = turns(self.tower.rope, rows, columns, head, self.tower.rope_base, self.tower.rope_first)
+        cos, sin = turns(self.tower.rope, rows, columns, self.sizes.head, self.tower.rope_base, self.tower.rope_first)
         cos, sin = cos[order], sin[order]
         if self._extra is not None:  # is not turned
             cos, sin = np.pad(cos, ((0, 1), (0, 0)), constant_values=1), np.pad(sin, ((0, 1), (0, 0)))
@@ -191,9 +193,38 @@ class PictureEncoder:
 
     # -- tensors ----------------------------------------------------------------------------------------------
 
+    def _window_side(self, keys: Keys) -> int:
+        """Rows of a window's side, 0 where all blocks see all of a picture; and which blocks do."""
+        windows, layers = self.tower.windows, self.sizes.layers
+        self._sees_all = set(range(layers))
+        if windows is None:
+            return 0
+        if isinstance(windows.whole, int):
+            listed: Any = windows.whole
+        else:
+            listed = keys.get(windows.whole)
+        if isinstance(listed, list):
+            if not all(type(layer) is int and 0 <= layer < layers for layer in listed):
+                raise keys.fail(str(windows.whole), f"must be blocks below {layers}, not {printable(repr(listed))}")
+            self._sees_all = set(listed)
+        elif listed:
+            period = listed if isinstance(windows.whole, int) else keys.count(windows.whole)
+            self._sees_all = set(range(period - 1, layers, period))
+            if isinstance(windows.whole, int):
+                self._sees_all.add(layers - 1)
+        else:
+            return 0
+        if windows.pixels:
+            return max(1, keys.count("window_size", windows.pixels, most=1 << 12) // self.patch // self.merge)
+        side = math.isqrt(len(self._positions)) if self._positions is not None else 0
+        return max(1, side // self.merge)
+
     def _patch_matrix(self, load: Tensors) -> Linear:
         """A convolution over patches as a matrix: (width, 3 · patch · patch). Of two frames it is the sum."""
         name, n, width = "v.patch_embd.weight", self.patch, self.sizes.width
+        if self.tower.colours_last:
+            order = np.arange(3 * n * n).reshape(n, n, 3).transpose(2, 0, 1).reshape(-1)
+            load.tensors = {**load.tensors, name: take_columns(load.tensor(name, width, 3 * n * n), order)}
         flat = load.has(name) and len(load.tensors[name].shape) == 2
         tensor = load.tensor(name, width, 3 * n * n) if flat else load.tensor(name, width, 3, n, n)
         tensor = reshaped(tensor, (width, 3 * n * n))

@@ -74,7 +74,7 @@ def load_steps(
             found.append(_turning(load.ops))
         elif isinstance(part, RowEnds):
             if load.has(part.name):
-                found.append(_ending(load.ops, _vector(load, part.name, width)))
+                found.append(_ending(load.ops, _vector(load, part.name, width), part.last))
         elif isinstance(part, Around):
             found.append(_framing(load.ops, *(_vector(load, name, width) for name in (part.first, part.last))))
         elif isinstance(part, Activate):
@@ -189,11 +189,11 @@ def _turning(ops: Ops) -> Step:
     return lambda x, shape: ops.pick(x, np.arange(len(x)).reshape(shape).T.reshape(-1))
 
 
-def _ending(ops: Ops, end: Array) -> Step:
+def _ending(ops: Ops, end: Array, last: bool) -> Step:
     def put(x: Array, shape: Shape) -> Array:
         columns = shape[1]
         parts = [part for lo in range(0, len(x), columns) for part in (x[lo : lo + columns], end)]
-        return ops.concatenate(parts[:-1])
+        return ops.concatenate(parts if last else parts[:-1])
 
     return put
 

@@ -1,0 +1,82 @@
+"""More tiny encoders of images: see `tiny_mmproj`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmproj_parts import BIAS, FFN, INNER, PATCH, PATCHES, SIDE, TABLE, block, merger
+from recipe_parts import WIDTH, Shapes, linear, norms
+
+from ggufkit.gguf.header import Value, ValueType
+
+PIXELS = {"vision.image_min_pixels": 4 * 16 * 16, "vision.image_max_pixels": 64 * 16 * 16}
+TWO: Shapes = {f"v.patch_embd.weight{end}": (INNER, 3, PATCH, PATCH) for end in ("", ".1")}
+
+MORE: dict[str, tuple[dict[str, Any], Shapes, Shapes, str]] = {
+    "kimik25": (
+        {"use_gelu": True, "vision.projector.scale_factor": 2, **PIXELS},
+        block(fused=3),
+        PATCHES
+        | BIAS
+        | {"v.position_embd.weight": (SIDE, SIDE + 2, INNER)}
+        | norms("v.post_ln", "mm.input_norm", bias=True, size=INNER)
+        | linear("mm.1", FFN, 4 * INNER, True)
+        | linear("mm.2", WIDTH, FFN, True),
+        "llama",
+    ),
+    "ling3vl": (
+        {"use_gelu": True, "vision.spatial_merge_size": 2},
+        block(fused=3),
+        TWO | TABLE | norms("v.post_ln", "mm.input_norm", bias=True, size=INNER) | merger("mm.0", "mm.2"),
+        "qwen2vl",
+    ),
+    "exaone4_5": (
+        {"use_silu": True, "vision.n_wa_pattern": 2, "vision.attention.head_count_kv": 1, **PIXELS},
+        block(norm_bias=False, fused=2, gate=True),
+        TWO | norms("v.post_ln", size=INNER) | merger("mm.0", "mm.2"),
+        "llama",
+    ),
+    "hunyuanvl": (
+        {"use_gelu": True, "vision.spatial_merge_size": 2, **PIXELS},
+        block(),
+        PATCHES
+        | BIAS
+        | TABLE
+        | norms("mm.pre_norm", size=INNER)
+        | norms("mm.post_norm")
+        | {"mm.0.weight": (FFN, INNER, 2, 2), "mm.0.bias": (FFN,)}
+        | {"mm.2.weight": (2 * FFN, FFN, 1, 1), "mm.2.bias": (2 * FFN,)}
+        | linear("mm.model.fc", WIDTH, 2 * FFN, True)
+        | {"v.image_newline": (2 * FFN,), "mm.image_begin": (WIDTH,), "mm.image_end": (WIDTH,)},
+        "hunyuan_vl",
+    ),
+    "youtuvl": (
+        {
+            "use_gelu": True,
+            "vision.spatial_merge_size": 2,
+            "vision.window_size": 32,
+            "vision.wa_layer_indexes": Value(ValueType.ARRAY, [1], ValueType.INT32),
+        },
+        block(),
+        {"v.patch_embd.weight": (INNER, 3 * PATCH * PATCH)}
+        | BIAS
+        | norms("v.post_ln", bias=True, size=INNER)
+        | norms("mm.input_norm", size=INNER)
+        | merger("mm.0", "mm.2"),
+        "qwen2vl",
+    ),
+    "cogvlm": (
+        {},
+        block(fused=3),
+        PATCHES
+        | BIAS
+        | {"v.class_embd": (1, INNER), "v.position_embd.weight": (SIDE * SIDE + 1, INNER)}
+        | linear("mm.model.fc", WIDTH, INNER)
+        | norms("mm.post_fc_norm", bias=True)
+        | linear("mm.up", FFN, WIDTH)
+        | linear("mm.gate", FFN, WIDTH)
+        | linear("mm.down", WIDTH, FFN)
+        | {"v.boi": (1, 1, WIDTH), "v.eoi": (1, 1, WIDTH)},
+        "llama",
+    ),
+}
