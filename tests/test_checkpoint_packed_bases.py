@@ -33,15 +33,18 @@ from tiny_packed import (
 )
 from tiny_remote import REMOTE
 
+from ggufkit.arch import transforms
 from ggufkit.checkpoint.folder import open_checkpoint
 from ggufkit.checkpoint.packed.gptq import add_gptq
 from ggufkit.checkpoint.packed.registry import unpack
 from ggufkit.checkpoint.packed.stored import Reading, Source
 from ggufkit.cli import cli
 from ggufkit.errors import CheckpointError
-from ggufkit.formats.codec import decode
+from ggufkit.formats.codec import decode, encode
+from ggufkit.formats.table import FORMATS
 from ggufkit.gguf.reader import open as open_gguf
 from ggufkit.jobs.convert import as_gguf, convert
+from ggufkit.tensors.scaled import scaled
 from ggufkit.tensors.tensor import Origin, Tensor
 from ggufkit.tensors.views import computed
 
@@ -98,7 +101,37 @@ def test_a_group_is_as_large_as_the_settings_say():
     np.testing.assert_array_equal(meant, tensor.floats())
 
 
-def test_what_a_model_computes_with_is_said(tmp_path: Path):
+@pytest.mark.parametrize("packer", [GPTQ(), AWQ(), PackQuantized(bits=8), Int8()], ids=str)
+def test_powers_of_two_go_into_scales(packer: Packer, tmp_path: Path):
+    folder = write_packed(REMOTE["rwkv6"](), packer, tmp_path / "packed", tmp_path / "plain", widened=False)
+    expected = convert(tmp_path / "plain", tmp_path / "plain.gguf", "F32", pre="llama-bpe", threads=1)
+    found = convert(folder, tmp_path / "packed.gguf", pre="llama-bpe", threads=1)
+    name = "blk.1.time_mix_output.weight"
+    with open_gguf(expected) as plain, open_gguf(found) as model:
+        assert model.tensors[name].format.is_quantized
+        np.testing.assert_array_equal(plain.tensors[name].floats(), model.tensors[name].floats())
+    assert "1 multiplied" in as_gguf(folder).notes[-1]  # of 48 inputs, which are no blocks
+
+
+@pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q6_K", "TQ2_0"])
+def test_scales_take_a_factor_in_or_nothing_does(name: str):
+    values = np.random.default_rng(1).standard_normal((6, 512), dtype=np.float32)
+    blocks = encode(values, name)
+    tensor = Tensor("a", (6, 512), FORMATS[name], lambda lo, hi: blocks[lo:hi])
+    of_row = np.array([1, -1, 2, 0.5, 4, 0.25], np.float32)
+    for factor in (2.0, -1.0, 0.5, of_row):
+        found = scaled(tensor, factor)
+        assert found.format is tensor.format
+        np.testing.assert_array_equal(tensor.floats() * np.reshape(factor, (-1, 1)), found.floats())
+        np.testing.assert_array_equal(found.read(0, 6)[2:5], found.read(2, 5))
+    for factor in (1 / 3, 1e9, 1e-9, np.inf, np.nan):
+        assert scaled(tensor, factor) is None
+    plain = replace(tensor, format=FORMATS["F32"], read=lambda lo, hi: values[lo:hi].view(np.uint8))
+    assert scaled(plain, 2.0) is None
+
+
+def test_what_a_model_computes_with_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(transforms, "scaled", lambda tensor, number: None)  # as where a scale would be rounded
     folder = write_packed(REMOTE["rwkv6"](), GPTQ(), tmp_path / "packed", tmp_path / "plain", widened=False)
     model = as_gguf(folder)
     assert "2 multiplied by factors of the model, and so as weights that were not quantized" in model.notes[-1]

@@ -15,6 +15,7 @@ from ggufkit.arch.heads import qkv_rows, rope_order
 from ggufkit.arch.spec import Transform
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import CheckpointError, printable
+from ggufkit.tensors.scaled import scaled
 from ggufkit.tensors.tensor import Tensor
 from ggufkit.tensors.views import (
     LastMatrices,
@@ -322,13 +323,17 @@ def mlp_experts(
 
 
 def multiply(pattern: str, factor: Callable[[Config], float]) -> Transform:
-    """A factor of the model's computation, folded into weights; a factor of 1 leaves them as they are."""
+    """A factor of the model's computation, folded into weights; a factor of 1 leaves them as they are.
 
-    def scaled(tensor: Tensor, config: Config) -> Tensor:
-        number = factor(config)
-        return tensor if number == 1 else computed(tensor, lambda weights: weights * weights.dtype.type(number))
+    Of a quantized checkpoint the scales take it in, where they stay exact.
+    """
 
-    return map_each(pattern, scaled)
+    def times(tensor: Tensor, config: Config) -> Tensor:
+        if (number := factor(config)) == 1:
+            return tensor
+        return scaled(tensor, number) or computed(tensor, lambda weights: weights * weights.dtype.type(number))
+
+    return map_each(pattern, times)
 
 
 def squeezed(pattern: str = r"conv1d\.weight$") -> Transform:

@@ -27,6 +27,7 @@ from ggufkit.arch.specs.granite_hybrid import (
 from ggufkit.arch.transforms import map_each, multiply
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError, CheckpointError, printable
+from ggufkit.tensors.scaled import scaled
 from ggufkit.tensors.tensor import Tensor
 from ggufkit.tensors.views import by_rows, computed
 from ggufkit.tokenizer.from_checkpoint.bpe import bpe
@@ -104,9 +105,11 @@ def _scaled_input(tensor: Tensor, config: Config) -> Tensor:
     of_row = np.repeat(factors, np.diff([0, *ends, tensor.rows]))
     whole = np.float32(_multiplier("ssm_in_multiplier")(config))
 
+    if (first := scaled(tensor, float(whole))) is not None and (both := scaled(first, of_row)) is not None:
+        return both
     # One after the other: in between, a checkpoint in halves is rounded.
-    scaled = computed(tensor, lambda weights: weights * whole)
-    return by_rows(scaled, lambda weights, lo: weights * of_row[lo : lo + len(weights), None])
+    halfway = computed(tensor, lambda weights: weights * whole)
+    return by_rows(halfway, lambda weights, lo: weights * of_row[lo : lo + len(weights), None])
 
 
 _IN = _multiplier("attention_in_multiplier")
