@@ -33,7 +33,8 @@ from ggufkit.runtime.ops import Linear, Norm
 __all__ = ["collect", "tempered"]
 
 _TOKENS = 512  # that go through the model together
-_SCORED = 1 << 22  # logits that are differentiated together
+_SCORED = 1 << 22  # logits that are differentiated together,
+_SHARE = 8  # or so many that they take an eighth of what the matrix does, which is decoded for each step
 
 
 def tempered(gradient: np.ndarray) -> np.ndarray:
@@ -183,7 +184,7 @@ def collect(
 def _gradient(model: Model, tape: Tape, x: np.ndarray, first: int, length: int) -> np.ndarray:
     """Of −log p of labels drawn from the predictions, by the hidden states (n, width). first: number of the window."""
     labels = np.concatenate([np.random.default_rng(first + i).random(length) for i in range(len(x) // length)])
-    step = max(16, _SCORED // model.vocabulary)
+    step = max(16, _SCORED // model.vocabulary, x.shape[1] // _SHARE)
     outer, tape._steps = tape._steps, []  # the layers' steps wait
     gradient = np.empty_like(x)
     for lo in range(0, len(x), step):
