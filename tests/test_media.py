@@ -18,6 +18,7 @@ from tiny_mmproj import EARS, PROJECTORS, some_mel, write_mmproj, write_reader
 
 import ggufkit
 from ggufkit.errors import GgufkitError, UsageError
+from ggufkit.gguf.header import Value, ValueType
 from ggufkit.jobs.convert import convert
 from ggufkit.media.sounds import open_sound
 from ggufkit.runtime.batch import Piece
@@ -25,6 +26,7 @@ from ggufkit.runtime.seen import Seen
 
 Image = pytest.importorskip("PIL.Image")
 TEXT = "See <__media__> now"
+FAR = Value(ValueType.ARRAY, [9], ValueType.INT32)  # blocks that there are not
 
 
 def picture(width: int, height: int, seed: int = 0) -> bytes:
@@ -94,6 +96,8 @@ def test_images_are_what_the_reference_sees(files, kind, size):
         ("llama4", (150, 70)),
         ("internvl", (70, 300)),
         ("cohere2v", (150, 120)),
+        ("glm5v", (300, 200)),
+        ("muse-glimmer", (150, 9)),
     ],
 )
 def test_large_images_are_cut_as_the_reference_cuts_them(files, kind, size):
@@ -254,6 +258,11 @@ def test_markers_without_files_and_files_without_markers(files):
             "conv_dw.weight has the shape 32 × 4, not 32 × 5",
         ),
         ("lfm2a", {"metadata": {"clip.audio.attention.head_count": 3}}, "head_count must divide"),
+        ("kimik25", {"tensors": {"v.position_embd.weight": (8, 10, 31)}}, "not any × any × 32"),
+        ("exaone4_5", {"metadata": {"clip.vision.attention.head_count_kv": 3}}, "head_count_kv must"),
+        ("youtuvl", {"metadata": {"clip.vision.wa_layer_indexes": FAR}}, "wa_layer_indexes must be blocks"),
+        ("glm5v", {"metadata": {"clip.vision.image_max_pixels": 1}}, "image_max_pixels cannot be 1"),
+        ("gemma4uv", {"tensors": {"v.patch_norm.1.weight": (31,)}}, "v.patch_norm.1.weight has the shape 31"),
         ("kimivl", {"tensors": {"v.position_embd.weight": (3, 32)}}, "has 3 rows, which are no square"),
         ("qwen3vl_merger", {"metadata": {"clip.vision.is_deepstack_layers": 3}}, "is_deepstack_layers must be a list"),
         ("voxtral", {"metadata": {"clip.audio.projector.stack_factor": 65}}, "stack_factor must be"),

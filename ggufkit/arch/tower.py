@@ -21,6 +21,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ggufkit.arch.fits import Fit
+
 __all__ = [
     "Activate",
     "Around",
@@ -30,24 +32,16 @@ __all__ = [
     "Ear",
     "Either",
     "FastConformer",
+    "Frames",
     "Gated",
-    "Grid",
     "Halves",
     "Join",
-    "Longest",
     "Matrix",
     "Normalize",
-    "Patches",
     "Resample",
-    "RoundedUp",
     "RowEnds",
     "Scale",
-    "Shapes",
-    "Slices",
-    "Square",
     "Standardize",
-    "Stretch",
-    "Tiles",
     "Tower",
     "Windows",
 ]
@@ -68,139 +62,6 @@ class Either(str):
         self = super().__new__(cls, otherwise)
         self.token = token
         return self
-
-
-# ---- how an image becomes pictures of a size that the tower takes ------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Square:
-    """One picture of `image_size`, of this colour where the image is narrower."""
-
-    method: str
-    colour: tuple[int, int, int] = (0, 0, 0)
-
-
-@dataclass(frozen=True)
-class Patches:
-    """One picture as large as the image, within the fewest and most tokens.
-
-    Attributes
-    ----------
-    tokens : where the file does not say how many pixels that are; of None it must.
-    stretched : the image fills the picture; or else, with its shape kept, is in the middle of a black one.
-    """
-
-    method: str
-    tokens: tuple[int, int] | None
-    stretched: bool = False
-
-
-@dataclass(frozen=True)
-class RoundedUp:
-    """The image stretched to whole rows of the language model; and a fiftieth less until there are at most `tokens`."""
-
-    method: str
-    tokens: int
-
-
-@dataclass(frozen=True)
-class Longest:
-    """One picture whose longer side has `preproc_image_size` pixels, or `image_size` where the file does not say."""
-
-    method: str
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """Tiles of `image_size`, and then the whole image as small as one of them.
-
-    The image is first made so large that its longer side has `preproc_image_size` pixels.
-
-    Attributes
-    ----------
-    tile : the text in front of a tile, of its row and column from 1 on.
-    row_end : behind each row of tiles but the last.
-    overview, overview_end : around the whole image.
-    """
-
-    method: str
-    tile: str
-    row_end: str
-    overview: tuple[str, ...]
-    overview_end: str
-
-
-@dataclass(frozen=True)
-class Grid:
-    """One picture as `Patches`; or of an image with more than `tolerance` times as many pixels as its most tokens have,
-    tiles, and then the whole image as one such picture.
-
-    Attributes
-    ----------
-    size : of a tile, in pixels.
-    tiles : the fewest and the most.
-    tile, overview : the text in front of a tile, of its row and column from 1 on, and in front of the whole image.
-    """
-
-    method: str
-    tokens: tuple[int, int]
-    tolerance: float
-    size: int
-    tiles: tuple[int, int]
-    tile: str
-    overview: str
-
-
-@dataclass(frozen=True)
-class Shapes:
-    """Of an image larger than `image_size`, tiles of this size, in that of several shapes which shows most of it, black
-    where it is narrower; and then, stretched, the whole image as large as one of them.
-
-    Attributes
-    ----------
-    side : there are shapes of up to so many tiles in each direction; or
-    tiles : of so many tiles at least and at most, where the file does not say.
-    """
-
-    method: str
-    side: int = 0
-    tiles: tuple[int, int] = (0, 0)
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """The image stretched to tiles of `image_size`, at most `preproc_max_tiles`, in the shape for which it grows least,
-    or else shrinks least; and then the whole image as large as one of them.
-
-    Attributes
-    ----------
-    end : the text behind each picture.
-    """
-
-    method: str
-    end: str
-
-
-@dataclass(frozen=True)
-class Slices:
-    """The image about as large as `image_size`, and of a larger one then its slices, each of about that size.
-
-    Attributes
-    ----------
-    most : slices.
-    overview, tile : the text around the image and around a slice, before and behind.
-    row_end : behind each row of slices but the last.
-    """
-
-    method: str
-    most: int
-    overview: tuple[str, str]
-    tile: tuple[str, str]
-    row_end: str
-
-
-Fit = Square | Patches | RoundedUp | Longest | Tiles | Grid | Shapes | Stretch | Slices
 
 
 # ---- from the tower's rows to the language model's: steps, one after the other ----------------------------------
@@ -309,6 +170,9 @@ Step = (
 )
 
 
+_PATCH_NORMS = Normalize("", ""), Normalize("v.norm_embd", ""), Normalize("v.pre_ln", "")
+
+
 @dataclass(frozen=True)
 class Windows:
     """Most blocks see windows of the picture, the others all of it.
@@ -335,7 +199,9 @@ class Tower:
     norm : of the blocks: ``"layer"`` or ``"rms"``, or ``"either"``: those without biases are ``"rms"``.
     late_norm : the blocks' norms are behind their parts, not in front.
     activation : of the blocks, where the file says neither GELU nor SiLU.
-    extra_row : behind the patches the blocks have one more row, which the file has, and which is then left out.
+    named : it is asked for them.
+    extra : what the blocks have behind the patches, from the file, which is then left out: ``"row"``: one, for which
+        the table of positions has its last; ``"rows"``: some without positions; ``""``: nothing.
     positions : what is added to patches, where the file has a table: ``"table"``: a row each; ``"smoothed"``,
         ``"corners"``, ``"linear"``, ``"nudged"``, ``"cubic"``: rows of the table brought to the picture's size, by
         PyTorch's bilinear way with antialiasing, with corners on corners, with neither, or for a tenth of a row more,
@@ -346,13 +212,18 @@ class Tower:
         by the column, as Qwen's; ``"neighbours"``: numbers side by side turn together, the first half of a head by the
         row, the other by the column with frequencies in between, as Pixtral's; ``"beside"``: as these, the first by the
         column, the other by the row, with the same frequencies, as Llama 4's and Kimi's; ``"quarters"``: each half of a
-        head as a head of its own, the first by the column, the second by the row, as Gemma 4's; ``""``: not at all.
+        head as a head of its own, the first by the column, the second by the row, as Gemma 4's; ``"sixths"``: a sixth
+        of a head, or a little less, with the next one by time, which does not go on, two by the row and two by the
+        column, as MiniMax's; ``""``: not at all.
     rope_base, rope_first : of the frequencies, and the number of the first row and column.
     merge : how many patches in each direction become one row, where the file does not say.
     merge_key : where it does, or "".
     middle : what the names of a network begin with that makes one row of four patches behind one of the blocks; or "".
     windows : what most blocks see; or None: all see the whole picture.
     colours_last : the patches' matrix has the colours of a pixel side by side.
+    whole_patches : patches are those of all that becomes one row.
+    patch_norms : of patches: of their pixels, of what the matrix gives, and of that with positions; without a kind
+        that of the blocks.
     contrast : pixels are multiplied by 2, and 1 is taken off.
     plain_scores : queries are not divided by the root of their size; values are normalised, without weights.
     deep : outputs of some blocks also go to the language model's first blocks.
@@ -368,7 +239,8 @@ class Tower:
     norm: str = "layer"
     late_norm: bool = False
     activation: str = "gelu_quick"
-    extra_row: bool = False
+    named: bool = True
+    extra: str = ""
     positions: str = ""
     rope: str = ""
     rope_base: float = 10000.0
@@ -378,6 +250,8 @@ class Tower:
     middle: str = ""
     windows: Windows | None = None
     colours_last: bool = False
+    whole_patches: bool = False
+    patch_norms: tuple[Normalize, ...] = _PATCH_NORMS
     contrast: bool = False
     plain_scores: bool = False
     deep: bool = False
@@ -458,5 +332,21 @@ class FastConformer:
 
     project: tuple[Step, ...]
     unread: tuple[str, ...] = ()
+    begin: str = ""
+    end: str = ""
+
+
+@dataclass(frozen=True)
+class Frames:
+    """No encoder of sound: each so many samples of the wave are a row.
+
+    Attributes
+    ----------
+    project : from these rows to the language model's.
+    begin, end : the text around sound.
+    """
+
+    project: tuple[Step, ...]
+    samples: int
     begin: str = ""
     end: str = ""

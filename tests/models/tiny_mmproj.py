@@ -344,7 +344,13 @@ CONFORMER: Shapes = {
     "conv_dw.weight": (INNER, 5),
     **{f"{name}.{limit}": (1,) for name in ("attn_q", "ffn_down_1", "conv_pw1") for limit in LIMITS},
 }
-EARS["gemma4a"] = EARS["qwen3a"] = {}, {}
+EARS["gemma4a"] = EARS["qwen3a"] = EARS["gemma4ua"] = {}, {}
+PROJECTORS["gemma4ua"] = (
+    {"audio.block_count": 0, "audio.attention.head_count": 0, "audio.feed_forward_length": 0},
+    {},
+    linear("mm.a.input_projection", WIDTH, 640),
+    "llama",
+)
 PROJECTORS["qwen3a"] = (
     {},
     block(),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmproj_parts import BIAS, FFN, INNER, PATCH, PATCHES, SIDE, TABLE, block, merger
-from recipe_parts import WIDTH, Shapes, linear, norms
+from mmproj_parts import BIAS, FFN, HEADS, INNER, PATCH, PATCHES, SIDE, TABLE, block, merger
+from recipe_parts import WIDTH, Shapes, linear, norms, real
 
 from ggufkit.gguf.header import Value, ValueType
 
@@ -78,5 +78,68 @@ MORE: dict[str, tuple[dict[str, Any], Shapes, Shapes, str]] = {
         | linear("mm.down", WIDTH, FFN)
         | {"v.boi": (1, 1, WIDTH), "v.eoi": (1, 1, WIDTH)},
         "llama",
+    ),
+    "glm5v": (
+        {"use_silu": True, "vision.spatial_merge_size": 2, "vision.swiglu_clamp": real(0.25), **PIXELS},
+        block(norm_bias=False, fused=3, gate=True) | norms("attn_q_norm", "attn_k_norm", size=INNER // HEADS),
+        TWO
+        | BIAS
+        | norms("v.post_ln", size=INNER)
+        | {"mm.patch_merger.weight": (WIDTH, INNER, 2, 2), "mm.patch_merger.bias": (WIDTH,)}
+        | linear("mm.model.fc", WIDTH, WIDTH)
+        | norms("mm.post_norm", bias=True)
+        | linear("mm.gate", FFN, WIDTH)
+        | linear("mm.up", FFN, WIDTH)
+        | linear("mm.down", WIDTH, FFN),
+        "qwen2vl",
+    ),
+    "muse-glimmer": (
+        {"vision.spatial_merge_size": 2},
+        block(),
+        PATCHES
+        | {"v.position_embd.weight": (16, INNER)}
+        | norms("v.pre_ln", "v.post_ln", bias=True, size=INNER)
+        | linear("mm.0", FFN, 4 * INNER)
+        | linear("mm.1", FFN, FFN)
+        | linear("mm.2", WIDTH, FFN),
+        "llama",
+    ),
+    "minimax_m3": (
+        {"use_gelu": True, "vision.spatial_merge_size": 2},
+        block(),
+        TWO
+        | norms("v.pre_ln", bias=True, size=INNER)
+        | linear("mm.1", FFN, INNER, True)
+        | linear("mm.2", WIDTH, FFN, True)
+        | linear("mm.merger.fc1", FFN, 4 * WIDTH, True)
+        | linear("mm.merger.fc2", WIDTH, FFN, True),
+        "llama",
+    ),
+    "nemotron_v2_vl": (
+        {"use_gelu": True, "vision.projector.scale_factor": 2},
+        block(fused=3),
+        PATCHES
+        | TABLE
+        | {"v.class_embd": (3, INNER)}
+        | norms("mm.model.mlp.0", size=4 * INNER)
+        | linear("mm.model.mlp.1", FFN, 4 * INNER)
+        | linear("mm.model.mlp.3", WIDTH, FFN),
+        "llama",
+    ),
+    "gemma4uv": (
+        {
+            "vision.projector.scale_factor": 2,
+            "vision.block_count": 0,
+            "vision.attention.head_count": 0,
+            "vision.feed_forward_length": 0,
+        },
+        {},
+        {"v.patch_embd.weight": (INNER, 3 * (2 * PATCH) ** 2)}
+        | BIAS
+        | {"v.position_embd.weight": (2, 64, INNER)}
+        | norms("v.patch_norm.1", bias=True, size=3 * (2 * PATCH) ** 2)
+        | norms("v.patch_norm.2", "v.patch_norm.3", bias=True, size=INNER)
+        | linear("mm.input_projection", WIDTH, INNER),
+        "gemma3",
     ),
 }

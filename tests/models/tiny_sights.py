@@ -500,7 +500,7 @@ def embedding_gemma2() -> Tiny:
 
 
 def gemma4_unified() -> Tiny:
-    side = 2 * PATCH
+    side = 3 * PATCH
 
     def shapes() -> Shapes:
         at = "model.vision_embedder"
@@ -512,7 +512,7 @@ def gemma4_unified() -> Tiny:
         yield from linear("model.embed_vision.embedding_projection", WIDTH, WIDTH)
         yield from linear("model.embed_audio.embedding_projection", WIDTH, 640)
 
-    vision = {"mm_embed_dim": WIDTH, "patch_size": PATCH, "pooling_kernel_size": 2, "model_patch_size": side}
+    vision = {"mm_embed_dim": WIDTH, "patch_size": PATCH, "pooling_kernel_size": 3, "model_patch_size": side}
     parts = {"vision_config": vision, "audio_config": {"audio_embed_dim": 640}, "text_config": TEXT}
     return tiny("Gemma4UnifiedForConditionalGeneration", "gemma4_unified_tiny", parts, shapes())
 

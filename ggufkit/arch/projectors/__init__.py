@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ggufkit.arch.projector import Projector
-from ggufkit.arch.tower import Chunked, Conformer, Ear, FastConformer, Tower
+from ggufkit.arch.tower import Chunked, Conformer, Ear, FastConformer, Frames, Tower
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError, printable
 from ggufkit.tensors.tensor import Tensor
@@ -53,9 +53,9 @@ def tower_of(kind: str) -> Tower | None:
     return found
 
 
-def ear_of(kind: str) -> Ear | Chunked | Conformer | FastConformer | None:
+def ear_of(kind: str) -> Ear | Chunked | Conformer | FastConformer | Frames | None:
     """The same of an encoder of sound."""
-    found: Ear | Chunked | Conformer | FastConformer | None = _row("EARS", kind)
+    found: Ear | Chunked | Conformer | FastConformer | Frames | None = _row("EARS", kind)
     return found
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.fits import Square
 from ggufkit.arch.projector import Projector, image_epsilon, projector, vision_keys
-from ggufkit.arch.tower import Activate, Around, Gated, Matrix, Normalize, Square, Tower
+from ggufkit.arch.tower import Activate, Around, Gated, Matrix, Normalize, Tower
 
 PROJECTORS = (
     Projector(
@@ -17,7 +18,7 @@ TOWERS = {
     "cogvlm": Tower(
         fit=Square("bicubic", colour=(122, 116, 104)),
         late_norm=True,
-        extra_row=True,
+        extra="row",
         positions="table",
         project=(
             Matrix("mm.model.fc"),

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from ggufkit.arch.fits import Patches
 from ggufkit.arch.metadata import Row, real, uint
 from ggufkit.arch.projector import (
     CONVOLUTIONS,
@@ -16,7 +17,7 @@ from ggufkit.arch.projector import (
     projector,
     vision_keys,
 )
-from ggufkit.arch.tower import Conformer, Join, Matrix, Normalize, Patches, Scale, Standardize, Tower
+from ggufkit.arch.tower import Conformer, Frames, Join, Matrix, Normalize, Scale, Standardize, Tower
 from ggufkit.arch.transforms import map_each, rename, squeezed
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import CheckpointError, printable
@@ -167,6 +168,17 @@ TOWERS = {
         end="<image|>",
         whole=lambda width: width not in (1536, 2560),  # of E2B and E4B the rows see only those before them
     ),
+    "gemma4uv": Tower(
+        fit=Patches("bicubic", tokens=(70, 1120)),
+        merge=3,
+        whole_patches=True,
+        positions="axes",
+        patch_norms=tuple(Normalize(f"v.patch_norm.{i}", "layer", 1e-5) for i in (1, 2, 3)),
+        project=(Normalize("", "rms"), Matrix("mm.input_projection")),
+        begin="<|image>",
+        end="<image|>",
+        whole=lambda width: True,
+    ),
 }
 
 EARS = {
@@ -178,6 +190,12 @@ EARS = {
         ),
         seen=12,
         cap=50.0,
+        begin="<|audio>",
+        end="<audio|>",
+    ),
+    "gemma4ua": Frames(
+        project=(Normalize("", "rms", 1e-6), Matrix("mm.a.input_projection")),
+        samples=640,
         begin="<|audio>",
         end="<audio|>",
     ),

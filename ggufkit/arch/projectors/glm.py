@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from ggufkit.arch.fits import Canvas
 from ggufkit.arch.metadata import Row, real, uint
 from ggufkit.arch.projector import Projector, named_activation, of_vision, projector, two_frames, vision_keys
 from ggufkit.arch.projectors.qwen import TOWERS as _QWEN
@@ -78,3 +79,4 @@ TOWERS = {
         end="<|end_of_image|>",
     ),
 }
+TOWERS["glm5v"] = replace(TOWERS["glm4v"], fit=Canvas("bicubic"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ggufkit.arch.fits import Patches
 from ggufkit.arch.metadata import uint
 from ggufkit.arch.projector import (
     CONVOLUTIONS,
@@ -15,7 +16,7 @@ from ggufkit.arch.projector import (
     projector,
     vision_keys,
 )
-from ggufkit.arch.tower import Activate, Around, Join, Matrix, Normalize, Patches, RowEnds, Tower
+from ggufkit.arch.tower import Activate, Around, Join, Matrix, Normalize, RowEnds, Tower
 from ggufkit.arch.transforms import first_rows
 from ggufkit.checkpoint.config import Config
 from ggufkit.policy.outtype import F16_OR_F32

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ggufkit.arch.fits import Shapes
 from ggufkit.arch.metadata import uint
 from ggufkit.arch.projector import CONVOLUTIONS, Projector, image_epsilon, named_activation, projector, vision_keys
-from ggufkit.arch.tower import Activate, Join, Matrix, Normalize, Shapes, Tower
+from ggufkit.arch.tower import Activate, Join, Matrix, Normalize, Tower
 from ggufkit.arch.transforms import rename, split_rows
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError, printable
@@ -73,7 +74,7 @@ TOWERS = {
     "internvl": Tower(
         fit=Shapes("bicubic", tiles=(1, 12)),
         norm="either",
-        extra_row=True,
+        extra="row",
         positions="table",
         project=(
             Join("rows"),

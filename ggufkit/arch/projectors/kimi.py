@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from ggufkit.arch.fits import Patches
 from ggufkit.arch.metadata import flag, uint
 from ggufkit.arch.projector import USES_GELU, Projector, image_epsilon, of_vision, projector, vision_keys
-from ggufkit.arch.tower import Activate, Either, Join, Matrix, Normalize, Patches, Tower
+from ggufkit.arch.tower import Activate, Either, Join, Matrix, Normalize, Tower
 from ggufkit.arch.transforms import map_each, rename, reshape, split_rows
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError, CheckpointError, printable

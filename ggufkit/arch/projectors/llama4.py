@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.fits import Shapes
 from ggufkit.arch.metadata import real, uint
 from ggufkit.arch.projector import USES_GELU, Projector, of_vision, projector, vision_keys
-from ggufkit.arch.tower import Activate, Columns, Join, Matrix, Shapes, Tower
+from ggufkit.arch.tower import Activate, Columns, Join, Matrix, Tower
 from ggufkit.arch.transforms import rename
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError
@@ -43,7 +44,7 @@ PROJECTORS = (
 TOWERS = {
     "llama4": Tower(
         fit=Shapes("bicubic", side=3),
-        extra_row=True,
+        extra="row",
         positions="table",
         rope="beside",
         rope_first=1,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.fits import Patches
 from ggufkit.arch.metadata import uint
 from ggufkit.arch.projector import USES_GELU, Projector, image_epsilon, projector, two_frames, vision_keys
+from ggufkit.arch.tower import Activate, Join, Matrix, Tower
 from ggufkit.arch.transforms import map_each
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import CheckpointError, printable
@@ -51,3 +53,25 @@ PROJECTORS = (
         ),
     ),
 )
+
+TOWERS = {
+    "minimax_m3": Tower(
+        fit=Patches("bicubic", tokens=(8, 576), stretched=True),
+        named=False,
+        activation="gelu_erf",
+        rope="sixths",
+        merge=2,
+        merge_key="spatial_merge_size",
+        project=(
+            Matrix("mm.1"),
+            Activate("gelu_erf"),
+            Matrix("mm.2"),
+            Join("rows"),
+            Matrix("mm.merger.fc1"),
+            Activate("gelu_erf"),
+            Matrix("mm.merger.fc2"),
+        ),
+        begin="]<]start of image[>[",
+        end="]<]end of image[>[",
+    ),
+}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.fits import NearestShape
 from ggufkit.arch.metadata import real, uint
 from ggufkit.arch.projector import Projector, projector, vision_keys
+from ggufkit.arch.tower import Activate, Join, Matrix, Tower, Windows
 from ggufkit.arch.transforms import map_each, permute_rope, rename
 from ggufkit.checkpoint.config import Config
 from ggufkit.tensors.tensor import Tensor
@@ -58,3 +60,27 @@ PROJECTORS = (
         ),
     ),
 )
+
+TOWERS = {
+    "muse-glimmer": Tower(
+        fit=NearestShape("lanczos", tokens=4096),
+        named=False,
+        activation="gelu_erf",
+        positions="linear",
+        rope="beside",
+        rope_first=1,
+        merge=2,
+        merge_key="spatial_merge_size",
+        windows=Windows(0, 4),
+        project=(
+            Join("channels"),
+            Matrix("mm.0"),
+            Activate("gelu_erf"),
+            Matrix("mm.1"),
+            Activate("gelu_erf"),
+            Matrix("mm.2"),
+        ),
+        begin="<|image_start|>",
+        end="<|image_end|>",
+    ),
+}

@@ -6,8 +6,10 @@ import math
 from collections.abc import Callable, Iterable
 
 from ggufkit.arch.batch_norms import BATCH_EPSILON
+from ggufkit.arch.fits import Square
 from ggufkit.arch.metadata import Row, real, uint
 from ggufkit.arch.projector import CONVOLUTIONS, USES_GELU, Projector, audio_keys, colours, projector, vision_keys
+from ggufkit.arch.tower import Activate, Join, Matrix, Normalize, Tower
 from ggufkit.arch.transforms import drop, map_each, rename, reshape
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError, CheckpointError, printable
@@ -124,3 +126,18 @@ PROJECTORS = (
         blocks=lambda config: _LAYERS,
     ),
 )
+
+TOWERS = {
+    "nemotron_v2_vl": Tower(
+        fit=Square("bicubic"),
+        extra="rows",
+        positions="table",
+        project=(
+            Join("rows"),
+            Normalize("mm.model.mlp.0", "rms", 1e-6),
+            Matrix("mm.model.mlp.1"),
+            Activate("relu_squared"),
+            Matrix("mm.model.mlp.3"),
+        ),
+    ),
+}

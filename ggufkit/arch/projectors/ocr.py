@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from ggufkit.arch.fits import Patches
 from ggufkit.arch.metadata import uint
 from ggufkit.arch.projector import (
     USES_GELU,
@@ -15,7 +16,7 @@ from ggufkit.arch.projector import (
     projector,
     vision_keys,
 )
-from ggufkit.arch.tower import Activate, Join, Matrix, Normalize, Patches, Tower
+from ggufkit.arch.tower import Activate, Join, Matrix, Normalize, Tower
 from ggufkit.arch.transforms import drop, rename
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
+from ggufkit.arch.fits import Longest, Patches
 from ggufkit.arch.metadata import real, uint
 from ggufkit.arch.projector import Projector, named_activation, of_vision, projector, vision_keys
-from ggufkit.arch.tower import Activate, Join, Longest, Matrix, Normalize, Patches, RowEnds, Tower
+from ggufkit.arch.tower import Activate, Join, Matrix, Normalize, RowEnds, Tower
 from ggufkit.arch.transforms import permute_rope, rename
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import CheckpointError, printable

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
+from ggufkit.arch.fits import Patches
 from ggufkit.arch.metadata import Row, flags, real, string, uint
 from ggufkit.arch.projector import (
     BLOCKS,
@@ -21,7 +22,7 @@ from ggufkit.arch.projector import (
 from ggufkit.arch.projectors.whisper import EARS as _WHISPER_EARS
 from ggufkit.arch.projectors.whisper import HEARD, with_waves
 from ggufkit.arch.spec import Transform
-from ggufkit.arch.tower import Activate, Chunked, Join, Matrix, Patches, Tower, Windows
+from ggufkit.arch.tower import Activate, Chunked, Join, Matrix, Tower, Windows
 from ggufkit.arch.transforms import drop, rename, reshape, split_rows
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError, CheckpointError, printable

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 
+from ggufkit.arch.fits import Grid, Patches, Slices, Square, Stretch, Tiles
 from ggufkit.arch.metadata import integers, uint
 from ggufkit.arch.projector import (
     BLOCKS,
@@ -20,21 +21,7 @@ from ggufkit.arch.projector import (
     projector,
     vision_keys,
 )
-from ggufkit.arch.tower import (
-    Activate,
-    Grid,
-    Halves,
-    Join,
-    Matrix,
-    Normalize,
-    Patches,
-    Resample,
-    Slices,
-    Square,
-    Stretch,
-    Tiles,
-    Tower,
-)
+from ggufkit.arch.tower import Activate, Halves, Join, Matrix, Normalize, Resample, Tower
 from ggufkit.arch.transforms import drop, norm_plus_one, rename
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError, CheckpointError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ggufkit.arch.fits import RoundedUp
 from ggufkit.arch.metadata import integers, uint
 from ggufkit.arch.projector import (
     USES_GELU,
@@ -14,7 +15,7 @@ from ggufkit.arch.projector import (
     projector,
     vision_keys,
 )
-from ggufkit.arch.tower import Activate, Join, Matrix, Normalize, RoundedUp, Tower, Windows
+from ggufkit.arch.tower import Activate, Join, Matrix, Normalize, Tower, Windows
 from ggufkit.arch.transforms import drop
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError, printable

@@ -9,7 +9,7 @@ import numpy as np
 
 from ggufkit.arch.hyperparameters import Keys
 from ggufkit.runtime.block import Block
-from ggufkit.runtime.feed_forward import FeedForward
+from ggufkit.runtime.feed_forward import FeedForward, Limit
 from ggufkit.runtime.loader import Tensors
 from ggufkit.runtime.mixers.attention import Attention
 from ggufkit.runtime.ops import Array, AttentionSpec, CacheSpec, Linear, Norm, Ops, Span
@@ -23,6 +23,7 @@ __all__ = [
     "Whole",
     "attention_spec",
     "in_order",
+    "limit_of",
     "load_attention",
     "load_encoder_block",
     "read_sizes",
@@ -44,6 +45,7 @@ class Sizes:
     out : numbers of a row for the language model.
     epsilon : of norms.
     activation : of the feed-forward networks.
+    limit : gates and what they are multiplied with are kept within it; 0 for none.
     """
 
     width: int
@@ -55,6 +57,7 @@ class Sizes:
     out: int
     epsilon: float
     activation: str
+    limit: float = 0.0
 
 
 def read_sizes(keys: Keys, activation: str, named: bool = True) -> Sizes:
@@ -74,7 +77,8 @@ def read_sizes(keys: Keys, activation: str, named: bool = True) -> Sizes:
         activation = "gelu"
     elif named and whole.flag("use_silu", False):
         activation = "silu"
-    width, heads = keys.count("embedding_length", most=1 << 16), keys.count("attention.head_count", most=1 << 10)
+    width, layers = keys.count("embedding_length", most=1 << 16), keys.count("block_count", least=0, most=512)
+    heads = keys.count("attention.head_count", most=1 << 10) if layers else 1
     if width % heads:
         raise keys.fail("attention.head_count", f"must divide the width {width}, not {heads}")
     kv_heads = keys.count("attention.head_count_kv", heads, most=heads)
@@ -85,11 +89,12 @@ def read_sizes(keys: Keys, activation: str, named: bool = True) -> Sizes:
         heads=heads,
         kv_heads=kv_heads,
         head=width // heads,
-        inner=keys.count("feed_forward_length", most=1 << 20),
-        layers=keys.count("block_count", most=512),
+        inner=keys.count("feed_forward_length", least=min(layers, 1), most=1 << 20),
+        layers=layers,
         out=keys.count("projection_dim", most=1 << 17),
         epsilon=keys.between("attention.layer_norm_epsilon", 0, 1, 1e-6),
         activation=activation,
+        limit=keys.between("swiglu_clamp", 0, 1e9, 0.0),
     )
 
 
@@ -222,6 +227,11 @@ def in_order(load: Tensors, sizes: Sizes, within: np.ndarray) -> None:
     load.tensors = tensors
 
 
+def limit_of(limit: float) -> Limit | None:
+    """Of gated networks; None of 0."""
+    return Limit(limit, limit) if limit else None
+
+
 def _scalar(load: Tensors, name: str) -> float:
     return float(load.vector(name, 1)[0]) if load.has(name) else 1.0
 
@@ -259,4 +269,10 @@ def _feed_forward(load: Tensors, at: str, sizes: Sizes) -> FeedForward:
     if inner != width and load.has(f"{up}.weight") and load.tensor(f"{up}.weight", -1, -1).shape == (width, inner):
         up, down = down, up  # early converters took one for the other
     gate = load.linear(f"{at}ffn_gate", inner, width) if load.has(f"{at}ffn_gate.weight") else None
-    return FeedForward(gate, load.linear(up, inner, width), load.linear(down, width, inner), sizes.activation)
+    return FeedForward(
+        gate,
+        load.linear(up, inner, width),
+        load.linear(down, width, inner),
+        sizes.activation,
+        limit=limit_of(sizes.limit),
+    )

@@ -47,10 +47,16 @@ def by_window(rows: int, columns: int, side: int) -> tuple[np.ndarray, list[int]
 
 def turns(kind: str, rows: int, columns: int, head: int, base: float, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Cosines and sines of all patches, row by row: (rows × columns, head / 2) each; see `Tower.rope`."""
+    y, x = ((axis.reshape(-1, 1) + first).astype(np.float32) for axis in np.indices((rows, columns)))
+    if kind == "sixths":
+        sixth = head // 6
+        frequencies = np.float32(base) ** (-np.arange(sixth, dtype=np.float32) / np.float32(sixth))
+        still, rest = (np.zeros((len(y), n), np.float32) for n in (sixth, head // 2 - 3 * sixth))
+        angles = np.concatenate([still, y * frequencies, x * frequencies, rest], axis=1)
+        return np.cos(angles), np.sin(angles)
     quarter = head // 4
     frequencies = np.float32(base) ** (-np.arange(quarter, dtype=np.float32) * np.float32(4 / head))
     between = np.float32(base ** (-2 / head)) if kind == "neighbours" else np.float32(1)
-    y, x = ((axis.reshape(-1, 1) + first).astype(np.float32) for axis in np.indices((rows, columns)))
     if kind in ("quarters", "beside"):
         y, x = x, y
     angles = np.concatenate([y * frequencies, x * frequencies * between], axis=1)
@@ -62,11 +68,16 @@ def side_by_side(kind: str, head: int) -> np.ndarray | None:
 
     Of ``"quarters"`` each half of a head turns as a head of its own: a b | c d, where a and b turn together, and c and
     d. As a c | b d they are one head, of which the first half of the pairs turns by one axis, and the second by the
-    other.
+    other. Of ``"sixths"`` so are t t | y y | x x | rest: t y x rest | t y x rest.
     """
-    if kind != "quarters":
+    if kind == "quarters":
+        turned, parts = head, 2
+    elif kind == "sixths":
+        turned, parts = head // 6 * 6, 3
+    else:
         return None
-    order: np.ndarray = np.arange(head).reshape(2, 2, -1).transpose(1, 0, 2).reshape(-1)
+    own, rest = np.arange(turned).reshape(parts, 2, -1), np.arange(turned, head).reshape(2, -1)
+    order: np.ndarray = np.concatenate([own.transpose(1, 0, 2).reshape(2, -1), rest], axis=1).reshape(-1)
     return order
 
 

@@ -12,8 +12,21 @@ from typing import Any
 
 import numpy as np
 
+from ggufkit.arch.fits import (
+    Canvas,
+    Grid,
+    Longest,
+    NearestShape,
+    Patches,
+    RoundedUp,
+    Shapes,
+    Slices,
+    Square,
+    Stretch,
+    Tiles,
+)
 from ggufkit.arch.hyperparameters import Keys
-from ggufkit.arch.tower import Grid, Longest, Patches, RoundedUp, Shapes, Slices, Square, Stretch, Tiles, Tower
+from ggufkit.arch.tower import Tower
 from ggufkit.errors import UsageError
 from ggufkit.media.pictures import aligned_size, fitted, resized
 
@@ -89,6 +102,72 @@ def _rounded_up(fit: RoundedUp, keys: Keys, patch: int, merge: int) -> Layout:
         raise UsageError(f"an image of {width} × {height} pixels is too narrow for the model")
 
     return pictures
+
+
+@_pictures.register
+def _canvas(fit: Canvas, keys: Keys, patch: int, merge: int) -> Layout:
+    step = patch * merge
+    least, most = (keys.count(f"image_{name}_pixels") for name in ("min", "max"))
+    if most < max(least, step * step):
+        raise keys.fail("image_max_pixels", f"cannot be {most}")
+
+    def aligned(length: int) -> int:
+        return -(-length // step) * step
+
+    def pictures(pixels: np.ndarray) -> list[str | np.ndarray]:
+        height, width = pixels.shape[:2]
+        down, across = aligned(height), aligned(width)
+        if down * across < least:
+            scale = math.sqrt(least / (height * width))
+            down, across = (aligned(max(1, math.ceil(n * scale))) for n in (height, width))
+        if down * across > most:
+            down, across = step, step
+            low, high = 1, height
+            while low <= high:  # the largest that there is room for
+                middle = (low + high) // 2
+                size = aligned(middle), aligned(max(1, width * middle // height))
+                if size[0] * size[1] <= most:
+                    (down, across), low = size, middle + 1
+                else:
+                    high = middle - 1
+        scale = min(down / height, across / width)
+        if height * width >= least:
+            scale = min(1.0, scale)
+        inner = [max(1, min(room, math.floor(n * scale))) for n, room in ((width, across), (height, down))]
+        out = np.zeros((down, across, 3), np.uint8)
+        out[: inner[1], : inner[0]] = resized(pixels, (inner[0], inner[1]), fit.method)
+        return [out]
+
+    return pictures
+
+
+@_pictures.register
+def _nearest_shape(fit: NearestShape, keys: Keys, patch: int, merge: int) -> Layout:
+    step = patch * merge
+
+    def pictures(pixels: np.ndarray) -> list[str | np.ndarray]:
+        height, width = pixels.shape[:2]
+        down, across = height / step, width / step
+        ratio = across / down
+        if down * across > fit.tokens:
+            down = math.sqrt(fit.tokens / ratio)
+            across = down * ratio
+        sizes = [(rows, columns) for rows in _both(down) for columns in _both(across)]
+        sizes = [size for size in sizes if 0 < size[0] * size[1] <= fit.tokens]
+        if sizes:
+            wanted = height / width
+            rows, columns = min(sizes, key=lambda size: (abs(size[0] / size[1] - wanted), -size[0] * size[1]))
+        else:
+            rows, columns = (max(1, math.floor(n + 0.5)) for n in (down, across))
+        if rows * columns > fit.tokens:
+            raise UsageError(f"an image of {width} × {height} pixels is too narrow for the model")
+        return [resized(pixels, (columns * step, rows * step), fit.method)]
+
+    return pictures
+
+
+def _both(number: float) -> tuple[int, int]:
+    return math.floor(number), math.ceil(number)
 
 
 @_pictures.register

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ggufkit.arch.hyperparameters import Keys
 from ggufkit.arch.projectors import ear_of, tower_of
-from ggufkit.arch.tower import Chunked, Conformer, Ear, Either, FastConformer
+from ggufkit.arch.tower import Chunked, Conformer, Ear, Either, FastConformer, Frames
 from ggufkit.errors import ArchitectureError, GGUFError, UsageError, printable
 from ggufkit.gguf.reader import GGUF
 from ggufkit.gguf.reader import open as open_gguf
@@ -22,6 +22,7 @@ from ggufkit.media.sounds import is_sound, open_sound
 from ggufkit.runtime.encoders.chunked import ChunkedEncoder
 from ggufkit.runtime.encoders.conformer import ConformerEncoder
 from ggufkit.runtime.encoders.fast_conformer import FastConformerEncoder
+from ggufkit.runtime.encoders.frames import FrameEncoder
 from ggufkit.runtime.encoders.layout import OneToken
 from ggufkit.runtime.encoders.picture import PictureEncoder
 from ggufkit.runtime.encoders.sound import SoundEncoder
@@ -166,12 +167,13 @@ def _pictures(load: Tensors, gguf: GGUF) -> PictureEncoder | None:
     return PictureEncoder(load, keys, tower)
 
 
-Hearing = SoundEncoder | ChunkedEncoder | ConformerEncoder | FastConformerEncoder
+Hearing = SoundEncoder | ChunkedEncoder | ConformerEncoder | FastConformerEncoder | FrameEncoder
 _HEARING: Mapping[type, Callable[[Tensors, Keys, Any], Hearing]] = {
     Ear: SoundEncoder,
     Chunked: ChunkedEncoder,
     Conformer: ConformerEncoder,
     FastConformer: FastConformerEncoder,
+    Frames: FrameEncoder,
 }
 
 

@@ -37,7 +37,8 @@ from ggufkit.tensors.views import matrix, reshaped, take_columns
 
 __all__ = ["PictureEncoder"]
 
-_STYLES = {"halves": "neox", "neighbours": "norm", "beside": "norm", "quarters": "neox"}  # of Tower.rope
+# Of Tower.rope.
+_STYLES = {"halves": "neox", "neighbours": "norm", "beside": "norm", "quarters": "neox", "sixths": "neox"}
 
 
 class PictureEncoder:
@@ -64,13 +65,15 @@ class PictureEncoder:
             Keys(keys.gguf, "clip").count(tower.least[0], 0, least=tower.least[1])
         load.ops = with_limits(load)
         self.ops, self.tower = load.ops, tower
-        self.sizes = sizes = read_sizes(keys, tower.activation)
+        self.sizes = sizes = read_sizes(keys, tower.activation, tower.named)
         self._norm = norm = tower.norm
         if norm == "either":
             self._norm = norm = "layer" if load.has("v.blk.0.ln1.bias") else "rms"
         self.width = sizes.out
         self.patch = keys.count("patch_size", most=1 << 10)
         self.merge = keys.count(tower.merge_key, tower.merge, most=64) if tower.merge_key else tower.merge
+        if tower.whole_patches:
+            self.patch, self.merge = self.patch * self.merge, 1
         self.layout = layout_of(tower, keys, self.patch, self.merge)
         self.mean, self.std = (_three(keys, name) for name in ("image_mean", "image_std"))
         self._patches = self._patch_matrix(load)
@@ -82,10 +85,13 @@ class PictureEncoder:
             self._positions = table = load.numbers("v.position_embd.weight", *parts, -1, sizes.width)
             if tower.positions != "table" and not parts and math.isqrt(len(table)) ** 2 != len(table):
                 raise load.fail(f"v.position_embd.weight has {len(table)} rows, which are no square")
-        self._extra = self._extra_row(load) if tower.extra_row else None
-        self._patch_norm, self._first_norm, self._last_norm = (
-            load.norm_of(norm, f"v.{name}", sizes.width, sizes.epsilon) for name in ("norm_embd", "pre_ln", "post_ln")
+        self._extra = self._extra_rows(load) if tower.extra else None
+        widths = 3 * self.patch**2, sizes.width, sizes.width
+        self._pixel_norm, self._patch_norm, self._first_norm = (
+            load.norm_of(part.kind or norm, part.name, width, sizes.epsilon if part.epsilon is None else part.epsilon)
+            for part, width in zip(tower.patch_norms, widths, strict=True)
         )
+        self._last_norm = load.norm_of(norm, "v.post_ln", sizes.width, sizes.epsilon)
         self._window = self._window_side(keys)
         rope = None
         if tower.rope:
@@ -105,7 +111,7 @@ class PictureEncoder:
             self._middle, side = load_middle(load, tower.middle, sizes, self._spec), self.merge // 2
             self._middle_layer = _layer(keys, "wa_layer_indexes", sizes.layers)
         self._project = load_steps(
-            load, tower.project, sizes.width, sizes.out, sizes.epsilon, side**2, sizes.activation
+            load, tower.project, sizes.width, sizes.out, sizes.epsilon, side**2, sizes.activation, sizes.limit
         )
 
     def encode(self, pixels: np.ndarray) -> Seen:
@@ -131,18 +137,21 @@ class PictureEncoder:
             windows, back = [size * merge * merge for size in sizes], np.argsort(groups)
             order = order.reshape(-1, merge * merge)[groups].reshape(-1)
         patches = numbers.reshape(3, rows, n, columns, n).transpose(1, 3, 0, 2, 4).reshape(rows * columns, -1)
-        (x,) = ops.linear(ops.vector(patches[order]), self._patches)
+        x = ops.vector(patches[order])
+        if self._pixel_norm is not None:
+            x = ops.norm(x, self._pixel_norm)
+        (x,) = ops.linear(x, self._patches)
         if self._patch_norm is not None:
             x = ops.norm(x, self._patch_norm)
         if self._positions is not None:
             x = ops.add(x, ops.vector(self._table(rows, columns)[order]))
         if self._extra is not None:
-            x, windows = ops.concatenate([x, self._extra]), [len(order) + 1]
+            x, windows = ops.concatenate([x, self._extra]), [len(order) + len(self._extra)]
         if self._first_norm is not None:
             x = ops.norm(x, self._first_norm)
         x, deep = self._through_blocks(x, self._turns(rows, columns, order), windows)
         grid = rows // merge, columns // merge
-        x = through(self._project, x if self._extra is None else x[:-1], grid)
+        x = through(self._project, x if self._extra is None else x[: len(order)], grid)
         if back is not None:
             x = ops.pick(x, back)
         return Seen(ops.numpy(x), deep, grid, self.tower.whole(self.width), framed=self.tower.framed)
@@ -168,7 +177,8 @@ class PictureEncoder:
         cos, sin = turns(self.tower.rope, rows, columns, self.sizes.head, self.tower.rope_base, self.tower.rope_first)
         cos, sin = cos[order], sin[order]
         if self._extra is not None:  # is not turned
-            cos, sin = np.pad(cos, ((0, 1), (0, 0)), constant_values=1), np.pad(sin, ((0, 1), (0, 0)))
+            more = (0, len(self._extra)), (0, 0)
+            cos, sin = np.pad(cos, more, constant_values=1), np.pad(sin, more)
         return cos, sin
 
     def _table(self, rows: int, columns: int) -> np.ndarray:
@@ -234,8 +244,10 @@ class PictureEncoder:
         bias = load.ops.vector(load.vector("v.patch_embd.bias", width)) if load.has("v.patch_embd.bias") else None
         return Linear(load.ops.weight(tensor), name, width, 3 * n * n, bias)
 
-    def _extra_row(self, load: Tensors) -> Array:
-        """What stands behind the patches: (1, width), with its position, which is the table's last."""
+    def _extra_rows(self, load: Tensors) -> Array:
+        """What stands behind the patches: (n, width); one row with its position, which is the table's last."""
+        if self.tower.extra == "rows":
+            return load.ops.vector(load.numbers("v.class_embd", -1, self.sizes.width))
         table = load.numbers("v.position_embd.weight", -1, self.sizes.width)
         last, self._positions = table[-1:], table[:-1]
         return load.ops.vector(load.vector("v.class_embd", self.sizes.width).reshape(1, -1) + last)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from ggufkit.arch.tower import (
     Scale,
     Standardize,
 )
+from ggufkit.runtime.encoders.blocks import limit_of
 from ggufkit.runtime.encoders.resample import load_resampler
 from ggufkit.runtime.feed_forward import FeedForward
 from ggufkit.runtime.loader import Tensors
@@ -42,6 +44,7 @@ def load_steps(
     epsilon: float,
     together: int = 1,
     activation: str = "",
+    limit: float = 0.0,
 ) -> list[Step]:
     """Functions of rows, with their tensors checked and taken.
 
@@ -51,7 +54,7 @@ def load_steps(
     width, out : numbers of a row at the beginning and at the end.
     epsilon : of norms that have none of their own.
     together : `Join` makes one row of so many, which lie beside each other.
-    activation : of the encoder's blocks.
+    activation, limit : of the encoder's blocks.
 
     Raises
     ------
@@ -87,7 +90,7 @@ def load_steps(
         elif isinstance(part, Normalize) and not part.name:
             found.append(_norming(load.ops, _plain_norm(load.ops, part, width, epsilon)))
         elif isinstance(part, Gated):
-            network = _network(load, part, width, activation)
+            network = replace(_network(load, part, width, activation), limit=limit_of(limit))
             found.append(_feeding(load.ops, network))
             width = network.down.rows
         elif part.optional and not load.has(f"{part.name}.weight"):
