@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from tiny_checkpoints import write
 from tiny_families import FAMILIES
 from tiny_packed import AWQ, GPTQ, Packer, PackQuantized, wide, write_packed
+from tiny_remote import hunyuan_moe
 
 import ggufkit
 from ggufkit.arch.rope import llama3_divisors
@@ -45,6 +47,7 @@ EXPORTED = (
     "gemma3",
     "gemma3-linear",
     "gemma-embedding",
+    "glm",
     "glm4",
     "granitemoe",
     "internlm2",
@@ -68,8 +71,13 @@ EXPORTED = (
     "xlm-roberta",
 )
 
+# Gemma 4's, of layers with experts beside the others.
+MOE_NORMS = ("pre_feedforward_layernorm_2", "post_feedforward_layernorm_1", "post_feedforward_layernorm_2")
 # What a GGUF does without.
-WITHOUT = ("pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids")
+WITHOUT = (
+    *("pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids"),
+    "transformer.rotary_pos_emb.inv_freq",
+)
 
 
 def blocks(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
@@ -135,6 +143,51 @@ def test_checkpoints_of_the_reference_go_there_and_back(name: str, checkpoints: 
     assert lost(path, back) == []
 
 
+def test_hunyuan_with_experts_goes_there_and_back(tmp_path: Path):
+    path = convert(write(hunyuan_moe(), tmp_path / "hf"), tmp_path / "there.gguf", "F32")
+    export_hf(path, tmp_path / "out")
+    with open_gguf(path) as model:
+        pre = model.get("tokenizer.ggml.pre", str)
+    back = convert(tmp_path / "out", tmp_path / "back.gguf", "F32", pre=pre)
+    assert blocks(path) == blocks(back)
+    assert lost(path, back) == []  # no role for the token that GPT-2 ends with
+
+
+def test_gemma_4_with_experts_goes_there_and_back(later: Path, tmp_path: Path):
+    source = later / "gemma4-e" / "hf"
+    config = json.loads((source / "config.json").read_text())
+    more = {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 32, "enable_moe_block": True}
+    arrays = {}
+    for name, tensor in open_checkpoint(source).tensors.items():
+        arrays[name] = tensor.floats().reshape(tensor.shape)
+    width = config["hidden_size"]
+    random = np.random.default_rng(3)
+    for layer in range(config["num_hidden_layers"]):
+        at = f"model.layers.{layer}"
+        shapes = {
+            "experts.gate_up_proj": (4, 64, width),
+            "experts.down_proj": (4, width, 32),
+            "router.proj.weight": (4, width),
+            "router.scale": (width,),
+            "router.per_expert_scale": (4,),
+            **{f"{norm}.weight": (width,) for norm in MOE_NORMS},
+        }
+        arrays |= {f"{at}.{name}": random.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+    folder = tmp_path / "hf"
+    folder.mkdir()
+    save_file(arrays, folder / "model.safetensors")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((source / name).read_bytes())
+    (folder / "config.json").write_text(json.dumps(config | more))
+    path = convert(folder, tmp_path / "there.gguf", "F32")
+    export_hf(path, tmp_path / "out")
+    assert blocks(path) == blocks(convert(tmp_path / "out", tmp_path / "back.gguf", "F32"))
+    found = open_checkpoint(tmp_path / "out").tensors
+    for name, values in arrays.items():
+        if "per_layer.weight" not in name:
+            np.testing.assert_array_equal(values, found[name].floats().reshape(values.shape), name)
+
+
 def test_dots_comes_back_with_its_router(tmp_path: Path):
     folder = write(FAMILIES["dots1"](), tmp_path / "softmax")
     with pytest.raises(ArchitectureError, match="dots1 models of this kind"):
@@ -180,8 +233,8 @@ def test_rows_without_a_token_get_none(tmp_path: Path):
 
 
 LATER = (
-    *("apertus", "deepseekv32", "distilbert", "gemma3n", "gemma4-e", "glm4moelite", "hyv3", "llama4", "mimo2"),
-    *("mistral3", "modernbert", "qwen35moe-vl", "qwen3next"),
+    *("apertus", "deepseekv32", "distilbert", "gemma3n", "gemma4-e", "glm4moelite", "graniteswa", "hyv3", "llama4"),
+    *("mimo2", "mistral3", "modernbert", "qwen35moe-vl", "qwen3next"),
 )
 
 

@@ -72,8 +72,8 @@ def tokenizer_files(model: GGUF) -> dict[str, bytes]:
         "tokenizer.json": _tokenizer(vocab),
         "tokenizer_config.json": _config(vocab, model),
         "generation_config.json": {
-            "bos_token_id": vocab.bos,
-            "eos_token_id": sorted(vocab.ends) if len(vocab.ends) > 1 else vocab.eos,
+            "bos_token_id": _roles(vocab, model).get("bos"),
+            "eos_token_id": sorted(vocab.ends) if len(vocab.ends) > 1 else _roles(vocab, model).get("eos"),
             **{
                 name: value
                 for own, name in _SAMPLING.items()
@@ -301,10 +301,8 @@ def _config(vocab: Vocab, model: GGUF) -> dict[str, Any]:
         "add_eos_token": vocab.add_eos,
         "clean_up_tokenization_spaces": vocab.kind == "unigram" and vocab.remove_extra_spaces,
     }
-    for role in ("bos", "eos", "unk", "pad", "sep", "mask"):
-        token = getattr(vocab, role)
-        if token is not None:
-            config[f"{role}_token"] = vocab.texts[token]
+    for role, token in _roles(vocab, model).items():
+        config[f"{role}_token"] = vocab.texts[token]
     if vocab.kind in ("wordpiece", "unigram") and vocab.add_bos and vocab.bos is not None:
         config["cls_token"] = vocab.texts[vocab.bos]
     prefix = model.get("tokenizer.ggml.add_space_prefix", bool, None)
@@ -329,6 +327,20 @@ def _config(vocab: Vocab, model: GGUF) -> dict[str, Any]:
     elif template:
         config["chat_template"] = template
     return config
+
+
+# Role → its name in GGUF's keys.
+_ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding", "sep": "seperator", "mask": "mask"}
+
+
+def _roles(vocab: Vocab, model: GGUF) -> dict[str, int]:
+    """Special tokens; of byte pairs those that the file names: what llama.cpp takes where it does not is GPT-2's."""
+    return {
+        role: token
+        for role, key in _ROLES.items()
+        if (token := getattr(vocab, role)) is not None
+        and (vocab.kind != "bpe" or f"tokenizer.ggml.{key}_token_id" in model.fields)
+    }
 
 
 def _declared(vocab: Vocab) -> dict[str, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from statistics import NormalDist
 from typing import Any
 
@@ -342,9 +343,33 @@ _EXPORT4 = Export(
     mlx=PLAIN_MLX,
 )
 
+_EXPORT4_MOE = replace(
+    _EXPORT4,
+    config={
+        **_EXPORT4.config,
+        "enable_moe_block": lambda s: True,
+        "num_experts": key("expert_count"),
+        "top_k_experts": key("expert_used_count"),
+        "moe_intermediate_size": key("expert_feed_forward_length"),
+    },
+    names={
+        **_EXPORT4.names,
+        "blk.{bid}.pre_ffw_norm_2": "model.layers.{bid}.pre_feedforward_layernorm_2",
+        "blk.{bid}.post_ffw_norm_1": "model.layers.{bid}.post_feedforward_layernorm_1",
+        "blk.{bid}.post_ffw_norm_2": "model.layers.{bid}.post_feedforward_layernorm_2",
+        "blk.{bid}.ffn_gate_inp": "model.layers.{bid}.router.proj",
+        "blk.{bid}.ffn_gate_inp.scale": "model.layers.{bid}.router.scale",
+        "blk.{bid}.ffn_down_exps.scale": "model.layers.{bid}.router.per_expert_scale",
+        "blk.{bid}.ffn_gate_up_exps.weight": "model.layers.{bid}.experts.gate_up_proj",
+        "blk.{bid}.ffn_down_exps.weight": "model.layers.{bid}.experts.down_proj",
+    },
+    when=lambda s: s.get("expert_count") is not None,
+    mlx=None,
+)
+
 GEMMA4 = Architecture(
     name="gemma4",
-    exports=(_EXPORT4,),
+    exports=(_EXPORT4, _EXPORT4_MOE),
     graph=Graph(
         rope="neox",
         activation="gelu",

@@ -117,6 +117,25 @@ _SWA_KEYS: tuple[Row, ...] = (
     flags("attention.rope_pattern", _turning),
 )
 
+# Dense models; those with experts have them and their gates in one, and are known from code of their own.
+_EXPORT_SWA = Export(
+    "granite_swa",
+    "GraniteSWAForCausalLM",
+    config={
+        **FACTORS,
+        "head_dim": None,
+        "sliding_window": key("attention.sliding_window"),
+        "layer_types": lambda s: [
+            f"{'sliding' if sliding else 'full'}_attention" for sliding in s.require("attention.sliding_window_pattern")
+        ],
+        "layer_rope_theta": lambda s: [s.get("rope.freq_base", 10000.0)] * s.layers,
+        "no_rope_layers": lambda s: [int(turns) for turns in s.get("attention.rope_pattern") or ()] or None,
+    },
+    names={"blk.{bid}.attn_sinks.weight": "model.layers.{bid}.self_attn.sinks"},
+    rotated=True,
+    when=lambda s: not s.get("expert_count"),
+)
+
 SPECS = (
     Architecture(
         name="granite",
@@ -149,6 +168,7 @@ SPECS = (
     ),
     Architecture(
         name="granite_swa",
+        exports=(_EXPORT_SWA,),
         graph=Graph(window_period=2),
         models={"GraniteSWAForCausalLM": _DEFAULTS | {"max_position_embeddings": 8192, "rms_norm_eps": 1e-5}},
         metadata=_SWA_KEYS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ggufkit.arch.export import Export
+from ggufkit.arch.export import EXPERTS, Export, Setting, key
 from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, Row, base, integers, real, rope_parameters, string, uint
 from ggufkit.arch.mlx import PLAIN_MLX
@@ -74,9 +74,9 @@ def _vocabulary(checkpoint: Checkpoint, config: Config) -> Iterator[tuple[str, V
     """Byte-level BPE whose end is config.json's `eod_token_id`, and whose turns end with generation_config.json's."""
     settings = text_model(checkpoint.config)
     unpadded = type(pad := settings.get("pad_token_id")) is int and pad < 0
-    for key, value in bpe(checkpoint, config):
-        if not (unpadded and key == "tokenizer.ggml.padding_token_id"):
-            yield key, value
+    for name, value in bpe(checkpoint, config):
+        if not (unpadded and name == "tokenizer.ggml.padding_token_id"):
+            yield name, value
     if type(end := settings.get("eod_token_id")) is int:
         yield "tokenizer.ggml.eos_token_id", Value(ValueType.UINT32, end)
     ends = (checkpoint.json("generation_config.json") or {}).get("eos_token_id")
@@ -123,6 +123,37 @@ _EXPORT = Export(
 )
 
 
+_SHARED = {
+    f"blk.{{bid}}.ffn_{part}_shexp": f"model.layers.{{bid}}.mlp.shared_mlp.{part}_proj"
+    for part in ("gate", "up", "down")
+}
+
+
+def _for_each(name: str) -> Setting:
+    """A number that config.json says for each layer."""
+    return lambda s: [s.require(name)] * s.layers
+
+
+_EXPORT_MOE = Export(
+    "hunyuan_v1_moe",
+    "HunYuanMoEV1ForCausalLM",
+    config={
+        "mlp_bias": None,
+        "num_experts": key("expert_count"),
+        "moe_topk": _for_each("expert_used_count"),
+        "moe_intermediate_size": _for_each("expert_feed_forward_length"),
+        "num_shared_expert": _for_each("expert_shared_count"),
+        "use_qk_norm": lambda s: True,
+    },
+    names={
+        **_EXPORT.names,
+        **_SHARED,
+        **EXPERTS,
+        "blk.{bid}.ffn_gate_inp": "model.layers.{bid}.mlp.gate.wg",
+    },
+)
+
+
 def _each(name: str) -> Callable[[Config], int]:
     """What config.json says for each layer, and must be the same for all."""
 
@@ -152,6 +183,7 @@ def _moe_stretched(config: Config) -> float | None:
 SPECS = (
     Architecture(
         name="hunyuan-moe",
+        exports=(_EXPORT_MOE,),
         graph=Graph(rope="neox", late_norm=True),
         models={"HunYuanMoEV1ForCausalLM": {}},
         metadata=(

@@ -16,7 +16,6 @@ from ggufkit.arch.metadata import (
     base,
     flag,
     integers,
-    partial_rotary,
     pooling,
     real,
     string,
@@ -39,7 +38,7 @@ from ggufkit.tokenizer.from_checkpoint.bpe import bpe, wordpiece
 from ggufkit.tokenizer.from_checkpoint.llama import llama_vocabulary
 from ggufkit.tokenizer.from_checkpoint.spm import sentencepiece
 from ggufkit.tokenizer.from_checkpoint.tokens import first_of
-from ggufkit.tokenizer.from_checkpoint.variants import bpe_with_roles, chatglm3, followed_by, with_space_prefix
+from ggufkit.tokenizer.from_checkpoint.variants import followed_by, with_space_prefix
 
 _META_LAYOUT = "Meta AI original pth"
 
@@ -93,15 +92,6 @@ def _elm_lengths(config: Config) -> list[int]:
 
 
 # ---- GLM-4 (2024), JAIS, Jamba ----------------------------------------------------------------------------------
-
-
-def _glm_width(config: Config) -> int:
-    return config.integer("hidden_size", "n_embed")
-
-
-def _glm_rope(config: Config) -> int:
-    size = config.get("attention_dim", default=config.width // config.heads)
-    return int(size * partial_rotary(config, 0.5))
 
 
 def _jais_factor(*names: str) -> Callable[[Config], float]:
@@ -392,32 +382,6 @@ SPECS = (
         metadata=(*BASE, pooling),
         vocabulary=first_of(sentencepiece, bpe),
         transforms=(BARE,),
-    ),
-    Architecture(
-        name="chatglm",
-        graph=Graph(),
-        models={"ChatGLMForConditionalGeneration": {}, "ChatGLMModel": {}, "GlmForCausalLM": {}},
-        metadata=(
-            uint("context_length", lambda config: config.get("seq_length", default=_glm_width(config))),
-            uint("embedding_length", _glm_width),
-            uint(
-                "feed_forward_length",
-                lambda config: config.get("ffn_hidden_size", "intermediate_size", default=4 * _glm_width(config)),
-            ),
-            LAYERS,
-            uint("attention.head_count", lambda config: config.heads),
-            uint(
-                "attention.head_count_kv",
-                lambda config: config.get("multi_query_group_num", "num_key_value_heads", default=config.heads),
-            ),
-            real("attention.layer_norm_rms_epsilon", lambda config: config.get("layernorm_epsilon", default=1e-5)),
-            FILE_TYPE,
-            uint("rope.dimension_count", _glm_rope),
-            flag("tokenizer.ggml.add_bos_token", False),
-            real("rope.freq_base", lambda config: 10000 * config.get("rope_ratio", default=1)),
-        ),
-        vocabulary=first_of(bpe_with_roles(eos="<|endoftext|>", eot="<|user|>", unk="<|endoftext|>"), chatglm3),
-        transforms=(drop(r"\.rotary_pos_emb\.inv_freq$"), rename((r"^transformer\.", ""))),
     ),
     Architecture(
         name="jais",
