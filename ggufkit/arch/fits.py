@@ -20,6 +20,7 @@ __all__ = [
     "Square",
     "Stretch",
     "Tiles",
+    "Views",
 ]
 
 
@@ -166,4 +167,15 @@ class Slices:
     row_end: str
 
 
-Fit = Square | Patches | RoundedUp | Canvas | NearestShape | Longest | Tiles | Grid | Shapes | Stretch | Slices
+@dataclass(frozen=True)
+class Views:
+    """Of an image larger than `tile` pixels rows of tiles, stretched to the shape most like its own, and then the whole
+    image with its shape kept, in the middle of a grey square of `base` pixels."""
+
+    method: str
+    base: int
+    tile: int
+    colour: tuple[int, int, int]
+
+
+Fit = Square | Patches | RoundedUp | Canvas | NearestShape | Views | Longest | Tiles | Grid | Shapes | Stretch | Slices

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ggufkit.arch.fits import Fit
+from ggufkit.arch.fits import Fit, Views
 
 __all__ = [
     "Activate",
@@ -43,6 +43,7 @@ __all__ = [
     "Scale",
     "Standardize",
     "Tower",
+    "Twofold",
     "Windows",
 ]
 
@@ -348,5 +349,22 @@ class Frames:
 
     project: tuple[Step, ...]
     samples: int
+    begin: str = ""
+    end: str = ""
+
+
+@dataclass(frozen=True)
+class Twofold:
+    """An encoder of images: SAM, and CLIP over the rows that it gives; rows of both side by side are multiplied.
+
+    Behind each row of a picture stands a vector, and one more behind the whole image.
+
+    Attributes
+    ----------
+    fit : how an image becomes pictures.
+    begin, end : the text around an image.
+    """
+
+    fit: Views
     begin: str = ""
     end: str = ""

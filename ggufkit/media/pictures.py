@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ggufkit.errors import GgufkitError, Hint, MissingDependency, UsageError, printable
@@ -22,7 +22,7 @@ from ggufkit.errors import GgufkitError, Hint, MissingDependency, UsageError, pr
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["MOST_BYTES", "aligned_size", "fitted", "normalized", "open_picture", "resized"]
+__all__ = ["MOST_BYTES", "aligned_size", "centred", "fitted", "normalized", "open_picture", "resized"]
 
 MOST_BYTES = 64 << 20  # of a file
 _MOST_PIXELS = 64 << 20
@@ -89,16 +89,37 @@ def fitted(
     pixels: np.ndarray, size: tuple[int, int], method: str, colour: tuple[int, int, int] = (0, 0, 0)
 ) -> np.ndarray:
     """As large as fits into `size`, (width, height), with its shape kept, in the middle of an image of one colour."""
+
+    return _placed(pixels, size, method, colour, math.ceil, math.floor)
+
+
+def centred(
+    pixels: np.ndarray, size: tuple[int, int], method: str, colour: tuple[int, int, int] = (0, 0, 0)
+) -> np.ndarray:
+    """As `fitted`, to the nearest pixel: Pillow's `ImageOps.pad`."""
+    return _placed(pixels, size, method, colour, _half_up, _half_up)
+
+
+def _placed(
+    pixels: np.ndarray,
+    size: tuple[int, int],
+    method: str,
+    colour: tuple[int, int, int],
+    length: Callable[[float], int],
+    place: Callable[[float], int],
+) -> np.ndarray:
     import numpy as np
 
     height, width = pixels.shape[:2]
     if (width, height) == size:
         return pixels
     scale = min(np.float32(size[0]) / np.float32(width), np.float32(size[1]) / np.float32(height))
-    inner = [min(math.ceil(np.float32(n) * scale), most) for n, most in zip((width, height), size, strict=True)]
+    inner = [
+        max(1, min(length(float(np.float32(n) * scale)), most)) for n, most in zip((width, height), size, strict=True)
+    ]
     out = np.empty((size[1], size[0], 3), np.uint8)
     out[:] = colour
-    x, y = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
+    x, y = place((size[0] - inner[0]) / 2), place((size[1] - inner[1]) / 2)
     out[y : y + inner[1], x : x + inner[0]] = resized(pixels, (inner[0], inner[1]), method)
     return out
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from mmproj_parts import BIAS, FFN, HEADS, INNER, PATCH, PATCHES, SIDE, TABLE, block, merger
 from recipe_parts import WIDTH, Shapes, linear, norms, real
 
@@ -11,6 +12,29 @@ from ggufkit.gguf.header import Value, ValueType
 
 PIXELS = {"vision.image_min_pixels": 4 * 16 * 16, "vision.image_max_pixels": 64 * 16 * 16}
 TWO: Shapes = {f"v.patch_embd.weight{end}": (INNER, 3, PATCH, PATCH) for end in ("", ".1")}
+
+SAM_WIDTH, SAM_HEADS, SAM_LAYERS = 16, 2, 3
+SAM: Shapes = {
+    **norms("pre_ln", "post_ln", bias=True, size=SAM_WIDTH),
+    **linear("attn.qkv", 3 * SAM_WIDTH, SAM_WIDTH, True),
+    **linear("attn.out", SAM_WIDTH, SAM_WIDTH, True),
+    "mlp.lin1.weight": (24, SAM_WIDTH),
+    "mlp.lin1.bias": (24,),
+    **linear("mlp.lin2", SAM_WIDTH, 24, True),
+}
+
+
+def _distances(layer: int) -> Shapes:
+    """Of blocks with windows of 14 patches, and of those that see all."""
+    count = 127 if layer == 2 else 27
+    return {f"v.sam.blk.{layer}.attn.pos_{axis}.weight": (count, SAM_WIDTH // SAM_HEADS) for axis in "hw"}
+
+
+def some_tiles() -> np.ndarray:
+    """Two tiles of noise: (2, 3, 640, 640) float32."""
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 40, 3), np.uint8).repeat(16, 1).repeat(16, 2)
+    return np.ascontiguousarray(((pixels / np.float32(255) - 0.5) / 0.25).transpose(0, 3, 1, 2), np.float32)
+
 
 MORE: dict[str, tuple[dict[str, Any], Shapes, Shapes, str]] = {
     "kimik25": (
@@ -141,5 +165,28 @@ MORE: dict[str, tuple[dict[str, Any], Shapes, Shapes, str]] = {
         | norms("v.patch_norm.2", "v.patch_norm.3", bias=True, size=INNER)
         | linear("mm.input_projection", WIDTH, INNER),
         "gemma3",
+    ),
+    "deepseekocr": (
+        {
+            "use_gelu": True,
+            "vision.feed_forward_length": 8,  # as converters have it, which does not use it
+            "vision.window_size": 14,
+            "vision.sam.block_count": SAM_LAYERS,
+            "vision.sam.embedding_length": SAM_WIDTH,
+            "vision.sam.head_count": SAM_HEADS,
+        },
+        block(fused=3),
+        {"v.sam.patch_embd.weight": (16, 3, 16, 16), "v.sam.patch_embd.bias": (16,)}
+        | {"v.sam.pos_embd.weight": (1, 64, 64, 16)}
+        | {f"v.sam.blk.{i}.{name}": shape for i in range(SAM_LAYERS) for name, shape in SAM.items()}
+        | {name: shape for i in range(SAM_LAYERS) for name, shape in _distances(i).items()}
+        | {"v.sam.neck.0.weight": (8, 16, 1, 1), "v.sam.neck.2.weight": (8, 8, 3, 3)}
+        | norms("v.sam.neck.1", "v.sam.neck.3", bias=True, size=8)
+        | {"v.sam.net_2.weight": (12, 8, 3, 3), "v.sam.net_3.weight": (INNER, 12, 3, 3)}
+        | {"v.class_embd": (INNER,), "v.position_embd.weight": (257, INNER)}
+        | norms("v.pre_ln", bias=True, size=INNER)
+        | linear("mm.model.fc", WIDTH, 2 * INNER, True)
+        | {"v.image_newline": (WIDTH,), "v.view_seperator": (1, WIDTH)},
+        "llama",
     ),
 }

@@ -397,7 +397,7 @@ def granite4_vision() -> Tiny:
 
 def _sam(at: str, layers: int = 2) -> Shapes:
     yield f"{at}.pos_embed", (1, SIDE, SIDE, WIDTH)
-    yield f"{at}.patch_embed.proj.weight", (WIDTH, 3, PATCH, PATCH)
+    yield f"{at}.patch_embed.proj.weight", (WIDTH, 3, 16, 16)
     yield f"{at}.patch_embed.proj.bias", (WIDTH,)
     for i in range(layers):
         block = f"{at}.blocks.{i}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ggufkit.arch.fits import Views
 from ggufkit.arch.metadata import Row, real, uint
 from ggufkit.arch.projector import (
     CONVOLUTIONS,
@@ -17,6 +18,7 @@ from ggufkit.arch.projector import (
     projector,
     vision_keys,
 )
+from ggufkit.arch.tower import Twofold
 from ggufkit.arch.transforms import rename, reshape, split_rows
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError
@@ -143,3 +145,7 @@ PROJECTORS = (
     ),
     V4,
 )
+
+TOWERS = {
+    "deepseekocr": Twofold(fit=Views("bicubic", base=1024, tile=640, colour=(127, 127, 127)), end="\n"),
+}

@@ -42,7 +42,16 @@ def halved(ops: Ops, x: Array, shape: tuple[int, int], linear: Linear) -> tuple[
     -------
     (height′ · width′, rows), and height′ and width′: half of them, rounded up.
     """
-    places, found = _places(x, shape)
+    return _convolved(ops, x, shape, linear, 2)
+
+
+def convolved(ops: Ops, x: Array, shape: tuple[int, int], linear: Linear) -> Array:
+    """As `halved`, of every place: (height · width, rows)."""
+    return _convolved(ops, x, shape, linear, 1)[0]
+
+
+def _convolved(ops: Ops, x: Array, shape: tuple[int, int], linear: Linear, step: int) -> tuple[Array, tuple[int, int]]:
+    places, found = _places(x, shape, step)
     picked = ops.pick(ops.concatenate([x, ops.zeros(1, x.shape[1])]), places.reshape(-1))
     (y,) = ops.linear(picked.reshape(len(places), -1), linear)
     return y, found
@@ -72,9 +81,9 @@ def along(ops: Ops, x: Array, taps: Array) -> Array:
     return y
 
 
-def _places(x: Array, shape: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
-    """Rows around every other place, (height′ · width′, 9), where those beyond are behind the last; height′, width′."""
+def _places(x: Array, shape: tuple[int, int], step: int = 2) -> tuple[np.ndarray, tuple[int, int]]:
+    """Rows around each `step`-th place, (height′ · width′, 9), those beyond behind the last; and height′, width′."""
     numbers = np.full((shape[0] + 2, shape[1] + 2), len(x))  # of the row of zeros
     numbers[1:-1, 1:-1] = np.arange(len(x)).reshape(shape)
-    places = np.lib.stride_tricks.sliding_window_view(numbers, (_SIDE, _SIDE))[::2, ::2]
+    places = np.lib.stride_tricks.sliding_window_view(numbers, (_SIDE, _SIDE))[::step, ::step]
     return places.reshape(-1, _SIDE**2), (places.shape[0], places.shape[1])

@@ -14,7 +14,7 @@ import numpy as np
 if TYPE_CHECKING:
     from ggufkit.arrays import FloatArray
 
-__all__ = ["by_block", "by_nested_block", "by_window", "interpolated", "side_by_side", "turns"]
+__all__ = ["by_block", "by_nested_block", "by_window", "interpolated", "side_by_side", "turns", "weights_of"]
 
 
 def by_block(rows: int, columns: int, side: int) -> np.ndarray:
@@ -87,27 +87,29 @@ def interpolated(table: np.ndarray, rows: int, columns: int, how: str) -> np.nda
     Parameters
     ----------
     table : (down, across, width), or (side², width) of a square grid.
-    how : ``"smoothed"``, ``"corners"``, ``"cubic"``, …; see `Tower.positions`.
+    how : ``"smoothed"``, ``"corners"``, ``"cubic"``, …, see `Tower.positions`; or ``"smooth cubic"``, PyTorch's bicubic
+        way with antialiasing.
     """
     side = math.isqrt(len(table))
     grid = table.reshape(side, side, -1) if table.ndim == 2 else table
     if (rows, columns) == grid.shape[:2] and how != "nudged":
         return grid.reshape(rows * columns, -1)
-    down, across = _weights(len(grid), rows, how), _weights(grid.shape[1], columns, how)
+    down, across = weights_of(len(grid), rows, how), weights_of(grid.shape[1], columns, how)
     grid = np.tensordot(down, grid, axes=(1, 0))  # (rows, side, width)
     grid = np.tensordot(across, grid, axes=(1, 1))  # (columns, rows, width)
     result: np.ndarray = np.ascontiguousarray(grid.transpose(1, 0, 2).reshape(rows * columns, -1), np.float32)
     return result
 
 
-def _weights(old: int, new: int, how: str) -> FloatArray:
+def weights_of(old: int, new: int, how: str) -> FloatArray:
     """How much of each of `old` numbers is in each of `new`: (new, old) float32."""
     at, places = np.arange(new) + 0.0, np.arange(old)
-    if how == "smoothed":
+    if how in ("smoothed", "smooth cubic"):
         centre = (at + 0.5) * old / new
-        weights = np.maximum(1 - np.abs(places + 0.5 - centre[:, None]) / max(1.0, old / new), 0)
-        weights /= weights.sum(axis=1, keepdims=True)
-        return weights.astype(np.float32)
+        away: np.ndarray = np.abs(places + 0.5 - centre[:, None]) / max(1.0, old / new)
+        shares: np.ndarray = np.maximum(1 - away, 0) if how == "smoothed" else _cubic(away, -0.5)
+        whole: FloatArray = (shares / shares.sum(axis=1, keepdims=True)).astype(np.float32)
+        return whole
     corners = how == "corners"
     if corners and new > 1 and old > 1:
         place = at * ((old - 1) / (new - 1))
@@ -124,8 +126,7 @@ def _weights(old: int, new: int, how: str) -> FloatArray:
     return weights.astype(np.float32)
 
 
-def _cubic(x: FloatArray) -> FloatArray:
-    """Keys' kernel with a = −0.75."""
-    a = -0.75
+def _cubic(x: FloatArray, a: float = -0.75) -> FloatArray:
+    """Keys' kernel."""
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     return np.where(x <= 1, near, np.where(x < 2, ((a * x - 5 * a) * x + 8 * a) * x - 4 * a, 0))

@@ -24,11 +24,12 @@ from ggufkit.arch.fits import (
     Square,
     Stretch,
     Tiles,
+    Views,
 )
 from ggufkit.arch.hyperparameters import Keys
-from ggufkit.arch.tower import Tower
+from ggufkit.arch.tower import Tower, Twofold
 from ggufkit.errors import UsageError
-from ggufkit.media.pictures import aligned_size, fitted, resized
+from ggufkit.media.pictures import aligned_size, centred, fitted, resized
 
 __all__ = ["Layout", "OneToken", "layout_of"]
 
@@ -46,7 +47,7 @@ _MOST_TILES = 256
 _MOST_PIXELS = 1 << 28  # of all tiles of an image
 
 
-def layout_of(tower: Tower, keys: Keys, patch: int, merge: int) -> Layout:
+def layout_of(tower: Tower | Twofold, keys: Keys, patch: int, merge: int) -> Layout:
     """What makes pictures of an image, for the tower of a file.
 
     Parameters
@@ -253,6 +254,23 @@ def _grid(fit: Grid, keys: Keys, patch: int, merge: int) -> Layout:
                 found.append(fit.tile.format(row=row + 1, column=column + 1))
                 found.append(refined[y : y + fit.size, x : x + fit.size])
         return [*found, OneToken(fit.overview), whole]
+
+    return pictures
+
+
+@_pictures.register
+def _views(fit: Views, keys: Keys, patch: int, merge: int) -> Layout:
+    least, most = keys.count("preproc_min_tiles", 2), keys.count("preproc_max_tiles", 9, most=_MOST_TILES)
+    shapes = _shapes(least, most)
+
+    def pictures(pixels: np.ndarray) -> list[str | np.ndarray]:
+        height, width = pixels.shape[:2]
+        found: list[str | np.ndarray] = []
+        if max(width, height) > fit.tile:
+            columns, rows = _nearest(width, height, fit.tile, shapes)
+            refined = resized(pixels, (columns * fit.tile, rows * fit.tile), fit.method)
+            found += np.split(refined, rows)
+        return [*found, centred(pixels, (fit.base, fit.base), fit.method, fit.colour)]
 
     return pictures
 

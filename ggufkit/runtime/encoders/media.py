@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ggufkit.arch.hyperparameters import Keys
 from ggufkit.arch.projectors import ear_of, tower_of
-from ggufkit.arch.tower import Chunked, Conformer, Ear, Either, FastConformer, Frames
+from ggufkit.arch.tower import Chunked, Conformer, Ear, Either, FastConformer, Frames, Tower, Twofold
 from ggufkit.errors import ArchitectureError, GGUFError, UsageError, printable
 from ggufkit.gguf.reader import GGUF
 from ggufkit.gguf.reader import open as open_gguf
@@ -26,6 +26,7 @@ from ggufkit.runtime.encoders.frames import FrameEncoder
 from ggufkit.runtime.encoders.layout import OneToken
 from ggufkit.runtime.encoders.picture import PictureEncoder
 from ggufkit.runtime.encoders.sound import SoundEncoder
+from ggufkit.runtime.encoders.twofold import TwofoldEncoder
 from ggufkit.runtime.loader import Tensors
 from ggufkit.runtime.ops import Ops
 from ggufkit.runtime.seen import MARKER, Prompt, Seen, Shown
@@ -158,13 +159,17 @@ def _kind(keys: Keys, gguf: GGUF) -> str:
     return kind if isinstance(kind, str) else ""
 
 
-def _pictures(load: Tensors, gguf: GGUF) -> PictureEncoder | None:
+Seeing = PictureEncoder | TwofoldEncoder
+_SEEING: Mapping[type, Callable[[Tensors, Keys, Any], Seeing]] = {Tower: PictureEncoder, Twofold: TwofoldEncoder}
+
+
+def _pictures(load: Tensors, gguf: GGUF) -> Seeing | None:
     keys = Keys(gguf, "clip.vision")
     if not Keys(gguf, "clip").flag("has_vision_encoder", False):
         return None
     if (tower := tower_of(kind := _kind(keys, gguf))) is None:
         raise load.fail(f"an encoder of images with the projector {printable(kind)} cannot be run")
-    return PictureEncoder(load, keys, tower)
+    return _SEEING[type(tower)](load, keys, tower)
 
 
 Hearing = SoundEncoder | ChunkedEncoder | ConformerEncoder | FastConformerEncoder | FrameEncoder

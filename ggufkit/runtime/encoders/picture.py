@@ -24,6 +24,7 @@ from ggufkit.runtime.encoders.blocks import (
     load_encoder_block,
     read_sizes,
 )
+from ggufkit.runtime.encoders.colours import colours_of
 from ggufkit.runtime.encoders.grid import by_block, by_nested_block, by_window, interpolated, side_by_side, turns
 from ggufkit.runtime.encoders.layout import layout_of
 from ggufkit.runtime.encoders.limits import with_limits
@@ -75,7 +76,7 @@ class PictureEncoder:
         if tower.whole_patches:
             self.patch, self.merge = self.patch * self.merge, 1
         self.layout = layout_of(tower, keys, self.patch, self.merge)
-        self.mean, self.std = (_three(keys, name) for name in ("image_mean", "image_std"))
+        self.mean, self.std = (colours_of(keys, name) for name in ("image_mean", "image_std"))
         self._patches = self._patch_matrix(load)
         self._positions = None
         if tower.positions and load.has("v.position_embd.weight"):
@@ -271,12 +272,3 @@ def _layer(keys: Keys, name: str, layers: int) -> int:
     if not isinstance(found, list) or not found or type(found[0]) is not int or not 0 <= found[0] < layers:
         raise keys.fail(name, f"must begin with a block below {layers}, not {printable(repr(found))}")
     return found[0]
-
-
-def _three(keys: Keys, name: str) -> tuple[float, ...]:
-    values = keys.get(name)
-    if not isinstance(values, list) or len(values) < 3 or not all(isinstance(v, float) for v in values[:3]):
-        raise keys.fail(name, "must be three numbers, one of each colour")
-    if not all(math.isfinite(v) and (name == "image_mean" or abs(v) > 1e-6) for v in values[:3]):
-        raise keys.fail(name, f"cannot be {printable(repr(values[:3]))}")
-    return tuple(values[:3])
