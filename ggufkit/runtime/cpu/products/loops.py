@@ -291,14 +291,15 @@ def matrix(turn, data, rows, levels, scales, sums, out):
     groups = UNIT // GROUP
     stride = units * groups  # groups of a row
     panel_rows = LANES * PANELS
-    grain = min(max(_PACKED * STEP // 4 // cols // panel_rows, 1) * panel_rows, 8 * panel_rows)
-    W = np.empty(grain * units * quads, np.int32)
-    scales_of, mins_of = np.empty(grain * units * LANES, np.float32), np.empty(grain * units * LANES, np.float32)
+    most = min(max(_PACKED * STEP // 4 // cols // panel_rows, 1) * panel_rows, 8 * panel_rows)
+    W = np.empty(most * units * quads, np.int32)
+    scales_of, mins_of = np.empty(most * units * LANES, np.float32), np.empty(most * units * LANES, np.float32)
     U, S, M = np.zeros(LANES * UNIT, np.uint8), np.zeros(LANES * LANES, np.float32), np.zeros(LANES * LANES, np.float32)
     bytes_, edge = levels.reshape(-1), np.empty(TOKENS * panel_rows, np.float32)
     words = np.empty(TOKENS * cols if STEP == 2 else 0, np.int16)  # the activations of a row of tiles
     x = words.view(np.int32) if STEP == 2 else bytes_.view(np.int32)
     waiting = np.empty(5 * edge.size, np.float32)
+    grain = share_of_many(turn, rows, panel_rows, most)
     first = take(turn, grain)
     while first < rows:
         last = min(first + grain, rows)
@@ -337,6 +338,7 @@ def matrix(turn, data, rows, levels, scales, sums, out):
                             totals = subtract_scaled(totals, mins_of, s, units * LANES * LANES, sums, xs, stride)
                     totals = add_pairs(totals, g, waiting, edge.size)
                 put_tile(totals, t, first + p * LANES, edge, out)
+        grain = share_of_many(turn, rows, panel_rows, most)
         first = take(turn, grain)
 
 

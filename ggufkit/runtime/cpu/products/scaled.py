@@ -61,7 +61,7 @@ from ggufkit.kernels.jit import inlined, maker, specialised
 from ggufkit.kernels.lanes import LANES, lane, load, splat, store
 from ggufkit.kernels.shares import take
 from ggufkit.runtime.cpu.products import UNIT, Layout, Product, pairs
-from ggufkit.runtime.cpu.products.loops import AHEAD, on_lines, panels_of, put_tile, share
+from ggufkit.runtime.cpu.products.loops import AHEAD, on_lines, panels_of, put_tile, share, share_of_many
 
 QUADS = UNIT // 4  # int32 of four levels
 
@@ -242,12 +242,13 @@ def matrix(turn, data, rows, x, scales, starts, out):
     """out[t, r] = row r · x[t]. x: see `lay`; out: (n, rows) float32."""
     units, tokens = x.shape[0], x.shape[1] * TOKENS
     row_bytes, groups, panel_rows = units * BYTES, UNIT // GROUP, LANES * PANELS
-    grain = 8 * panel_rows
-    W, S = np.empty(grain * units * QUADS, np.int32), np.empty(groups * LANES, np.int32)
-    F = np.empty(grain * units * groups, np.int32)
-    D, B = np.empty(grain * units, np.float32), np.empty(grain * units, np.int32)
+    most = 8 * panel_rows
+    W, S = np.empty(most * units * QUADS, np.int32), np.empty(groups * LANES, np.int32)
+    F = np.empty(most * units * groups, np.int32)
+    D, B = np.empty(most * units, np.float32), np.empty(most * units, np.int32)
     edge, corner = np.empty(LANES * BYTES + 64, np.uint8), np.empty(TOKENS * panel_rows, np.float32)
     words, sums = x.reshape(-1), np.empty(_BLOCK * panel_rows, np.float32)
+    grain = share_of_many(turn, rows, panel_rows, most)
     first = take(turn, grain)
     while first < rows:
         last = min(first + grain, rows)
@@ -279,6 +280,7 @@ def matrix(turn, data, rows, x, scales, starts, out):
                 for t in range(top, end, TOKENS):
                     totals = load_tile(sums, (t - top) * panel_rows, panel_rows)
                     put_tile(totals, t, first + p * LANES, corner, out)
+        grain = share_of_many(turn, rows, panel_rows, most)
         first = take(turn, grain)
 
 
