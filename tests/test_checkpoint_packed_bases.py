@@ -6,7 +6,7 @@ import gc
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from test_checkpoint_packed_hostile import of, stored
+from tiny_checkpoints import BPE_TOKENS, FFN, WIDTH, Tiny, config, decoder, llama_layer, write
 from tiny_families import FAMILIES
 from tiny_packed import (
     AWQ,
@@ -93,6 +94,47 @@ def test_fused_matrices_mean_the_same_weights(base: str, packer: Packer, tmp_pat
         assert list(plain.tensors) == list(model.tensors)
         for name, tensor in plain.tensors.items():
             np.testing.assert_array_equal(tensor.floats(), model.tensors[name].floats(), name)
+
+
+@pytest.mark.parametrize("how", [GPTQ(sym=False), GPTQ(bits=8, order=True)], ids=str)
+def test_what_gptqmodel_takes_apart_is_one_again(how: Packer, tmp_path: Path):
+    tiny = FAMILIES["phi4-mini"]()
+    shapes = dict(tiny.shapes)
+    for name in [name for name in shapes if "gate_up_proj" in name]:
+        rows, cols = shapes.pop(name)
+        shapes |= {name.replace("gate_up", part): (rows // 2, cols) for part in ("gate", "up")}
+    apart = replace(tiny, shapes=shapes.items())
+    folder = write_packed(apart, how, tmp_path / "packed", tmp_path / "plain", widened=False)
+    expected = open_checkpoint(tmp_path / "plain").tensors
+    with open_gguf(convert(folder, tmp_path / "m.gguf", inexact="F32", pre="llama-bpe", threads=1)) as model:
+        parts = [expected[f"model.layers.1.mlp.{part}_proj.weight"].floats() for part in ("gate", "up")]
+        found = model.tensors["blk.1.ffn_up.weight"]
+        np.testing.assert_array_equal(np.concatenate(parts), found.floats())
+        assert found.format.name == ("Q8_0" if how.bits == 8 else "Q5_0")  # one group has one order
+
+
+def test_experts_of_mixtral_by_their_new_names(tmp_path: Path):
+    """As GPTQModel and transformers 5 write them."""
+    names = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
+    parts = {"w1": (FFN, WIDTH), "w2": (WIDTH, FFN), "w3": (FFN, WIDTH)}
+
+    def layer(at: str, i: int, new: bool) -> Iterator[tuple[str, tuple[int, ...]]]:
+        for name, shape in llama_layer(at, i):
+            if ".mlp." not in name:
+                yield name, shape
+        moe = f"{at}.mlp" if new else f"{at}.block_sparse_moe"
+        yield f"{moe}.gate.weight", (4, WIDTH)
+        for expert, (part, shape) in product(range(4), parts.items()):
+            yield f"{moe}.experts.{expert}.{names[part] if new else part}.weight", shape
+
+    values = config("MixtralForCausalLM", "mixtral", num_local_experts=4, num_experts_per_tok=2)
+    found = []
+    for new in (False, True):
+        tiny = Tiny(values, decoder(lambda at, i, new=new: layer(at, i, new), BPE_TOKENS))
+        path = convert(write(tiny, tmp_path / str(new)), tmp_path / f"{new}.gguf", "F32", pre="llama-bpe", threads=1)
+        with open_gguf(path) as model:
+            found.append({name: tensor.shape for name, tensor in model.tensors.items()})
+    assert found[0] == found[1]
 
 
 def test_a_group_is_as_large_as_the_settings_say():

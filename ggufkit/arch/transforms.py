@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ggufkit.arch.heads import qkv_rows, rope_order
+from ggufkit.arch.pieces import together
 from ggufkit.arch.spec import Transform
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import CheckpointError, printable
@@ -39,6 +40,7 @@ __all__ = [
     "first_rows",
     "group_qkv",
     "interleaved",
+    "joined",
     "map_each",
     "mlp_experts",
     "mtp_blocks",
@@ -56,6 +58,7 @@ __all__ = [
     "transpose",
     "trunk",
     "untied",
+    "w123_again",
 ]
 
 
@@ -247,6 +250,44 @@ def _split(pattern: str, names: tuple[str, ...], part_of: Callable[[int, int], s
                 yield result.renamed(matcher.sub(name, tensor.name))
 
     return transform
+
+
+def joined(parts: tuple[str, ...], whole: str) -> Transform:
+    """Matrices below each other as the one that they are in the published checkpoint.
+
+    GPTQModel takes such apart before it quantizes: ``gate_up_proj`` into ``gate_proj`` and ``up_proj``.
+
+    Parameters
+    ----------
+    parts, whole : module names, without what stands before them.
+    """
+    matcher = re.compile(rf"(?P<at>.*\.)(?P<part>{'|'.join(parts)})(?P<end>\.weight)")
+
+    def transform(tensors: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
+        waiting: dict[str, dict[str, Tensor]] = {}
+        for tensor in tensors:
+            if (match := matcher.fullmatch(tensor.name)) is None:
+                yield tensor
+                continue
+            found = waiting.setdefault(match["at"], {})
+            found[match["part"]] = tensor
+            if len(found) == len(parts):
+                del waiting[match["at"]]
+                yield together(f"{match['at']}{whole}{match['end']}", [found[part] for part in parts])
+        for found in waiting.values():
+            yield from found.values()
+
+    return transform
+
+
+# Experts that are published as w1, w2 and w3, under the names that transformers and GPTQModel give them.
+w123_again = rename(
+    (r"(?<=\.)mlp\.gate(?=\.weight$)", "block_sparse_moe.gate"),
+    *(
+        (rf"(?<=\.)mlp\.experts\.(\d+)\.{part}_proj(?=\.weight$)", rf"block_sparse_moe.experts.\1.{name}")
+        for part, name in (("gate", "w1"), ("down", "w2"), ("up", "w3"))
+    ),
+)
 
 
 def stack_experts(

@@ -9,6 +9,7 @@ from ggufkit.arch.graph import Graph
 from ggufkit.arch.metadata import BASE, OPTIONAL, base, mtp_layers, partial_rotary, rope_parameters, uint
 from ggufkit.arch.mlx import PLAIN_MLX
 from ggufkit.arch.spec import Architecture
+from ggufkit.arch.transforms import joined
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import CheckpointError, printable
 from ggufkit.tensors.tensor import Tensor
@@ -82,7 +83,7 @@ SPECS = (
         metadata=(*BASE, _ROTATED),
         vocabulary=GLM4,
         graph=Graph(),
-        transforms=(_halves,),
+        transforms=(joined(("gate_proj", "up_proj"), "gate_up_proj"), _halves),
     ),
     Architecture(
         name="glm4",

@@ -8,7 +8,7 @@ from ggufkit.arch.metadata import BASE, ROPE_DIMENSIONS, VOCAB_SIZE
 from ggufkit.arch.mlx import PLAIN_MLX
 from ggufkit.arch.rope_tensors import rope_freqs
 from ggufkit.arch.spec import Architecture
-from ggufkit.arch.transforms import permute_rope, rename, stack_experts
+from ggufkit.arch.transforms import permute_rope, rename, stack_experts, w123_again
 from ggufkit.policy.traits import Traits
 from ggufkit.tokenizer.from_checkpoint.llama import llama_vocabulary
 
@@ -97,6 +97,7 @@ LLAMA = Architecture(
     transforms=(
         BARE_LLAMA,
         *PERMUTED,
+        w123_again,
         stack_experts(
             r"model\.layers\.(?P<layer>\d+)\.block_sparse_moe\.experts\.(?P<expert>\d+)\.(?P<part>w[123])\.weight",
             parts=("w1", "w2", "w3"),

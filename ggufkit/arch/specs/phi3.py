@@ -22,7 +22,7 @@ from ggufkit.arch.metadata import (
 from ggufkit.arch.mlx import PLAIN_MLX
 from ggufkit.arch.rope_tensors import rope_factors
 from ggufkit.arch.spec import Architecture
-from ggufkit.arch.transforms import stack_experts
+from ggufkit.arch.transforms import joined, stack_experts, w123_again
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError, printable
 from ggufkit.tokenizer.from_checkpoint.variants import phi3
@@ -129,7 +129,7 @@ SPECS = (
         metadata=_KEYS,
         vocabulary=phi3,
         graph=Graph(rope="neox"),
-        transforms=(rope_factors(_rotated),),
+        transforms=(joined(("gate_proj", "up_proj"), "gate_up_proj"), rope_factors(_rotated)),
         preamble=_PREAMBLE,
     ),
     Architecture(
@@ -145,6 +145,7 @@ SPECS = (
         vocabulary=phi3,
         transforms=(
             rope_factors(_rotated),
+            w123_again,
             stack_experts(
                 r"model\.layers\.(?P<layer>\d+)\.block_sparse_moe\.experts\.(?P<expert>\d+)\.(?P<part>w[123])\.weight",
                 parts=("w1", "w2", "w3"),
