@@ -25,7 +25,7 @@ PARTS = "sees", "hears"
 CONVERTED_ONLY = {
     *("step3vl", "step3p7", "gemma3n"),
     *("granitespeech", "granitespeechplus", "granite4vision"),
-    *("deepseekocr2", "deepseekv4", "dots3note", "dots3notegeneration", "d1omni"),
+    *("deepseekv4", "dots3note", "dots3notegeneration", "d1omni"),
 }
 
 

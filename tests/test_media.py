@@ -27,6 +27,7 @@ from ggufkit.runtime.seen import Seen
 
 Image = pytest.importorskip("PIL.Image")
 TEXT = "See <__media__> now"
+LARGE = "deepseekocr", "deepseekocr2"  # whose pictures are always large
 FAR = Value(ValueType.ARRAY, [9], ValueType.INT32)  # blocks that there are not
 
 
@@ -83,7 +84,7 @@ def divergence(own: np.ndarray, theirs: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("size", [(70, 41), (33, 91)])
-@pytest.mark.parametrize("kind", [kind for kind in PROJECTORS if kind not in EARS and kind != "deepseekocr"])
+@pytest.mark.parametrize("kind", [kind for kind in PROJECTORS if kind not in EARS and kind not in LARGE])
 def test_images_are_what_the_reference_sees(files, kind, size):
     data = picture(*size)
     compare(files, kind, data, pixels(data))
@@ -106,10 +107,11 @@ def test_large_images_are_cut_as_the_reference_cuts_them(files, kind, size):
     compare(files, kind, data, pixels(data), read=False)
 
 
-def test_images_of_two_encoders_are_what_the_reference_sees(files):
-    """The whole of it, that is: of tiles it takes other positions than the authors."""
-    data = picture(70, 41)
-    compare(files, "deepseekocr", data, pixels(data))
+@pytest.mark.parametrize(("kind", "size"), [("deepseekocr", (70, 41)), ("deepseekocr2", (800, 300))])
+def test_images_of_two_encoders_are_what_the_reference_sees(files, kind, size):
+    """Of the first the whole image, that is: of tiles it takes other positions than the authors."""
+    data = picture(*size)
+    compare(files, kind, data, pixels(data))
 
 
 def test_tiles_are_what_the_authors_see(files, fixtures):

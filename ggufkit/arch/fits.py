@@ -170,12 +170,18 @@ class Slices:
 @dataclass(frozen=True)
 class Views:
     """Of an image larger than `tile` pixels rows of tiles, stretched to the shape most like its own, and then the whole
-    image with its shape kept, in the middle of a grey square of `base` pixels."""
+    image with its shape kept, in the middle of a grey square of `base` pixels.
+
+    Attributes
+    ----------
+    apart : each tile is a picture, not each row of them.
+    """
 
     method: str
     base: int
     tile: int
     colour: tuple[int, int, int]
+    apart: bool = False
 
 
 Fit = Square | Patches | RoundedUp | Canvas | NearestShape | Views | Longest | Tiles | Grid | Shapes | Stretch | Slices

@@ -38,6 +38,7 @@ __all__ = [
     "Join",
     "Matrix",
     "Normalize",
+    "Queried",
     "Resample",
     "RowEnds",
     "Scale",
@@ -362,6 +363,23 @@ class Twofold:
     Attributes
     ----------
     fit : how an image becomes pictures.
+    begin, end : the text around an image.
+    """
+
+    fit: Views
+    begin: str = ""
+    end: str = ""
+
+
+@dataclass(frozen=True)
+class Queried:
+    """An encoder of images: SAM, and blocks of a language model, which read its rows and then as many learned queries.
+
+    What they make of the queries is multiplied; a vector stands behind the whole image.
+
+    Attributes
+    ----------
+    fit : how an image becomes pictures; there are queries for those of `base` and of `tile` pixels.
     begin, end : the text around an image.
     """
 

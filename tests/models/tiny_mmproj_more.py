@@ -30,6 +30,26 @@ def _distances(layer: int) -> Shapes:
     return {f"v.sam.blk.{layer}.attn.pos_{axis}.weight": (count, SAM_WIDTH // SAM_HEADS) for axis in "hw"}
 
 
+_GROUPED = linear("attn_q", INNER, INNER, True) | linear("attn_k", INNER // HEADS, INNER, True)
+_GROUPED |= linear("attn_v", INNER // HEADS, INNER, True)
+SAM_KEYS = {
+    "use_gelu": True,
+    "vision.window_size": 14,
+    "vision.sam.block_count": SAM_LAYERS,
+    "vision.sam.embedding_length": SAM_WIDTH,
+    "vision.sam.head_count": SAM_HEADS,
+}
+SAM_TENSORS: Shapes = (
+    {"v.sam.patch_embd.weight": (16, 3, 16, 16), "v.sam.patch_embd.bias": (16,)}
+    | {"v.sam.pos_embd.weight": (1, 64, 64, 16)}
+    | {f"v.sam.blk.{i}.{name}": shape for i in range(SAM_LAYERS) for name, shape in SAM.items()}
+    | {name: shape for i in range(SAM_LAYERS) for name, shape in _distances(i).items()}
+    | {"v.sam.neck.0.weight": (8, 16, 1, 1), "v.sam.neck.2.weight": (8, 8, 3, 3)}
+    | norms("v.sam.neck.1", "v.sam.neck.3", bias=True, size=8)
+    | {"v.sam.net_2.weight": (12, 8, 3, 3), "v.sam.net_3.weight": (INNER, 12, 3, 3)}
+)
+
+
 def some_tiles() -> np.ndarray:
     """Two tiles of noise: (2, 3, 640, 640) float32."""
     pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 40, 3), np.uint8).repeat(16, 1).repeat(16, 2)
@@ -168,25 +188,25 @@ MORE: dict[str, tuple[dict[str, Any], Shapes, Shapes, str]] = {
     ),
     "deepseekocr": (
         {
-            "use_gelu": True,
             "vision.feed_forward_length": 8,  # as converters have it, which does not use it
-            "vision.window_size": 14,
-            "vision.sam.block_count": SAM_LAYERS,
-            "vision.sam.embedding_length": SAM_WIDTH,
-            "vision.sam.head_count": SAM_HEADS,
+            **SAM_KEYS,
         },
         block(fused=3),
-        {"v.sam.patch_embd.weight": (16, 3, 16, 16), "v.sam.patch_embd.bias": (16,)}
-        | {"v.sam.pos_embd.weight": (1, 64, 64, 16)}
-        | {f"v.sam.blk.{i}.{name}": shape for i in range(SAM_LAYERS) for name, shape in SAM.items()}
-        | {name: shape for i in range(SAM_LAYERS) for name, shape in _distances(i).items()}
-        | {"v.sam.neck.0.weight": (8, 16, 1, 1), "v.sam.neck.2.weight": (8, 8, 3, 3)}
-        | norms("v.sam.neck.1", "v.sam.neck.3", bias=True, size=8)
-        | {"v.sam.net_2.weight": (12, 8, 3, 3), "v.sam.net_3.weight": (INNER, 12, 3, 3)}
+        SAM_TENSORS
         | {"v.class_embd": (INNER,), "v.position_embd.weight": (257, INNER)}
         | norms("v.pre_ln", bias=True, size=INNER)
         | linear("mm.model.fc", WIDTH, 2 * INNER, True)
         | {"v.image_newline": (WIDTH,), "v.view_seperator": (1, WIDTH)},
+        "llama",
+    ),
+    "deepseekocr2": (
+        {"vision.attention.head_count_kv": 1, **SAM_KEYS},
+        block(norm_bias=False, gate=True, bias=False) | _GROUPED,
+        SAM_TENSORS
+        | {"v.resample_query_768.weight": (144, INNER), "v.resample_query_1024.weight": (256, INNER)}
+        | norms("v.post_ln", size=INNER)
+        | linear("mm.model.fc", WIDTH, INNER, True)
+        | {"v.view_seperator": (1, WIDTH)},
         "llama",
     ),
 }

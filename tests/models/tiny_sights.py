@@ -450,7 +450,7 @@ def deepseek_ocr2() -> Tiny:
         for size in (768, 1024):
             yield f"{at}.query_{size}.weight", (4, WIDTH)
         at = f"{at}.model.model"
-        for i in range(2):
+        for i in range(LAYERS):
             block = f"{at}.layers.{i}"
             for part in ("input_layernorm", "post_attention_layernorm"):
                 yield from norm(f"{block}.{part}")
@@ -464,6 +464,7 @@ def deepseek_ocr2() -> Tiny:
         yield "model.view_seperator", (WIDTH,)
 
     vision = {"image_size": 1024, "width": {"qwen2-0-5b": {"dim": WIDTH}, "sam_vit_b": _SAM}}
+    vision |= {"layers": LAYERS, "num_attention_heads": 4, "intermediate_size": INNER}
     parts = {"vision_config": vision, "language_config": TEXT, **TEXT}
     return tiny("DeepseekOCR2ForCausalLM", "deepseek_vl_v2", parts, shapes())
 

@@ -18,7 +18,7 @@ from ggufkit.arch.projector import (
     projector,
     vision_keys,
 )
-from ggufkit.arch.tower import Twofold
+from ggufkit.arch.tower import Queried, Twofold
 from ggufkit.arch.transforms import rename, reshape, split_rows
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError
@@ -148,4 +148,8 @@ PROJECTORS = (
 
 TOWERS = {
     "deepseekocr": Twofold(fit=Views("bicubic", base=1024, tile=640, colour=(127, 127, 127)), end="\n"),
+    "deepseekocr2": Queried(
+        fit=Views("bicubic", base=1024, tile=768, colour=(127, 127, 127), apart=True),
+        end="\n",
+    ),
 }

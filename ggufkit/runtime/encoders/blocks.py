@@ -115,6 +115,10 @@ class Whole(Step):
             self._spans.append(Span(lo, lo + n, 0, ops.layer_cache(spec, _CACHE, n)))
             lo += n
 
+    def be(self, spans: list[Span]) -> None:
+        """Have other spans, for rows that see each other in another way."""
+        self._spans = spans
+
     def spans(self, slot: int) -> list[Span]:
         return self._spans
 
@@ -202,10 +206,10 @@ def load_attention(
     )
 
 
-def attention_spec(sizes: Sizes, scale: float = 0.0) -> AttentionSpec:
+def attention_spec(sizes: Sizes, scale: float = 0.0, causal: bool = False) -> AttentionSpec:
     """Of a block; `scale` of the scores where it is not 1 / √head."""
     head = sizes.head
-    return AttentionSpec(sizes.heads, sizes.kv_heads, head, head, scale or head**-0.5, causal=False)
+    return AttentionSpec(sizes.heads, sizes.kv_heads, head, head, scale or head**-0.5, causal=causal)
 
 
 def in_order(load: Tensors, sizes: Sizes, within: np.ndarray) -> None:

@@ -27,7 +27,7 @@ from ggufkit.arch.fits import (
     Views,
 )
 from ggufkit.arch.hyperparameters import Keys
-from ggufkit.arch.tower import Tower, Twofold
+from ggufkit.arch.tower import Queried, Tower, Twofold
 from ggufkit.errors import UsageError
 from ggufkit.media.pictures import aligned_size, centred, fitted, resized
 
@@ -47,7 +47,7 @@ _MOST_TILES = 256
 _MOST_PIXELS = 1 << 28  # of all tiles of an image
 
 
-def layout_of(tower: Tower | Twofold, keys: Keys, patch: int, merge: int) -> Layout:
+def layout_of(tower: Tower | Twofold | Queried, keys: Keys, patch: int, merge: int) -> Layout:
     """What makes pictures of an image, for the tower of a file.
 
     Parameters
@@ -269,7 +269,7 @@ def _views(fit: Views, keys: Keys, patch: int, merge: int) -> Layout:
         if max(width, height) > fit.tile:
             columns, rows = _nearest(width, height, fit.tile, shapes)
             refined = resized(pixels, (columns * fit.tile, rows * fit.tile), fit.method)
-            found += np.split(refined, rows)
+            found += _cut(refined, columns, rows) if fit.apart else np.split(refined, rows)
         return [*found, centred(pixels, (fit.base, fit.base), fit.method, fit.colour)]
 
     return pictures

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ggufkit.arch.hyperparameters import Keys
 from ggufkit.arch.projectors import ear_of, tower_of
-from ggufkit.arch.tower import Chunked, Conformer, Ear, Either, FastConformer, Frames, Tower, Twofold
+from ggufkit.arch.tower import Chunked, Conformer, Ear, Either, FastConformer, Frames, Queried, Tower, Twofold
 from ggufkit.errors import ArchitectureError, GGUFError, UsageError, printable
 from ggufkit.gguf.reader import GGUF
 from ggufkit.gguf.reader import open as open_gguf
@@ -25,6 +25,7 @@ from ggufkit.runtime.encoders.fast_conformer import FastConformerEncoder
 from ggufkit.runtime.encoders.frames import FrameEncoder
 from ggufkit.runtime.encoders.layout import OneToken
 from ggufkit.runtime.encoders.picture import PictureEncoder
+from ggufkit.runtime.encoders.queried import QueriedEncoder
 from ggufkit.runtime.encoders.sound import SoundEncoder
 from ggufkit.runtime.encoders.twofold import TwofoldEncoder
 from ggufkit.runtime.loader import Tensors
@@ -159,8 +160,12 @@ def _kind(keys: Keys, gguf: GGUF) -> str:
     return kind if isinstance(kind, str) else ""
 
 
-Seeing = PictureEncoder | TwofoldEncoder
-_SEEING: Mapping[type, Callable[[Tensors, Keys, Any], Seeing]] = {Tower: PictureEncoder, Twofold: TwofoldEncoder}
+Seeing = PictureEncoder | TwofoldEncoder | QueriedEncoder
+_SEEING: Mapping[type, Callable[[Tensors, Keys, Any], Seeing]] = {
+    Tower: PictureEncoder,
+    Twofold: TwofoldEncoder,
+    Queried: QueriedEncoder,
+}
 
 
 def _pictures(load: Tensors, gguf: GGUF) -> Seeing | None:

@@ -18,7 +18,9 @@ from ggufkit.runtime.loader import Tensors
 from ggufkit.runtime.ops import Array, Linear, Norm, Ops
 from ggufkit.tensors.views import reshaped
 
-__all__ = ["Sam"]
+__all__ = ["PATCH", "Sam"]
+
+PATCH = 16  # pixels of a patch in each direction
 
 _AT = "v.sam."
 _EPSILON = 1e-6
@@ -101,7 +103,6 @@ class Sam:
     ----------
     load : the file's tensors.
     keys : of ``clip.vision``.
-    patch : pixels of a patch in each direction.
     width : numbers of a row behind the convolutions.
     activation : of the networks.
 
@@ -110,13 +111,13 @@ class Sam:
     ArchitectureError : a tensor or key is missing, or has another shape or range.
     """
 
-    def __init__(self, load: Tensors, keys: Keys, patch: int, width: int, activation: str):
-        self.ops, self.patch = load.ops, patch
+    def __init__(self, load: Tensors, keys: Keys, width: int, activation: str):
+        self.ops = load.ops
         own, heads = keys.count("sam.embedding_length", most=1 << 14), keys.count("sam.head_count", most=1 << 8)
         if own % heads:
             raise keys.fail("sam.head_count", f"must divide the width {own}, not {heads}")
         window, layers = keys.count("window_size", most=1 << 6), keys.count("sam.block_count", most=512)
-        self._patches = _flat(load, f"{_AT}patch_embd", own, (3, patch, patch))
+        self._patches = _flat(load, f"{_AT}patch_embd", own, (3, PATCH, PATCH))
         self._positions = load.numbers(f"{_AT}pos_embd.weight", -1, -1, own)
         self._blocks = [
             _load_block(load, f"{_AT}blk.{i}.", own, heads, 0 if i in _WHOLE else window, activation)
@@ -133,7 +134,7 @@ class Sam:
 
     def run(self, numbers: np.ndarray) -> tuple[Array, int]:
         """A square picture, (3, side, side) float32 → (n², width), and n."""
-        ops, n = self.ops, self.patch
+        ops, n = self.ops, PATCH
         side = numbers.shape[1] // n
         patches = numbers.reshape(3, side, n, side, n).transpose(1, 3, 0, 2, 4).reshape(side * side, -1)
         (x,) = ops.linear(ops.vector(np.ascontiguousarray(patches)), self._patches)

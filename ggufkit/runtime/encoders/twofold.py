@@ -18,14 +18,13 @@ from ggufkit.runtime.encoders.blocks import Whole, attention_spec, load_encoder_
 from ggufkit.runtime.encoders.colours import colours_of
 from ggufkit.runtime.encoders.grid import interpolated
 from ggufkit.runtime.encoders.layout import layout_of
-from ggufkit.runtime.encoders.sam import Sam
+from ggufkit.runtime.encoders.sam import PATCH, Sam
 from ggufkit.runtime.loader import Tensors
 from ggufkit.runtime.ops import Array
 from ggufkit.runtime.seen import Seen
 
 __all__ = ["TwofoldEncoder"]
 
-_PATCH = 16
 _EPSILON = 1e-5  # of CLIP, which the file does not say
 
 
@@ -54,9 +53,9 @@ class TwofoldEncoder:
         self.width, activation = sizes.out, sizes.activation
         inner = load.tensor("v.blk.0.ffn_up.weight", -1, sizes.width).rows  # the key has another number
         self._sizes = sizes = replace(sizes, inner=inner, epsilon=_EPSILON, activation="gelu_quick")
-        self.layout = layout_of(tower, keys, _PATCH, 4)
+        self.layout = layout_of(tower, keys, PATCH, 4)
         self.mean, self.std = (colours_of(keys, name) for name in ("image_mean", "image_std"))
-        self._sam = Sam(load, keys, _PATCH, sizes.width, activation)
+        self._sam = Sam(load, keys, sizes.width, activation)
         table = load.numbers("v.position_embd.weight", -1, sizes.width)
         if round(len(table) ** 0.5) ** 2 != len(table) - 1:
             raise load.fail(f"v.position_embd.weight has {len(table)} rows, which are no square and one")
