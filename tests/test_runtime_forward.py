@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
+import os
+
 import llama
 import numpy as np
 import pytest
@@ -116,3 +119,26 @@ def test_tokens_that_are_none_are_refused(model, tokens, text):
 def test_cache_type_must_be_known(model):
     with pytest.raises(UsageError, match=r"F32, F16, .*tq2, not Q5_K"):
         model.new_cache(8, keys="Q5_K")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="Linux tells how much memory is taken")
+def test_conversations_take_the_memory_of_their_tokens_not_of_the_context(model):
+    def taken() -> int:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * mmap.PAGESIZE
+
+    def talk():
+        cache = model.new_cache(1 << 17)
+        model.forward(list(range(5, 25)), cache)
+        return cache
+
+    del talk().layers[:]  # what is freed is not taken again as a whole, either
+    before = taken()
+    caches = [talk() for _ in range(3)]
+    room = sum(layer.nbytes for cache in caches for layer in cache.layers)
+    assert taken() - before < room / 20
+
+
+def test_keys_and_values_begin_where_they_are_read_fast(model):
+    for layer in model.new_cache(1 << 12).layers:
+        assert [array.ctypes.data % 256 for array in (layer.keys, layer.values)] == [192, 192]

@@ -10,7 +10,7 @@ import pytest
 
 from ggufkit.errors import GGUFError
 from ggufkit.storage import once as streaming
-from ggufkit.storage.memory import Pool
+from ggufkit.storage.memory import Pool, sparse_zeros
 from ggufkit.storage.once import OnceReader, reserve, write_streamed
 from ggufkit.storage.source import FileSource
 
@@ -199,3 +199,14 @@ def test_no_more_memory_lies_unused_than_allowed():
     large = pool.take(1 << 23)
     del large
     assert pool.unused <= 1 << 22
+
+
+def test_sparse_zeros_are_zeros_and_refuse_what_no_system_has():
+    for n in (0, 1, 1 << 16, (1 << 20) + 7):
+        array = sparse_zeros(n)
+        assert array.shape == (n,)
+        assert array.flags.writeable
+        assert not array.any()
+    for n in (1 << 60, 1 << 70):
+        with pytest.raises((MemoryError, ValueError)):
+            sparse_zeros(n)

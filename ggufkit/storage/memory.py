@@ -1,4 +1,5 @@
-"""Memory that is used again: the system clears what is new, and that takes longer than to read into it."""
+"""Memory that is used again, as the system clears what is new, and that takes longer than to read into it; and memory
+of which only what is written takes any."""
 
 from __future__ import annotations
 
@@ -11,12 +12,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Pool"]
+__all__ = ["Pool", "sparse_zeros"]
 
 _PAGE = 4096
 
 # How many times as large as needed memory may be.
 _LARGER = 4
+
+# Bytes from which an array is worth a mapping of its own.
+_MAPPED = 1 << 16
 
 
 class Pool:
@@ -68,8 +72,31 @@ class Pool:
 def _new(size: int) -> mmap.mmap:
     if not hasattr(mmap, "MAP_PRIVATE"):
         return mmap.mmap(-1, size)
+    return _mapped(size, "MADV_HUGEPAGE")
+
+
+def sparse_zeros(n: int) -> np.ndarray:
+    """Array of shape (n,), uint8, of zeros, of which pages are taken when they are first written.
+
+    `np.zeros` gives none such: it asks for huge pages, and what was freed before is cleared as a whole.
+
+    Raises
+    ------
+    MemoryError : the system does not give so much.
+    """
+    import numpy as np
+
+    if n < _MAPPED or not hasattr(mmap, "MAP_PRIVATE"):
+        return np.zeros(n, np.uint8)
+    try:
+        return np.frombuffer(_mapped(n, "MADV_NOHUGEPAGE"), np.uint8)
+    except (OSError, OverflowError) as e:
+        raise MemoryError(f"no room for {n} bytes") from e
+
+
+def _mapped(size: int, advice: str) -> mmap.mmap:
     memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # a kernel without them
-            memory.madvise(mmap.MADV_HUGEPAGE)
+    if hasattr(mmap, advice):
+        with suppress(OSError):  # a kernel without huge pages
+            memory.madvise(getattr(mmap, advice))
     return memory
