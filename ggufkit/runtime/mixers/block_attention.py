@@ -94,8 +94,8 @@ class PooledIndex(_Index):
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Numbers of a token that it keeps: its key, where it stands, and those of blocks."""
-        return (self.size, 3, self.size)
+        """Numbers of a token that it keeps: its key, where it stands on each axis, and those of blocks."""
+        return (self.size, 4, self.size)
 
     def asked(self, x: Array, step: Step) -> tuple[Array, Array]:
         """Queries (n, heads, size) and keys (n, size), which are normalised when they are a block's."""
