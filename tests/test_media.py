@@ -100,6 +100,7 @@ def test_images_are_what_the_reference_sees(files, kind, size):
         ("cohere2v", (150, 120)),
         ("glm5v", (300, 200)),
         ("muse-glimmer", (150, 9)),
+        ("step3vl", (300, 200)),
     ],
 )
 def test_large_images_are_cut_as_the_reference_cuts_them(files, kind, size):

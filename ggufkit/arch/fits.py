@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 __all__ = [
     "Canvas",
+    "Crops",
     "Fit",
     "Grid",
     "Longest",
@@ -168,6 +169,25 @@ class Slices:
 
 
 @dataclass(frozen=True)
+class Crops:
+    """Squares of an image that is larger than `image_size`, or much longer than wide, and then the whole image, as they
+    are stretched to `tile` pixels and to `image_size`: smoothly, without rounding.
+
+    The image is first made so small that its longer side has `preproc_image_size` pixels.
+
+    Attributes
+    ----------
+    part, overview : the text around a square and around the whole image, before and behind.
+    row_end : behind each row of squares but the last.
+    """
+
+    tile: int
+    part: tuple[str, str]
+    overview: tuple[str, str]
+    row_end: str
+
+
+@dataclass(frozen=True)
 class Views:
     """Of an image larger than `tile` pixels rows of tiles, stretched to the shape most like its own, and then the whole
     image with its shape kept, in the middle of a grey square of `base` pixels.
@@ -184,4 +204,18 @@ class Views:
     apart: bool = False
 
 
-Fit = Square | Patches | RoundedUp | Canvas | NearestShape | Views | Longest | Tiles | Grid | Shapes | Stretch | Slices
+Fit = (
+    Square
+    | Patches
+    | RoundedUp
+    | Canvas
+    | Crops
+    | NearestShape
+    | Views
+    | Longest
+    | Tiles
+    | Grid
+    | Shapes
+    | Stretch
+    | Slices
+)

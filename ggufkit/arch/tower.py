@@ -34,6 +34,7 @@ __all__ = [
     "FastConformer",
     "Frames",
     "Gated",
+    "Halve",
     "Halves",
     "Join",
     "Matrix",
@@ -87,6 +88,19 @@ class Normalize:
     kind: str
     epsilon: float | None = None
     optional: bool = False
+
+
+@dataclass(frozen=True)
+class Halve:
+    """A convolution over 3 × 3 rows of a picture, of which every other is taken in both directions.
+
+    Attributes
+    ----------
+    before : how many times as many rows the picture has here in each direction as at the end.
+    """
+
+    name: str
+    before: int
 
 
 @dataclass(frozen=True)
@@ -168,7 +182,19 @@ class Around:
 
 
 Step = (
-    Join | Normalize | Matrix | Activate | Gated | Halves | Scale | Standardize | Columns | RowEnds | Around | Resample
+    Join
+    | Halve
+    | Normalize
+    | Matrix
+    | Activate
+    | Gated
+    | Halves
+    | Scale
+    | Standardize
+    | Columns
+    | RowEnds
+    | Around
+    | Resample
 )
 
 
@@ -218,6 +244,7 @@ class Tower:
         of a head, or a little less, with the next one by time, which does not go on, two by the row and two by the
         column, as MiniMax's; ``""``: not at all.
     rope_base, rope_first : of the frequencies, and the number of the first row and column.
+    raster : patches that become one row do not lie beside each other, but row by row: steps are convolutions.
     merge : how many patches in each direction become one row, where the file does not say.
     merge_key : where it does, or "".
     middle : what the names of a network begin with that makes one row of four patches behind one of the blocks; or "".
@@ -247,6 +274,7 @@ class Tower:
     rope: str = ""
     rope_base: float = 10000.0
     rope_first: int = 0
+    raster: bool = False
     merge: int = 1
     merge_key: str = "projector.scale_factor"
     middle: str = ""

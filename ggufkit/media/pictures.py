@@ -22,7 +22,7 @@ from ggufkit.errors import GgufkitError, Hint, MissingDependency, UsageError, pr
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["MOST_BYTES", "aligned_size", "centred", "fitted", "normalized", "open_picture", "resized"]
+__all__ = ["MOST_BYTES", "aligned_size", "centred", "fitted", "normalized", "open_picture", "resized", "smooth"]
 
 MOST_BYTES = 64 << 20  # of a file
 _MOST_PIXELS = 64 << 20
@@ -83,6 +83,24 @@ def resized(pixels: np.ndarray, size: tuple[int, int], method: str) -> np.ndarra
     # Each pass rounds: across, then down, where Pillow by itself takes the cheaper one first.
     found: np.ndarray = np.asarray(module.fromarray(pixels).resize(across, how).resize(size, how))
     return found
+
+
+def smooth(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Stretched to `size`, (width, height), each colour that of its four neighbours: (height, width, 3) float32.
+
+    Nothing is rounded, and of an image that becomes smaller some pixels have no part in it: PyTorch's `interpolate`.
+    """
+    import numpy as np
+
+    f, numbers = np.float32, pixels.astype(np.float32)
+    for axis, new in ((1, size[0]), (0, size[1])):
+        old = numbers.shape[axis]
+        place = (np.arange(new, dtype=f) + f(0.5)) * (f(old) / f(new)) - f(0.5)
+        low = np.floor(place).astype(int)
+        share = (place - low).astype(f).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+        first, second = (numbers.take(np.clip(low + i, 0, old - 1), axis=axis) for i in (0, 1))
+        numbers = first + (second - first) * share
+    return numbers
 
 
 def fitted(

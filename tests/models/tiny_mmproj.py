@@ -466,6 +466,7 @@ _OWN_SPECIALS = {
     "voxtral": ["[BEGIN_AUDIO]"],
     "paddleocr": ["<|IMAGE_START|>", "<|IMAGE_END|>"],
     "cohere2v": ["<|START_OF_IMG|>", "<|END_OF_IMG|>", "<|IMG_LINE_BREAK|>"],
+    "step3vl": ["<im_start>", "<im_end>", "<patch_start>", "<patch_end>", "<patch_newline>"],
     "hunyuanvl": ["<｜hy_place▁holder▁no▁100｜>", "<｜hy_place▁holder▁no▁101｜>"],
     "kimik25": ["<|begin_of_image|>", "<|end_of_image|>"],
 }

@@ -209,4 +209,15 @@ MORE: dict[str, tuple[dict[str, Any], Shapes, Shapes, str]] = {
         | {"v.view_seperator": (1, WIDTH)},
         "llama",
     ),
+    "step3vl": (
+        {"vision.projector.scale_factor": 4, "vision.image_size": 224, "vision.patch_size": 14},
+        block(fused=3) | {"ls1.weight": (INNER,), "ls2.weight": (INNER,)},
+        {"v.patch_embd.weight": (INNER, 3, 14, 14)}
+        | TABLE
+        | norms("v.pre_ln", bias=True, size=INNER)
+        | {"mm.0.weight": (FFN, INNER, 3, 3), "mm.0.bias": (FFN,)}
+        | {"mm.1.weight": (2 * FFN, FFN, 3, 3), "mm.1.bias": (2 * FFN,)}
+        | linear("mm.model.fc", WIDTH, 2 * FFN),
+        "llama",
+    ),
 }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from ggufkit.arch.fits import Crops
 from ggufkit.arch.metadata import uint
 from ggufkit.arch.projector import CONVOLUTIONS, Projector, colours, image_epsilon, projector, vision_keys
+from ggufkit.arch.tower import Halve, Matrix, Tower
 from ggufkit.arch.transforms import rename
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError, printable
@@ -63,3 +65,19 @@ PROJECTORS = (
         types={r"\.position_embd\.": "F32", r"\bmm\.[01]\..*weight$": F16_OR_F32, **CONVOLUTIONS},
     ),
 )
+
+TOWERS = {
+    "step3vl": Tower(
+        fit=Crops(
+            tile=504,
+            part=("<patch_start>", "<patch_end>"),
+            overview=("<im_start>", "<im_end>"),
+            row_end="<patch_newline>",
+        ),
+        positions="smoothed",
+        rope="beside",
+        raster=True,
+        merge=4,
+        project=(Halve("mm.0", before=4), Halve("mm.1", before=2), Matrix("mm.model.fc")),
+    ),
+}

@@ -14,6 +14,7 @@ import numpy as np
 
 from ggufkit.arch.fits import (
     Canvas,
+    Crops,
     Grid,
     Longest,
     NearestShape,
@@ -29,7 +30,22 @@ from ggufkit.arch.fits import (
 from ggufkit.arch.hyperparameters import Keys
 from ggufkit.arch.tower import Queried, Tower, Twofold
 from ggufkit.errors import UsageError
-from ggufkit.media.pictures import aligned_size, centred, fitted, resized
+from ggufkit.media.pictures import aligned_size, centred, fitted, resized, smooth
+from ggufkit.runtime.encoders.shapes import (
+    WIDE,
+    aligned,
+    best_grid,
+    both,
+    cut,
+    least_grown,
+    most_shown,
+    near,
+    nearest,
+    shapes_of,
+    side_of_squares,
+    starts,
+    whole_squares,
+)
 
 __all__ = ["Layout", "OneToken", "layout_of"]
 
@@ -153,7 +169,7 @@ def _nearest_shape(fit: NearestShape, keys: Keys, patch: int, merge: int) -> Lay
         if down * across > fit.tokens:
             down = math.sqrt(fit.tokens / ratio)
             across = down * ratio
-        sizes = [(rows, columns) for rows in _both(down) for columns in _both(across)]
+        sizes = [(rows, columns) for rows in both(down) for columns in both(across)]
         sizes = [size for size in sizes if 0 < size[0] * size[1] <= fit.tokens]
         if sizes:
             wanted = height / width
@@ -165,10 +181,6 @@ def _nearest_shape(fit: NearestShape, keys: Keys, patch: int, merge: int) -> Lay
         return [resized(pixels, (columns * step, rows * step), fit.method)]
 
     return pictures
-
-
-def _both(number: float) -> tuple[int, int]:
-    return math.floor(number), math.ceil(number)
 
 
 @_pictures.register
@@ -237,7 +249,7 @@ def _tiles(fit: Tiles, keys: Keys, patch: int, merge: int) -> Layout:
 def _grid(fit: Grid, keys: Keys, patch: int, merge: int) -> Layout:
     step = patch * merge
     least, most = (tokens * step**2 for tokens in fit.tokens)
-    shapes = _shapes(*fit.tiles)
+    shapes = shapes_of(*fit.tiles)
 
     def pictures(pixels: np.ndarray) -> list[str | np.ndarray]:
         height, width = pixels.shape[:2]
@@ -245,7 +257,7 @@ def _grid(fit: Grid, keys: Keys, patch: int, merge: int) -> Layout:
         rounded = [max(patch, round(n / step) * step) for n in (width, height)]  # to even, as the reference does
         if rounded[0] * rounded[1] <= most * fit.tolerance:
             return [whole]
-        columns, rows = _nearest(width, height, fit.size, shapes)
+        columns, rows = nearest(width, height, fit.size, shapes)
         refined = fitted(pixels, (columns * fit.size, rows * fit.size), fit.method)
         found: list[str | np.ndarray] = []
         for row in range(rows):
@@ -258,18 +270,64 @@ def _grid(fit: Grid, keys: Keys, patch: int, merge: int) -> Layout:
     return pictures
 
 
+_SMALL = 32  # pixels of a side
+
+
+@_pictures.register
+def _crops(fit: Crops, keys: Keys, patch: int, merge: int) -> Layout:
+    size = keys.count("image_size", most=1 << 14)
+    longest = keys.count("preproc_image_size", 3024, least=0, most=1 << 14) or 3024
+
+    def pictures(pixels: np.ndarray) -> list[str | np.ndarray]:
+        height, width = pixels.shape[:2]
+        if min(width, height) < _SMALL and max(width, height) > WIDE * min(width, height):
+            square = np.zeros((max(width, height), max(width, height), 3), np.uint8)
+            square[:height, :width] = pixels
+            pixels = square
+        if max(pixels.shape) > longest:
+            scale = np.float32(longest) / np.float32(max(pixels.shape))
+            smaller = [max(1, math.floor(np.float32(n) * scale)) for n in pixels.shape[1::-1]]
+            pixels = resized(pixels, (smaller[0], smaller[1]), "bilinear")
+        whole: list[str | np.ndarray] = [
+            OneToken(fit.overview[0]),
+            smooth(pixels, (size, size)),
+            OneToken(fit.overview[1]),
+        ]
+        height, width = pixels.shape[:2]
+        side = side_of_squares(max(width, height), min(width, height), size, fit.tile)
+        if not side:
+            return whole
+        across, down = (whole_squares(n, side) for n in (width, height))
+        refined = resized(pixels, (across, down), "bilinear")
+        found: list[str | np.ndarray] = []
+        rows, columns = (starts(n, side) for n in (down, across))
+        if len(rows) * len(columns) > _MOST_TILES:
+            raise UsageError(f"an image of {width} × {height} pixels is too narrow for the model")
+        for y in rows:
+            for x in columns:
+                part = np.zeros((side, side, 3), np.uint8)
+                inside = refined[y : y + side, x : x + side]
+                part[: inside.shape[0], : inside.shape[1]] = inside
+                found += [OneToken(fit.part[0]), smooth(part, (fit.tile, fit.tile)), OneToken(fit.part[1])]
+            if y != rows[-1]:
+                found.append(OneToken(fit.row_end))
+        return [*found, *whole]
+
+    return pictures
+
+
 @_pictures.register
 def _views(fit: Views, keys: Keys, patch: int, merge: int) -> Layout:
     least, most = keys.count("preproc_min_tiles", 2), keys.count("preproc_max_tiles", 9, most=_MOST_TILES)
-    shapes = _shapes(least, most)
+    shapes = shapes_of(least, most)
 
     def pictures(pixels: np.ndarray) -> list[str | np.ndarray]:
         height, width = pixels.shape[:2]
         found: list[str | np.ndarray] = []
         if max(width, height) > fit.tile:
-            columns, rows = _nearest(width, height, fit.tile, shapes)
+            columns, rows = nearest(width, height, fit.tile, shapes)
             refined = resized(pixels, (columns * fit.tile, rows * fit.tile), fit.method)
-            found += _cut(refined, columns, rows) if fit.apart else np.split(refined, rows)
+            found += cut(refined, columns, rows) if fit.apart else np.split(refined, rows)
         return [*found, centred(pixels, (fit.base, fit.base), fit.method, fit.colour)]
 
     return pictures
@@ -292,8 +350,8 @@ def _best_shown(fit: Shapes, keys: Keys, patch: int, merge: int) -> Layout:
         height, width = pixels.shape[:2]
         if max(width, height) <= size or not shapes:
             return [whole]
-        columns, rows = _most_shown(width, height, size, shapes)
-        return [*_cut(fitted(pixels, (columns * size, rows * size), fit.method), columns, rows), whole]
+        columns, rows = most_shown(width, height, size, shapes)
+        return [*cut(fitted(pixels, (columns * size, rows * size), fit.method), columns, rows), whole]
 
     return pictures
 
@@ -303,74 +361,20 @@ def _require_room(keys: Keys, size: int, tiles: int) -> None:
         raise keys.fail("image_size", f"of {size} makes more than {_MOST_PIXELS} pixels of {tiles} tiles")
 
 
-def _most_shown(width: int, height: int, tile: int, shapes: list[tuple[int, int]]) -> tuple[int, int]:
-    """The first grid in which the image has the most pixels, and of equal ones the smallest."""
-    f, best, most, wasted = np.float32, (1, 1), 0, math.inf
-    for columns, rows in shapes:
-        scale = min(f(columns * tile) / f(width), f(rows * tile) / f(height))
-        shown = min(int(f(width) * scale) * int(f(height) * scale), width * height)
-        rest = columns * rows * tile * tile - shown
-        if shown > most or (shown == most and rest < wasted):
-            best, most, wasted = (columns, rows), shown, rest
-    return best
-
-
-def _cut(pixels: np.ndarray, columns: int, rows: int) -> list[np.ndarray]:
-    """Equal tiles, row by row."""
-    height, width = pixels.shape[0] // rows, pixels.shape[1] // columns
-    return [
-        pixels[y * height : (y + 1) * height, x * width : (x + 1) * width] for y in range(rows) for x in range(columns)
-    ]
-
-
 @_pictures.register
 def _stretch(fit: Stretch, keys: Keys, patch: int, merge: int) -> Layout:
     size, most = keys.count("image_size", most=1 << 14), keys.count("preproc_max_tiles", most=_MOST_TILES)
     _require_room(keys, size, most)
 
     def pictures(pixels: np.ndarray) -> list[str | np.ndarray]:
-        columns, rows = _least_grown(pixels.shape[1], pixels.shape[0], size, most)
+        columns, rows = least_grown(pixels.shape[1], pixels.shape[0], size, most)
         tiles = []
         if columns * rows > 1:
-            tiles = _cut(resized(pixels, (columns * size, rows * size), fit.method), columns, rows)
+            tiles = cut(resized(pixels, (columns * size, rows * size), fit.method), columns, rows)
         tiles.append(resized(pixels, (size, size), fit.method))
         return [part for tile in tiles for part in (tile, OneToken(fit.end))]
 
     return pictures
-
-
-def _least_grown(width: int, height: int, tile: int, most: int) -> tuple[int, int]:
-    """The grid of up to `most` tiles for which an image grows least; if it is larger than all, shrinks least."""
-
-    def badness(grid: tuple[int, int]) -> tuple[bool, float]:
-        scale = min(grid[0] * tile / width, grid[1] * tile / height)
-        return scale < 1, scale if scale >= 1 else -scale
-
-    return min(((x, n // x) for n in range(1, most + 1) for x in range(1, n + 1) if n % x == 0), key=badness)
-
-
-def _shapes(least: int, most: int) -> list[tuple[int, int]]:
-    """Columns and rows of grids with so many tiles, those of fewer first."""
-    found = [
-        (columns, rows)
-        for n in range(least, most + 1)
-        for columns in range(1, n + 1)
-        for rows in range(1, n + 1)
-        if least <= columns * rows <= most
-    ]
-    return sorted(dict.fromkeys(found), key=lambda shape: shape[0] * shape[1])
-
-
-def _nearest(width: int, height: int, tile: int, shapes: list[tuple[int, int]]) -> tuple[int, int]:
-    """The grid whose shape is most like an image's; of equal ones the largest that it fills by half."""
-    f = np.float32
-    aspect, area = f(width) / f(height), f(width * height)
-    best, least = (1, 1), float("inf")
-    for columns, rows in shapes:
-        away = float(abs(aspect - f(columns) / f(rows)))
-        if away < least or (away == least and area > f(0.5) * f(tile * tile * columns * rows)):
-            best, least = (columns, rows), away
-    return best
 
 
 @_pictures.register
@@ -384,7 +388,7 @@ def _slices(fit: Slices, keys: Keys, patch: int, merge: int) -> Layout:
             raise UsageError(f"an image of {width} × {height} pixels is too narrow for the model")
         ratio = float(np.float32(width * height) / np.float32(size * size))
         alone = (ratio <= 1 and small) or max(width, height) <= size
-        whole = _near(width, height, size, step, alone) if small or not alone else (size, size)
+        whole = near(width, height, size, step, alone) if small or not alone else (size, size)
         found: list[str | np.ndarray] = [
             OneToken(fit.overview[0]),
             resized(pixels, whole, fit.method),
@@ -392,9 +396,9 @@ def _slices(fit: Slices, keys: Keys, patch: int, merge: int) -> Layout:
         ]
         if alone:
             return found
-        columns, rows = _best_grid(width, height, min(math.ceil(ratio), fit.most), fit.most)
-        parts = _aligned(width, columns) // columns, _aligned(height, rows) // rows
-        across, down = _near(*parts, size, step, True)
+        columns, rows = best_grid(width, height, min(math.ceil(ratio), fit.most), fit.most)
+        parts = aligned(width, columns) // columns, aligned(height, rows) // rows
+        across, down = near(*parts, size, step, True)
         refined = fitted(pixels, (across * columns, down * rows), fit.method)
         for row in range(rows):
             for column in range(columns):
@@ -405,32 +409,3 @@ def _slices(fit: Slices, keys: Keys, patch: int, merge: int) -> Layout:
         return found
 
     return pictures
-
-
-def _aligned(length: int, step: int) -> int:
-    """The nearest multiple of `step`, at least one."""
-    return max(int(math.floor(np.float32(length) / np.float32(step) + np.float32(0.5)) * step), step)
-
-
-def _near(width: int, height: int, size: int, step: int, larger: bool) -> tuple[int, int]:
-    """A size of about `size`² pixels and the same shape in multiples of `step`; smaller ones stay unless `larger`."""
-    if width * height > size * size or larger:
-        aspect = np.float32(width) / np.float32(height)
-        height = int(np.float32(size) / np.sqrt(aspect))
-        width = int(np.float32(height) * aspect)
-    return _aligned(width, step), _aligned(height, step)
-
-
-def _best_grid(width: int, height: int, parts: int, most: int) -> tuple[int, int]:
-    """Columns and rows of about so many parts whose shape is most like an image's."""
-    aspect = np.float32(math.log(np.float32(width) / np.float32(height)))
-    best, least = (1, 1), np.float32(np.inf)
-    for count in (parts - 1, parts, parts + 1):
-        if count == 1 or count > most:
-            continue
-        for columns in range(1, count + 1):
-            if count % columns == 0:
-                away = np.float32(abs(float(aspect) - math.log(columns / (count // columns))))
-                if away < least:
-                    best, least = (columns, count // columns), away
-    return best

@@ -131,7 +131,8 @@ class PictureEncoder:
             size = f"{numbers.shape[2]} × {numbers.shape[1]}"
             raise UsageError(f"a picture of {size} pixels has no whole squares of {merge} × {merge} patches of {n}")
         # Patches that become one row lie beside each other: which of them sees which does not depend on their order.
-        order = by_block(rows, columns, merge) if self._middle is None else by_nested_block(rows, columns)
+        side = 1 if self.tower.raster else merge
+        order = by_block(rows, columns, side) if self._middle is None else by_nested_block(rows, columns)
         windows, back = [len(order)], None
         if self._window:
             groups, sizes = by_window(rows // merge, columns // merge, self._window)

@@ -14,6 +14,7 @@ from ggufkit.arch.tower import (
     Around,
     Columns,
     Gated,
+    Halve,
     Halves,
     Join,
     Matrix,
@@ -24,6 +25,7 @@ from ggufkit.arch.tower import (
     Standardize,
 )
 from ggufkit.runtime.encoders.blocks import limit_of
+from ggufkit.runtime.encoders.convolutions import halved, load_square
 from ggufkit.runtime.encoders.resample import load_resampler
 from ggufkit.runtime.feed_forward import FeedForward
 from ggufkit.runtime.loader import Tensors
@@ -66,6 +68,10 @@ def load_steps(
         if isinstance(part, Join):
             found.append(_joining(load.ops, part.how, together))
             width *= 1 if part.how == "mean" else together
+        elif isinstance(part, Halve):
+            square = load_square(load, part.name, width)
+            found.append(_halving_picture(load.ops, square, part.before))
+            width = square.rows
         elif isinstance(part, Halves):
             found.append(_halving(load.ops))
             width //= 2
@@ -161,6 +167,10 @@ def _joining(ops: Ops, how: str, together: int) -> Step:
 
 def _activating(ops: Ops, kind: str) -> Step:
     return lambda x, shape: ops.activate(None, x, kind)
+
+
+def _halving_picture(ops: Ops, square: Linear, before: int) -> Step:
+    return lambda x, shape: halved(ops, x, (shape[0] * before, shape[1] * before), square)[0]
 
 
 def _halving(ops: Ops) -> Step:
