@@ -532,6 +532,34 @@ def test_what_runs_as_one_has_one_scheme():
     assert list(schemes(tensors)) == names[3:]
 
 
+def test_experts_have_one_scheme_that_a_pattern_names():
+    values = np.random.default_rng(5).standard_normal((32, 256), dtype=np.float32)
+    name = "model.layers.0.mlp.experts.{}.{}_proj.weight"
+    tensors = {}
+    for expert, part in product(range(2), ("gate", "up", "down")):
+        # One block of a row is a group of 32, as those of the others are.
+        own = values[:, :32] if part == "down" else values
+        tensor = of_blocks(encode(np.ascontiguousarray(own), "Q4_0"), "Q4_0", own.shape[1])
+        tensors[name.format(expert, part)] = tensor.renamed(name.format(expert, part))
+    kept = schemes(tensors)
+    assert set(kept.values()) == {Scheme(4, 32, True)}
+    other = "model.layers.0.self_attn.o_proj.weight"
+    tensors[other] = of_blocks(encode(values, "Q8_0"), "Q8_0", 256).renamed(other)
+    groups = pack_quantized.quantization_config(tensors, schemes(tensors))["quantization_config"]["config_groups"]
+    assert [group["targets"] for group in groups.values()] == [
+        ["model.layers.0.self_attn.o_proj"],
+        [r"re:.*\.experts\..*", "Linear"],
+    ]
+
+
+def test_parts_of_other_types_go_together(later: Path, tmp_path: Path):
+    """Keys and values of a latent attention, of which only one stays in blocks."""
+    path = convert(later / "deepseekv32" / "hf", tmp_path / "m.gguf", "Q4_0")
+    export_hf(path, tmp_path / "out")
+    found = blocks(convert(tmp_path / "out", tmp_path / "back.gguf"))
+    assert found["blk.0.attn_q_a.weight"] == blocks(path)["blk.0.attn_q_a.weight"]
+
+
 def test_config_says_what_is_quantized(fixtures: Path, tmp_path: Path):
     path = convert(fixtures / "pylib-llama", tmp_path / "m.gguf", "Q4_0")
     export_hf(path, tmp_path / "out")

@@ -20,15 +20,17 @@ __all__ = ["apart", "decoded", "matrices", "side_by_side", "together"]
 
 def decoded(tensor: Tensor) -> Tensor:
     """A quantized tensor as float32 that remember that they were in blocks; others as they are."""
-    if not tensor.format.is_quantized:
-        return tensor
+    return _floats(tensor) if tensor.format.is_quantized else tensor
+
+
+def _floats(tensor: Tensor) -> Tensor:
 
     def read(lo: int, hi: int) -> np.ndarray:
         import numpy as np
 
         return tensor.floats(lo, hi).view(np.uint8)
 
-    origin = Origin(f"{tensor.format.name}, decoded", exact=False)
+    origin = Origin(f"{tensor.format.name}, decoded", exact=False) if tensor.format.is_quantized else tensor.origin
     return replace(tensor, format=FORMATS["F32"], read=read, origin=origin)
 
 
@@ -57,7 +59,7 @@ def together(name: str, tensors: list[Tensor]) -> Tensor:
     """Matrices of one width below each other; of stacks, each matrix with those of the same number."""
     first = tensors[0]
     if len({tensor.format for tensor in tensors}) > 1:
-        tensors = [decoded(tensor) for tensor in tensors]
+        tensors = [_floats(tensor) for tensor in tensors]
     if any(len(t.shape) not in (2, 3) or t.shape[:-2] != first.shape[:-2] or t.cols != first.cols for t in tensors):
         raise ArchitectureError(f"{printable(first.name)} and its like have shapes that do not belong together")
     rows = sum(tensor.shape[-2] for tensor in tensors)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +88,9 @@ def inner_matrices(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in tensors.items() if len(tensor.shape) == 2 and _INNER.search(name)}
 
 
+_EXPERTS = r"re:.*\.experts\..*"
+
+
 def schemes(
     tensors: Mapping[str, Tensor],
     fits: Callable[[Tensor, Scheme], bool] = lambda tensor, scheme: True,
@@ -109,7 +112,13 @@ def schemes(
             scheme = _common([s for s in own if s is not None], members) if None not in own else None
             if scheme is not None and all(fits(tensor, scheme) for tensor in members):
                 found.update((tensor.name, scheme) for tensor in members)
-    return found
+    return {name: _as_others(scheme, tensors[name].cols, set(found.values())) for name, scheme in found.items()}
+
+
+def _as_others(scheme: Scheme, cols: int, others: set[Scheme]) -> Scheme:
+    """A scale for each row is one for a group of so many, where others have such groups: one scheme less."""
+    grouped = replace(scheme, group=scheme.group or cols)
+    return grouped if grouped in others else scheme
 
 
 def _set_of(name: str) -> str:
@@ -261,9 +270,12 @@ def quantization_config(tensors: Mapping[str, Tensor], kept: Mapping[str, Scheme
         modules.setdefault(scheme, []).append(name.removesuffix(".weight"))
     most = Counter(kept.values()).most_common(1)[0][0]
     groups = {}
+    # transformers keeps experts in stacks, no layers of their own, and looks for a pattern that names them.
+    of_experts = {scheme for name, scheme in kept.items() if ".experts." in name} if len(modules) > 1 else set()
     for number, scheme in enumerate(sorted(modules, key=lambda scheme: scheme == most)):
+        targets = ["Linear"] if scheme == most else modules[scheme]
         groups[f"group_{number}"] = {
-            "targets": ["Linear"] if scheme == most else modules[scheme],
+            "targets": [_EXPERTS, *targets] if of_experts == {scheme} else targets,
             "weights": scheme.weights(),
             "input_activations": None,
             "output_activations": None,

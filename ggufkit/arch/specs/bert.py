@@ -100,6 +100,7 @@ _BERT = Export(
     config=SETTINGS,
     names=BERT_NAMES,
     undo=TYPES_BACK,
+    packs=False,  # a reader of quantized layers would look for the pooler's scales
     when=lambda s: tokenizer_is("bert", s) and "token_types.weight" in s.tensors and not ranks(s),
 )
 _DISTIL = Export(
@@ -173,6 +174,7 @@ def _modern(model_class: str, names: dict[str, str], ranking: bool) -> Export:
         },
         names=names,
         when=lambda s: ranks(s) == ranking,
+        packs=False,  # transformers looks at the matrices' weights before it decodes them
     )
 
 

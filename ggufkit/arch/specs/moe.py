@@ -280,6 +280,7 @@ _EXPORT_HY = Export(
             )
         },
     },
+    packs=False,  # transformers names the modules anew
 )
 
 MIMO2 = Architecture(

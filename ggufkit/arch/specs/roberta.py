@@ -71,6 +71,7 @@ def _exports(model_type: str, model_class: str, prefix: str, tokenizer: str) -> 
         config=config,
         names=BERT_NAMES,
         undo={**TYPES_BACK, "position_embd": behind_zeros(_before)},
+        packs=False,  # a reader of quantized layers would look for the pooler's scales
         when=lambda s: tokenizer_is(tokenizer, s) and not ranks(s),
     )
     ranking = replace(
