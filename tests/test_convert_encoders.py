@@ -23,7 +23,7 @@ from ggufkit.runtime.seen import Shown
 PARTS = "sees", "hears"
 # Their encoders are of a kind that cannot be run.
 CONVERTED_ONLY = {
-    *("gemma3n", "granitespeech", "granitespeechplus", "granite4vision"),
+    *("granitespeech", "granitespeechplus", "granite4vision"),
     *("deepseekv4", "dots3note", "dots3notegeneration", "d1omni"),
 }
 
@@ -49,7 +49,8 @@ def test_encoders_equal_the_references(fixtures: Path, tmp_path: Path, name: str
             load_media(path, cast(Any, None), CpuOps(1), Shown(), WIDTH)
         return
     media = load_media(path, cast(Any, None), CpuOps(1), Shown(), WIDTH)  # it can be run, and all of it is read
-    assert [media.pictures is None, media.sounds is None] == [part not in described(tiny.config) for part in PARTS]
+    parts = described(tiny.config) - ({"hears"} if name == "gemma3n" else set())  # it is converted, and not run
+    assert [media.pictures is None, media.sounds is None] == [part not in parts for part in PARTS]
     media.gguf.close()
     if COMPUTED.get(name) == WAVES:
         with ggufkit.open(path) as gguf:

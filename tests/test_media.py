@@ -288,6 +288,8 @@ def test_markers_without_files_and_files_without_markers(files):
         ("gemma4uv", {"tensors": {"v.patch_norm.1.weight": (31,)}}, "v.patch_norm.1.weight has the shape 31"),
         ("deepseekocr", {"tensors": {"v.sam.net_3.weight": (31, 12, 3, 3)}}, "gives rows of 31 numbers, not 32"),
         ("deepseekocr", {"metadata": {"clip.vision.sam.head_count": 3}}, "sam.head_count must divide"),
+        ("gemma3nv", {"metadata": {"clip.vision.embedding_length": 65}}, "embedding_length is 65"),
+        ("gemma3nv", {"tensors": {"v.blk.3.1.attn.key.proj.weight": (5, 20, 1, 1)}}, "no heads of"),
         ("kimivl", {"tensors": {"v.position_embd.weight": (3, 32)}}, "has 3 rows, which are no square"),
         ("qwen3vl_merger", {"metadata": {"clip.vision.is_deepstack_layers": 3}}, "is_deepstack_layers must be a list"),
         ("voxtral", {"metadata": {"clip.audio.projector.stack_factor": 65}}, "stack_factor must be"),

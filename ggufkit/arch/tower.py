@@ -38,11 +38,13 @@ __all__ = [
     "Halves",
     "Join",
     "Matrix",
+    "Mobile",
     "Normalize",
     "Queried",
     "Resample",
     "RowEnds",
     "Scale",
+    "Silent",
     "Standardize",
     "Tower",
     "Twofold",
@@ -414,3 +416,27 @@ class Queried:
     fit: Views
     begin: str = ""
     end: str = ""
+
+
+@dataclass(frozen=True)
+class Mobile:
+    """An encoder of images: MobileNet V5.
+
+    Attributes
+    ----------
+    fit : how an image becomes pictures.
+    project : from the rows of 16 × 16 places to the language model's.
+    unread : tensors of the file that it does without.
+    begin, end : the text around an image.
+    """
+
+    fit: Fit
+    project: tuple[Step, ...]
+    unread: tuple[str, ...] = ()
+    begin: str = ""
+    end: str = ""
+
+
+@dataclass(frozen=True)
+class Silent:
+    """An encoder of sound that is not run; its file is, for images."""

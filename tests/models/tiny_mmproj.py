@@ -443,10 +443,11 @@ def write_mmproj(
     rng = np.random.default_rng(sum(map(ord, kind)))
 
     def format_of(name: str) -> str:
-        matrix = len(shapes[name]) > 1 and "embd" not in name and "norm" not in name and "bias" not in name
-        return (
-            "F16" if "conv1d" in name and matrix and kind not in ("gemma4a", "lfm2a") else format if matrix else "F32"
-        )
+        small = any(part in name for part in ("embd", "norm", "bias", "gamma"))
+        if small or len(shapes[name]) < 2:
+            return "F32"
+        half = kind == "gemma3nv" or ("conv1d" in name and kind not in ("gemma4a", "lfm2a"))
+        return "F16" if half else format
 
     infos = [(name, shape, FORMATS[format_of(name)]) for name, shape in shapes.items()]
     with Writer(path, {k: v for k, v in pairs.items() if v is not None}, infos, force=True) as writer:

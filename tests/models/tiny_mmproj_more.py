@@ -56,6 +56,34 @@ def some_tiles() -> np.ndarray:
     return np.ascontiguousarray(((pixels / np.float32(255) - 0.5) / 0.25).transpose(0, 3, 1, 2), np.float32)
 
 
+def _edge(channels: int, inner: int) -> Shapes:
+    found: Shapes = {"conv_exp.weight": (inner, channels, 3, 3), "conv_pwl.weight": (channels, inner, 1, 1)}
+    return found | norms("bn1", size=inner) | norms("bn2", size=channels)
+
+
+def _inverted(i: int, channels: int, out: int, side: int) -> Shapes:
+    found: Shapes = {
+        f"{i}.dw_start.conv.weight": (channels, 1, 5, 5),
+        f"{i}.pw_exp.conv.weight": (2 * channels, channels, 1, 1),
+        f"{i}.dw_mid.conv.weight": (2 * channels, 1, side, side),
+        f"{i}.pw_proj.conv.weight": (out, 2 * channels, 1, 1),
+        f"{i}.layer_scale.gamma": (1, out, 1, 1),
+    }
+    found |= norms(f"{i}.dw_start.bn", size=channels) | norms(f"{i}.pw_proj.bn", size=out)
+    return found | norms(f"{i}.pw_exp.bn", f"{i}.dw_mid.bn", size=2 * channels)
+
+
+def _looking(i: int, channels: int) -> Shapes:
+    """Two heads of queries, one of keys and values."""
+    found: Shapes = {f"{i}.attn.query.proj.weight": (16, channels, 1, 1), f"{i}.layer_scale.gamma": (1, channels, 1, 1)}
+    found[f"{i}.attn.output.proj.weight"] = channels, 16, 1, 1
+    for kind in ("key", "value"):
+        found[f"{i}.attn.{kind}.down_conv.weight"] = channels, 1, 3, 3
+        found[f"{i}.attn.{kind}.proj.weight"] = 8, channels, 1, 1
+        found |= norms(f"{i}.attn.{kind}.norm", size=channels)
+    return found | norms(f"{i}.norm", size=channels)
+
+
 MORE: dict[str, tuple[dict[str, Any], Shapes, Shapes, str]] = {
     "kimik25": (
         {"use_gelu": True, "vision.projector.scale_factor": 2, **PIXELS},
@@ -218,6 +246,21 @@ MORE: dict[str, tuple[dict[str, Any], Shapes, Shapes, str]] = {
         | {"mm.0.weight": (FFN, INNER, 3, 3), "mm.0.bias": (FFN,)}
         | {"mm.1.weight": (2 * FFN, FFN, 3, 3), "mm.1.bias": (2 * FFN,)}
         | linear("mm.model.fc", WIDTH, 2 * FFN),
+        "llama",
+    ),
+    "gemma3nv": (
+        {"vision.image_size": 512, "vision.patch_size": 2, "vision.embedding_length": WIDTH},
+        {},
+        {"v.conv_stem.conv.weight": (8, 3, 3, 3), "v.conv_stem.conv.bias": (1, 8, 1, 1)}
+        | norms("v.conv_stem.bn", size=8)
+        | {f"v.blk.0.{i}.{name}": shape for i in (0, 1) for name, shape in _edge(8, 16).items()}
+        | {f"v.blk.1.{name}": shape for name, shape in (_inverted(0, 8, 12, 3) | _inverted(1, 12, 12, 5)).items()}
+        | {f"v.blk.2.{name}": shape for name, shape in (_inverted(0, 12, 16, 5) | _looking(1, 16)).items()}
+        | {f"v.blk.3.{name}": shape for name, shape in (_inverted(0, 16, 20, 3) | _looking(1, 20)).items()}
+        | {"v.msfa.ffn.pw_exp.conv.weight": (40, 36, 1, 1), "v.msfa.ffn.pw_proj.conv.weight": (WIDTH, 40, 1, 1)}
+        | norms("v.msfa.ffn.pw_exp.bn", size=40)
+        | norms("v.msfa.ffn.pw_proj.bn", "v.msfa.norm", "mm.soft_emb_norm")
+        | linear("mm.input_projection", WIDTH, WIDTH),
         "llama",
     ),
 }

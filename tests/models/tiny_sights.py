@@ -536,15 +536,15 @@ def gemma3n() -> Tiny:
         attending = {f"attn.{part}.proj": (8, 8, 1, 1) for part in ("query", "key", "value", "output")}
         attending |= {f"attn.{part}.down_conv": (8, 1, 3, 3) for part in ("key", "value")}
         attending |= {f"attn.{part}.norm": (8,) for part in ("key", "value")} | {"norm": (8,)}
-        for i, block in enumerate((edge, inverted, attending)):
+        for i, block in enumerate((edge, inverted, inverted, attending)):
             for part, shape in block.items():
                 yield f"{at}.blocks.{i}.0.{part}.weight", shape
             if block is not edge:
                 yield f"{at}.blocks.{i}.0.layer_scale.gamma", (8,)
-        for part, shape in (("pw_exp", (16, 8, 1, 1)), ("pw_proj", (8, 16, 1, 1))):
+        for part, shape in (("pw_exp", (16, 16, 1, 1)), ("pw_proj", (WIDTH, 16, 1, 1))):
             yield f"{at}.msfa.ffn.{part}.conv.weight", shape
             yield f"{at}.msfa.ffn.{part}.bn.weight", shape[:1]
-        yield f"{at}.msfa.norm.weight", (8,)
+        yield f"{at}.msfa.norm.weight", (WIDTH,)
         for kind in ("vision", "audio"):
             yield f"model.embed_{kind}.embedding.weight", (16, WIDTH)
             yield f"model.embed_{kind}.embedding_projection.weight", (WIDTH, WIDTH)

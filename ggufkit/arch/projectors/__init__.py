@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ggufkit.arch.projector import Projector
-from ggufkit.arch.tower import Chunked, Conformer, Ear, FastConformer, Frames, Queried, Tower, Twofold
+from ggufkit.arch.tower import Chunked, Conformer, Ear, FastConformer, Frames, Mobile, Queried, Silent, Tower, Twofold
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError, printable
 from ggufkit.tensors.tensor import Tensor
@@ -47,15 +47,15 @@ def projector_of(
     )
 
 
-def tower_of(kind: str) -> Tower | Twofold | Queried | None:
+def tower_of(kind: str) -> Tower | Twofold | Queried | Mobile | None:
     """What the encoder of images of a `projector_type` computes; None where that is not known."""
-    found: Tower | Twofold | Queried | None = _row("TOWERS", kind)
+    found: Tower | Twofold | Queried | Mobile | None = _row("TOWERS", kind)
     return found
 
 
-def ear_of(kind: str) -> Ear | Chunked | Conformer | FastConformer | Frames | None:
+def ear_of(kind: str) -> Ear | Chunked | Conformer | FastConformer | Frames | Silent | None:
     """The same of an encoder of sound."""
-    found: Ear | Chunked | Conformer | FastConformer | Frames | None = _row("EARS", kind)
+    found: Ear | Chunked | Conformer | FastConformer | Frames | Silent | None = _row("EARS", kind)
     return found
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ggufkit.arch.batch_norms import BATCH_EPSILON
+from ggufkit.arch.fits import Square
 from ggufkit.arch.metadata import real, uint
 from ggufkit.arch.projector import CONVOLUTIONS, Projector, audio_keys, image_epsilon, projector, vision_keys
+from ggufkit.arch.tower import Matrix, Mobile, Normalize, Scale, Silent
 from ggufkit.arch.transforms import rename, reshape
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError
@@ -81,3 +83,20 @@ PROJECTORS = (
         blocks=lambda config: _LAYERS,
     ),
 )
+
+TOWERS = {
+    "gemma3nv": Mobile(
+        fit=Square("bilinear"),
+        project=(
+            Scale(),
+            Normalize("mm.soft_emb_norm", "rms", 1e-6),
+            Matrix("mm.input_projection"),
+            Normalize("", "rms", 1e-6),
+        ),
+        unread=("mm.embedding.weight", "mm.hard_emb_norm.weight"),
+        begin="<start_of_image>",
+        end="<end_of_image>",
+    ),
+}
+
+EARS = {"gemma3na": Silent()}

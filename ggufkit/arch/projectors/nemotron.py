@@ -9,7 +9,7 @@ from ggufkit.arch.batch_norms import BATCH_EPSILON
 from ggufkit.arch.fits import Square
 from ggufkit.arch.metadata import Row, real, uint
 from ggufkit.arch.projector import CONVOLUTIONS, USES_GELU, Projector, audio_keys, colours, projector, vision_keys
-from ggufkit.arch.tower import Activate, Join, Matrix, Normalize, Tower
+from ggufkit.arch.tower import Activate, Join, Matrix, Normalize, Silent, Tower
 from ggufkit.arch.transforms import drop, map_each, rename, reshape
 from ggufkit.checkpoint.config import Config
 from ggufkit.errors import ArchitectureError, CheckpointError, printable
@@ -141,3 +141,5 @@ TOWERS = {
         ),
     ),
 }
+
+EARS = {"parakeet": Silent()}

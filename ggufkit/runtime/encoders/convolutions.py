@@ -87,3 +87,19 @@ def _places(x: Array, shape: tuple[int, int], step: int = 2) -> tuple[np.ndarray
     numbers[1:-1, 1:-1] = np.arange(len(x)).reshape(shape)
     places = np.lib.stride_tricks.sliding_window_view(numbers, (_SIDE, _SIDE))[::step, ::step]
     return places.reshape(-1, _SIDE**2), (places.shape[0], places.shape[1])
+
+
+def around(shape: tuple[int, int], side: int, step: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """Squares of places around each `step`-th, zeros beyond the edges, of an odd number of them one more behind.
+
+    Returns
+    -------
+    (height′ · width′, side²), where places beyond are behind the last; and height′, width′.
+    """
+    found = -(-shape[0] // step), -(-shape[1] // step)
+    beyond = [max(0, (new - 1) * step + side - old) for new, old in zip(found, shape, strict=True)]
+    numbers = np.full((shape[0] + beyond[0], shape[1] + beyond[1]), shape[0] * shape[1])
+    top, left = beyond[0] // 2, beyond[1] // 2
+    numbers[top : top + shape[0], left : left + shape[1]] = np.arange(shape[0] * shape[1]).reshape(shape)
+    places = np.lib.stride_tricks.sliding_window_view(numbers, (side, side))[::step, ::step]
+    return places.reshape(-1, side * side), found

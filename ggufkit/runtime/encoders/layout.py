@@ -28,7 +28,7 @@ from ggufkit.arch.fits import (
     Views,
 )
 from ggufkit.arch.hyperparameters import Keys
-from ggufkit.arch.tower import Queried, Tower, Twofold
+from ggufkit.arch.tower import Mobile, Queried, Tower, Twofold
 from ggufkit.errors import UsageError
 from ggufkit.media.pictures import aligned_size, centred, fitted, resized, smooth
 from ggufkit.runtime.encoders.shapes import (
@@ -63,7 +63,7 @@ _MOST_TILES = 256
 _MOST_PIXELS = 1 << 28  # of all tiles of an image
 
 
-def layout_of(tower: Tower | Twofold | Queried, keys: Keys, patch: int, merge: int) -> Layout:
+def layout_of(tower: Tower | Twofold | Queried | Mobile, keys: Keys, patch: int, merge: int) -> Layout:
     """What makes pictures of an image, for the tower of a file.
 
     Parameters

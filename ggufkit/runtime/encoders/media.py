@@ -13,7 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 from ggufkit.arch.hyperparameters import Keys
 from ggufkit.arch.projectors import ear_of, tower_of
-from ggufkit.arch.tower import Chunked, Conformer, Ear, Either, FastConformer, Frames, Queried, Tower, Twofold
+from ggufkit.arch.tower import (
+    Chunked,
+    Conformer,
+    Ear,
+    Either,
+    FastConformer,
+    Frames,
+    Mobile,
+    Queried,
+    Silent,
+    Tower,
+    Twofold,
+)
 from ggufkit.errors import ArchitectureError, GGUFError, UsageError, printable
 from ggufkit.gguf.reader import GGUF
 from ggufkit.gguf.reader import open as open_gguf
@@ -24,6 +36,7 @@ from ggufkit.runtime.encoders.conformer import ConformerEncoder
 from ggufkit.runtime.encoders.fast_conformer import FastConformerEncoder
 from ggufkit.runtime.encoders.frames import FrameEncoder
 from ggufkit.runtime.encoders.layout import OneToken
+from ggufkit.runtime.encoders.mobile import MobileEncoder
 from ggufkit.runtime.encoders.picture import PictureEncoder
 from ggufkit.runtime.encoders.queried import QueriedEncoder
 from ggufkit.runtime.encoders.sound import SoundEncoder
@@ -160,11 +173,12 @@ def _kind(keys: Keys, gguf: GGUF) -> str:
     return kind if isinstance(kind, str) else ""
 
 
-Seeing = PictureEncoder | TwofoldEncoder | QueriedEncoder
+Seeing = PictureEncoder | TwofoldEncoder | QueriedEncoder | MobileEncoder
 _SEEING: Mapping[type, Callable[[Tensors, Keys, Any], Seeing]] = {
     Tower: PictureEncoder,
     Twofold: TwofoldEncoder,
     Queried: QueriedEncoder,
+    Mobile: MobileEncoder,
 }
 
 
@@ -193,6 +207,9 @@ def _sounds(load: Tensors, gguf: GGUF) -> Hearing | None:
         return None
     if (ear := ear_of(kind := _kind(keys, gguf))) is None:
         raise load.fail(f"an encoder of sound with the projector {printable(kind)} cannot be run")
+    if isinstance(ear, Silent):
+        load.taken.update(name for name in load.tensors if name.startswith(("a.", "mm.a.")))
+        return None
     return _HEARING[type(ear)](load, keys, ear)
 
 
