@@ -12,6 +12,9 @@ from verify_runtime import divergence, tokens_for
 
 import ggufkit
 from ggufkit.errors import UsageError
+from ggufkit.runtime import embedding
+from ggufkit.runtime.batch import hidden
+from ggufkit.runtime.embedding import together
 from ggufkit.runtime.relative import buckets
 
 RECIPES = encoders()
@@ -80,3 +83,22 @@ def test_near_keys_have_buckets_of_their_own(two_sided):
     assert (found[: 200 - 128] == found[0]).all()
     if not two_sided:
         assert (found[200:] == 0).all()
+
+
+ENCODERS = ("bert+mean", "nomic-bert", "nomic-bert-moe", "eurobert", "neo-bert", "modern-bert", "jina-bert-v2+gate")
+ENCODERS += ("gemma-embedding", "gemma-embedding2")
+
+
+@pytest.mark.parametrize("name", [*ENCODERS, "llama", "llama-embed", "t5encoder"])
+def test_texts_that_go_together_have_the_vectors_that_they_have_alone(path, name, monkeypatch):
+    write_tiny(path, name)
+    with ggufkit.load(path, backend="cpu") as model:
+        texts = [tokens_for(model, n) for n in (7, 1, 20, 33, 2)]
+        alone = [[model.embed(text, kind) for text in texts] for kind in ("mean", "none")]
+        passes = []
+        monkeypatch.setattr(embedding, "hidden", lambda model, runs: passes.append(len(runs)) or hidden(model, runs))
+        for kind, expected in zip(("mean", "none"), alone, strict=True):
+            for found, one in zip(model.embed_all(texts, kind), expected, strict=True):
+                np.testing.assert_array_equal(found, one)
+        assert passes == [5, 5]
+    assert [len(run) for run in together([[0] * n for n in (500, 12, 1, 600, 3)])] == [2, 1, 1, 1]

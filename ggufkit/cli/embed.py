@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ggufkit.cli.common import echo_json
 from ggufkit.cli.prompt import read_prompt, read_stdin, runtime_options
 from ggufkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from ggufkit.runtime.model import Model
 
 __all__ = ["command"]
 
@@ -72,23 +75,25 @@ def command(
     found = []
     ready_to_run(model, on)
     with load(model, **on) as loaded:
-        for index, one in enumerate(texts):
-            ranks = (pooling or loaded.hyper.pooling) == "rank"
-            query, tab, document = one.partition("\t")
-            tokens = loaded.pair_tokens(query, document) if ranks and tab else loaded.tokenizer.encode(one)
-            if not tokens:
-                raise UsageError(f"text {index} is empty, and the model has no token to mark its beginning")
-            vectors = loaded.embed(tokens, pooling)  # (width,), (tokens, width) without pooling, (outputs,) of a head
-            if ranks:
-                labels = loaded.weights.head.labels if loaded.weights.head is not None else ()
-                found.append(
-                    {"index": index, "tokens": len(tokens), "scores": vectors.tolist(), "labels": list(labels)}
-                )
-            else:
-                vectors = normalized(vectors, power)
-                found.append({"index": index, "tokens": len(tokens), "embedding": vectors.tolist()})
-            if not as_json:
-                for vector in vectors.reshape(-1, vectors.shape[-1]):
-                    click.echo(" ".join(f"{value:.7g}" for value in vector))
+        ranks = (pooling or loaded.hyper.pooling) == "rank"
+        labels = list(loaded.weights.head.labels) if loaded.weights.head is not None else []
+        tokens = [_tokens(loaded, index, one, ranks) for index, one in enumerate(texts)]
+        for index, made in enumerate(loaded.embed_all(tokens, pooling)):
+            # (width,), (tokens, width) without pooling, (outputs,) of a head
+            vectors = made if ranks else normalized(made, power)
+            if as_json:
+                numbers = {"scores": vectors.tolist(), "labels": labels} if ranks else {"embedding": vectors.tolist()}
+                found.append({"index": index, "tokens": len(tokens[index]), **numbers})
+                continue
+            for vector in vectors.reshape(-1, vectors.shape[-1]):
+                click.echo(" ".join(f"{value:.7g}" for value in vector))
     if as_json:
         echo_json({"model": model, "data": found})
+
+
+def _tokens(model: Model, index: int, text: str, ranks: bool) -> list[int]:
+    query, tab, document = text.partition("\t")
+    tokens = model.pair_tokens(query, document) if ranks and tab else model.tokenizer.encode(text)
+    if not tokens:
+        raise UsageError(f"text {index} is empty, and the model has no token to mark its beginning")
+    return tokens

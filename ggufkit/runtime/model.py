@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -28,14 +28,15 @@ from ggufkit.gguf.reader import GGUF
 from ggufkit.gguf.reader import open as open_gguf
 from ggufkit.media.pictures import MOST_BYTES
 from ggufkit.runtime.backend import make_ops
-from ggufkit.runtime.batch import Piece, hidden, step
+from ggufkit.runtime.batch import Piece, step
+from ggufkit.runtime.embedding import Text, embeddings, together
 from ggufkit.runtime.kv.cache import Cache
 from ggufkit.runtime.lora import AdaptedOps, read_adapters
 from ggufkit.runtime.ops import CacheSpec, Ops
 from ggufkit.runtime.replay import Replays
 from ggufkit.runtime.rope import RopeTables
 from ggufkit.runtime.seen import MARKER, Shown
-from ggufkit.runtime.sizes import CONTEXT, LIMIT
+from ggufkit.runtime.sizes import CONTEXT
 from ggufkit.runtime.weights import load_weights
 from ggufkit.storage.regular import read_small
 
@@ -383,31 +384,12 @@ class Model:
         ------
         UsageError : the text is empty or too long, or the model has no classification head.
         """
-        kind, head = pooling or self.hyper.pooling, self.weights.head
-        if kind not in ("none", "mean", "cls", "last", "rank"):
-            raise UsageError(f"pooling is by mean, cls, last, rank or none, not by {printable(kind)}")
-        if kind == "rank" and head is None:
-            raise UsageError(f"{printable(self.gguf.path)} has no classification head, so it cannot rank")
-        ids = self.checked(tokens)
-        if len(ids) > self.hyper.context_length:
-            raise UsageError(f"the text has {len(ids)} tokens; the model reads {self.hyper.context_length} at most")
-        cache = self.new_cache(len(ids), "F32", "F32")
-        if self.hyper.causal:
-            states = [hidden(self, [(cache, ids[lo : lo + LIMIT])]) for lo in range(0, len(ids), LIMIT)]
-        else:
-            states = [hidden(self, [(cache, ids)])]
-        norm = self.weights.output_norm
-        states = [x if norm is None else self.ops.norm(x, norm) for x in states]
-        if (projection := self.weights.projection) is not None:
-            states = [self.ops.linear(x, projection)[0] for x in states]
-        rows = [self.ops.numpy(x) for x in states]
-        vectors = np.concatenate(rows)  # (n, width)
-        if kind == "none":
-            return vectors
-        if kind == "rank" and head is not None:
-            return head.run(self.ops, vectors)
-        result: np.ndarray = vectors.mean(axis=0) if kind == "mean" else vectors[0 if kind == "cls" else -1]
-        return result
+        return embeddings(self, [tokens], pooling)[0]
+
+    def embed_all(self, texts: Iterable[Text], pooling: str | None = None) -> Iterator[np.ndarray]:
+        """The vectors of texts, as `embed` gives them; short ones go through the model together."""
+        for run in together(texts):
+            yield from embeddings(self, run, pooling)
 
     def pair_tokens(self, query: str, document: str) -> list[int]:
         """The tokens by which the model's head judges how well a document answers a query: ``embed(…, "rank")``."""

@@ -23,6 +23,7 @@ import numpy as np
 
 from ggufkit.errors import Hint, UsageError
 from ggufkit.runtime.batch import LIMIT, Piece
+from ggufkit.runtime.embedding import Text, embeddings, together
 from ggufkit.runtime.kv.cache import common_prefix
 from ggufkit.runtime.kv.size import cache_sizes, request_sizes
 from ggufkit.runtime.speculate import Ahead, Draft, FirstToKnow, Guesser, Lookup, require_same_vocabulary
@@ -203,7 +204,7 @@ class Engine:
         EngineClosed : the engine is closing.
         """
         found: Future[list[np.ndarray]] = Future()
-        self._call(partial(self._embed, deque(texts), pooling, [], found))
+        self._call(partial(self._embed, deque(together(texts)), pooling, [], found))
         return found
 
     def see(self, prepared: Prepared) -> Future[object]:
@@ -466,32 +467,28 @@ class Engine:
                 yield one, found
 
     def _embed(
-        self,
-        texts: deque[Sequence[int]],
-        pooling: str | None,
-        vectors: list[np.ndarray],
-        found: Future[list[np.ndarray]],
+        self, runs: deque[list[Text]], pooling: str | None, vectors: list[np.ndarray], found: Future[list[np.ndarray]]
     ) -> None:
-        """Make a vector of the next text; the rest waits behind what others want."""
+        """Make vectors of the next texts that go together; the rest waits behind what others want."""
         if not found.running() and not found.set_running_or_notify_cancel():
             return
         try:
             if self._ended:
                 raise EngineClosed
-            if texts:
-                text = texts.popleft()
+            if runs:
+                texts = runs.popleft()
                 self.model.adapt()
-                vectors.append(self.model.embed(text, pooling))
-                self._metrics.texts += 1
-                self._metrics.text_tokens += len(text)
+                vectors += embeddings(self.model, texts, pooling)
+                self._metrics.texts += len(texts)
+                self._metrics.text_tokens += sum(map(len, texts))
         except Exception as e:
             found.set_exception(as_error(e))
             return
-        if not texts:
+        if not runs:
             found.set_result(vectors)
             return
         with self._changed:
-            self._calls.append((Future(), partial(self._embed, texts, pooling, vectors, found)))
+            self._calls.append((Future(), partial(self._embed, runs, pooling, vectors, found)))
 
     def _new_cache(self, scales: Mapping[str, float] | None = None) -> Cache:
         return self.model.new_cache(self._context, *self._types, scales)
