@@ -134,7 +134,7 @@ class Media:
         where = printable(self.gguf.path)
         if is_sound(data):
             if self.sounds is None:
-                raise UsageError(f"there is no encoder of sound in {where}")
+                raise UsageError(f"there is no encoder of sound that can be run in {where}")
             ear = self.sounds.ear
             parts: list[str | np.ndarray] = [ear.begin, *self.sounds.pieces(open_sound(data)), ear.end]
             encode: Callable[[np.ndarray], Seen] = self.sounds.encode
