@@ -73,7 +73,7 @@ def tokenizer_files(model: GGUF) -> dict[str, bytes]:
         "tokenizer_config.json": _config(vocab, model),
         "generation_config.json": {
             "bos_token_id": _roles(vocab, model).get("bos"),
-            "eos_token_id": sorted(vocab.ends) if len(vocab.ends) > 1 else _roles(vocab, model).get("eos"),
+            "eos_token_id": _ends(vocab, model),
             **{
                 name: value
                 for own, name in _SAMPLING.items()
@@ -341,6 +341,14 @@ def _roles(vocab: Vocab, model: GGUF) -> dict[str, int]:
         if (token := getattr(vocab, role)) is not None
         and (vocab.kind != "bpe" or f"tokenizer.ggml.{key}_token_id" in model.fields)
     }
+
+
+def _ends(vocab: Vocab, model: GGUF) -> int | list[int] | None:
+    """Tokens at which generation ends: first that of a turn, then that of a text."""
+    eos = _roles(vocab, model).get("eos")
+    if len(vocab.ends) < 2:
+        return eos
+    return list(dict.fromkeys(token for token in (vocab.eot, eos, *sorted(vocab.ends)) if token in vocab.ends))
 
 
 def _declared(vocab: Vocab) -> dict[str, dict[str, Any]]:

@@ -3,9 +3,9 @@
 
     python tools/verify/verify_packed_settings.py qwen3moe gemma3     # families of tests/models; some minutes each
 
-Bits, group sizes from 16 to a whole row, with zero points and without. Each is converted with ``inexact="F32"``, so that
-every weight must be the one meant, bit for bit. Printed are what differs, and the types of each setting. Exit code 1
-where anything differs.
+Bits, group sizes from 16 to a whole row, with zero points and without. Each is converted with ``inexact="F32"``, so
+that every weight must be the one meant, bit for bit. Printed are what differs, and the types of each setting. Exit code
+1 where anything differs.
 """
 
 from __future__ import annotations
