@@ -97,10 +97,7 @@ def spacing(value, digits, least):
 @helper
 def rounded(value, digits, least):
     """`value` to so many digits, ties to even: first to float32, as decoders compute."""
-    if value == 0.0:
-        return 0.0
-    step = spacing(value, 24, -126)
-    value = np.rint(value / step) * step
+    value = np.float64(np.float32(value))
     if digits == 24 or value == 0.0:
         return value
     step = spacing(value, digits, least)
@@ -145,6 +142,11 @@ def fits(x, block, d, m, numbers, codes):
 def scale_of(x, block, low, high, likely, numbers, codes):
     """A scale from low to high, of one sign, that fits, `likely` first; 0 where there is none. No bias."""
     digits, least, lowest, highest = numbers
+    # What fits lies in every interval that is found below, which takes longer.
+    step = spacing(likely, 11, -14)
+    d = np.rint(likely / step) * step
+    if low <= d <= high and d != 0.0 and abs(d) <= 65504.0 and fits(x, block, d, 0.0, numbers, codes):
+        return d
     for _ in range(4):  # weights whose level is certain narrow the interval, and make others certain
         before = high - low
         for i in range(32):
@@ -163,10 +165,6 @@ def scale_of(x, block, low, high, likely, numbers, codes):
                 return 0.0
         if high - low == before:
             break
-    step = spacing(likely, 11, -14)
-    d = np.rint(likely / step) * step
-    if low <= d <= high and d != 0.0 and abs(d) <= 65504.0 and fits(x, block, d, 0.0, numbers, codes):
-        return d
     step = spacing(low, 11, -14)
     d = np.ceil(low / step) * step
     for _ in range(_TRIED):
