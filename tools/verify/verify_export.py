@@ -164,7 +164,7 @@ def _ours(path: Path, loader: Any) -> np.ndarray:
         ids = _ids(model.vocabulary)
         if "SequenceClassification" in loader.__name__:
             return np.asarray(model.embed(ids, "rank"))[None]
-        if model.weights.output is None or loader.__name__.endswith("Model"):
+        if model.weights.output is None or re.search(r"(?<!LMHead)Model$", loader.__name__):
             return np.asarray(model.embed(ids, "none"))
         return np.asarray(model.forward(ids, model.new_cache(len(ids), "F32", "F32"), "all"))
 
