@@ -5,11 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 
 import ggufkit
-from ggufkit.cli import main
+from ggufkit.cli import common, main
 from ggufkit.evaluate.histogram import histogram
 from ggufkit.formats.table import FORMATS
 from ggufkit.gguf.header import Value, ValueType
@@ -184,3 +185,14 @@ def test_histogram_counts_every_weight(tmp_path, run):
     assert "not finite      2" in shown
     code, out, err = run("inspect", "--histogram", "v", path)
     assert (code, out, err.count("\n")) == (2, "", 1)
+
+
+def test_long_json_is_printed_in_parts(monkeypatch):
+    parts = []
+    monkeypatch.setattr(click, "echo", lambda text="", nl=True: parts.append(text + "\n" * nl))
+    value = {"tokens": [{"id": i, "text": "\x7fä"} for i in range(20_000)]}
+    common.echo_json(value)
+    text = "".join(parts)
+    assert json.loads(text) == value
+    assert text == json.dumps(value, indent=2).replace("\x7f", "\\u007f") + "\n"
+    assert max(map(len, parts)) < len(text) / 5

@@ -152,12 +152,18 @@ def human_count(n: int) -> str:
     return f"{n / 1000**power:.2f} {' KMBT'[power]}"
 
 
+_PARTS = 10_000  # pieces of JSON that are printed together: the whole may be long
+
+
 def echo_json(value: Any) -> None:
     """Print a value as JSON in ASCII, without control characters; NaN and infinities become strings."""
     import json
+    from itertools import islice
 
-    text = json.dumps(_finite(value), indent=2)
-    click.echo(text.replace("\x7f", "\\u007f"))  # the only control character that json leaves
+    parts = json.JSONEncoder(indent=2).iterencode(_finite(value))
+    while text := "".join(islice(parts, _PARTS)):
+        click.echo(text.replace("\x7f", "\\u007f"), nl=False)  # the only control character that json leaves
+    click.echo()
 
 
 def _finite(value: Any) -> Any:
