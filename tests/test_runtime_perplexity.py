@@ -212,3 +212,18 @@ def test_perplexity_is_that_of_llama_perplexity(shared, model):
             logs = log_softmax(reference.logits(seen)[128:-1])
             nll += (-logs[np.arange(127), text[129:]]).tolist()
     assert found.perplexity == pytest.approx(np.exp(np.mean(nll)), rel=1e-3)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_importance_of_the_output_takes_the_logits_of_one_pass_at_a_time(path, tied, monkeypatch):
+    windows = Windows(np.random.default_rng(1).integers(3, 4096, 2400).astype(np.int32), 1200, count=1)
+    with ggufkit.load(path) as model:
+        if tied:
+            monkeypatch.delitem(model.gguf.tensors, "output.weight")
+        passes, forward = [], model.forward
+        monkeypatch.setattr(
+            model, "forward", lambda *given: passes.append((len(given[0]), given[2])) or forward(*given)
+        )
+        found = collect(model, windows, output=True)
+    assert passes == [(n, None if tied else "all") for n in (512, 512, 176)]
+    assert int(found["blk.0.attn_q.weight"].counts[0]) == 1200

@@ -17,6 +17,7 @@ from ggufkit.errors import GgufkitError, printable
 from ggufkit.evaluate.windows import Windows
 from ggufkit.importance.imatrix_file import Sums
 from ggufkit.runtime.observe import observed
+from ggufkit.runtime.sizes import LIMIT
 
 if TYPE_CHECKING:
     from ggufkit.runtime.model import Model
@@ -56,10 +57,13 @@ def collect(
         return name.startswith("blk.") or (output and name == "output.weight")
 
     cache = model.new_cache(windows.length)
+    # Logits are computed for what meets their matrix alone; those of a long window would take much memory.
+    rows = "all" if output and "output.weight" in model.gguf.tensors else None
     with observed(model, see, wanted):
         for seen, _ in windows:
             cache.truncate(0)
-            model.forward(seen, cache, "all" if output else None)
+            for lo in range(0, len(seen), LIMIT):
+                model.forward(seen[lo : lo + LIMIT], cache, rows)
             report(windows.length)
             for name, sums in found.items():
                 if not np.isfinite(sums.squares).all():
