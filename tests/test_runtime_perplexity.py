@@ -17,7 +17,7 @@ from ggufkit.cli.text import file_windows
 from ggufkit.errors import FileError, GGUFError, UsageError
 from ggufkit.evaluate import perplexity as evaluate
 from ggufkit.evaluate.divergence import mean_and_error
-from ggufkit.evaluate.perplexity import BaseFile, BaseWriter, divergence, perplexity
+from ggufkit.evaluate.perplexity import BaseFile, BaseWriter, divergence, perplexity, predictions
 from ggufkit.evaluate.windows import Windows
 from ggufkit.importance.imatrix_file import Sums, read_imatrix, write_imatrix
 from ggufkit.jobs.convert import convert
@@ -72,7 +72,7 @@ def test_estimates_on_the_way_are_those_of_all_so_far_and_look_at_each_window_on
     windows = Windows(np.arange(400, dtype=np.int32) % 9, 40)
     logits = [rng.normal(size=(19, 9)).astype(np.float32) for _ in range(len(windows))]
     targets = [rng.integers(0, 9, 19) for _ in logits]
-    monkeypatch.setattr(evaluate, "predictions", lambda *_: zip(logits, targets, strict=True))
+    monkeypatch.setattr(evaluate, "predictions", lambda *_: zip(logits, targets, [40] * 10, strict=True))
     looked_at = []
     monkeypatch.setattr(evaluate, "mean_and_error", lambda nll: looked_at.append(len(nll)) or mean_and_error(nll))
     seen = []
@@ -227,3 +227,15 @@ def test_importance_of_the_output_takes_the_logits_of_one_pass_at_a_time(path, t
         found = collect(model, windows, output=True)
     assert passes == [(n, None if tied else "all") for n in (512, 512, 176)]
     assert int(found["blk.0.attn_q.weight"].counts[0]) == 1200
+
+
+@pytest.mark.parametrize("length", [32, 513, 1026, 1300])
+def test_logits_of_long_windows_come_a_pass_at_a_time(model, length):
+    windows = Windows(np.random.default_rng(1).integers(3, 4096, 2 * length).astype(np.int32), length, bos=1)
+    parts = list(predictions(model, windows, ("F16", "F16")))
+    assert max(len(logits) for logits, _, _ in parts) <= 512
+    whole = [model.forward(seen, model.new_cache(length), length - length // 2)[:-1] for seen, _ in windows]
+    np.testing.assert_array_equal(np.concatenate([logits for logits, _, _ in parts]), np.concatenate(whole))
+    targets = np.concatenate([text[length // 2 + 1 :] for _, text in windows])
+    np.testing.assert_array_equal(np.concatenate([tokens for _, tokens, _ in parts]), targets)
+    assert sum(read for _, _, read in parts) in (2 * length, 2 * length - 1, 2 * length - 2)

@@ -102,7 +102,7 @@ def compare(
     ----------
     types : of keys and values in the caches.
     memory : bytes that the base's predictions may take; those of one window are always kept.
-    report : called after each window with its tokens and the path of the model that read it.
+    report : called after each pass that predicts with how many tokens were read, and the path of the model.
 
     Raises
     ------
@@ -120,14 +120,14 @@ def compare(
     facts: list[list[np.ndarray]] = [[] for _ in models]
     for part in _parts(windows, base.vocabulary, memory):
         levels = []
-        for logits, targets in predictions(base, part, types):
+        for logits, targets, read in predictions(base, part, types):
             levels.append(np.zeros((len(targets), level_count(base.vocabulary)), np.uint16))
             nll.append(packed(logits, targets, levels[-1]))
-            report(windows.length, base.gguf.path)
+            report(read, base.gguf.path)
         for model, found in zip(models, facts, strict=True):
-            for (logits, targets), known in zip(predictions(model, part, types), levels, strict=True):
+            for (logits, targets, read), known in zip(predictions(model, part, types), levels, strict=True):
                 found.append(compared(logits, targets, known))
-                report(windows.length, model.gguf.path)
+                report(read, model.gguf.path)
     made = [
         Compared(*_sizes(model), Divergence.of(np.concatenate(found)))
         for model, found in zip(models, facts, strict=True)

@@ -30,6 +30,7 @@ from ggufkit.evaluate.divergence import Divergence, mean_and_error, standard_err
 from ggufkit.evaluate.windows import Windows
 from ggufkit.kernels.jit import helper, kernel
 from ggufkit.kernels.threads import for_ranges
+from ggufkit.runtime.sizes import LIMIT
 from ggufkit.storage.regular import open_regular
 
 if TYPE_CHECKING:
@@ -102,19 +103,19 @@ def perplexity(
     ----------
     base : a base file to fill.
     types : of keys and values in the cache.
-    report : called after each window with its tokens and the estimate so far.
+    report : called after each pass that predicts with the tokens that were read, and the estimate so far.
     """
-    half, found, so_far = windows.length // 2, [], _SoFar()
-    for logits, targets in predictions(model, windows, types):
+    found, so_far = [], _SoFar()
+    for logits, targets, read in predictions(model, windows, types):
         if base is None:
             nll = np.empty(len(targets), np.float64)
             for_ranges(lambda lo, hi: score(logits[lo:hi], targets[lo:hi], nll[lo:hi]), len(nll), _ROWS)  # noqa: B023
         else:
-            levels = base.rows(half)
+            levels = base.rows(len(targets))
             nll = packed(logits, targets, levels)
             base.write(levels)
         found.append(nll)
-        report(windows.length, so_far.add(nll))
+        report(read, so_far.add(nll))
     return estimate_of(np.concatenate(found))
 
 
@@ -134,20 +135,30 @@ def divergence(
     found, so_far = [], _SoFar()
     with os_errors(base.path, "read"), open(base.path, "rb") as file:
         file.seek(base.start)
-        for logits, targets in predictions(model, windows, types):
+        for logits, targets, read in predictions(model, windows, types):
             found.append(compared(logits, targets, base.read(file, len(targets))))
-            report(windows.length, so_far.add(found[-1][:, 0]))
+            report(read, so_far.add(found[-1][:, 0]))
     return Divergence.of(np.concatenate(found))
 
 
-def predictions(model: Model, windows: Windows, types: tuple[str, str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Of each window the logits (n, vocabulary) of its second half, without the last, and the tokens to come (n,)."""
-    first = windows.length // 2
+def predictions(model: Model, windows: Windows, types: tuple[str, str]) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    """What is said of the second half of each window, but its last token: logits, tokens to come, how many were read.
+
+    Logits (n, vocabulary) are those of a pass, as all of a long window would take much memory; tokens (n,).
+    """
+    first, last = windows.length // 2, windows.length - 1  # the positions that predict
     cache = model.new_cache(windows.length, *types)
     for seen, text in windows:
         cache.truncate(0)
-        logits = model.forward(seen, cache, logits=windows.length - first)
-        yield np.ascontiguousarray(logits[:-1]), np.ascontiguousarray(text[first + 1 :])
+        read = 0
+        for lo in range(0, len(seen), LIMIT):
+            hi = min(lo + LIMIT, len(seen))
+            start, end = max(lo, first), min(hi, last)
+            logits = model.forward(seen[lo:hi], cache, hi - start if end > start else None)
+            read += hi - lo
+            if end > start:
+                yield logits[: end - start], np.ascontiguousarray(text[start + 1 : end + 1]), read
+                read = 0
 
 
 def level_count(vocabulary: int) -> int:
@@ -191,9 +202,9 @@ class BaseWriter:
         header = np.array([windows.length, vocabulary, windows.count], "<i4")
         _write(file, _MAGIC + header.tobytes() + windows.tokens.astype("<i4").tobytes())
 
-    def rows(self, half: int) -> np.ndarray:
-        """Room for the log-probabilities of a window."""
-        return np.zeros((half - 1, self.levels), np.uint16)
+    def rows(self, n: int) -> np.ndarray:
+        """Room for the log-probabilities of `n` predicted tokens."""
+        return np.zeros((n, self.levels), np.uint16)
 
     def write(self, levels: np.ndarray) -> None:
         _write(self.file, levels.tobytes())
