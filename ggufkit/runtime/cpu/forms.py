@@ -42,7 +42,7 @@ class Activations:
 
     def form(self, product: Product) -> tuple[Any, ...]:
         """What the kernels of a format read: x itself, or levels, scales, sums (see `products.loops`)."""
-        few = len(self.x) <= FEW
+        few = len(self.x) <= product.few_rows
         if product.form is None:
             if not few and self._by_column is None:
                 self._by_column = by_column(self.x)

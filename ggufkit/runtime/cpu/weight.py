@@ -23,7 +23,7 @@ from ggufkit.kernels.shares import take_share
 from ggufkit.kernels.threads import unshared
 from ggufkit.runtime.cpu.calls import NOW, Calls, Job
 from ggufkit.runtime.cpu.forms import Activations
-from ggufkit.runtime.cpu.products import FEW, Product, floats, product_of
+from ggufkit.runtime.cpu.products import Product, floats, product_of
 from ggufkit.runtime.ops import NotRecorded
 from ggufkit.tensors.tensor import Tensor
 
@@ -173,4 +173,4 @@ def multiply_chosen(weights: Sequence[Weight], x: Any, experts: Any, calls: Call
 
 def _loop_for(n: int, product: Product) -> Callable[..., object]:
     """The loop for n rows of activations."""
-    return product.vector if n == 1 else product.few if n <= FEW else product.matrix
+    return product.vector if n == 1 else product.few if n <= product.few_rows else product.matrix

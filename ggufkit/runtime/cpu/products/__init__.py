@@ -55,12 +55,13 @@ class Product:
 
     Attributes
     ----------
-    vector, few, matrix : for one row of activations, for up to `FEW`, and for many.
+    vector, few, matrix : for one row of activations, for up to `few_rows`, and for many.
     form : how the activations are quantized, ``"Q8_0"`` or ``"Q8_K"``, or rounded, ``"F16"`` or ``"BF16"``; None if
         they stay float32.
     group : weights that share a scale.
     offset : the level that means zero; None if each group has its minimum.
     layout : how activations lie for `matrix`; None if it reads them as they are.
+    few_rows : from more on `matrix` is faster.
     """
 
     vector: Callable[..., Any]
@@ -70,6 +71,7 @@ class Product:
     group: int = 32
     offset: int | None = None
     layout: Layout | None = None
+    few_rows: int = FEW
 
 
 _FAMILIES = {

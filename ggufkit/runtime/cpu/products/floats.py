@@ -42,7 +42,7 @@ from ggufkit.kernels.lanes import (
     multiply_add,
     splat,
     store,
-    transpose,
+    untranspose,
 )
 from ggufkit.kernels.shares import take
 from ggufkit.runtime.cpu.products import COLUMNS, Product
@@ -51,6 +51,7 @@ from ggufkit.runtime.cpu.products.loops import AHEAD, add_pairs, on_lines, put_t
 _PACKED = 1 << 17  # weights that stay in a core's cache
 _CLOSE = 1 << 12  # activations that stay in its first cache
 _AHEAD = 8  # rows of weights that are asked for before they are needed
+_FEW = 10  # rows of activations: measured
 _ZERO = np.float32(0)
 
 # Bound by each format.
@@ -165,34 +166,36 @@ def matrix(turn, data, rows, x, out):
     whole = cols - cols % LANES
     panel_rows = LANES * PANELS
     grain = min(max(_PACKED // columns // panel_rows, 1), 4) * panel_rows
-    W = np.zeros(grain * columns, np.float32)
-    T, edge = np.zeros(2 * LANES * LANES, np.float32), np.empty(TOKENS * panel_rows, np.float32)
+    # Columns lie an odd number of vectors apart: by a power of two they would push each other out of the caches.
+    apart = runs | 1
+    panel = COLUMNS * apart * LANES
+    W = np.zeros(grain // LANES * panel, np.float32)
+    T, edge = np.zeros(LANES * COLUMNS, np.float32), np.empty(TOKENS * panel_rows, np.float32)
     waiting = np.empty(6 * edge.size, np.float32)
     first = take(turn, grain)
     while first < rows:
         last = min(first + grain, rows)
         panels = (last - first + panel_rows - 1) // panel_rows * PANELS
         for p in range(panels):
-            for i in range(0, columns, LANES):
+            for run in range(runs):
                 for k in range(LANES):
-                    at = min(first + p * LANES + k, rows - 1) * cols + i
-                    if i < whole:
-                        store(T, k * LANES, lanes_at(weights, at))
-                    else:
-                        for j in range(LANES):
-                            T[k * LANES + j] = one_at(weights, at + j) if i + j < cols else _ZERO
-                transpose(T, 0, LANES, T, LANES * LANES)
-                for j in range(LANES):
-                    to = (p * COLUMNS + i % COLUMNS + j) * runs + i // COLUMNS
-                    store(W, to * LANES, load(T, (LANES + j) * LANES))
+                    at = min(first + p * LANES + k, rows - 1) * cols
+                    for half in range(0, COLUMNS, LANES):
+                        i, to = run * COLUMNS + half, (half + k) * LANES
+                        if i < whole:
+                            store(T, to, lanes_at(weights, at + i))
+                        else:
+                            for j in range(LANES):
+                                T[to + j] = one_at(weights, at + i + j) if i + j < cols else _ZERO
+                for half in range(0, COLUMNS, LANES):
+                    untranspose(T, half * LANES, W, p * panel + (half * apart + run) * LANES, apart * LANES)
         for t in range(0, x.shape[0], TOKENS):
             for p in range(0, panels, PANELS):
                 for c in range(COLUMNS):
                     totals = zero_tile()
-                    for k in range(c * runs, (c + 1) * runs):
-                        totals = add_product(
-                            totals, W, (p * columns + k) * LANES, columns * LANES, values, t * columns + k, columns
-                        )
+                    for k in range(runs):
+                        at, to = p * panel + (c * apart + k) * LANES, t * columns + c * runs + k
+                        totals = add_product(totals, W, at, panel, values, to, columns)
                     totals = add_pairs(totals, c, waiting, edge.size)
                 put_tile(totals, t, first + p * LANES, edge, out)
         first = take(turn, grain)
@@ -227,6 +230,7 @@ def _products_of(name: str, dtype: type, lanes: object, one: object) -> Product:
         specialised(vector, f"{prefix}_vector", __file__, **names),
         specialised(few, f"{prefix}_few", __file__, **names),
         specialised(matrix, f"{prefix}_matrix", __file__, **names),
+        few_rows=_FEW,
     )
 
 
