@@ -13,7 +13,7 @@ from ggufkit.kernels.lanes import LANES
 from ggufkit.kernels.threads import for_ranges
 from ggufkit.runtime.cpu.calls import NOW, Calls
 from ggufkit.runtime.cpu.products import COLUMNS, FEW, UNIT, Layout, Product
-from ggufkit.runtime.cpu.products.inputs import quantize_q8_0, quantize_q8_k
+from ggufkit.runtime.cpu.products.inputs import lay_columns, quantize_q8_0, quantize_q8_k
 
 __all__ = ["Activations", "Planes", "quantize"]
 
@@ -34,7 +34,7 @@ class Activations:
             raise CodecError(f"activations must have the shape (n, cols), not {x.shape}")
         self.x: Any = calls.frozen(x)
         self._calls = calls
-        self._by_column: np.ndarray | None = None
+        self._by_column: Any = None
         self._planes: dict[tuple[str, int], Planes] = {}
         self._rounded: dict[str, np.ndarray] = {}
         self._laid: dict[Layout, tuple[np.ndarray, np.ndarray]] = {}
@@ -45,7 +45,7 @@ class Activations:
         few = len(self.x) <= product.few_rows
         if product.form is None:
             if not few and self._by_column is None:
-                self._by_column = by_column(self.x)
+                self._by_column = by_column(self.x, calls=self._calls)
             return (self.x if few else self._by_column,)
         if product.form in ("F16", "BF16"):
             if product.form not in self._rounded:
@@ -171,9 +171,14 @@ def rounded(x: np.ndarray, form: str) -> np.ndarray:
     return frozen(np.pad(x, ((0, -n % 4), (0, 0))))
 
 
-def by_column(x: np.ndarray) -> np.ndarray:
+def by_column(x: Any, threads: int | None = None, calls: Calls = NOW) -> Any:
     """x (n, cols) with zeros to a multiple of TOKENS rows, every 32nd column together: (tokens, 32, columns / 32)."""
     n, cols = x.shape
-    found = np.zeros((n + -n % TOKENS, cols + -cols % COLUMNS), np.float32)
-    found[:n, :cols] = x
-    return frozen(np.ascontiguousarray(found.reshape(len(found), -1, COLUMNS).swapaxes(1, 2)))
+    runs = -(-cols // COLUMNS)
+    found = calls.zeros(n + -n % TOKENS, COLUMNS, runs, written=("columns", n, cols))
+    if n * cols <= _RANGE or calls is not NOW:
+        calls.call(lay_columns, x, found)
+    else:
+        grain = max(1, _RANGE // cols)
+        for_ranges(lambda lo, hi: calls.call(lay_columns, x[lo:hi], found[lo:hi]), n, grain, threads)
+    return calls.frozen(found)

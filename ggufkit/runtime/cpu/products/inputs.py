@@ -36,7 +36,7 @@ from ggufkit.kernels.lanes import (
     total,
 )
 
-__all__ = ["quantize_q8_0", "quantize_q8_k"]
+__all__ = ["lay_columns", "quantize_q8_0", "quantize_q8_k"]
 
 _ZERO, _TOP = np.float32(0), np.float32(127)
 
@@ -109,3 +109,15 @@ def _extreme(values, at):
         if values[i] == largest or values[i] == smallest:
             return values[i]
     return largest
+
+
+@kernel
+def lay_columns(x, out):
+    """out[t, c, k] = x[t, 32 k + c]. x: (n, cols) float32; out: (n or more, 32, columns / 32), zeros where x ends."""
+    n, cols = x.shape
+    columns = out.shape[1]
+    for t in range(n):
+        row = x[t]
+        for c in range(min(columns, cols)):
+            for k in range((cols - c + columns - 1) // columns):
+                out[t, c, k] = row[columns * k + c]
