@@ -248,8 +248,8 @@ def _layer(hyper: Hyperparameters, shapes: Mapping[str, tuple[int, ...]], number
     elif kind and rows("indexer.k_proj"):
         pooled = _pooled(keys, number)
         dense = not pooled and keys.get("attention.compress_ratios") is not None
-        # Where keys are pooled, a token's place on three axes is kept, too.
-        chosen = 0 if dense else kv_heads * (head_k + head_v) + indexer + 3 * pooled
+        # Where keys are pooled, a token's place on each of four axes is kept, too.
+        chosen = 0 if dense else kv_heads * (head_k + head_v) + indexer + 4 * pooled
     return Layer(
         kind=kind,
         heads=hyper.heads[number] if kind else 0,
