@@ -19,12 +19,11 @@ __all__ = ["apart", "decoded", "matrices", "side_by_side", "together"]
 
 
 def decoded(tensor: Tensor) -> Tensor:
-    """A quantized tensor as float32 that remember that they were in blocks; others as they are."""
+    """A quantized tensor as float32 that remembers that it was in blocks; others as they are."""
     return _floats(tensor) if tensor.format.is_quantized else tensor
 
 
 def _floats(tensor: Tensor) -> Tensor:
-
     def read(lo: int, hi: int) -> np.ndarray:
         import numpy as np
 

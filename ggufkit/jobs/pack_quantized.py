@@ -112,7 +112,8 @@ def schemes(
             scheme = _common([s for s in own if s is not None], members) if None not in own else None
             if scheme is not None and all(fits(tensor, scheme) for tensor in members):
                 found.update((tensor.name, scheme) for tensor in members)
-    return {name: _as_others(scheme, tensors[name].cols, set(found.values())) for name, scheme in found.items()}
+    others = set(found.values())
+    return {name: _as_others(scheme, tensors[name].cols, others) for name, scheme in found.items()}
 
 
 def _as_others(scheme: Scheme, cols: int, others: set[Scheme]) -> Scheme:
